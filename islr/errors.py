@@ -1,0 +1,9 @@
+"""The two ways a command ends on purpose before its work is done."""
+
+
+class UserError(ValueError):
+    """The user's input is wrong. The message is one line that says what to change; the command exits with 2."""
+
+
+class Interrupted(Exception):
+    """Work was stopped by a signal after its state was saved; the command exits with 75 and can be run again."""
