@@ -1,0 +1,1 @@
+"""Fine-tuning, evaluation, metrics, and the typed records in which numbers are kept."""

@@ -1,0 +1,176 @@
+"""The result record: a number that carries its interval, its n and everything needed to produce it again.
+
+A number is never a printed line. It is a `Result`, which holds its `Provenance`: the protocol, the hashes of the
+split, the labels, the configuration, the weights and the code, and how many of the expected clips were there. One
+file holds one provenance and the numbers measured under it.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pydantic
+
+from islr.config import Config
+from islr.errors import UserError
+
+FILE_VERSION = 1
+# Rounding in a JSON round trip or in a mean may move a bound past the value by this much.
+_ROUNDING = 1e-9
+
+
+class Provenance(Config):
+    """Where numbers come from. Hashes are full sha256 hex; a field that does not apply is an empty string.
+
+    Attributes:
+        protocol: Name and version of the measuring rules, "isr/1" or "probe/1".
+        manifest: Name of the corpus.
+        split: Split that was scored.
+        split_fingerprint: `Manifest.fingerprint(split)`, over all clips of the split, present or not.
+        label_space: "original", "revised", ... or the phonology table for probes.
+        label_fingerprint: sha256 of the ordered class names (or of the targets table).
+        clips_present: Clips scored.
+        clips_expected: Clips the split lists.
+        selection_set: Data on which checkpoint and hyper-parameters were chosen; never the scored split.
+        views: Temporal x spatial views averaged, such as "1x1".
+        decoder: Decoding backend and its version.
+        encoder: Architecture name.
+        pretraining: Stages in order, each with recipe, manifest, fingerprint, clips; empty for random initialisation.
+        seed: Seed of the run.
+        config_hash: `config_hash` of the resolved configuration.
+        checkpoint_hash: sha256 of the scored weights file.
+        commit: Version-control commit of the code, with "+changes" when the tree was not clean; empty if unknown.
+        libraries: Library name -> version.
+        device: Device in words.
+        wall_time_s: Wall time of the run that made the numbers, in seconds.
+    """
+
+    protocol: str
+    manifest: str
+    split: str
+    split_fingerprint: str
+    label_space: str
+    label_fingerprint: str
+    clips_present: int = pydantic.Field(ge=0)
+    clips_expected: int = pydantic.Field(ge=0)
+    selection_set: str
+    views: str
+    decoder: str
+    encoder: str
+    pretraining: list[dict[str, str]]
+    seed: int
+    config_hash: str
+    checkpoint_hash: str
+    commit: str
+    libraries: dict[str, str]
+    device: str
+    wall_time_s: float = pydantic.Field(ge=0)
+
+    @pydantic.model_validator(mode="after")
+    def _counts_agree(self) -> "Provenance":
+        if self.clips_present > self.clips_expected:
+            raise ValueError(f"clips_present {self.clips_present} is more than clips_expected {self.clips_expected}")
+        if self.selection_set and self.selection_set == self.split == "test":
+            raise ValueError("selection_set is the scored test split; select on val or on a held-out part of train")
+        return self
+
+    @property
+    def complete(self) -> bool:
+        """True when every expected clip was scored."""
+        return self.clips_present == self.clips_expected
+
+
+class Result(Config):
+    """One number.
+
+    Attributes:
+        name: The row it belongs to, such as "maskfeat" or "random init".
+        metric: Name of the measure: "top1", "top5", "top1_per_class", "balanced_accuracy", ...
+        value: The number; accuracies are fractions (0.79), never percent.
+        ci_low: Lower bound of the 95 % interval, or None where none is defined.
+        ci_high: Upper bound; given exactly when `ci_low` is.
+        ci_method: How the interval was made, in words; empty without interval.
+        n: Number of items behind the value (clips, or signs), at least 1.
+        higher_is_better: Direction of the measure.
+        group: What subset or condition the number is for, such as {"signer": "s03"} or
+            {"feature": "MajorLocation", "split": "unseen_sign", "layer": "chosen", "control": ""}.
+        provenance: Where the number comes from.
+
+    Raises:
+        ValueError: A value is not finite, or the interval is half given, reversed, or does not hold the value.
+    """
+
+    name: str = pydantic.Field(min_length=1)
+    metric: str = pydantic.Field(min_length=1)
+    value: float
+    ci_low: float | None
+    ci_high: float | None
+    ci_method: str
+    n: int = pydantic.Field(gt=0)
+    higher_is_better: bool
+    group: dict[str, str] = {}
+    provenance: Provenance
+
+    @pydantic.model_validator(mode="after")
+    def _interval_holds_value(self) -> "Result":
+        if (self.ci_low is None) != (self.ci_high is None):
+            raise ValueError("ci_low and ci_high are given together or not at all")
+        if self.ci_low is not None and self.ci_high is not None:
+            if not self.ci_low - _ROUNDING <= self.value <= self.ci_high + _ROUNDING:
+                raise ValueError(f"value {self.value} is outside its interval [{self.ci_low}, {self.ci_high}]")
+            if not self.ci_method:
+                raise ValueError("an interval needs ci_method, the words that say how it was made")
+        return self
+
+
+def save_results(path: str | Path, results: Sequence[Result]) -> None:
+    """Write results that share one provenance to a JSON file, atomically.
+
+    Raises:
+        ValueError: There is nothing to write, or the results have different provenances.
+    """
+    if not results:
+        raise ValueError("no results to save")
+    provenance = results[0].provenance
+    if any(result.provenance != provenance for result in results):
+        raise ValueError("one results file holds one provenance; write the others to their own files")
+    content = {
+        "version": FILE_VERSION,
+        "provenance": provenance.model_dump(mode="json"),
+        "results": [result.model_dump(mode="json", exclude={"provenance"}) for result in results],
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def load_results(path: str | Path) -> list[Result]:
+    """Read a results file.
+
+    Raises:
+        UserError: The file is missing, is not a results file, is of another version, or holds an impossible value.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not a JSON file ({error})") from error
+    if not isinstance(content, dict) or not {"version", "provenance", "results"} <= content.keys():
+        raise UserError(f"{path}: not a results file (it needs version, provenance and results)")
+    if content["version"] != FILE_VERSION:
+        raise UserError(f"{path}: results file version {content['version']}; this release reads {FILE_VERSION}")
+    try:
+        provenance = Provenance.model_validate(content["provenance"])
+        return [Result.model_validate({**row, "provenance": provenance}) for row in content["results"]]
+    except (pydantic.ValidationError, TypeError) as error:
+        first = error.errors(include_url=False)[0] if isinstance(error, pydantic.ValidationError) else {}
+        where = ".".join(str(part) for part in first.get("loc", ()))
+        raise UserError(f"{path}: {where or 'record'}: {first.get('msg', error)}") from error
