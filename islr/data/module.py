@@ -1,0 +1,280 @@
+"""The shared data module: clips of a manifest, in a deterministic order, as batches of views.
+
+There is no loader state to save. The order of an epoch is a function of (seed, epoch); the randomness of a
+sample is a function of (seed, epoch, index, view) drawn from a counter-based generator. So the batches of step
+s are the same whatever the number of workers, and after any number of interruptions.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from pydantic import Field, field_validator
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from islr.config import Config
+from islr.data.manifest import Clip, Manifest
+from islr.data.pose import Pose, read_pose
+from islr.data.transforms import View, resize_short_side
+from islr.data.video import DecodeError, decode, probe_video
+from islr.errors import UserError
+
+Batch = dict[str, Any]
+_STREAM = 0x15A1  # keeps our generators apart from any other use of Philox with the same seed
+
+
+class DataConfig(Config):
+    """Where clips come from and how they are read."""
+
+    manifest: tuple[str, ...] = Field(min_length=1, description="one manifest.csv, or several for a mixed corpus")
+    backend: Literal["pyav", "decord"] = "pyav"
+    workers: int = Field(0, ge=0, description="loader processes; each uses one thread")
+    short_side: int | None = Field(None, ge=16, description="resize while reading; cached and fresh reads agree")
+    cache: Literal["none", "memory"] = Field("none", description="memory: decode every clip once, at the start")
+    max_bad: float = Field(0.01, ge=0, le=1, description="share of unreadable clips above which a run stops")
+
+    @field_validator("manifest", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+def sample_rng(seed: int, epoch: int, index: int, view: int = 0) -> np.random.Generator:
+    """The generator of one sample in one epoch; streams of different arguments never overlap."""
+    return np.random.Generator(np.random.Philox(key=[seed, _STREAM], counter=[0, view, index, epoch]))
+
+
+def epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
+    """The permutation of `length` clips used in `epoch`."""
+    return np.random.Generator(np.random.Philox(key=[seed, _STREAM + 1], counter=[0, 0, 0, epoch])).permutation(length)
+
+
+class ClipSource:
+    """One clip, decoded when asked.
+
+    Attributes:
+        clip: The manifest row.
+        length: Frames in the clip's range.
+        fps: Frames per second of the file.
+    """
+
+    def __init__(self, store: "ClipStore", index: int) -> None:
+        self._store, self._index = store, index
+        self.clip: Clip = store.manifest.clips[index]
+        self.fps = self.clip.fps or 25.0
+
+    @property
+    def length(self) -> int:
+        """Frames in the clip's range (counted by decoding, never from the header)."""
+        return self._store.length(self._index)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Frames at `indices` of the clip's range: uint8 `[n, H, W, 3]`, RGB, upright.
+
+        Raises:
+            DecodeError: The file cannot give those frames.
+        """
+        return self._store.read(self._index, indices)
+
+    def pose(self) -> Pose:
+        """The clip's keypoints, over the clip's range.
+
+        Raises:
+            DecodeError: The clip has no pose file, or it cannot be read.
+        """
+        return self._store.pose(self._index)
+
+
+class ClipStore:
+    """The readable clips of a manifest, with an optional cache of decoded frames in memory."""
+
+    def __init__(self, manifest: Manifest, config: DataConfig) -> None:
+        self.manifest = manifest.select(status="ok")
+        self.config = config
+        self._frames: dict[int, np.ndarray] = {}
+        self._poses: dict[int, Pose] = {}
+        self._lengths: dict[int, int] = {}
+        if not len(self.manifest):
+            raise UserError(f"manifest {manifest.name} has no readable clip ({len(manifest)} rows)")
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def source(self, index: int) -> ClipSource:
+        """The clip in row `index` of `self.manifest`."""
+        return ClipSource(self, index)
+
+    def length(self, index: int) -> int:
+        """Frames in the clip's range."""
+        if index in self._frames:
+            return len(self._frames[index])
+        clip = self.manifest.clips[index]
+        if clip.frames is not None and clip.start is None and clip.end is None:
+            return clip.frames
+        if index not in self._lengths:
+            if clip.start is None and clip.end is None:
+                self._lengths[index] = probe_video(self.manifest.path_of(clip), root=self.manifest.root).frames
+            else:
+                self._lengths[index] = len(self._decode(index, None))
+        return self._lengths[index]
+
+    def read(self, index: int, indices: np.ndarray) -> np.ndarray:
+        """See `ClipSource.read`."""
+        if index in self._frames:
+            return self._frames[index][indices]
+        unique, places = np.unique(indices, return_inverse=True)
+        return self._decode(index, unique)[places]
+
+    def pose(self, index: int) -> Pose:
+        """See `ClipSource.pose`."""
+        if index not in self._poses:
+            clip = self.manifest.clips[index]
+            path = self.manifest.pose_of(clip)
+            if path is None:
+                raise DecodeError("no pose", str(clip.clip_id))
+            try:
+                self._poses[index] = read_pose(path)
+            except (OSError, ValueError) as error:
+                raise DecodeError(f"pose: {error}", str(path)) from error
+        return self._poses[index]
+
+    def _decode(self, index: int, indices: np.ndarray | None) -> np.ndarray:
+        clip = self.manifest.clips[index]
+        frames = decode(
+            self.manifest.path_of(clip),
+            indices,
+            start=clip.start,
+            end=clip.end,
+            backend=self.config.backend,
+            root=self.manifest.root,
+        )
+        return frames if self.config.short_side is None else resize_short_side(frames, self.config.short_side)
+
+    def fill_cache(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Decode every clip into memory when the config asks for it; unreadable ones fail again when they are used."""
+        if self.config.cache != "memory":
+            return
+        for index in range(len(self)):
+            try:
+                self._frames[index] = self._decode(index, None)
+            except DecodeError:
+                continue
+            finally:
+                if progress is not None:
+                    progress(index + 1, len(self))
+
+
+class _Views(Dataset[dict[str, Any]]):
+    """Maps (epoch, row) to the view's dict, or to the reason why there is none."""
+
+    def __init__(self, store: ClipStore, view: View, seed: int) -> None:
+        self.store, self.view, self.seed = store, view, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key
+        source = self.store.source(index)
+        try:
+            sample = self.view(source, sample_rng(self.seed, epoch, index))
+        except DecodeError as error:
+            return {"failed": (index, f"{error.kind}: {source.clip.path}")}
+        label = source.clip.label
+        return {**sample, "index": index, "label": -1 if label is None else label}
+
+
+def collate(samples: Sequence[dict[str, Any]]) -> Batch:
+    """Stack samples; `failed` lists (row, reason) of the clips that could not be read."""
+    failed = [sample["failed"] for sample in samples if "failed" in sample]
+    good = [sample for sample in samples if "failed" not in sample]
+    batch: Batch = default_collate(good) if good else {"index": torch.empty(0, dtype=torch.int64)}
+    return {**batch, "failed": failed}
+
+
+def pin_threads(_: int = 0) -> None:
+    """One thread per process: small operations on busy cores run many times slower with more."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+class TrainBatches:
+    """The batches of a training run from any step on, for one rank.
+
+    A step's global batch holds `batch_size` clips; it is cut into `world * accumulate` equal parts, so the clips
+    of a step do not depend on the world size. The last incomplete batch of an epoch is dropped; the order differs
+    in every epoch, so no clip is left out for good.
+
+    Args:
+        store: The clips.
+        view: Makes a sample of a clip.
+        batch_size: Clips per optimiser step, over all ranks.
+        seed: Seed of the run.
+        accumulate: Parts a rank's share of the step is cut into.
+        rank, world: This process and the number of processes.
+
+    Raises:
+        UserError: More clips in a batch than in the corpus, or a batch that cannot be cut evenly.
+    """
+
+    def __init__(
+        self,
+        store: ClipStore,
+        view: View,
+        *,
+        batch_size: int,
+        seed: int,
+        accumulate: int = 1,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if batch_size > len(store):
+            raise UserError(
+                f"optim.batch_size is {batch_size} and the training clips are {len(store)}; use a smaller batch"
+            )
+        if batch_size % (world * accumulate):
+            raise UserError(
+                f"optim.batch_size {batch_size} is not a multiple of {world} processes x optim.accumulate {accumulate}"
+            )
+        self.store, self.view, self.batch_size, self.seed = store, view, batch_size, seed
+        self.accumulate, self.rank, self.world = accumulate, rank, world
+        self.steps_per_epoch = len(store) // batch_size
+
+    def rows(self, step: int, part: int) -> list[tuple[int, int]]:
+        """(epoch, row) of the clips of one part of one step, for this rank."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = epoch_order(len(self.store), self.seed, epoch)
+        batch = order[place * self.batch_size : (place + 1) * self.batch_size]
+        size = self.batch_size // (self.world * self.accumulate)
+        start = (part * self.world + self.rank) * size
+        return [(epoch, int(row)) for row in batch[start : start + size]]
+
+    def iterate(self, first_step: int, last_step: int) -> Iterator[list[Batch]]:
+        """For each step in `[first_step, last_step)`, its `accumulate` batches."""
+        plan = [
+            self.rows(step, part) for step in range(first_step, last_step) for part in range(self.accumulate)
+        ]
+        batches = iter(_loader(self.store, self.view, self.seed, plan))
+        for _ in range(first_step, last_step):
+            yield [next(batches) for _ in range(self.accumulate)]
+
+
+def eval_batches(
+    store: ClipStore, view: View, *, batch_size: int, rank: int = 0, world: int = 1
+) -> Iterator[Batch]:
+    """Every clip of the store exactly once over all ranks, in manifest order within a rank."""
+    rows = [(0, row) for row in range(rank, len(store), world)]
+    plan = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    yield from _loader(store, view, 0, plan)
+
+
+def _loader(store: ClipStore, view: View, seed: int, plan: list[list[tuple[int, int]]]) -> DataLoader:
+    workers = min(store.config.workers, len(plan))
+    return DataLoader(
+        _Views(store, view, seed),
+        batch_sampler=plan,
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=pin_threads,
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=2 if workers else None,
+    )
