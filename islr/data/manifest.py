@@ -1,0 +1,303 @@
+"""The manifest: one row per clip, what is known about it, and whether its file could be decoded.
+
+A manifest is `manifest.csv` (the rows) beside `manifest.json` (corpus name, class names, data root, hashes of
+the files it was made from). Clips whose files are missing or broken stay in it with their status, so that the
+size of a split never depends on what a machine happens to hold.
+"""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from islr.errors import UserError
+
+SPLITS = ("train", "val", "test", "none")
+OK, MISSING, CORRUPT = "ok", "missing", "corrupt:"
+
+COLUMNS = (
+    *("clip_id", "path", "start", "end", "box", "gloss", "form", "label", "variation", "signer", "source"),
+    *("split", "frames", "fps", "width", "height", "status", "pose"),
+)
+_FLOATS = ("start", "end", "fps")
+_INTS = ("label", "frames", "width", "height")
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One clip of a corpus.
+
+    `path` and `pose` are relative to the manifest's root; `start` and `end` are seconds inside the file (None =
+    the file's own start or end); `box` is x0, y0, x1, y1 in pixels of the upright file; `frames` counts the
+    decoded frames of the time range, and `frames`, `fps`, `width` and `height` are measured by decoding.
+    """
+
+    clip_id: str
+    path: str
+    gloss: str = ""
+    form: str = ""
+    label: int | None = None
+    split: str = "none"
+    start: float | None = None
+    end: float | None = None
+    box: tuple[float, float, float, float] | None = None
+    variation: str = ""
+    signer: str = ""
+    source: str = ""
+    frames: int | None = None
+    fps: float | None = None
+    width: int | None = None
+    height: int | None = None
+    status: str = OK
+    pose: str = ""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """An immutable list of clips.
+
+    Attributes:
+        name: The corpus's name.
+        clips: The rows.
+        root: The folder that `path` and `pose` of the rows are relative to; nothing outside it is opened.
+        classes: Class name of each label index.
+        sources: File name -> sha256 of the files the manifest was made from.
+        notes: What the converter counted or decided (kept in manifest.json and shown by the audit).
+    """
+
+    name: str
+    clips: tuple[Clip, ...]
+    root: Path
+    classes: tuple[str, ...] = ()
+    sources: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __iter__(self) -> Iterator[Clip]:
+        return iter(self.clips)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Manifest":
+        """Read `manifest.csv` and, where present, the `.json` beside it.
+
+        Raises:
+            UserError: The file is missing, empty, not a manifest, or does not agree with its json.
+        """
+        path = Path(path)
+        if path.is_dir():
+            path = path / "manifest.csv"
+        if path.suffix.lower() != ".csv":
+            raise UserError(f"{path}: a manifest is a .csv file")
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such manifest; `islr data` makes one") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: cannot be read as a manifest ({error})") from error
+        clips = _parse(text, path)
+        about = _read_about(path.with_suffix(".json"))
+        if about is None:
+            return cls(path.parent.name or path.stem, clips, path.parent, _classes_from(clips, path))
+        manifest = cls(
+            name=about["name"],
+            clips=clips,
+            root=Path(os.path.normpath(path.parent / about["root"])),
+            classes=tuple(about["classes"]),
+            sources=about["sources"],
+            notes=about.get("notes", {}),
+        )
+        if manifest.fingerprint() != about["fingerprints"]["all"]:
+            raise UserError(
+                f"{path}: its clips or labels are not those recorded in {path.with_suffix('.json').name};"
+                " make the manifest again, or delete the json if the csv was edited on purpose"
+            )
+        _check_labels(manifest.clips, len(manifest.classes), path)
+        return manifest
+
+    def save(self, path: str | Path) -> None:
+        """Write `<path>.csv` and the `.json` beside it; each file appears whole or not at all."""
+        path = Path(path)
+        if path.suffix.lower() != ".csv":
+            raise UserError(f"{path}: a manifest is saved as a .csv file")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder, root = path.parent.resolve(), self.root.resolve()
+        fingerprints = {"all": self.fingerprint()}
+        used = {clip.split for clip in self}
+        fingerprints |= {split: self.fingerprint(split) for split in SPLITS if split in used}
+        about = {
+            "version": VERSION,
+            "name": self.name,
+            "root": root.relative_to(folder).as_posix() if root.is_relative_to(folder) else root.as_posix(),
+            "clips": len(self),
+            "fingerprints": fingerprints,
+            "sources": self.sources,
+            "notes": self.notes,
+            "classes": list(self.classes),
+        }
+        rows = io.StringIO()
+        writer = csv.writer(rows, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows([_cell(getattr(clip, column)) for column in COLUMNS] for clip in self)
+        # The json goes first and comes back last: a crash in between never pairs an old json with new rows.
+        path.with_suffix(".json").unlink(missing_ok=True)
+        write_atomic(path, rows.getvalue())
+        write_atomic(path.with_suffix(".json"), json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+
+    def fingerprint(self, split: str | None = None) -> str:
+        """sha256 over the sorted (clip_id, label) of every clip of a split, its file present or not."""
+        pairs = sorted((clip.clip_id, _cell(clip.label)) for clip in self if split in (None, clip.split))
+        lines = "".join(f"{clip_id}\t{label}\n" for clip_id, label in pairs)
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    def select(self, split: str | None = None, status: str | None = OK) -> "Manifest":
+        """The clips of a split (None = all) with a status (None = any)."""
+        if split is not None and split not in SPLITS:
+            raise UserError(f"unknown split '{split}'; splits are {', '.join(SPLITS)}")
+        return self.replace(
+            clip for clip in self if split in (None, clip.split) and status in (None, clip.status)
+        )
+
+    def replace(self, clips: Iterable[Clip]) -> "Manifest":
+        """The same corpus with other rows."""
+        return dataclasses.replace(self, clips=tuple(clips))
+
+    def path_of(self, clip: Clip) -> Path:
+        """The clip's video file."""
+        return self.root / clip.path
+
+    def pose_of(self, clip: Clip) -> Path | None:
+        """The clip's pose file, or None when it has none."""
+        return self.root / clip.pose if clip.pose else None
+
+
+def file_sha256(path: str | Path) -> str:
+    """sha256 of a file's bytes, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that its name only ever holds complete content."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with open(partial, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, tuple):
+        return ",".join(_cell(item) for item in value)
+    if isinstance(value, float):
+        return repr(int(value)) if value.is_integer() else repr(float(value))
+    return str(value)
+
+
+def _parse(text: str, path: Path) -> tuple[Clip, ...]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    header = reader.fieldnames or []
+    if "clip_id" not in header or "path" not in header:
+        raise UserError(f"{path}: the first line of a manifest names its columns, at least clip_id and path")
+    unknown = [name for name in header if name not in COLUMNS]
+    if unknown:
+        raise UserError(f"{path}: unknown column '{unknown[0]}'; columns are {', '.join(COLUMNS)}")
+    clips: list[Clip] = []
+    seen: set[str] = set()
+    try:
+        for row in reader:
+            clip = _row(row, f"{path} line {reader.line_num}")
+            if clip.clip_id in seen:
+                raise UserError(f"{path} line {reader.line_num}: clip_id '{clip.clip_id}' occurs twice")
+            seen.add(clip.clip_id)
+            clips.append(clip)
+    except csv.Error as error:
+        raise UserError(f"{path} line {reader.line_num}: not valid csv ({error})") from error
+    if not clips:
+        raise UserError(f"{path}: the manifest has no clips")
+    return tuple(clips)
+
+
+def _row(row: Mapping[str | None, Any], where: str) -> Clip:
+    if None in row or None in row.values():
+        raise UserError(f"{where}: the number of cells differs from the header's")
+    values: dict[str, Any] = {str(name): text for name, text in row.items() if text != ""}
+    for name in ("clip_id", "path"):
+        if name not in values:
+            raise UserError(f"{where}: '{name}' is empty")
+        if any(ord(character) < 32 for character in values[name]):
+            raise UserError(f"{where}: '{name}' holds a control character")
+    for name, kind in [*((name, float) for name in _FLOATS), *((name, int) for name in _INTS)]:
+        if name in values:
+            values[name] = _number(kind, values[name], f"{where}: '{name}'")
+    if "box" in values:
+        corners = tuple(_number(float, part, f"{where}: 'box'") for part in values["box"].split(","))
+        if len(corners) != 4 or corners[0] >= corners[2] or corners[1] >= corners[3]:
+            raise UserError(f"{where}: 'box' is x0,y0,x1,y1 with x0 < x1 and y0 < y1, not '{row['box']}'")
+        values["box"] = corners
+    clip = Clip(**values)
+    if clip.split not in SPLITS:
+        raise UserError(f"{where}: unknown split '{clip.split}'; splits are {', '.join(SPLITS)}")
+    if clip.status not in (OK, MISSING) and not clip.status.startswith(CORRUPT):
+        raise UserError(f"{where}: unknown status '{clip.status}'; it is ok, missing or corrupt:<kind>")
+    if clip.label is not None and clip.label < 0:
+        raise UserError(f"{where}: 'label' is negative; leave it empty for a clip without a label")
+    if clip.start is not None and clip.end is not None and clip.end <= clip.start:
+        raise UserError(f"{where}: 'end' is not after 'start'")
+    return clip
+
+
+def _number(kind: type, text: str, where: str) -> Any:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{where} is not {'a whole number' if kind is int else 'a number'}: '{text}'")
+    return value
+
+
+def _read_about(path: Path) -> dict[str, Any] | None:
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not valid json ({error}); delete it or make the manifest again") from error
+    if not isinstance(about, dict) or about.get("version") != VERSION:
+        raise UserError(f"{path}: not the json of a manifest of version {VERSION}; make the manifest again")
+    expected = {"name": str, "root": str, "classes": list, "sources": dict, "fingerprints": dict}
+    for key, kind in expected.items():
+        if not isinstance(about.get(key), kind):
+            raise UserError(f"{path}: '{key}' is missing or has the wrong type; make the manifest again")
+    return about
+
+
+def _classes_from(clips: tuple[Clip, ...], path: Path) -> tuple[str, ...]:
+    """Class names for rows without a json: the gloss of each label, or the label's number."""
+    names: dict[int, str] = {}
+    for clip in clips:
+        if clip.label is not None:
+            names.setdefault(clip.label, clip.gloss or str(clip.label))
+    count = max(names, default=-1) + 1
+    if count > 10 * len(names) + 1000:  # A typing error in a label must not ask for millions of classes.
+        raise UserError(f"{path}: label {count - 1} is far beyond the {len(names)} in use; number them from 0")
+    return tuple(names.get(index, str(index)) for index in range(count))
+
+
+def _check_labels(clips: tuple[Clip, ...], classes: int, path: Path) -> None:
+    for clip in clips:
+        if clip.label is not None and clip.label >= classes:
+            raise UserError(f"{path}: clip '{clip.clip_id}' has label {clip.label} of only {classes} classes")

@@ -1,0 +1,154 @@
+"""The canonical pose: 33 body, 21 left-hand and 21 right-hand points per frame, and its normalisation.
+
+Shapes: T frames, J = 75 points. Coordinates are image-normalised (0..1, y down); "left" is the signer's own
+left. A missing point has confidence 0; its coordinates mean nothing.
+"""
+
+import itertools
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from islr.errors import UserError
+
+POINTS = 75
+BODY, LEFT_HAND, RIGHT_HAND = slice(0, 33), slice(33, 54), slice(54, 75)
+LEFT_SHOULDER, RIGHT_SHOULDER = 11, 12
+HAND_ROOT, HAND_MIDDLE_MCP = 0, 9  # indices inside one hand
+
+LONGEST_FILLED_GAP = 5  # frames; a hand tracker loses a fast hand for about this long
+FILLED_CONFIDENCE = 0.5
+PALMS_PER_SHOULDER_WIDTH = 3.0  # shoulders are about three palm lengths apart
+_SMALLEST_SCALE = 1e-6
+_KEYS = ("keypoints", "confidences", "fps", "width", "height")
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Pose of one clip: keypoints float32 [T, 75, 3], confidences float32 [T, 75], the video's rate and size."""
+
+    keypoints: np.ndarray
+    confidences: np.ndarray
+    fps: float
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        frames = len(self.keypoints)
+        assert self.keypoints.shape == (frames, POINTS, 3), self.keypoints.shape
+        assert self.confidences.shape == (frames, POINTS), self.confidences.shape
+
+
+def read_pose(path: str | Path) -> Pose:
+    """Read a canonical pose file (npz with keypoints, confidences, fps, width, height).
+
+    Raises:
+        UserError: The file is missing, is not such an npz, or holds values that are not finite.
+    """
+    path = Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            missing = [key for key in _KEYS if key not in stored]
+            if missing:
+                raise UserError(f"{path}: not a canonical pose file, '{missing[0]}' is missing")
+            keypoints = stored["keypoints"].astype(np.float32)
+            confidences = stored["confidences"].astype(np.float32)
+            fps, width, height = float(stored["fps"]), int(stored["width"]), int(stored["height"])
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such pose file") from None
+    except UserError:
+        raise
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read as a pose file ({error})") from error
+    if keypoints.shape != (len(keypoints), POINTS, 3) or confidences.shape != keypoints.shape[:2]:
+        raise UserError(
+            f"{path}: keypoints are [T, {POINTS}, 3] and confidences [T, {POINTS}],"
+            f" not {list(keypoints.shape)} and {list(confidences.shape)}"
+        )
+    if len(keypoints) == 0:
+        raise UserError(f"{path}: the pose has no frames")
+    if not np.isfinite(confidences).all() or not np.isfinite(keypoints[confidences > 0]).all():
+        raise UserError(f"{path}: a point with confidence above 0 is not finite")
+    if min(fps, width, height) <= 0:
+        raise UserError(f"{path}: fps, width and height must be above 0")
+    return Pose(keypoints, confidences, fps, width, height)
+
+
+def write_pose(path: str | Path, pose: Pose) -> None:
+    """Write a canonical pose file; the name only ever holds a complete file."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with open(partial, "wb") as file:
+        np.savez_compressed(
+            file,
+            keypoints=pose.keypoints.astype(np.float32),
+            confidences=pose.confidences.astype(np.float32),
+            fps=np.float64(pose.fps),
+            width=np.int64(pose.width),
+            height=np.int64(pose.height),
+        )
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def normalise(pose: Pose) -> tuple[np.ndarray, str]:
+    """Centre and scale a clip by its signer's shoulders: camera distance and picture shape drop out.
+
+    Short gaps in a hand are filled by straight lines. Centre and scale are the same for all frames, so
+    that movement is kept. Missing points become 0, 0 with confidence 0.
+
+    Returns:
+        float32 [T, 75, 3] holding x, y, confidence, and what gave the scale: "shoulders", "wrists" (no
+        shoulder was seen: the hands' roots and palm lengths) or "none" (neither: image coordinates stay).
+    """
+    points = pose.keypoints[:, :, :2].astype(np.float32)  # [T, J, 2], a copy
+    points[:, :, 0] *= pose.width / pose.height
+    points, confidence = _fill_hand_gaps(points, pose.confidences.astype(np.float32))
+    centre, scale, used = _frame_of_reference(points, confidence)
+    points = (points - centre) / np.float32(scale)
+    points[confidence == 0] = 0.0
+    return np.concatenate([points, confidence[:, :, None]], axis=2).astype(np.float32), used
+
+
+def _frame_of_reference(points: np.ndarray, confidence: np.ndarray) -> tuple[np.ndarray, float, str]:
+    seen = (confidence[:, LEFT_SHOULDER] > 0) & (confidence[:, RIGHT_SHOULDER] > 0)  # [T]
+    if seen.any():
+        left, right = points[seen, LEFT_SHOULDER], points[seen, RIGHT_SHOULDER]
+        width = float(np.linalg.norm(left - right, axis=1).mean())
+        if width > _SMALLEST_SCALE:
+            return ((left + right) / 2).mean(axis=0), width, "shoulders"
+    roots, palms = [], []
+    for hand in (LEFT_HAND, RIGHT_HAND):
+        root, knuckle = hand.start + HAND_ROOT, hand.start + HAND_MIDDLE_MCP
+        both = (confidence[:, root] > 0) & (confidence[:, knuckle] > 0)
+        roots.append(points[both, root])
+        palms.append(np.linalg.norm(points[both, knuckle] - points[both, root], axis=1))
+    lengths = np.concatenate(palms)
+    if len(lengths) and float(np.median(lengths)) > _SMALLEST_SCALE:
+        width = float(np.median(lengths)) * PALMS_PER_SHOULDER_WIDTH
+        return np.concatenate(roots).mean(axis=0), width, "wrists"
+    return np.zeros(2, np.float32), 1.0, "none"
+
+
+def _fill_hand_gaps(points: np.ndarray, confidence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fill gaps of at most LONGEST_FILLED_GAP frames between two sightings of a hand point, linearly."""
+    points, confidence = points.copy(), confidence.copy()
+    seen = confidence > 0
+    # Points of one hand nearly always vanish together, so equal columns are filled at once.
+    columns: dict[bytes, list[int]] = {}
+    for joint in range(LEFT_HAND.start, RIGHT_HAND.stop):
+        columns.setdefault(seen[:, joint].tobytes(), []).append(joint)
+    for joints in columns.values():
+        sighted = np.flatnonzero(seen[:, joints[0]])
+        for before, after in itertools.pairwise(sighted):
+            gap = after - before - 1
+            if 0 < gap <= LONGEST_FILLED_GAP:
+                share = (np.arange(1, gap + 1, dtype=np.float32) / (gap + 1))[:, None, None]  # [gap, 1, 1]
+                first, last = points[before, joints], points[after, joints]
+                points[before + 1 : after, joints] = first + share * (last - first)
+                confidence[before + 1 : after, joints] = FILLED_CONFIDENCE
+    return points, confidence
