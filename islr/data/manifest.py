@@ -35,7 +35,7 @@ VERSION = 1
 class Clip:
     """One clip of a corpus.
 
-    `path` and `pose` are relative to the manifest's root; `start` and `end` are seconds inside the file (None =
+    `path` and `pose` are relative to the manifest's root; `start` and `end` are seconds in the file (None =
     the file's own start or end); `box` is x0, y0, x1, y1 in pixels of the upright file; `frames` counts the
     decoded frames of the time range, and `frames`, `fps`, `width` and `height` are measured by decoding.
     """
@@ -293,7 +293,7 @@ def _classes_from(clips: tuple[Clip, ...], path: Path) -> tuple[str, ...]:
             names.setdefault(clip.label, clip.gloss or str(clip.label))
     count = max(names, default=-1) + 1
     if count > 10 * len(names) + 1000:  # A typing error in a label must not ask for millions of classes.
-        raise UserError(f"{path}: label {count - 1} is far beyond the {len(names)} in use; number them from 0")
+        raise UserError(f"{path}: label {count - 1} is far beyond the {len(names)} in use; count from 0")
     return tuple(names.get(index, str(index)) for index in range(count))
 
 

@@ -28,7 +28,7 @@ _KEYS = ("keypoints", "confidences", "fps", "width", "height")
 
 @dataclass(frozen=True)
 class Pose:
-    """Pose of one clip: keypoints float32 [T, 75, 3], confidences float32 [T, 75], the video's rate and size."""
+    """Pose of one clip: keypoints float32 [T, 75, 3], confidences float32 [T, 75], the video's rate, size."""
 
     keypoints: np.ndarray
     confidences: np.ndarray
