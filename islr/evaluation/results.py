@@ -1,8 +1,8 @@
 """The result record: a number that carries its interval, its n and everything needed to produce it again.
 
-A number is never a printed line. It is a `Result`, which holds its `Provenance`: the protocol, the hashes of the
-split, the labels, the configuration, the weights and the code, and how many of the expected clips were there. One
-file holds one provenance and the numbers measured under it.
+A number is never a printed line. It is a `Result`, which holds its `Provenance`: the protocol, the hashes
+of the split, the labels, the configuration, the weights and the code, and how many of the expected clips
+were there. One file holds one provenance and the numbers measured under it.
 """
 
 import json
@@ -36,11 +36,13 @@ class Provenance(Config):
         views: Temporal x spatial views averaged, such as "1x1".
         decoder: Decoding backend and its version.
         encoder: Architecture name.
-        pretraining: Stages in order, each with recipe, manifest, fingerprint, clips; empty for random initialisation.
+        pretraining: Stages in order, each with recipe, manifest, fingerprint, clips; empty for random
+            initialisation.
         seed: Seed of the run.
         config_hash: `config_hash` of the resolved configuration.
         checkpoint_hash: sha256 of the scored weights file.
-        commit: Version-control commit of the code, with "+changes" when the tree was not clean; empty if unknown.
+        commit: Version-control commit of the code, with "+changes" when the tree was not clean; empty if
+            unknown.
         libraries: Library name -> version.
         device: Device in words.
         wall_time_s: Wall time of the run that made the numbers, in seconds.
@@ -70,9 +72,13 @@ class Provenance(Config):
     @pydantic.model_validator(mode="after")
     def _counts_agree(self) -> "Provenance":
         if self.clips_present > self.clips_expected:
-            raise ValueError(f"clips_present {self.clips_present} is more than clips_expected {self.clips_expected}")
+            raise ValueError(
+                f"clips_present {self.clips_present} is more than clips_expected {self.clips_expected}"
+            )
         if self.selection_set and self.selection_set == self.split == "test":
-            raise ValueError("selection_set is the scored test split; select on val or on a held-out part of train")
+            raise ValueError(
+                "selection_set is the scored test split; select on val or on a held-out part of train"
+            )
         return self
 
     @property
@@ -98,7 +104,8 @@ class Result(Config):
         provenance: Where the number comes from.
 
     Raises:
-        ValueError: A value is not finite, or the interval is half given, reversed, or does not hold the value.
+        ValueError: A value is not finite, or the interval is half given, reversed, or does not hold the
+            value.
     """
 
     name: str = pydantic.Field(min_length=1)
@@ -109,7 +116,7 @@ class Result(Config):
     ci_method: str
     n: int = pydantic.Field(gt=0)
     higher_is_better: bool
-    group: dict[str, str] = {}
+    group: dict[str, str] = pydantic.Field(default_factory=dict)
     provenance: Provenance
 
     @pydantic.model_validator(mode="after")
@@ -118,7 +125,9 @@ class Result(Config):
             raise ValueError("ci_low and ci_high are given together or not at all")
         if self.ci_low is not None and self.ci_high is not None:
             if not self.ci_low - _ROUNDING <= self.value <= self.ci_high + _ROUNDING:
-                raise ValueError(f"value {self.value} is outside its interval [{self.ci_low}, {self.ci_high}]")
+                raise ValueError(
+                    f"value {self.value} is outside its interval [{self.ci_low}, {self.ci_high}]"
+                )
             if not self.ci_method:
                 raise ValueError("an interval needs ci_method, the words that say how it was made")
         return self
@@ -155,7 +164,8 @@ def load_results(path: str | Path) -> list[Result]:
     """Read a results file.
 
     Raises:
-        UserError: The file is missing, is not a results file, is of another version, or holds an impossible value.
+        UserError: The file is missing, is not a results file, is of another version, or holds an impossible
+            value.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -166,11 +176,15 @@ def load_results(path: str | Path) -> list[Result]:
     if not isinstance(content, dict) or not {"version", "provenance", "results"} <= content.keys():
         raise UserError(f"{path}: not a results file (it needs version, provenance and results)")
     if content["version"] != FILE_VERSION:
-        raise UserError(f"{path}: results file version {content['version']}; this release reads {FILE_VERSION}")
+        raise UserError(
+            f"{path}: results file version {content['version']}; this release reads {FILE_VERSION}"
+        )
     try:
         provenance = Provenance.model_validate(content["provenance"])
         return [Result.model_validate({**row, "provenance": provenance}) for row in content["results"]]
-    except (pydantic.ValidationError, TypeError) as error:
-        first = error.errors(include_url=False)[0] if isinstance(error, pydantic.ValidationError) else {}
-        where = ".".join(str(part) for part in first.get("loc", ()))
-        raise UserError(f"{path}: {where or 'record'}: {first.get('msg', error)}") from error
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "record"
+        raise UserError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from error
+    except TypeError as error:
+        raise UserError(f"{path}: a record is not a mapping ({error})") from error

@@ -1,0 +1,321 @@
+"""Recognition metrics, their intervals, and paired comparison of runs.
+
+Everything is computed from `Predictions`, which is what `predictions.csv` holds, so another person's model
+enters the same tables by its predictions alone (`islr.evaluation.predictions`).
+
+Conventions:
+- Top-k is defined only for k smaller than the number of classes; with at most five classes there is no
+  top-5, because it would be 100 % by construction.
+- "per class" is the mean over the classes that occur in the scored clips of the accuracy inside each class;
+  the count of classes that do not occur is a record of its own.
+- Intervals are percentile bootstrap intervals. Clips are drawn with replacement, or whole signers when
+  clustered.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from islr.evaluation.predictions import Predictions
+from islr.evaluation.results import Provenance, Result
+
+DRAWS = 2000
+CONFIDENCE = 0.95
+TOP_KS = (1, 5)
+# Weights are drawn in blocks of at most this many cells, so that memory stays near 64 MB at any corpus size.
+_BLOCK_CELLS = 4_000_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its interval; the bounds are None where no interval exists (one clip, or one cluster)."""
+
+    value: float
+    low: float | None
+    high: float | None
+    method: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Paired difference a - b over the same clips, its interval and two-sided p-value."""
+
+    value: float
+    low: float | None
+    high: float | None
+    p_value: float
+    n: int
+    method: str
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Clips of class `true` that were taken for class `predicted`."""
+
+    true: str
+    predicted: str
+    count: int
+    of: int
+
+
+def hits(predictions: Predictions, k: int) -> NDArray[np.float64]:
+    """1.0 where the true class is among the first k, else 0.0; [N].
+
+    Raises:
+        ValueError: The predictions list fewer than k ranks, so that the answer is not known.
+    """
+    if k > predictions.known_ranks:
+        raise ValueError(
+            f"top-{k} needs {k} ranks for each clip; these predictions list {predictions.known_ranks}"
+        )
+    return (predictions.true_ranks <= k).astype(np.float64)
+
+
+def defined_ks(num_classes: int, known_ranks: int, ks: Sequence[int] = TOP_KS) -> tuple[int, ...]:
+    """The k for which top-k says something: smaller than the number of classes, and answerable from the
+    ranks."""
+    return tuple(k for k in ks if k < num_classes and k <= known_ranks)
+
+
+def _weights(
+    n: int, clusters: NDArray[np.int64] | None, draws: int, seed: int
+) -> Iterator[NDArray[np.float64]]:
+    """Blocks [b, n] of how often each clip occurs in each bootstrap draw."""
+    rng = np.random.default_rng(seed)
+    units = n if clusters is None else int(clusters.max()) + 1
+    block = max(1, min(draws, _BLOCK_CELLS // max(n, 1)))
+    for start in range(0, draws, block):
+        b = min(block, draws - start)
+        drawn = rng.integers(0, units, size=(b, units)) + units * np.arange(b)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=b * units).reshape(b, units).astype(np.float64)
+        yield counts if clusters is None else counts[:, clusters]
+
+
+def _weighted(
+    values: NDArray[np.float64], labels: NDArray[np.int64] | None, w: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The statistic under each row of weights: mean over clips, or mean over present classes of class
+    means; [b].
+
+    A draw that holds no clip at all cannot occur; a class absent from a draw is left out of that draw's mean.
+    """
+    if labels is None:
+        return np.asarray(w @ values / w.sum(axis=1))
+    order = np.argsort(labels, kind="stable")
+    starts = np.unique(labels[order], return_index=True)[1]
+    total = np.add.reduceat(w[:, order], starts, axis=1)  # [b, classes]
+    right = np.add.reduceat(w[:, order] * values[order], starts, axis=1)
+    present = total > 0
+    means = np.divide(right, total, out=np.zeros_like(right), where=present)
+    return np.asarray(means.sum(axis=1) / present.sum(axis=1))
+
+
+def _method(clusters: NDArray[np.int64] | None, draws: int, paired: bool = False) -> str:
+    unit = "clips" if clusters is None else "whole signers"
+    return f"{CONFIDENCE:.0%} {'paired ' if paired else ''}percentile bootstrap over {unit}, {draws} draws"
+
+
+def _distribution(
+    values: NDArray[np.float64],
+    labels: NDArray[np.int64] | None,
+    clusters: NDArray[np.int64] | None,
+    draws: int,
+    seed: int,
+) -> NDArray[np.float64]:
+    return np.concatenate(
+        [_weighted(values, labels, w) for w in _weights(len(values), clusters, draws, seed)]
+    )
+
+
+def _bounds(value: float, distribution: NDArray[np.float64]) -> tuple[float, float]:
+    """Percentile bounds, widened to the value itself in the rare case that a skewed distribution leaves it
+    out."""
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(distribution, [tail, 1 - tail])
+    return min(float(low), value), max(float(high), value)
+
+
+def _cluster_index(clusters: Sequence[str] | None, n: int) -> NDArray[np.int64] | None:
+    if clusters is None:
+        return None
+    if len(clusters) != n:
+        raise ValueError(f"{len(clusters)} cluster names for {n} clips")
+    return np.unique(np.asarray(clusters), return_inverse=True)[1].astype(np.int64)
+
+
+def bootstrap(
+    values: NDArray[np.float64],
+    labels: NDArray[np.int64] | None = None,
+    clusters: Sequence[str] | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Interval:
+    """Mean of `values` with its percentile bootstrap interval.
+
+    Args:
+        values: One number for each clip, [N].
+        labels: When given, the statistic is the mean over classes of class means.
+        clusters: One name for each clip; whole clusters are then drawn (clips of a signer are not
+            independent).
+        draws: Bootstrap draws.
+        seed: Seed of the draws; the same seed pairs the draws of two runs over the same clips.
+
+    Raises:
+        ValueError: There are no values.
+    """
+    if len(values) == 0:
+        raise ValueError("no clips to score")
+    index = _cluster_index(clusters, len(values))
+    value = float(_weighted(values, labels, np.ones((1, len(values))))[0])
+    if (len(values) if index is None else int(index.max()) + 1) < 2:
+        return Interval(value, None, None, "")
+    low, high = _bounds(value, _distribution(values, labels, index, draws, seed))
+    return Interval(value, low, high, _method(index, draws))
+
+
+def paired_bootstrap(
+    a: NDArray[np.float64],
+    b: NDArray[np.float64],
+    labels: NDArray[np.int64] | None = None,
+    clusters: Sequence[str] | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Difference:
+    """Difference a - b of two runs over the same clips in the same order.
+
+    The p-value is twice the smaller tail of the bootstrap distribution of the difference around 0, with one
+    added to count and draws so that it is never 0.
+
+    Raises:
+        ValueError: The runs differ in length or are empty.
+    """
+    if a.shape != b.shape or len(a) == 0:
+        raise ValueError(f"a paired difference needs the same clips on both sides, got {len(a)} and {len(b)}")
+    index = _cluster_index(clusters, len(a))
+    delta = a - b
+    value = float(_weighted(delta, labels, np.ones((1, len(a))))[0])
+    if (len(a) if index is None else int(index.max()) + 1) < 2:
+        return Difference(value, None, None, 1.0, len(a), "")
+    distribution = _distribution(delta, labels, index, draws, seed)
+    tails = min((distribution <= 0).sum(), (distribution >= 0).sum())
+    low, high = _bounds(value, distribution)
+    return Difference(
+        value,
+        low,
+        high,
+        min(1.0, 2 * (int(tails) + 1) / (draws + 1)),
+        len(a),
+        _method(index, draws, paired=True),
+    )
+
+
+def compare(
+    a: Predictions, b: Predictions, k: int = 1, cluster_by_signer: bool = False, draws: int = DRAWS
+) -> Difference:
+    """Paired difference of top-k between two runs, a - b, matched by clip.
+
+    Raises:
+        ValueError: The runs did not score the same clips with the same classes.
+    """
+    a, b = a.sorted(), b.sorted()
+    if a.clip_ids != b.clip_ids:
+        odd = sorted(set(a.clip_ids) ^ set(b.clip_ids))
+        raise ValueError(f"{len(odd)} clips were scored by only one of the runs, such as {odd[0]}")
+    if a.classes != b.classes:
+        raise ValueError("the two runs give different true classes to the same clips")
+    return paired_bootstrap(
+        hits(a, k), hits(b, k), clusters=a.signers if cluster_by_signer else None, draws=draws
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment (Holm 1979): family-wise p-values in the order given."""
+    order = np.argsort(np.asarray(p_values, dtype=np.float64), kind="stable")
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for position, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - position) * p_values[int(index)]))
+        adjusted[int(index)] = largest
+    return adjusted
+
+
+def confusions(predictions: Predictions, limit: int | None = None) -> list[Confusion]:
+    """Wrong first choices counted by (true, predicted), most frequent first, then by name."""
+    of: dict[str, int] = {}
+    counts: dict[tuple[str, str], int] = {}
+    for true, ranked, rank in zip(
+        predictions.classes, predictions.ranked, predictions.true_ranks, strict=True
+    ):
+        of[true] = of.get(true, 0) + 1
+        if rank != 1:
+            counts[true, ranked[0]] = counts.get((true, ranked[0]), 0) + 1
+    found = [Confusion(true, other, count, of[true]) for (true, other), count in counts.items()]
+    return sorted(found, key=lambda c: (-c.count, c.true, c.predicted))[:limit]
+
+
+def accuracy_results(
+    predictions: Predictions,
+    name: str,
+    num_classes: int,
+    provenance: Provenance,
+    cluster_by_signer: bool = False,
+    draws: int = DRAWS,
+) -> list[Result]:
+    """All recognition records of one run: overall, per class, by signer, by source, and what chance gives.
+
+    Args:
+        predictions: What was predicted for each clip.
+        name: Row name of the run, such as "maskfeat" or "random init".
+        num_classes: Classes the model chooses among.
+        provenance: Where the predictions come from.
+        cluster_by_signer: Draw whole signers in the bootstrap of the overall numbers.
+        draws: Bootstrap draws.
+
+    Returns:
+        Metrics top1, top5, top1_per_class, top5_per_class (top-5 only with more than five classes); top1
+        with group {"signer": ...} and {"source": ...} where there are at least two; chance_top1 = 1 /
+        classes; classes_absent.
+
+    Raises:
+        ValueError: There are no clips.
+    """
+    n = len(predictions)
+    if n == 0:
+        raise ValueError("no clips to score")
+    clusters = predictions.signers if cluster_by_signer else None
+    found: list[Result] = []
+
+    def add(
+        metric: str, interval: Interval, count: int, group: dict[str, str], higher_is_better: bool = True
+    ) -> None:
+        found.append(
+            Result(
+                name=name,
+                metric=metric,
+                value=interval.value,
+                ci_low=interval.low,
+                ci_high=interval.high,
+                ci_method=interval.method,
+                n=count,
+                higher_is_better=higher_is_better,
+                group=group,
+                provenance=provenance,
+            )
+        )
+
+    for k in defined_ks(num_classes, predictions.known_ranks):
+        right = hits(predictions, k)
+        add(f"top{k}", bootstrap(right, clusters=clusters, draws=draws), n, {})
+        add(f"top{k}_per_class", bootstrap(right, predictions.labels, clusters, draws), n, {})
+    right = hits(predictions, 1)
+    for key, names in (("signer", predictions.signers), ("source", predictions.sources)):
+        known = sorted(set(names) - {""})
+        for member in known if len(known) > 1 else []:
+            chosen = np.array([other == member for other in names])
+            add("top1", bootstrap(right[chosen], draws=draws), int(chosen.sum()), {key: member})
+    add("chance_top1", Interval(1 / num_classes, None, None, ""), n, {})
+    absent = num_classes - len(np.unique(predictions.labels))
+    add("classes_absent", Interval(float(absent), None, None, ""), n, {}, higher_is_better=False)
+    return found
