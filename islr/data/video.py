@@ -1,10 +1,12 @@
 """The decode contract: exact frames of a video file, upright, as uint8 RGB, or a typed error.
 
-Whatever the backend, frame i is the i-th frame that plays (edit lists honoured, rotation and mirroring applied),
-counted by decoding and never taken from a header. A file that cannot give exactly the frames asked for raises
-`DecodeError`; it never gives others in their place.
+Whatever the backend, frame i is the i-th frame that plays (edit lists honoured, rotation and mirroring
+applied), counted by decoding and never taken from a header. A file that cannot give exactly the frames asked
+for raises `DecodeError`; it never gives others in their place. Damage is what the decoder reports: ten flipped
+bytes are noticed, but a single flipped bit can decode to another valid picture, which no decoder can tell.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,55 +17,24 @@ import av
 import cv2
 import numpy as np
 
+from islr.data.guard import MAX_FRAME_PIXELS, DecodeError, check_output, check_path
 from islr.errors import UserError
 
-MAX_FRAME_PIXELS = 7680 * 4320  # 8K; anything larger is a broken header
-MAX_FILE_BYTES = 64 * 2**30  # hours of high-definition video
-MAX_OUTPUT_BYTES = 4 * 2**30  # one call's frames must fit in memory
-# Containers that hold video. Playlists (ffconcat, HLS, DASH) would make a text file read other files or the network.
+__all__ = ["BACKENDS", "DecodeError", "VideoInfo", "decode", "probe_video", "shrink"]
+
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,swf,ogg,asf"
 _OPEN = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
 _SEEK_FROM_S = 4.0  # for a later start, jumping to a key frame is cheaper than decoding up to it
-_SAME_TIME_S = 1e-4  # time bases of containers round to microseconds or 1/90000 s
-
-
-class DecodeError(ValueError):
-    """A video file cannot give the frames asked for.
-
-    Attributes:
-        kind: What is wrong, in a few fixed words (`KINDS`).
-        path: The file.
-    """
-
-    def __init__(self, kind: str, path: str | Path, detail: str = "") -> None:
-        super().__init__(kind, str(path), detail)
-        self.kind, self.path, self.detail = kind, str(path), detail
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.kind}" + (f" ({self.detail})" if self.detail else "")
-
-
-# Everything that can be in `DecodeError.kind` when a file is opened and decoded.
-KINDS = {
-    "outside root": "the path, or what it links to, is not inside the data root",
-    "missing": "no such file",
-    "not a file": "a folder, a device or a pipe",
-    "empty": "zero bytes",
-    "too large": "more bytes, pixels or output than the caps",
-    "not a video": "no container of the whitelist, or its index is missing",
-    "no video stream": "sound or text only",
-    "truncated": "the file ends before its content does",
-    "damaged": "some frames cannot be decoded, or only with errors",
-    "no frames": "nothing to decode, or nothing inside the time range",
-    "size changes": "the picture size changes inside the clip",
-    "index": "a frame index is not inside the clip",
-    "backend disagrees": "the backend's frames are not the file's frames",
-}
+_SAME_TIME_S = 1e-4  # containers round times to microseconds or to 1/90000 s
+# H.264 lets a frame depend on up to 16 frames that play after it; damage there spoils it without marking it.
+_LOOK_AHEAD = 16
+_SKETCH = 8  # side of the grey thumbnails that backends are compared by
+_SKETCH_TOLERANCE = 3.0  # grey levels; builds of the colour conversion differ by about one
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Measured by decoding: frames in the file (or range), mean frames per second, upright width and height."""
+    """Measured by decoding: frames in the file or range, mean frames per second, upright width and height."""
 
     frames: int
     fps: float
@@ -131,32 +102,10 @@ def decode(
         if wanted[0] < 0:
             raise DecodeError("index", path, f"frame {wanted[0]}")
     frames = BACKENDS[backend](path, wanted, start, end, short_side)
-    return frames if places is None else frames[places]
-
-
-def check_path(path: str | Path, root: str | Path | None) -> Path:
-    """The resolved path of a plain, non-empty file inside `root`.
-
-    Raises:
-        DecodeError: It is not one.
-    """
-    text = str(path)
-    if "\0" in text or "\n" in text:
-        raise DecodeError("outside root", repr(text))
-    resolved = Path(text).resolve()
-    if root is not None and not resolved.is_relative_to(Path(root).resolve()):
-        raise DecodeError("outside root", path, f"root is {root}")
-    try:
-        size = resolved.stat().st_size
-    except OSError as error:
-        raise DecodeError("missing", path, error.strerror or "") from None
-    if not resolved.is_file():
-        raise DecodeError("not a file", path)
-    if size == 0:
-        raise DecodeError("empty", path)
-    if size > MAX_FILE_BYTES:
-        raise DecodeError("too large", path, f"{size} bytes")
-    return resolved
+    if places is None or np.array_equal(places, np.arange(len(frames))):
+        return frames
+    check_output(path, len(places) * frames[0].nbytes)
+    return frames[places]
 
 
 class _Reader:
@@ -164,7 +113,6 @@ class _Reader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        _check_whole(path)
         try:
             # Real files carry titles in old encodings; by default these stop PyAV from opening the file.
             self.container = av.open(str(path), options=_OPEN, metadata_errors="replace")
@@ -182,6 +130,7 @@ class _Reader:
             raise DecodeError("too large", path, f"{width}x{height} pixels")
         self.header_fps = float(self.stream.average_rate or self.stream.guessed_rate or 0.0)
         self._size: tuple[int, int] | None = None
+        self._turn: tuple[int, bool] = (0, False)
 
     def __enter__(self) -> "_Reader":
         return self
@@ -189,55 +138,58 @@ class _Reader:
     def __exit__(self, *_: object) -> None:
         self.container.close()
 
-    def frames(self, start: float | None = None, end: float | None = None) -> Iterator[tuple[float, Any]]:
-        """(time, frame) of every frame with start <= time < end, each checked."""
-        first: float | None = None
-        jumped = False
+    def frames(
+        self, start: float | None = None, end: float | None = None, count: int | None = None
+    ) -> Iterator[tuple[float, Any]]:
+        """(time, frame) of the frames with start <= time < end, at most `count`, each checked."""
         frames = self._decoded()
-        while True:
-            step = next(frames, None)
-            if step is None:
+        head = next(frames, None)
+        if head is None:
+            return
+        first = head[0]
+        self._turn = _turn_of(head[1])
+        far = start is not None and start > _SEEK_FROM_S
+        frames = self._jump(first + start) if far and start else itertools.chain([head], frames)
+        given = 0
+        for time, frame in frames:
+            if (end is not None and time - first >= end - _SAME_TIME_S) or given == count:
+                self._look_ahead(frame, frames)
                 return
-            time, frame = step
-            if first is None:
-                first = time
-                if start is not None and start > _SEEK_FROM_S and not jumped:
-                    jumped = True
-                    frames = self._jump(first + start)
-                    continue
-            time -= first
-            if end is not None and time >= end - _SAME_TIME_S:
-                return
-            if start is not None and time < start - _SAME_TIME_S:
-                continue
             self._check(frame)
-            yield time, frame
+            if start is None or time - first >= start - _SAME_TIME_S:
+                given += 1
+                yield time - first, frame
 
     def upright_size(self, frame: Any) -> tuple[int, int]:
         """Width and height of a frame once it is turned upright."""
-        quarter, _ = _turn_of(frame)
-        return (frame.height, frame.width) if quarter % 2 else (frame.width, frame.height)
+        return (frame.height, frame.width) if self._turn[0] % 2 else (frame.width, frame.height)
 
     def picture(self, frame: Any, short_side: int | None) -> np.ndarray:
         """uint8 `[H, W, 3]` of a frame, upright and shrunk."""
-        quarter, mirrored = _turn_of(frame)
+        quarters, mirrored = self._turn
         picture = frame.to_ndarray(format="rgb24")
+        if quarters:
+            picture = np.rot90(picture, -quarters)
         if mirrored:
             picture = picture[:, ::-1]
-        return shrink(np.rot90(picture, quarter) if quarter else picture, short_side)
+        return shrink(np.ascontiguousarray(picture), short_side)
 
     def _jump(self, time: float) -> Iterator[tuple[float, Any]]:
-        """Decode again from a key frame at or before `time`; from the beginning where that is not possible."""
+        """Frames from a key frame at or before `time` on; from the file's first where that fails."""
+        assert self.stream.time_base is not None
         try:
             self.container.seek(int(time / self.stream.time_base), stream=self.stream, backward=True)
             frames = self._decoded()
-            found = next(frames, None)
+            # Frames that play before the key frame may lean on frames that were jumped over.
+            for first, frame in frames:
+                if frame.key_frame and first <= time + _SAME_TIME_S:
+                    yield first, frame
+                    yield from frames
+                    return
+                if first > time:
+                    break
         except (av.error.FFmpegError, DecodeError):
-            found = None
-        if found is not None and found[0] <= time + _SAME_TIME_S:
-            yield found
-            yield from frames
-            return
+            pass
         self.container.seek(0, stream=self.stream, backward=True)
         yield from self._decoded()
 
@@ -249,7 +201,7 @@ class _Reader:
                 if packet.is_corrupt:
                     raise DecodeError("truncated", self.path, "a packet is cut short")
                 for frame in packet.decode():
-                    # Raw streams (some avi files) carry no times; then frames are evenly spaced.
+                    # Some avi files carry no times; their frames are evenly spaced.
                     yield (float(frame.time) if frame.time is not None else count / rate), frame
                     count += 1
         except (av.error.FFmpegError, OSError) as error:
@@ -257,51 +209,54 @@ class _Reader:
 
     def _check(self, frame: Any) -> None:
         if frame.is_corrupt:
-            raise DecodeError("damaged", self.path, f"frame at {frame.time} s decodes with errors")
+            raise DecodeError("damaged", self.path, f"the frame at {frame.time} s decodes with errors")
         size = (frame.width, frame.height)
         self._size = self._size or size
         if size != self._size:
             raise DecodeError("size changes", self.path, f"{self._size} then {size}")
 
+    def _look_ahead(self, frame: Any, frames: Iterator[tuple[float, Any]]) -> None:
+        """Check the frames that those already given may depend on."""
+        for _ in range(_LOOK_AHEAD):
+            if frame.is_corrupt:
+                raise DecodeError("damaged", self.path, f"the frame at {frame.time} s decodes with errors")
+            step = next(frames, None)
+            if step is None:
+                return
+            frame = step[1]
+
 
 def _decode_pyav(
     path: Path, wanted: np.ndarray | None, start: float | None, end: float | None, short_side: int | None
 ) -> np.ndarray:
-    out: np.ndarray | None = None
-    grown: list[np.ndarray] = []
-    last = None if wanted is None else int(wanted[-1])
-    filled, count = 0, 0
+    pictures: list[np.ndarray] = []
+    seen = 0
     with _Reader(path) as reader:
-        for _, frame in reader.frames(start, end):
-            if wanted is None or count == wanted[filled]:
-                picture = reader.picture(frame, short_side)
-                if wanted is None:
-                    _check_output(path, (len(grown) + 1) * picture.nbytes)
-                    grown.append(picture)
-                else:
-                    if out is None:
-                        _check_output(path, len(wanted) * picture.nbytes)
-                        out = np.empty((len(wanted), *picture.shape), np.uint8)
-                    out[filled] = picture
-                filled += 1
-            count += 1
-            if last is not None and count > last:
-                break
-    if count == 0:
+        for _, frame in reader.frames(start, end, None if wanted is None else int(wanted[-1]) + 1):
+            if wanted is None or seen == wanted[len(pictures)]:
+                pictures.append(reader.picture(frame, short_side))
+                check_output(path, len(pictures) * pictures[0].nbytes)
+            seen += 1
+    if seen == 0:
         raise DecodeError("no frames", path)
-    if wanted is None:
-        return np.stack(grown)
-    if filled < len(wanted):
-        raise DecodeError("index", path, f"frame {wanted[filled]} of {count}")
-    assert out is not None
-    return out
+    if wanted is not None and len(pictures) < len(wanted):
+        raise DecodeError("index", path, f"frame {wanted[len(pictures)]} of {seen}")
+    return np.stack(pictures)
 
 
 @lru_cache(maxsize=4096)
-def _frame_times(path: Path, size: int, mtime_ns: int) -> np.ndarray:
-    """Seconds of every frame from the first, from one full and checked decode of the file."""
+def _sketches(path: Path, size: int, mtime_ns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds from the first frame `[T]` and grey thumbnails `[T, 8, 8]`, from one checked decode."""
     with _Reader(path) as reader:
-        return np.array([time for time, _ in reader.frames()])
+        found = [(time, _sketch(reader.picture(frame, None))) for time, frame in reader.frames()]
+    if not found:
+        raise DecodeError("no frames", path)
+    return np.array([time for time, _ in found]), np.stack([thumbnail for _, thumbnail in found])
+
+
+def _sketch(picture: np.ndarray) -> np.ndarray:
+    thumbnail = cv2.resize(picture, (_SKETCH, _SKETCH), interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(thumbnail, cv2.COLOR_RGB2GRAY)
 
 
 def _decode_decord(
@@ -310,16 +265,14 @@ def _decode_decord(
     try:
         import decord
     except ImportError:
-        raise UserError("the decord backend is not installed; `pip install decord`, or use backend pyav") from None
-    # decord replaces damaged frames by their neighbours and counts frames by the header, so the file is decoded once
-    # with checks before its frames are trusted, and frames are found by their time.
+        raise UserError("backend decord is not installed; `pip install decord` or use backend pyav") from None
+    # decord counts frames by the header, replaces damaged ones by their neighbours and loses the first pictures
+    # of some streams, all without an error. So a file is decoded once with checks, and each frame is held against
+    # that.
     status = path.stat()
-    times = _frame_times(path, status.st_size, status.st_mtime_ns)
-    inside = np.ones(len(times), bool)
-    if start is not None:
-        inside &= times >= start - _SAME_TIME_S
-    if end is not None:
-        inside &= times < end - _SAME_TIME_S
+    times, sketches = _sketches(path, status.st_size, status.st_mtime_ns)
+    inside = times >= (-np.inf if start is None else start - _SAME_TIME_S)
+    inside &= times < (np.inf if end is None else end - _SAME_TIME_S)
     rows = np.flatnonzero(inside)
     if len(rows) == 0:
         raise DecodeError("no frames", path)
@@ -327,11 +280,17 @@ def _decode_decord(
         if wanted[-1] >= len(rows):
             raise DecodeError("index", path, f"frame {wanted[wanted >= len(rows)][0]} of {len(rows)}")
         rows = rows[wanted]
+    pictures: list[np.ndarray] = []
     try:
         reader = decord.VideoReader(str(path), num_threads=1)
-        _check_output(path, len(rows) * int(np.prod(reader[0].shape)) if short_side is None else 0)
-        pictures = [shrink(reader[int(row)].asnumpy(), short_side) for row in rows]
-    except (decord.DECORDError, RuntimeError) as error:
+        for row in rows:
+            picture = reader[int(row)].asnumpy()
+            difference = np.abs(_sketch(picture).astype(np.int16) - sketches[row]).max()
+            if difference > _SKETCH_TOLERANCE:
+                raise DecodeError("backend disagrees", path, f"decord gives another picture for frame {row}")
+            pictures.append(shrink(picture, short_side))
+            check_output(path, len(pictures) * pictures[0].nbytes)
+    except (decord.DECORDError, RuntimeError, IndexError) as error:
         raise DecodeError("backend disagrees", path, _reason(error)) from None
     return np.stack(pictures)
 
@@ -351,17 +310,17 @@ def shrink(picture: np.ndarray, short_side: int | None) -> np.ndarray:
 
 
 def _turn_of(frame: Any) -> tuple[int, bool]:
-    """Counter-clockwise quarter turns that make a frame upright, and whether it is mirrored first."""
-    return round(frame.rotation / 90) % 4, False
+    """Clockwise quarter turns that make a frame upright, and whether it is then mirrored left to right.
 
-
-def _check_whole(path: Path) -> None:
-    """Refuse an ISO media file (mp4, mov) whose last box reaches beyond the end of the file."""
-
-
-def _check_output(path: Path, size: int) -> None:
-    if size > MAX_OUTPUT_BYTES:
-        raise DecodeError("too large", path, f"{size / 2**30:.1f} GiB of frames in one call")
+    The display matrix maps a stored point (x, y), y down, to (a x + c y, b x + d y). It is read here because
+    the decoder's own angle says nothing of mirroring, and a mirrored signer changes hands.
+    """
+    if not frame.rotation and "DISPLAYMATRIX" not in {item.type.name for item in frame.side_data}:
+        return 0, False
+    matrix = next(item for item in frame.side_data if item.type.name == "DISPLAYMATRIX")
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].astype(np.float64)
+    mirrored = a * d - b * c < 0
+    return round(float(np.degrees(np.arctan2(b, -a if mirrored else a))) / 90) % 4, mirrored
 
 
 def _reason(error: Exception) -> str:
