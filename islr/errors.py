@@ -1,8 +1,12 @@
-"""The two ways a command ends on purpose before its work is done."""
+"""The ways a command ends on purpose before its work is done."""
 
 
 class UserError(ValueError):
     """The user's input is wrong. The message is one line that says what to change; the command exits with 2."""
+
+
+class RunFailed(RuntimeError):
+    """A run cannot go on (a loss that is not finite, for instance). One line; the command exits with 1."""
 
 
 class Interrupted(Exception):

@@ -5,7 +5,10 @@ sample is a function of (seed, epoch, index, view) drawn from a counter-based ge
 s are the same whatever the number of workers, and after any number of interruptions.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import cv2
@@ -17,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from islr.config import Config
 from islr.data.manifest import Clip, Manifest
 from islr.data.pose import Pose, read_pose
-from islr.data.transforms import View, resize_short_side
+from islr.data.transforms import View
 from islr.data.video import DecodeError, decode, probe_video
 from islr.errors import UserError
 
@@ -39,6 +42,39 @@ class DataConfig(Config):
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+
+def load_manifests(paths: Sequence[str]) -> Manifest:
+    """One manifest, or several joined into a mixed corpus.
+
+    A joined corpus keeps labels only when all parts name the same classes; clip ids get the part's name in front.
+
+    Raises:
+        UserError: A manifest cannot be read, or two parts have the same name.
+    """
+    parts = [Manifest.load(path) for path in paths]
+    if len(parts) == 1:
+        return parts[0]
+    names = [part.name for part in parts]
+    if len(set(names)) < len(names):
+        raise UserError(f"manifests to be mixed need different names, these are {', '.join(names)}")
+    root = Path(os.path.commonpath([part.root.resolve() for part in parts]))
+    same = all(part.classes == parts[0].classes for part in parts)
+    clips = []
+    for part in parts:
+        inside = part.root.resolve().relative_to(root)
+        for clip in part:
+            clips.append(
+                replace(
+                    clip,
+                    clip_id=f"{part.name}/{clip.clip_id}",
+                    path=(inside / clip.path).as_posix(),
+                    pose=(inside / clip.pose).as_posix() if clip.pose else "",
+                    label=clip.label if same else None,
+                )
+            )
+    sources = {f"{part.name}/{name}": sha for part in parts for name, sha in part.sources.items()}
+    return Manifest("+".join(names), tuple(clips), root, parts[0].classes if same else (), sources)
 
 
 def sample_rng(seed: int, epoch: int, index: int, view: int = 0) -> np.random.Generator:
@@ -142,15 +178,15 @@ class ClipStore:
 
     def _decode(self, index: int, indices: np.ndarray | None) -> np.ndarray:
         clip = self.manifest.clips[index]
-        frames = decode(
+        return decode(
             self.manifest.path_of(clip),
             indices,
             start=clip.start,
             end=clip.end,
             backend=self.config.backend,
             root=self.manifest.root,
+            short_side=self.config.short_side,
         )
-        return frames if self.config.short_side is None else resize_short_side(frames, self.config.short_side)
 
     def fill_cache(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Decode every clip into memory when the config asks for it; unreadable ones fail again when they are used."""
@@ -256,6 +292,12 @@ class TrainBatches:
         batches = iter(_loader(self.store, self.view, self.seed, plan))
         for _ in range(first_step, last_step):
             yield [next(batches) for _ in range(self.accumulate)]
+
+
+    def fixed(self, clips: int) -> Iterator[Batch]:
+        """One batch of the first `clips` rows with the training view, always the same."""
+        plan = [[(0, row) for row in range(min(clips, len(self.store)))]]
+        yield from _loader(self.store, self.view, self.seed, plan)
 
 
 def eval_batches(

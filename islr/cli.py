@@ -1,0 +1,346 @@
+"""The `islr` command: the composition root. It imports inside its commands, so that `--help` answers at once."""
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from islr.errors import Interrupted, RunFailed, UserError
+
+DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 75
+
+app = typer.Typer(
+    name="islr",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Pre-train, fine-tune, probe and report on isolated sign language recognition.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Turn files into manifests, and look at what is really there.")
+config_app = typer.Typer(no_args_is_help=True, help="Look at configurations.")
+weights_app = typer.Typer(no_args_is_help=True, help="Move weights in and out.")
+app.add_typer(data_app, name="data")
+app.add_typer(config_app, name="config")
+app.add_typer(weights_app, name="weights")
+
+ConfigFile = Annotated[str, typer.Argument(help="config file, or the name of a shipped one (smoke/maskfeat.yaml)")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value ...")]
+
+
+def main(command: str | None = None) -> None:
+    """Run the command line and end the process with the documented exit code.
+
+    Args:
+        command: Put in front of the arguments (`python -m pretrain` is `islr pretrain`).
+    """
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    sys.exit(run([*([command] if command else []), *arguments], debug))
+
+
+def run(arguments: list[str], debug: bool = False) -> int:
+    """Run one command; returns its exit code and prints one line on stderr when it is not 0."""
+    from islr.data.video import DecodeError
+
+    try:
+        code = app(args=arguments, prog_name="islr", standalone_mode=False)
+        return code if isinstance(code, int) else DONE
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.exceptions.Abort:
+        return _fail("aborted", FAILED, debug)
+    except (UserError, DecodeError) as error:
+        return _fail(str(error), WRONG_INPUT, debug)
+    except Interrupted as error:
+        return _fail(str(error), INTERRUPTED, debug)
+    except (RunFailed, OSError) as error:
+        return _fail(str(error), FAILED, debug)
+    except Exception as error:
+        traceback.print_exc()
+        return _fail(f"this is a fault of the program, not of your input: {error}", FAILED, False)
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    if os.environ.get("RANK", "0") == "0":
+        print(f"islr: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False,
+) -> None:
+    """`--debug` is taken out of the arguments before they are parsed; it is declared here for `--help`."""
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="folder for the corpus, the runs and report.html")] = Path("demo"),
+) -> None:
+    """From nothing to a report: synthetic corpus, pre-training, fine-tuning, probing, report.html."""
+    from islr.demo import run_demo
+
+    run_demo(out)
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Argument(help="folder for the corpus")],
+    lexicon: Annotated[Path | None, typer.Option(help="csv in ASL-LEX columns; default: the built-in lexicon")] = None,
+    signs: Annotated[int, typer.Option(min=1)] = 48,
+    signers: Annotated[int, typer.Option(min=3)] = 10,
+    reps: Annotated[int, typer.Option(min=1, help="clips of each sign by each signer")] = 2,
+    size: Annotated[int, typer.Option(min=64, help="width and height in pixels")] = 128,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    workers: Annotated[int, typer.Option(min=1)] = 1,
+) -> None:
+    """Render a corpus of signs from phonology: videos, exact poses, WLASL json, ASL-LEX csv, manifest."""
+    from islr.data.synth import SynthOptions, write_corpus
+    from islr.training.tracking import Progression
+
+    options = SynthOptions(
+        lexicon=lexicon, signs=signs, signers=signers, reps=reps, size=size, seed=seed, workers=workers
+    )
+    with Progression("rendering", signs * signers * reps) as bar:
+        path = write_corpus(out, options, bar.callback)
+    print(path)
+
+
+@app.command()
+def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Pre-train an encoder (also: torchrun --nproc-per-node N -m pretrain CONFIG)."""
+    from islr.config import load_config
+    from pretrain.run import ENCODER, PretrainConfig, run_pretrain
+
+    resolved = load_config(PretrainConfig, config, overrides or [])
+    run_pretrain(resolved)
+    _say(Path(resolved.run.out) / ENCODER)
+
+
+@app.command()
+def finetune(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Fine-tune an encoder, choose on val, score test once."""
+    from islr.config import load_config
+    from islr.evaluation.finetune import FinetuneConfig, run_finetune
+
+    resolved = load_config(FinetuneConfig, config, overrides or [])
+    _print_results(run_finetune(resolved))
+
+
+@app.command()
+def evaluate(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a finished fine-tuning run")],
+    split: Annotated[str, typer.Option(click_type=click.Choice(["val", "test"]))] = "test",
+    views: Annotated[str | None, typer.Option(help="CxS: temporal clips x spatial crops")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="another corpus with the same classes")] = None,
+    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="score n of the expected clips")] = False,
+) -> None:
+    """Score a fine-tuned model again: another split, other views, another manifest."""
+    from islr.evaluation.evaluate import evaluate_run
+
+    _print_results(
+        evaluate_run(
+            run_folder,
+            split=split,  # type: ignore[arg-type]
+            views=views,
+            manifest_path=str(manifest) if manifest else None,
+            allow_partial=allow_partial,
+        )
+    )
+
+
+@app.command()
+def probe(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Score frozen features against phonological features."""
+    from islr.config import load_config
+    from probe.protocol import ProbeConfig, run_probe
+
+    run_probe(load_config(ProbeConfig, config, overrides or []))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="run folders, or folders that contain them")],
+    out: Annotated[Path, typer.Option(help=".html, .md, .csv or .tex")] = Path("report.html"),
+) -> None:
+    """Render run folders as one page; needs no videos and no GPU."""
+    from islr.reporting import build_report
+
+    print(build_report(runs, out))
+
+
+@app.command()
+def models(pattern: Annotated[str, typer.Argument(help="shell pattern")] = "*") -> None:
+    """List the encoders."""
+    from islr.models import create_model, list_models
+
+    names = list_models(pattern)
+    if not names:
+        raise UserError(f"no model matches '{pattern}'; known: {', '.join(list_models())}")
+    for name in names:
+        encoder = create_model(name)
+        spec = encoder.input_spec
+        million = sum(parameter.numel() for parameter in encoder.parameters()) / 1e6
+        size = f"{spec.frames}x{spec.size}x{spec.size}" if spec.modality == "video" else f"{spec.frames} frames"
+        print(f"{name:26} {spec.modality:6} {size:12} {million:7.2f} M parameters, {len(encoder.layer_dims)} blocks")
+
+
+@app.command()
+def perf(
+    what: Annotated[str, typer.Argument(click_type=click.Choice(["hog", "probe", "all"]))] = "all",
+) -> None:
+    """Measure our code beside well-known or straightforward code, in one run, on one thread."""
+    from islr.perf import run_perf
+
+    run_perf(what)
+
+
+@data_app.command("wlasl")
+def data_wlasl(
+    json_file: Annotated[Path, typer.Option("--json", help="WLASL_v0.3.json, or one with its schema")],
+    videos: Annotated[Path, typer.Option(help="folder of <video_id>.mp4")],
+    out: Annotated[Path, typer.Option(help="manifest.csv to write")],
+    poses: Annotated[Path | None, typer.Option(help="folder of <video_id>.npz")] = None,
+    nslt: Annotated[Path | None, typer.Option(help="nslt_*.json with the published splits")] = None,
+    labels: Annotated[Path | None, typer.Option(help="video_id -> class file of a revised label space")] = None,
+    subset: Annotated[int | None, typer.Option(help="first 100, 300, 1000 or 2000 classes")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes that decode")] = os.cpu_count() or 1,
+) -> None:
+    """WLASL json and a folder of videos -> manifest; absent videos stay in it as missing."""
+    from islr.data.wlasl import from_wlasl
+    from islr.training.tracking import Progression
+
+    with Progression("scanning", 0) as bar:
+        manifest = from_wlasl(
+            json_file,
+            videos,
+            out=out,
+            poses=poses,
+            nslt=nslt,
+            labels=labels,
+            subset=subset,
+            workers=workers,
+            progress=bar.callback,
+        )
+    manifest.save(out)
+    _print_audit(manifest)
+
+
+@data_app.command("folder")
+def data_folder(
+    videos: Annotated[Path, typer.Argument(help="folder of videos, or of one folder per class")],
+    out: Annotated[Path, typer.Option(help="manifest.csv to write")],
+    poses: Annotated[Path | None, typer.Option(help="folder of poses laid out like the videos")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes that decode")] = os.cpu_count() or 1,
+) -> None:
+    """A folder of videos, unlabelled or one folder per class -> manifest."""
+    from islr.data.corpora import from_folder
+    from islr.training.tracking import Progression
+
+    with Progression("scanning", 0) as bar:
+        manifest = from_folder(videos, out=out, poses=poses, workers=workers, progress=bar.callback)
+    manifest.save(out)
+    _print_audit(manifest)
+
+
+@data_app.command("audit")
+def data_audit(
+    manifest: Annotated[Path, typer.Argument(help="manifest.csv")],
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+) -> None:
+    """Count what is there, missing, broken, duplicated, shared between splits."""
+    from islr.data.audit import audit
+    from islr.data.manifest import Manifest
+
+    loaded = Manifest.load(manifest)
+    if as_json:
+        print(json.dumps(audit(loaded), indent=1))
+    else:
+        _print_audit(loaded)
+
+
+@config_app.command("schema")
+def config_schema(task: Annotated[str, typer.Argument(click_type=click.Choice(["pretrain", "finetune", "probe"]))]) -> None:
+    """Print the JSON Schema of a task's configuration, for editors."""
+    print(json.dumps(_schema(task).model_json_schema(), indent=1))
+
+
+@config_app.command("show")
+def config_show(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Print a configuration as it resolves: base chain, overrides and defaults filled in."""
+    from islr.config import dump_yaml, read_tree, validate
+
+    tree = read_tree(config, overrides or [])
+    task = tree.get("task")
+    if task not in ("pretrain", "finetune", "probe"):
+        raise UserError(f"{config}: key 'task' must be pretrain, finetune or probe, not {task!r}")
+    print(dump_yaml(validate(_schema(task), tree, config)), end="")
+
+
+def _schema(task: str) -> Any:
+    if task == "pretrain":
+        from pretrain.run import PretrainConfig
+
+        return PretrainConfig
+    if task == "finetune":
+        from islr.evaluation.finetune import FinetuneConfig
+
+        return FinetuneConfig
+    from probe.protocol import ProbeConfig
+
+    return ProbeConfig
+
+
+@weights_app.command("export")
+def weights_export(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="a finished run folder")],
+    directory: Annotated[Path, typer.Argument(help="folder to write to")],
+) -> None:
+    """Copy a run's weights with their metadata beside them as readable json."""
+    from islr.files import write_atomic
+    from islr.models.weights import read_metadata
+
+    found = [run_folder / name for name in ("encoder.safetensors", "classifier.safetensors")]
+    found = [path for path in found if path.is_file()]
+    if not found:
+        raise UserError(f"{run_folder} holds no encoder.safetensors or classifier.safetensors; is the run finished?")
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in found:
+        write_atomic(directory / path.name, path.read_bytes())
+        facts = json.dumps(read_metadata(path), indent=1, sort_keys=True)
+        write_atomic(directory / f"{path.stem}.json", facts + "\n")
+        _say(directory / path.name)
+
+
+def _say(what: object) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(what)
+
+
+def _print_audit(manifest: Any) -> None:
+    from islr.data.audit import audit, render_audit
+
+    print(render_audit(audit(manifest)))
+
+
+def _print_results(results: list[Any]) -> None:
+    """The overall numbers of a scored run, one a line."""
+    for result in results:
+        if result.group or result.ci_low is None:
+            continue
+        record = result.provenance
+        part = "" if record.complete else f" of {record.clips_expected} expected"
+        print(
+            f"{result.name}: {result.metric} {100 * result.value:.2f} % "
+            f"[{100 * result.ci_low:.2f}, {100 * result.ci_high:.2f}] on {result.n}{part} clips of "
+            f"{record.manifest} {record.split}, views {record.views}"
+        )

@@ -1,0 +1,238 @@
+"""Fine-tuning: an encoder, fresh or pre-trained, becomes a recogniser; chosen on val, scored on test once."""
+
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from islr.config import Config, load_config
+from islr.data.audit import check_disjoint
+from islr.data.manifest import Manifest
+from islr.data.module import ClipStore, DataConfig, TrainBatches
+from islr.data.transforms import AugmentConfig, PoseAugmentConfig, train_view
+from islr.errors import UserError
+from islr.evaluation.evaluate import (
+    CLASSIFIER,
+    Scores,
+    ViewsConfig,
+    label_fingerprint,
+    labelled_split,
+    load_classifier,
+    provenance,
+    ranked,
+    refuse_unread,
+    save_classifier,
+    score,
+    write_scores,
+)
+from islr.evaluation.results import Result, load_results
+from islr.models import EncoderConfig
+from islr.models.weights import build_encoder, read_metadata
+from islr.training.classification import Classification, ClassificationConfig
+from islr.training.engine import fit
+from islr.training.optim import OptimConfig, parameter_groups
+from islr.training.runtime import RunConfig, World, prepare_process, run_folder
+from islr.training.tracking import Progression
+
+RESULT = "result.json"
+HELD_OUT = "train_held_out"
+
+
+class FinetuneConfig(Config):
+    """Everything a fine-tuning run and its test result depend on."""
+
+    task: Literal["finetune"] = "finetune"
+    name: str = Field(min_length=1, description="the row of this model in tables")
+    encoder: EncoderConfig
+    mode: Literal["full", "linear"] = Field("full", description="linear: the encoder is frozen")
+    data: DataConfig
+    classification: ClassificationConfig = ClassificationConfig()
+    video: AugmentConfig = AugmentConfig()
+    pose: PoseAugmentConfig = PoseAugmentConfig()
+    optim: OptimConfig
+    select_on: Literal["val", "train_held_out"] = Field(
+        "val", description="clips that choose the epoch: the val split, or a part held out of train; never test"
+    )
+    held_out: float = Field(0.1, gt=0, lt=0.5, description="share of train for select_on: train_held_out")
+    views: str = Field("1x1", pattern=r"^[1-9]\d?x[1-9]$", description="test views, temporal x spatial")
+    allow_partial: bool = Field(False, description="score a test set with clips missing, as n/expected")
+    run: RunConfig
+
+    @classmethod
+    def read(cls, run: Path) -> "FinetuneConfig":
+        """The resolved configuration of a finished fine-tuning run.
+
+        Raises:
+            UserError: The folder holds no such run.
+        """
+        if not (run / "config.yaml").is_file() or not (run / CLASSIFIER).is_file():
+            raise UserError(f"{run} is not a finished fine-tuning run (it needs config.yaml and {CLASSIFIER})")
+        return load_config(cls, run / "config.yaml")
+
+
+def run_finetune(config: FinetuneConfig) -> list[Result]:
+    """Train, choose the epoch on the selection set, score the test split once; resumes; skips finished runs.
+
+    Returns:
+        The test records (also in `result.json`).
+
+    Raises:
+        UserError: The configuration does not fit the data, or the test set is incomplete (before any work).
+        Interrupted: Stopped by a signal, state saved.
+    """
+    started = time.monotonic()
+    world = World(config.run.device)
+    prepare_process(config.run.threads)
+    torch.manual_seed(config.run.seed)
+    if len(config.data.manifest) != 1:
+        raise UserError("fine-tuning takes one manifest; data.manifest names several")
+    manifest = Manifest.load(config.data.manifest[0])
+    test = labelled_split(manifest, "test", config.allow_partial)
+    train, selection = selection_sets(manifest, config)
+    check_disjoint(selection, test)
+    check_disjoint(train, test)
+    task = Classification(build_encoder(config.encoder), len(manifest.classes), config.classification)
+    with world.connected(), run_folder(config, config.run.out, world) as folder:
+        if (folder / RESULT).exists():
+            return load_results(folder / RESULT)
+        stores = {"train": ClipStore(train, config.data), "select": ClipStore(selection, config.data)}
+        if config.data.cache == "memory":
+            for name, store in stores.items():
+                with Progression(f"{config.name}: decoding {name}", len(store), enabled=world.main) as bar:
+                    store.fill_cache(bar.callback)
+        _train(task, config, stores, manifest, world, folder)
+        world.barrier()
+        classifier, _ = load_classifier(folder / CLASSIFIER)
+        store = ClipStore(test, config.data)
+        views = ViewsConfig.parse(config.views, config.video.sampling)
+        scores = score(
+            classifier,
+            store,
+            views,
+            batch_size=config.optim.batch_size,
+            world=world,
+            precision=config.run.precision,
+        )
+        refuse_unread(scores, store, config.allow_partial)
+        record = provenance(
+            manifest=manifest,
+            split="test",
+            present=len(scores.rows),
+            views=views,
+            data=config.data,
+            weights=folder / CLASSIFIER,
+            config=config,
+            selection=f"{config.select_on} ({len(selection.select())} clips)",
+            seed=config.run.seed,
+            world=world,
+            started=started,
+        )
+        results: list[Result] = []
+        if world.main:
+            predictions = ranked(scores, store.manifest)
+            results = write_scores(folder, predictions, config.name, len(manifest.classes), record)
+        world.barrier()
+        return results
+
+
+def selection_sets(manifest: Manifest, config: FinetuneConfig) -> tuple[Manifest, Manifest]:
+    """Training clips and the clips that choose the epoch.
+
+    Raises:
+        UserError: There is nothing to train or to select on.
+    """
+    train = labelled_split(manifest, "train", allow_partial=True)
+    if config.select_on == "val":
+        if not len(manifest.select("val")):
+            raise UserError(f"manifest {manifest.name} has no readable val clip; use select_on: {HELD_OUT}")
+        return train, labelled_split(manifest, "val", allow_partial=True)
+    # Every n-th clip of each class, in manifest order: no randomness, and every class stays in train.
+    every = max(2, round(1 / config.held_out))
+    seen: dict[int | None, int] = {}
+    kept, held = [], []
+    for clip in train:
+        seen[clip.label] = seen.get(clip.label, 0) + 1
+        (held if seen[clip.label] % every == 0 else kept).append(clip)
+    if not held:
+        raise UserError(f"manifest {manifest.name}: classes are too small to hold {config.held_out:g} of train out")
+    return train.replace(kept), train.replace(held)
+
+
+def _train(
+    task: Classification,
+    config: FinetuneConfig,
+    stores: dict[str, ClipStore],
+    manifest: Manifest,
+    world: World,
+    folder: Path,
+) -> None:
+    if config.mode == "linear":
+        task.encoder.requires_grad_(False)
+    view = train_view(task.encoder.input_spec, config.video, config.pose)
+    batches = TrainBatches(
+        stores["train"],
+        view,
+        batch_size=config.optim.batch_size,
+        seed=config.run.seed,
+        accumulate=config.optim.accumulate,
+        rank=world.rank,
+        world=world.size,
+    )
+    selection = stores["select"]
+    single = ViewsConfig(sampling=config.video.sampling)
+
+    def validate(module: nn.Module) -> dict[str, float]:
+        classifier = module.classifier
+        assert isinstance(classifier, nn.Module)
+        scores = score(
+            classifier,
+            selection,
+            single,
+            batch_size=config.optim.batch_size,
+            world=world,
+            precision=config.run.precision,
+        )
+        return _selection_numbers(scores, selection.manifest)
+
+    inherited: dict[str, Any] = {"pretraining": "[]", "recipe": ""}
+    if config.encoder.weights:
+        facts = read_metadata(config.encoder.weights)
+        inherited = {key: facts.get(key, empty) for key, empty in inherited.items()}
+    inherited |= {"classes": list(manifest.classes), "label_fingerprint": label_fingerprint(manifest)}
+
+    def keep(module: nn.Module) -> None:
+        save_classifier(folder / CLASSIFIER, module.classifier, inherited)  # type: ignore[arg-type]
+
+    fit(
+        task,
+        batches,
+        optim=config.optim,
+        run=config.run,
+        config=config,
+        world=world,
+        folder=folder,
+        title=f"{config.name}: fine-tuning",
+        groups=parameter_groups(
+            task,
+            config.optim,
+            lambda name: task.classifier.layer_of(name.removeprefix("classifier.")),
+            task.classifier.num_layers,
+        ),
+        evaluate=validate,
+        select="score",
+        keep_best=keep,
+    )
+
+
+def _selection_numbers(scores: Scores, manifest: Manifest) -> dict[str, float]:
+    """Loss and top-1 of the selection set; `score` prefers top-1 and breaks ties by the lower loss."""
+    labels = np.array([manifest.clips[row].label for row in scores.rows], np.int64)
+    chosen = scores.probabilities[np.arange(len(labels)), labels]
+    top1 = float((scores.probabilities.argmax(axis=1) == labels).mean())
+    loss = float(-np.log(np.maximum(chosen, 1e-12)).mean())
+    # A loss never counts as much as one clip: it is squeezed below half a clip's share.
+    return {"loss": loss, "top1": top1, "score": top1 - 0.5 / len(labels) * loss / (1 + loss)}

@@ -1,0 +1,43 @@
+"""Files that are whole or absent, and their hashes."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a file so that its name only ever holds complete content: beside, synced, renamed.
+
+    Raises:
+        OSError: The disk is full or not writable; what was there before is untouched.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    write_atomic_with(path, lambda file: file.write(data))
+
+
+def write_atomic_with(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """As `write_atomic`, for content that a function writes into an open binary file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    # The rename itself must survive a power cut.
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_sha256(path: str | Path) -> str:
+    """sha256 of a file's bytes, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

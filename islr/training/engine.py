@@ -1,0 +1,225 @@
+"""The training loop: every method, every modality, one process or many.
+
+The loop never asks which method it runs. A method is a module whose `forward(batch)` returns a dict with `loss`.
+What a step does is a function of (weights, seed, step): the batches come from `TrainBatches`, the model's own
+randomness is re-seeded at each step. So a run that is killed and resumed ends with the same weights, bit for bit.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from islr.config import Config, dump_yaml
+from islr.data.module import Batch, TrainBatches
+from islr.errors import Interrupted, RunFailed, UserError
+from islr.training.checkpoint import latest_checkpoint, save_checkpoint
+from islr.training.optim import OptimConfig, build_optimizer, learning_rate, parameter_groups, set_learning_rate
+from islr.training.runtime import RunConfig, StopSignal, World, seed_step
+from islr.training.tracking import Progression, Tracker
+
+Evaluate = Callable[[nn.Module], Mapping[str, float]]
+
+
+@dataclass
+class State:
+    """What a checkpoint holds besides weights and optimiser."""
+
+    step: int = 0
+    evaluated: int = 0  # step of the last evaluation
+    best: float = float("-inf")
+    seconds: float = 0.0
+    failed: dict[int, str] = field(default_factory=dict)  # row -> reason, clips that could not be read
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on `device`."""
+    return {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+
+
+def fit(
+    module: nn.Module,
+    batches: TrainBatches,
+    *,
+    optim: OptimConfig,
+    run: RunConfig,
+    config: Config,
+    world: World,
+    folder: Path,
+    title: str,
+    groups: list[dict[str, Any]] | None = None,
+    evaluate: Evaluate | None = None,
+    select: str = "",
+    keep_best: Callable[[nn.Module], None] | None = None,
+) -> State:
+    """Train `module` to the end, from the folder's last checkpoint when there is one.
+
+    Args:
+        module: `forward(batch)` returns `{"loss": scalar, ...}`; optional `after_step(step, total)`.
+        batches: What it is trained on.
+        optim, run: Schedule and execution.
+        config: The whole resolved configuration, stored in the checkpoint.
+        world: This process among the run's.
+        folder: Run folder; checkpoints and `metrics.jsonl` go there.
+        title: Shown with the progress.
+        groups: Optimiser groups; default: weight decay only.
+        evaluate: Called after each epoch with the weights to judge (averaged ones when `optim.ema` is set).
+        select: Which of the evaluation's numbers, higher is better, decides about `keep_best`.
+        keep_best: Called with the weights whenever `select` improves.
+
+    Returns:
+        The final state; `module` holds the final weights (the averaged ones when `optim.ema` is set).
+
+    Raises:
+        Interrupted: A signal came; the state is saved.
+        RunFailed: The loss or the gradient is not finite; the message names the clips of the step.
+        UserError: More than `data.max_bad` of the clips could not be read.
+    """
+    device = world.device
+    module.to(device)
+    optimizer = build_optimizer(optim, groups or parameter_groups(module, optim))
+    average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(optim.ema)) if optim.ema else None
+    total = max(1, round(optim.epochs * batches.steps_per_epoch))
+    state = State()
+    saved = latest_checkpoint(folder)
+    if saved is not None:
+        module.load_state_dict(saved["module"])
+        optimizer.load_state_dict(saved["optimizer"])
+        if average is not None:
+            average.load_state_dict(saved["average"])
+        state = State(**saved["state"])
+    wrapped = _wrap(module, run, world)
+    judged = average.module if average is not None else module
+    tracker = Tracker(folder, state.step, run.wandb, title, config.model_dump(mode="json"), enabled=world.main)
+    clock = time.monotonic() - state.seconds
+
+    def save() -> None:
+        state.seconds = time.monotonic() - clock
+        if world.main:
+            content = {
+                "module": module.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "average": average.state_dict() if average is not None else None,
+                "state": vars(state),
+                "config": dump_yaml(config),
+            }
+            save_checkpoint(folder, content)
+
+    def judge() -> None:
+        if evaluate is None:
+            return
+        values = dict(evaluate(judged))
+        state.evaluated = state.step
+        tracker.log("val", state.step, state.step / batches.steps_per_epoch, **values)
+        if select and values[select] > state.best:
+            state.best = values[select]
+            if keep_best is not None and world.main:
+                keep_best(judged)
+
+    stream = batches.iterate(state.step, total)
+    with StopSignal() as stop, Progression(title, total, state.step, enabled=world.main) as bar:
+        while True:
+            epoch_done = state.step % batches.steps_per_epoch == 0 or state.step == total
+            if epoch_done and state.step > state.evaluated:
+                judge()
+                if evaluate is not None:
+                    save()
+            if state.step >= total:
+                break
+            parts = next(stream)
+            epoch = state.step / batches.steps_per_epoch
+            rate = learning_rate(optim, epoch)
+            set_learning_rate(optimizer, rate)
+            seed_step(run.seed, state.step, world.rank)
+            wrapped.train()
+            values, norm = _backward(wrapped, parts, optim, run, world)
+            finite = bool(torch.isfinite(values["loss"]) & torch.isfinite(norm)) if values else True
+            if world.any(not finite):
+                raise RunFailed(_diverged(state.step, values, norm, parts, batches))
+            if values:
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            state.step += 1
+            if average is not None:
+                average.update_parameters(module)
+            if hasattr(module, "after_step"):
+                module.after_step(state.step, total)
+            _count_failures(state, parts, batches)
+            if values and (state.step % run.log_every == 0 or state.step == total):
+                shown = {name: float(value) for name, value in values.items()}
+                tracker.log("train", state.step, epoch, **shown, lr=rate, grad_norm=float(norm))
+                bar.update(state.step, f"loss {shown['loss']:.4f}")
+            every = run.checkpoint_every or batches.steps_per_epoch
+            stopped = world.any(stop.received)
+            if stopped or state.step % every == 0 or state.step == total:
+                save()
+            if stopped:
+                tracker.close()
+                raise Interrupted(f"stopped at step {state.step} of {total}; run the same command to go on")
+    tracker.close()
+    if average is not None:
+        module.load_state_dict(average.module.state_dict())
+    return state
+
+
+def _wrap(module: nn.Module, run: RunConfig, world: World) -> nn.Module:
+    wrapped = module
+    if run.compile:
+        wrapped = torch.compile(module)  # type: ignore[assignment]
+    if world.size > 1:
+        # Recipes may leave parts of an encoder unused (its final norm, for instance).
+        wrapped = DistributedDataParallel(wrapped, find_unused_parameters=True)
+    return wrapped
+
+
+def _backward(
+    module: nn.Module, parts: list[Batch], optim: OptimConfig, run: RunConfig, world: World
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Accumulate the gradients of a step's parts; returns the mean of each reported value and the gradient norm."""
+    sums: dict[str, torch.Tensor] = {}
+    filled = [part for part in parts if len(part["index"])]
+    if world.size > 1 and len(filled) < len(parts):
+        raise UserError(f"none of the clips of a process's batch could be read: {parts[0]['failed'][:3]}")
+    for number, part in enumerate(filled):
+        last = number == len(filled) - 1
+        quiet = contextlib.nullcontext() if last or world.size == 1 else module.no_sync()  # type: ignore[operator]
+        with quiet:
+            with torch.autocast(world.device.type, torch.bfloat16, enabled=run.precision == "bf16"):
+                values = module(to_device(part, world.device))
+            (values["loss"] / len(filled)).backward()
+        for name, value in values.items():
+            sums[name] = sums.get(name, torch.zeros((), device=world.device)) + value.detach() / len(filled)
+    limit = optim.clip_grad if optim.clip_grad is not None else float("inf")
+    norm = nn.utils.clip_grad_norm_([p for p in module.parameters() if p.grad is not None], limit)
+    return sums, norm
+
+
+def _count_failures(state: State, parts: list[Batch], batches: TrainBatches) -> None:
+    for part in parts:
+        state.failed.update(dict(part["failed"]))
+    allowed = batches.store.config.max_bad * len(batches.store)
+    if len(state.failed) > allowed:
+        clips = batches.store.manifest.clips
+        listed = ", ".join(f"{clips[row].clip_id} ({reason})" for row, reason in list(state.failed.items())[:5])
+        raise UserError(
+            f"{len(state.failed)} of {len(batches.store)} clips could not be read, more than data.max_bad "
+            f"{batches.store.config.max_bad:g} allows: {listed}; audit the manifest or raise the limit"
+        )
+
+
+def _diverged(
+    step: int, values: dict[str, torch.Tensor], norm: torch.Tensor, parts: list[Batch], batches: TrainBatches
+) -> str:
+    clips = batches.store.manifest.clips
+    names = ", ".join(clips[int(row)].clip_id for part in parts for row in part["index"])
+    return (
+        f"step {step}: loss {float(values['loss']) if values else float('nan'):g}, gradient norm {float(norm):g}; "
+        f"no update was made; clips of the step: {names}"
+    )

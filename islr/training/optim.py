@@ -1,0 +1,107 @@
+"""Parameter groups, layer-wise decay and the learning-rate schedule. The learning rate is scaled here, nowhere else."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from islr.config import Config
+
+
+class OptimConfig(Config):
+    """AdamW with linear warm-up and cosine decay.
+
+    With `lr_batch` set, `lr`, `min_lr` and `start_lr` are stated for that batch size and scale linearly with
+    `batch_size` (Goyal et al. 2017); left empty, they are used as written.
+    """
+
+    lr: float = Field(gt=0)
+    lr_batch: int | None = Field(None, ge=1, description="batch size that the learning rates are stated for")
+    min_lr: float = Field(1e-6, ge=0)
+    start_lr: float = Field(1e-6, ge=0, description="learning rate at the first warm-up step")
+    epochs: float = Field(gt=0)
+    warmup_epochs: float = Field(0, ge=0)
+    batch_size: int = Field(ge=1, description="clips per optimiser step over all processes")
+    accumulate: int = Field(1, ge=1, description="parts a step is cut into to save memory")
+    weight_decay: float = Field(0.05, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    clip_grad: float | None = Field(None, gt=0, description="largest L2 norm of the gradient")
+    layer_decay: float = Field(1.0, gt=0, le=1, description="learning-rate factor per layer below the head")
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights used for evaluation")
+
+    @model_validator(mode="after")
+    def _possible(self) -> "OptimConfig":
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} leaves no epoch of the {self.epochs:g} to train")
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr:g} is above lr {self.lr:g}")
+        return self
+
+    @property
+    def scale(self) -> float:
+        """The linear scaling factor of all learning rates."""
+        return self.batch_size / self.lr_batch if self.lr_batch else 1.0
+
+
+def learning_rate(config: OptimConfig, epoch: float) -> float:
+    """Learning rate at a fractional epoch: linear warm-up, then half a cosine down to `min_lr`."""
+    low, high, start = (config.scale * value for value in (config.min_lr, config.lr, config.start_lr))
+    if epoch < config.warmup_epochs:
+        return start + (high - start) * epoch / config.warmup_epochs
+    progress = (epoch - config.warmup_epochs) / (config.epochs - config.warmup_epochs)
+    return low + (high - low) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay applies: not to biases and norms, but to tokens, as in SlowFast's MViT recipes."""
+    return parameter.ndim > 1 or "token" in name.rpartition(".")[2]
+
+
+def parameter_groups(
+    module: nn.Module,
+    config: OptimConfig,
+    layer_of: Callable[[str], int] | None = None,
+    num_layers: int = 1,
+) -> list[dict[str, Any]]:
+    """Group trainable parameters by weight decay and layer.
+
+    Args:
+        module: Whose parameters; frozen ones are left out.
+        config: Gives `weight_decay` and `layer_decay`.
+        layer_of: Parameter name -> layer, 0 the embedding, `num_layers - 1` the head. None = no layer decay.
+        num_layers: Number of layers; layer l learns at `layer_decay ** (num_layers - 1 - l)` (BEiT; SlowFast FT).
+
+    Returns:
+        Optimiser groups with the extra keys `lr_scale` and `names`.
+    """
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decay = config.weight_decay if decays(name, parameter) else 0.0
+        layer = num_layers - 1 if layer_of is None else layer_of(name)
+        scale = config.layer_decay ** (num_layers - 1 - layer)
+        group = groups.setdefault(
+            (decay, scale), {"params": [], "names": [], "weight_decay": decay, "lr_scale": scale}
+        )
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return list(groups.values())
+
+
+def build_optimizer(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.AdamW:
+    """AdamW over `groups`; `names` stays out of its state."""
+    for group in groups:
+        group.setdefault("lr_scale", 1.0)
+    plain = [{key: value for key, value in group.items() if key != "names"} for group in groups]
+    return torch.optim.AdamW(plain, lr=config.lr, betas=config.betas, eps=config.eps)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """Set every group to `value` times its `lr_scale`."""
+    for group in optimizer.param_groups:
+        group["lr"] = value * group["lr_scale"]

@@ -1,0 +1,136 @@
+"""Metrics of a run: always `metrics.jsonl`, the console, and wandb when it is there (offline unless asked)."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from islr.files import write_atomic
+
+# Seconds between lines of progress where the output is not a terminal.
+LINE_INTERVAL = 20.0
+
+
+class Progression:
+    """A progress bar with an ETA on a terminal; one line per interval elsewhere. Use as a context manager."""
+
+    def __init__(self, title: str, total: int, start: int = 0, enabled: bool = True) -> None:
+        self.title, self.total, self.done, self.enabled = title, total, start, enabled
+        self._start, self._began, self._printed = start, time.monotonic(), time.monotonic()
+        self._console = Console(file=sys.stderr)
+        self._bar: Progress | None = None
+        if enabled and self._console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._task = self._bar.add_task(title, total=total, completed=start, note="")
+
+    def __enter__(self) -> "Progression":
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, done: int, note: str = "") -> None:
+        """Show that `done` of the total are finished."""
+        self.done = done
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, note=note)
+        elif self.enabled and time.monotonic() - self._printed > LINE_INTERVAL:
+            self._printed = time.monotonic()
+            rate = (self._printed - self._began) / max(done - self._start, 1)
+            left = rate * (self.total - done)
+            self._console.print(f"{self.title}: {done}/{self.total} {note} ({left:.0f} s left)", highlight=False)
+
+    def callback(self, done: int, total: int) -> None:
+        """The `progress(done, total)` form that library functions call."""
+        self.total = total
+        self.update(done)
+
+
+class Tracker:
+    """Appends rows to `metrics.jsonl`; rows after the step a run resumes from are dropped first.
+
+    Args:
+        folder: Run folder.
+        resume_step: Steps done already; later rows belong to work that will be repeated.
+        mode: wandb mode; `disabled`, or an absent or failing wandb, changes nothing else.
+        name: Name of the run.
+        config: The resolved configuration, for wandb.
+        enabled: False on all ranks but the first.
+    """
+
+    def __init__(
+        self, folder: Path, resume_step: int, mode: str, name: str, config: Mapping[str, Any], enabled: bool = True
+    ) -> None:
+        self._file = None
+        self._wandb = None
+        if not enabled:
+            return
+        path = folder / "metrics.jsonl"
+        rows = read_metrics(path)
+        kept = [row for row in rows if row["step"] <= resume_step]
+        write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._file = path.open("a", encoding="utf-8")
+        if mode != "disabled":
+            self._wandb = _start_wandb(folder, mode, name, config)
+
+    def log(self, kind: str, step: int, epoch: float, **values: float) -> None:
+        """Add a row; `kind` is train or val."""
+        if self._file is None:
+            return
+        row = {"kind": kind, "step": step, "epoch": round(epoch, 4), **values}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._wandb is not None:
+            self._wandb.log({f"{kind}/{key}": value for key, value in values.items()}, step=step)
+
+    def close(self) -> None:
+        """Flush and end."""
+        if self._file is not None:
+            self._file.close()
+        if self._wandb is not None:
+            self._wandb.finish(quiet=True)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of a `metrics.jsonl`; a last line cut by a kill is left out."""
+    rows: list[dict[str, Any]] = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return rows
+
+
+def _start_wandb(folder: Path, mode: str, name: str, config: Mapping[str, Any]) -> Any:
+    """A wandb run, or None with one line on stderr: tracking elsewhere never stops a run."""
+    try:
+        import wandb
+
+        return wandb.init(
+            project="islr-bench",
+            name=name,
+            dir=str(folder),
+            mode=mode,
+            config=dict(config),
+            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
+        )
+    except Exception as error:  # an outside service may fail in any way; the local record is complete without it
+        print(f"wandb is not used: {error}", file=sys.stderr)
+        return None
