@@ -6,7 +6,7 @@ tied classes are listed in the order of the label space. Both rules are determin
 """
 
 import csv
-import os
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from islr.data.manifest import Clip, Manifest
 from islr.errors import UserError
+from islr.files import write_atomic
 
 LISTED = 5
 _FIXED = ("clip_id", "signer", "source", "label", "class")
@@ -131,36 +132,28 @@ def rank_scores(
 def write_predictions(path: str | Path, predictions: Predictions) -> None:
     """Write `predictions.csv`, atomically; with fewer than five classes the last rank columns stay empty."""
     header = [*_FIXED, *(f"rank{i + 1}" for i in range(LISTED)), *(f"score{i + 1}" for i in range(LISTED))]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*header, "true_probability", "true_rank"])
+    for i in range(len(predictions)):
+        names = list(predictions.ranked[i][:LISTED])
+        scores = [_number(score) for score in predictions.scores[i, :LISTED]]
+        writer.writerow(
+            [
+                *(predictions.clip_ids[i], predictions.signers[i], predictions.sources[i]),
+                *(int(predictions.labels[i]), predictions.classes[i]),
+                *(*names, *[""] * (LISTED - len(names)), *scores, *[""] * (LISTED - len(scores))),
+                *(_number(predictions.true_probabilities[i]), int(predictions.true_ranks[i])),
+            ]
+        )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*header, "true_probability", "true_rank"])
-        for i in range(len(predictions)):
-            names = list(predictions.ranked[i][:LISTED])
-            scores = [
-                "" if np.isnan(score) else repr(float(score)) for score in predictions.scores[i, :LISTED]
-            ]
-            chance = float(predictions.true_probabilities[i])
-            writer.writerow(
-                [
-                    predictions.clip_ids[i],
-                    predictions.signers[i],
-                    predictions.sources[i],
-                    int(predictions.labels[i]),
-                    predictions.classes[i],
-                    *names,
-                    *[""] * (LISTED - len(names)),
-                    *scores,
-                    *[""] * (LISTED - len(scores)),
-                    "" if np.isnan(chance) else repr(chance),
-                    int(predictions.true_ranks[i]),
-                ]
-            )
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_atomic(path, text.getvalue())
+
+
+def _number(value: np.floating) -> str:
+    """Shortest text that reads back as the same float64; empty for nan."""
+    return "" if np.isnan(value) else repr(float(value))
 
 
 def read_predictions(path: str | Path, manifest: Manifest | None = None) -> Predictions:

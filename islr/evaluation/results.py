@@ -6,7 +6,6 @@ were there. One file holds one provenance and the numbers measured under it.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pydantic
 
 from islr.config import Config
 from islr.errors import UserError
+from islr.files import write_atomic
 
 FILE_VERSION = 1
 # Rounding in a JSON round trip or in a mean may move a bound past the value by this much.
@@ -151,13 +151,7 @@ def save_results(path: str | Path, results: Sequence[Result]) -> None:
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def load_results(path: str | Path) -> list[Result]:
