@@ -1,0 +1,44 @@
+"""Shared fixtures: one torch thread, a mini corpus, and the folders of recorded numbers and real data."""
+
+import os
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+torch.set_num_threads(1)
+cv2.setNumThreads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+os.environ["WANDB_MODE"] = "disabled"
+
+
+def _folder(variable: str, default: Path) -> Path:
+    path = Path(os.environ.get(variable, default))
+    if not path.is_dir():
+        pytest.skip(f"{path} does not exist; set {variable}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def oracles() -> Path:
+    """Numbers recorded from the original implementations."""
+    return _folder("ISLR_ORACLES", CHECKOUT.parent / "shared" / "oracles")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real data that is never part of the repository."""
+    return _folder("ISLR_SHARED", CHECKOUT.parent / "shared")
+
+
+@pytest.fixture(scope="session")
+def mini_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A rendered corpus of 6 signs x 5 signers x 1: small files, all splits, poses and lexicon."""
+    from islr.data.synth import SynthOptions, write_corpus
+
+    folder = tmp_path_factory.mktemp("corpus")
+    write_corpus(folder, SynthOptions(signs=6, signers=5, reps=1, size=64, val_signers=1, test_signers=1))
+    return folder
