@@ -1,0 +1,176 @@
+"""What every encoder offers, and the classifier built on one.
+
+Shapes: B batch, C = 3 channels, T frames, H, W, N tokens, D width. Video is `[B, C, T, H, W]`, poses `[B, T, 75, 3]`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from islr.config import Config
+from islr.errors import UserError
+
+NORM_EPS = 1e-6  # of every LayerNorm here, as in the MViT and ViT families
+INIT_STD = 0.02  # of truncated normals, as in the same families
+
+
+class EncoderConfig(Config):
+    """Which encoder a run builds, and the weights it starts from."""
+
+    name: str
+    weights: str | None = None
+    arguments: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The input an encoder is built for.
+
+    Attributes:
+        frames: Frames per clip.
+        size: Height and width in pixels; 0 for poses.
+        mean: Per-channel mean of pixels scaled to 0..1; empty for poses.
+        std: Per-channel standard deviation of the same; empty for poses.
+        modality: What a clip is made of.
+    """
+
+    frames: int
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    modality: Literal["video", "pose"]
+
+    @property
+    def clip_shape(self) -> tuple[int, ...]:
+        """Shape of one clip, without the batch axis."""
+        if self.modality == "pose":
+            return (self.frames, 75, 3)
+        return (3, self.frames, self.size, self.size)
+
+    def to_json(self) -> str:
+        """One-line JSON, for file metadata."""
+        return json.dumps(asdict(self))
+
+
+def to_input(clip: Tensor, spec: InputSpec) -> Tensor:
+    """Turn a batch's clip into what an encoder takes.
+
+    Args:
+        clip: uint8 `[B, 3, T, H, W]` for video, float `[B, T, 75, 3]` for poses.
+        spec: The encoder's input.
+
+    Returns:
+        Float, normalised by the spec's mean and std for video; poses pass through.
+    """
+    if spec.modality == "pose":
+        return clip
+    assert clip.dtype == torch.uint8, f"video arrives as uint8, not {clip.dtype}"
+    mean = torch.tensor(spec.mean, device=clip.device).view(-1, 1, 1, 1)
+    std = torch.tensor(spec.std, device=clip.device).view(-1, 1, 1, 1)
+    return (clip.float() / 255 - mean) / std
+
+
+def interpolate_positions(table: Tensor, length: int) -> Tensor:
+    """Resize a table of learned positions `[L, D]` to `[length, D]`, linearly, ends not aligned (SlowFast's rule)."""
+    resized = nn.functional.interpolate(table.float().t()[None], size=length, mode="linear")  # [1, D, length]
+    return resized[0].t().to(table.dtype).contiguous()
+
+
+class Encoder(nn.Module):
+    """Base of every encoder: one vector per clip, the tokens of every layer, and which layer a parameter is in.
+
+    Attributes:
+        architecture: The registry name it was made by; empty when made directly.
+        arguments: Everything `create_model` needs, beside the name, to build it again.
+        input_spec: The clip it takes.
+        dim: Width of `forward`'s result.
+        layer_dims: Width of each block's tokens, in order.
+    """
+
+    architecture: str = ""
+    arguments: Mapping[str, Any]
+    input_spec: InputSpec
+    dim: int
+    layer_dims: list[int]
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Encode normalised clips into `[B, dim]`."""
+        raise NotImplementedError
+
+    def forward_layers(self, clip: Tensor) -> list[Tensor]:
+        """Tokens after every block, `[B, N_l, D_l]` each, special tokens removed."""
+        raise NotImplementedError
+
+    def layer_of(self, parameter_name: str) -> int:
+        """Depth of a parameter for layer-wise learning rates: 0 = embeddings, i + 1 = block i."""
+        raise NotImplementedError
+
+    def resize_parameter(self, name: str, value: Tensor, length: int) -> Tensor | None:
+        """Stored `value` made to fit an input of another size, or None where the size may not differ.
+
+        Args:
+            name: Parameter name.
+            value: Stored tensor, positions first.
+            length: Positions this encoder has.
+        """
+        return None
+
+    @property
+    def num_layers(self) -> int:
+        """Depths there are: the embeddings, each block, and what is put on top (head and its norm)."""
+        return len(self.layer_dims) + 2
+
+    def check_clip(self, clip: Tensor) -> None:
+        """Refuse a clip the encoder was not built for; position embeddings fit one size only.
+
+        Raises:
+            UserError: Names both shapes.
+        """
+        if tuple(clip.shape[1:]) != self.input_spec.clip_shape:
+            raise UserError(
+                f"{self.architecture or type(self).__name__} takes clips of shape {list(self.input_spec.clip_shape)},"
+                f" not {list(clip.shape[1:])}; build it with other arguments or change the view"
+            )
+
+
+class Classifier(nn.Module):
+    """Mean-pooled tokens -> LayerNorm -> Linear (MaskFeat fine-tuning, arXiv 2112.09133 section 4).
+
+    Args:
+        encoder: Its `forward` gives the pooled tokens.
+        num_classes: Width of the result.
+        dropout: Applied before the linear layer.
+        head_init_scale: Multiplies the fresh head, so that training starts near uniform scores.
+    """
+
+    def __init__(
+        self, encoder: Encoder, num_classes: int, dropout: float = 0.0, head_init_scale: float = 0.001
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.norm = nn.LayerNorm(encoder.dim, eps=NORM_EPS)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(encoder.dim, num_classes)
+        nn.init.trunc_normal_(self.head.weight, std=INIT_STD)
+        nn.init.zeros_(self.head.bias)
+        with torch.no_grad():
+            self.head.weight.mul_(head_init_scale)
+
+    @property
+    def num_layers(self) -> int:
+        """As `Encoder.num_layers`."""
+        return self.encoder.num_layers
+
+    def layer_of(self, parameter_name: str) -> int:
+        """As `Encoder.layer_of`; the head and its norm are the last layer."""
+        if parameter_name.startswith("encoder."):
+            return self.encoder.layer_of(parameter_name.removeprefix("encoder."))
+        return self.num_layers - 1
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Class scores `[B, num_classes]` of normalised clips."""
+        return self.head(self.dropout(self.norm(self.encoder(clip))))  # type: ignore[no-any-return]

@@ -1,0 +1,204 @@
+"""A transformer over part tokens of a pose sequence: one token per frame for the body and for each hand.
+
+Shapes: B batch, T frames, P = 3 parts, K points of a part, N = T * P tokens (a frame's three parts are neighbours),
+D width, A heads. Input is `[B, T, 75, 3]`: x, y in shoulder widths around the shoulders' midpoint, confidence.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from islr.data.pose import BODY, HAND_MIDDLE_MCP, HAND_ROOT, LEFT_HAND, RIGHT_HAND
+from islr.errors import UserError
+from islr.models.encoder import INIT_STD, NORM_EPS, Encoder, InputSpec, interpolate_positions
+
+# Nose, eyes, ears, shoulders, elbows, wrists; a signer's legs are rarely in the picture.
+BODY_POINTS = tuple(BODY.start + point for point in (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16))
+PARTS = ("body", "left hand", "right hand")
+HAND_POINTS = 22  # 21 points relative to the hand's root, then the root's own place
+PART_POINTS = (len(BODY_POINTS), HAND_POINTS, HAND_POINTS)
+SMALLEST_HAND = 0.02  # shoulder widths; a palm seen exactly edge-on must not blow its fingers up
+USUAL_HAND = 0.3  # palm length of a hand never seen whole
+
+
+class PartPoints(NamedTuple):
+    """Points of one part: `xy` `[B, T, K, 2]`, zero where not seen, and `confidence` `[B, T, K]`."""
+
+    xy: Tensor
+    confidence: Tensor
+
+
+def part_points(clip: Tensor) -> list[PartPoints]:
+    """Split a normalised pose into its parts; a hand is described by its shape and, apart from it, its place.
+
+    Finger points are relative to the hand's root and divided by the palm's length (its median over the clip), so the
+    same handshape has the same numbers wherever it is made.
+    """
+    xy, confidence = clip[..., :2], clip[..., 2]
+    seen = (confidence > 0).to(xy.dtype)
+    parts = [_with_zeros(xy[:, :, BODY_POINTS], confidence[:, :, BODY_POINTS])]
+    for hand in (LEFT_HAND, RIGHT_HAND):
+        points, trust = xy[:, :, hand], confidence[:, :, hand]
+        root = points[:, :, HAND_ROOT : HAND_ROOT + 1]  # [B, T, 1, 2]
+        shape = (points - root) / hand_sizes(clip, hand)[:, None, None, None]
+        rooted = trust * seen[:, :, hand][..., HAND_ROOT, None]  # without its root a point has no relative place
+        parts.append(
+            _with_zeros(torch.cat([shape, root], dim=2), torch.cat([rooted, trust[..., HAND_ROOT, None]], dim=2))
+        )
+    return parts
+
+
+def hand_sizes(clip: Tensor, hand: slice) -> Tensor:
+    """Palm length of one hand in each clip, `[B]`: the median over the frames that show it."""
+    root, knuckle = clip[:, :, hand.start + HAND_ROOT], clip[:, :, hand.start + HAND_MIDDLE_MCP]  # [B, T, 3]
+    lengths = (knuckle[..., :2] - root[..., :2]).norm(dim=-1)
+    absent = (root[..., 2] == 0) | (knuckle[..., 2] == 0)
+    return lengths.masked_fill(absent, torch.nan).nanmedian(dim=1).values.nan_to_num(USUAL_HAND).clamp(SMALLEST_HAND)
+
+
+def _with_zeros(xy: Tensor, confidence: Tensor) -> PartPoints:
+    return PartPoints(xy * (confidence > 0)[..., None], confidence)
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm self-attention and MLP.
+
+    Args:
+        dim: Token width.
+        heads: Attention heads.
+        mlp_ratio: Width of the MLP's hidden layer over `dim`.
+        drop_path: Chance of skipping a branch for a whole sample.
+    """
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: int = 4, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.project = nn.Linear(dim, dim)
+        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.mlp = nn.Sequential(nn.Linear(dim, mlp_ratio * dim), nn.GELU(), nn.Linear(mlp_ratio * dim, dim))
+        self.drop_path = StochasticDepth(drop_path, "row")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, N, D]` -> `[B, N, D]`."""
+        batch, tokens, dim = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, dim)
+        x = x + self.drop_path(self.project(mixed))
+        return x + self.drop_path(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
+
+
+def init_linear(module: nn.Module) -> None:
+    """Truncated normal weights and zero biases for Linear layers; for `Module.apply`."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=INIT_STD)
+        nn.init.zeros_(module.bias)
+
+
+class PoseTransformer(Encoder):
+    """Transformer encoder of part tokens; it can be given the visible tokens alone, as masked modelling needs.
+
+    Args:
+        frames: Frames per clip.
+        dim: Token width.
+        depth: Blocks.
+        heads: Attention heads.
+        drop_path: Stochastic depth of the last block; earlier blocks have proportionally less.
+
+    Raises:
+        UserError: No frames.
+    """
+
+    def __init__(self, *, frames: int, dim: int, depth: int, heads: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        if frames < 1:
+            raise UserError(f"frames={frames}: a pose encoder needs at least one frame")
+        self.part_embeds = nn.ModuleList(nn.Linear(3 * points, dim) for points in PART_POINTS)
+        self.time_embed = nn.Parameter(torch.empty(frames, dim))
+        self.part_embed = nn.Parameter(torch.empty(len(PARTS), dim))
+        rates = [drop_path * block / max(depth - 1, 1) for block in range(depth)]
+        self.blocks = nn.ModuleList(TransformerBlock(dim, heads, drop_path=rate) for rate in rates)
+        self.input_spec = InputSpec(frames, 0, (), (), "pose")
+        self.dim, self.layer_dims = dim, [dim] * depth
+        self.apply(init_linear)
+        nn.init.trunc_normal_(self.time_embed, std=INIT_STD)
+        nn.init.trunc_normal_(self.part_embed, std=INIT_STD)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Mean of the tokens whose part is seen, `[B, dim]`; of all tokens in a clip that shows nothing."""
+        tokens = self.forward_tokens(clip)[-1]
+        weight = self.seen(clip).flatten(1)[..., None].to(tokens.dtype)  # [B, N, 1]
+        weight = torch.where(weight.sum(dim=1, keepdim=True) > 0, weight, torch.ones_like(weight))
+        return (tokens * weight).sum(dim=1) / weight.sum(dim=1)
+
+    def forward_layers(self, clip: Tensor) -> list[Tensor]:
+        """Tokens `[B, T * P, D]` after each block."""
+        return self.forward_tokens(clip)
+
+    def forward_tokens(self, clip: Tensor, visible: Tensor | None = None) -> list[Tensor]:
+        """Tokens after each block.
+
+        Args:
+            clip: `[B, T, 75, 3]`.
+            visible: int64 `[B, V]`, the tokens to encode (index t * P + part); None = all. The others are not seen.
+
+        Returns:
+            `[B, V, D]` per block.
+        """
+        self.check_clip(clip)
+        tokens = self.embed(clip).flatten(1, 2)  # [B, N, D]
+        if visible is not None:
+            tokens = tokens.gather(1, visible[..., None].expand(-1, -1, tokens.shape[-1]))
+        outputs = []
+        for block in self.blocks:
+            tokens = block(tokens)
+            outputs.append(tokens)
+        return outputs
+
+    def embed(self, clip: Tensor) -> Tensor:
+        """Part tokens before the first block, `[B, T, P, D]`."""
+        parts = [
+            embed(torch.cat([part.xy.flatten(2), part.confidence], dim=-1))
+            for embed, part in zip(self.part_embeds, part_points(clip), strict=True)
+        ]
+        return torch.stack(parts, dim=2) + self.time_embed[:, None] + self.part_embed
+
+    @staticmethod
+    def seen(clip: Tensor) -> Tensor:
+        """Which parts have a point that is seen: bool `[B, T, P]`."""
+        return torch.stack([(part.confidence > 0).any(dim=-1) for part in part_points(clip)], dim=-1)
+
+    def layer_of(self, parameter_name: str) -> int:
+        """0 for the embeddings, i + 1 for block i."""
+        if parameter_name.startswith("blocks."):
+            return int(parameter_name.split(".")[1]) + 1
+        assert parameter_name.startswith(("part_embed", "time_embed")), parameter_name
+        return 0
+
+    def resize_parameter(self, name: str, value: Tensor, length: int) -> Tensor | None:
+        """The time embedding follows the frame count."""
+        return interpolate_positions(value, length) if name == "time_embed" and value.ndim == 2 else None
+
+
+def pose_transformer_tiny(frames: int = 64, drop_path: float = 0.0) -> PoseTransformer:
+    """Half a million parameters.
+
+    Args:
+        frames: Frames per clip.
+        drop_path: As in `PoseTransformer`.
+    """
+    return PoseTransformer(frames=frames, dim=96, depth=4, heads=4, drop_path=drop_path)
+
+
+def pose_transformer_base(frames: int = 64, drop_path: float = 0.1) -> PoseTransformer:
+    """Five million parameters.
+
+    Args:
+        frames: Frames per clip.
+        drop_path: As in `PoseTransformer`.
+    """
+    return PoseTransformer(frames=frames, dim=256, depth=6, heads=8, drop_path=drop_path)

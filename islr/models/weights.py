@@ -1,0 +1,220 @@
+"""Weights on disk: safetensors with the facts to rebuild the encoder, loaded strictly; public layouts imported by key.
+
+There is no way to load a pickle here.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from islr.errors import UserError
+from islr.models import create_model
+from islr.models.encoder import Encoder, EncoderConfig
+
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch.save's zip, bare pickles
+
+
+def export_encoder(encoder: Encoder, path: str | Path, metadata: Mapping[str, str]) -> None:
+    """Write an encoder as safetensors; the name only ever holds a complete file.
+
+    Args:
+        encoder: Made by `create_model`, so that it can be rebuilt.
+        path: Target file.
+        metadata: Facts to keep beside the weights (config hash, recipe, pre-training manifests); `architecture`,
+            `arguments` and `input_spec` are added.
+    """
+    assert encoder.architecture, "only an encoder made by create_model can be rebuilt from its file"
+    facts = dict(metadata) | {
+        "format": "pt",
+        "architecture": encoder.architecture,
+        "arguments": json.dumps(dict(encoder.arguments), sort_keys=True),
+        "input_spec": encoder.input_spec.to_json(),
+    }
+    tensors = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with open(partial, "wb") as file:
+        file.write(save(tensors, metadata=facts))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def load_encoder(path: str | Path, **overrides: Any) -> Encoder:
+    """Rebuild an exported encoder with its weights.
+
+    Args:
+        path: A file written by `export_encoder`.
+        overrides: Arguments to change, such as `frames` or `size`; position tables are then resized as
+            `load_weights` says.
+
+    Raises:
+        UserError: The file is not such an export, or the overrides do not fit its architecture.
+    """
+    metadata = read_metadata(path)
+    if "architecture" not in metadata or "arguments" not in metadata:
+        raise UserError(f"{path}: no architecture in its metadata; it was not exported by this project")
+    encoder = create_model(metadata["architecture"], **(json.loads(metadata["arguments"]) | overrides))
+    load_weights(encoder, path)
+    return encoder
+
+
+def build_encoder(config: EncoderConfig, **overrides: Any) -> Encoder:
+    """The encoder a config asks for, with its weights where it names some.
+
+    Args:
+        config: Name, arguments and weights file.
+        overrides: Arguments that win over the config's.
+
+    Raises:
+        UserError: Unknown name or argument, or the weights are of another architecture.
+    """
+    arguments = dict(config.arguments) | overrides
+    if config.weights is None:
+        return create_model(config.name, **arguments)
+    architecture = read_metadata(config.weights).get("architecture", "")
+    if architecture != config.name:
+        raise UserError(
+            f"{config.weights} holds '{architecture or 'no named encoder'}', the config asks for '{config.name}'"
+        )
+    return load_encoder(config.weights, **arguments)
+
+
+def load_weights(encoder: Encoder, path: str | Path, allow_missing: Collection[str] = ()) -> None:
+    """Load weights strictly.
+
+    Only tables of learned positions may differ in length from the file's (`Encoder.resize_parameter`: linear
+    interpolation along the positions); every other difference in names or shapes is an error.
+
+    Args:
+        encoder: Filled in place.
+        path: A safetensors file whose names are the encoder's.
+        allow_missing: Exact parameter names that the file need not have.
+
+    Raises:
+        UserError: Names the first parameters that do not fit.
+    """
+    load_state(encoder, read_tensors(path), str(path), allow_missing)
+
+
+def load_state(
+    encoder: Encoder, state: Mapping[str, Tensor], where: str, allow_missing: Collection[str] = ()
+) -> None:
+    """As `load_weights`, from tensors already in memory; `where` names them in errors."""
+    own = encoder.state_dict()
+    fitted: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if name not in own:
+            continue
+        if value.shape != own[name].shape:
+            resized = encoder.resize_parameter(name, value, own[name].shape[0])
+            if resized is None or resized.shape != own[name].shape:
+                raise UserError(f"{where}: '{name}' is {list(value.shape)}, the encoder needs {list(own[name].shape)}")
+            value = resized
+        fitted[name] = value
+    unknown = sorted(set(state) - set(own))
+    missing = sorted(set(own) - set(state) - set(allow_missing))
+    for names, problem in ((unknown, "has tensors the encoder does not"), (missing, "lacks tensors of the encoder")):
+        if names:
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise UserError(f"{where} {problem}: {shown}")
+    encoder.load_state_dict(own | fitted)
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file.
+
+    Raises:
+        UserError: Missing, truncated, or not safetensors (pickles are refused, never opened).
+    """
+    return _read(path)[0]
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a safetensors file; raises as `read_tensors`."""
+    return _read(path, tensors=False)[1]
+
+
+def _read(path: str | Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file")
+    with open(path, "rb") as file:
+        if file.read(4).startswith(_PICKLE_STARTS):
+            raise UserError(f"{path}: is a pickle, which can run code when opened; only safetensors files are loaded")
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
+            return found, dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise UserError(f"{path}: truncated or not a safetensors file ({error})") from error
+
+
+def file_sha256(path: str | Path) -> str:
+    """sha256 of a file, hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# SlowFast's MViT names -> ours, which are torchvision's. First match wins.
+_SLOWFAST_NAMES = tuple(
+    (re.compile(pattern), name)
+    for pattern, name in (
+        (r"patch_embed\.proj\.(weight|bias)", r"conv_proj.\1"),
+        (r"cls_token", r"pos_encoding.class_token"),
+        (r"blocks\.(\d+)\.attn\.pool_([qkv])\.weight", r"blocks.\1.attn.pool_\2.pool.weight"),
+        (r"blocks\.(\d+)\.attn\.norm_([qkv])\.(weight|bias)", r"blocks.\1.attn.pool_\2.norm_act.0.\3"),
+        (r"blocks\.(\d+)\.attn\.proj\.(weight|bias)", r"blocks.\1.attn.project.0.\2"),
+        (r"blocks\.(\d+)\.attn\.(qkv\.weight|qkv\.bias|rel_pos_[hwt])", r"blocks.\1.attn.\2"),
+        (r"blocks\.(\d+)\.proj\.(weight|bias)", r"blocks.\1.project.\2"),
+        (r"blocks\.(\d+)\.(norm[12])\.(weight|bias)", r"blocks.\1.\2.\3"),
+        (r"blocks\.(\d+)\.mlp\.fc1\.(weight|bias)", r"blocks.\1.mlp.0.\2"),
+        (r"blocks\.(\d+)\.mlp\.fc2\.(weight|bias)", r"blocks.\1.mlp.3.\2"),
+    )
+)
+# What SlowFast keeps beside the encoder: returned to the caller by these names, or constants we do not store.
+_SLOWFAST_BESIDE = re.compile(r"mask_token|pred_head\..+|norm\.(weight|bias)|head\.projection\.(weight|bias)")
+_SLOWFAST_CONSTANTS = re.compile(r"hogs\.\d+\.weight_[xy]")
+
+
+def from_slowfast(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Rename a SlowFast MViT or MaskMViT state dict.
+
+    Returns:
+        The encoder's tensors under our names, and what lies beside the encoder (mask token, prediction heads, final
+        norm, class head) under SlowFast's names.
+
+    Raises:
+        UserError: A name that belongs to neither.
+    """
+    encoder: dict[str, Tensor] = {}
+    beside: dict[str, Tensor] = {}
+    for name, value in state.items():
+        for pattern, target in _SLOWFAST_NAMES:
+            match = pattern.fullmatch(name)
+            if match:
+                encoder[match.expand(target)] = value.flatten() if name == "cls_token" else value
+                break
+        else:
+            if _SLOWFAST_BESIDE.fullmatch(name):
+                beside[name] = value
+            elif not _SLOWFAST_CONSTANTS.fullmatch(name):
+                raise UserError(f"'{name}' is not a name of SlowFast's MViT")
+    return encoder, beside
+
+
+def to_slowfast_name(name: str) -> str:
+    """SlowFast's name of one of our MViT parameters."""
+    name = name.replace("conv_proj.", "patch_embed.proj.").replace("pos_encoding.class_token", "cls_token")
+    name = re.sub(r"attn\.pool_([qkv])\.pool\.", r"attn.pool_\1.", name)
+    name = re.sub(r"attn\.pool_([qkv])\.norm_act\.0\.", r"attn.norm_\1.", name)
+    name = name.replace("attn.project.0.", "attn.proj.").replace(".project.", ".proj.")
+    return re.sub(r"mlp\.([03])\.", lambda match: f"mlp.fc{1 if match[1] == '0' else 2}.", name)

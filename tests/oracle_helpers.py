@@ -1,0 +1,83 @@
+"""How the recorded oracles were made: the seed procedures of `oracles/video/index.json`, and encoders from its overrides."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from islr.models.mvit import MViTEncoder
+from islr.models.weights import to_slowfast_name
+
+
+def oracle_file(oracles: Path, name: str) -> Path:
+    """`video/name`, or skip the test when that file was not delivered."""
+    path = oracles / "video" / name
+    if not path.is_file():
+        pytest.skip(f"oracle file {path} is absent")
+    return path
+
+
+def oracle_entry(oracles: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The index entry and the tensors of one oracle."""
+    index = json.loads(oracle_file(oracles, "index.json").read_text())
+    return index["files"][name], load_file(oracle_file(oracles, name))
+
+
+def random_input(seed: int, shape: list[int]) -> Tensor:
+    """Standard normal float32 from numpy's frozen legacy stream."""
+    return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape).astype(np.float32))
+
+
+def fill_parameters(parameters: dict[str, Tensor], seed: int) -> None:
+    """The index's `fill_params`, on parameters under SlowFast's names and shapes, in place."""
+    stream = np.random.RandomState(seed)
+    for name in sorted(parameters):
+        target = parameters[name]
+        values = torch.from_numpy(stream.standard_normal(tuple(target.shape)).astype(np.float32))
+        if target.ndim == 1:
+            values = 1 + 0.1 * values if name.endswith(".weight") else 0.05 * values
+        elif target.ndim == 5 and "pool_" in name:
+            values = values * np.float32((1 / 27) ** 0.5)
+        elif "rel_pos" in name:
+            values = 0.3 * values
+        elif name.endswith("token") or "pos_embed" in name:
+            values = 0.5 * values
+        else:
+            values = values * np.float32((1 / target[0].numel()) ** 0.5)
+        with torch.no_grad():
+            target.copy_(values.view_as(target))
+
+
+def slowfast_parameters(encoder: MViTEncoder, beside: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+    """The encoder's parameters, and those beside it, under SlowFast's names and shapes; shared memory."""
+    parameters = {to_slowfast_name(name): value.data for name, value in encoder.named_parameters()}
+    parameters["cls_token"] = parameters["cls_token"].view(1, 1, -1)
+    return parameters | {name: value.data for name, value in beside.items()}
+
+
+def encoder_from_overrides(overrides: list[str], **arguments: Any) -> MViTEncoder:
+    """The small MViT that a list of SlowFast overrides describes."""
+    pairs = dict(zip(overrides[::2], overrides[1::2], strict=False))
+
+    def by_block(key: str) -> dict[int, float]:
+        return {int(block): factor for block, factor in json.loads(pairs[key])}
+
+    strides = {int(block): (t, h, w) for block, t, h, w in json.loads(pairs["MVIT.POOL_Q_STRIDE"])}
+    assert all(t == 1 and h == w for t, h, w in strides.values())
+    _, kv_stride, _ = json.loads(pairs["MVIT.POOL_KV_STRIDE_ADAPTIVE"])
+    return MViTEncoder(
+        frames=int(pairs["DATA.NUM_FRAMES"]),
+        size=int(pairs["DATA.TRAIN_CROP_SIZE"]),
+        depth=int(pairs["MVIT.DEPTH"]),
+        embed_dim=int(pairs["MVIT.EMBED_DIM"]),
+        dim_mul=by_block("MVIT.DIM_MUL"),
+        head_mul=by_block("MVIT.HEAD_MUL"),
+        q_stride={block: h for block, (_, h, _) in strides.items()},
+        kv_stride=kv_stride,
+        **arguments,
+    )
