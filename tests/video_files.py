@@ -61,7 +61,7 @@ def make_video(
     title: str | None = None,
     first: int = 0,
 ) -> Path:
-    """Write a video; `times` (seconds, one per frame) gives a variable rate; `first` numbers the first frame."""
+    """Write a video; `times` (seconds per frame) gives a variable rate; `first` numbers the first frame."""
     with av.open(str(path), "w", options={"movflags": "faststart"} if front_index else {}) as container:
         if title is not None:
             container.metadata["title"] = title

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from islr.errors import UserError
+from islr.files import write_atomic
 
 SPLITS = ("train", "val", "test", "none")
 OK, MISSING, CORRUPT = "ok", "missing", "corrupt:"
@@ -178,22 +179,6 @@ class Manifest:
     def pose_of(self, clip: Clip) -> Path | None:
         """The clip's pose file, or None when it has none."""
         return self.root / clip.pose if clip.pose else None
-
-
-def file_sha256(path: str | Path) -> str:
-    """sha256 of a file's bytes, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that its name only ever holds complete content."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with open(partial, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def _cell(value: Any) -> str:

@@ -5,7 +5,6 @@ left. A missing point has confidence 0; its coordinates mean nothing.
 """
 
 import itertools
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from islr.errors import UserError
+from islr.files import write_atomic_with
 
 POINTS = 75
 BODY, LEFT_HAND, RIGHT_HAND = slice(0, 33), slice(33, 54), slice(54, 75)
@@ -79,20 +79,17 @@ def read_pose(path: str | Path) -> Pose:
 
 def write_pose(path: str | Path, pose: Pose) -> None:
     """Write a canonical pose file; the name only ever holds a complete file."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with open(partial, "wb") as file:
-        np.savez_compressed(
+    write_atomic_with(
+        Path(path),
+        lambda file: np.savez_compressed(
             file,
             keypoints=pose.keypoints.astype(np.float32),
             confidences=pose.confidences.astype(np.float32),
             fps=np.float64(pose.fps),
             width=np.int64(pose.width),
             height=np.int64(pose.height),
-        )
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+        ),
+    )
 
 
 def normalise(pose: Pose) -> tuple[np.ndarray, str]:

@@ -2,13 +2,13 @@
 
 Whatever the backend, frame i is the i-th frame that plays (edit lists honoured, rotation and mirroring
 applied), counted by decoding and never taken from a header. A file that cannot give exactly the frames asked
-for raises `DecodeError`; it never gives others in their place. Damage is what the decoder reports: ten flipped
-bytes are noticed, but a single flipped bit can decode to another valid picture, which no decoder can tell.
+for raises `DecodeError`; it never gives others in their place. Damage is what the decoder reports: ten
+flipped bytes are noticed, but one flipped bit can decode to another valid picture, which no decoder can tell.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 from islr.data.guard import MAX_FRAME_PIXELS, DecodeError, check_output, check_path
 from islr.errors import UserError
 
-__all__ = ["BACKENDS", "DecodeError", "VideoInfo", "decode", "probe_video", "shrink"]
+__all__ = ["BACKENDS", "DecodeError", "VideoInfo", "decode", "measure", "probe_video", "shrink"]
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,swf,ogg,asf"
 _OPEN = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
@@ -45,23 +45,42 @@ class VideoInfo:
 def probe_video(
     path: str | Path, root: str | Path | None = None, *, start: float | None = None, end: float | None = None
 ) -> VideoInfo:
-    """Decode a file (or its range `[start, end)`, in seconds) once and say what it holds.
+    """Decode a file once and say what it holds; `frames` counts those in `[start, end)` seconds.
+
+    Raises:
+        DecodeError: The file cannot be decoded from its first frame to its last.
+    """
+    info, counts = measure(path, ((start, end),), root)
+    return info if start is None and end is None else replace(info, frames=counts[0])
+
+
+def measure(
+    path: str | Path, ranges: Sequence[tuple[float | None, float | None]] = (), root: str | Path | None = None
+) -> tuple[VideoInfo, tuple[int, ...]]:
+    """One checked decode of a whole file: what it holds, and how many of its frames each time range has.
 
     Raises:
         DecodeError: The file cannot be decoded from its first frame to its last.
     """
     path = check_path(path, root)
-    times: list[float] = []
+    found: list[float] = []
     size: tuple[int, int] | None = None
     with _Reader(path) as reader:
-        for time, frame in reader.frames(start, end):
+        for time, frame in reader.frames():
             size = size or reader.upright_size(frame)
-            times.append(time)
+            found.append(time)
         fallback = reader.header_fps
     if size is None:
         raise DecodeError("no frames", path)
-    span = times[-1] - times[0]
-    return VideoInfo(len(times), (len(times) - 1) / span if span > 0 else fallback, *size)
+    times = np.array(found)
+    fps = (len(times) - 1) / float(times[-1]) if times[-1] > 0 else fallback
+    counts = tuple(int(_inside(times, start, end).sum()) for start, end in ranges)
+    return VideoInfo(len(times), fps, *size), counts
+
+
+def _inside(times: np.ndarray, start: float | None, end: float | None) -> np.ndarray:
+    late_enough = times >= (-np.inf if start is None else start - _SAME_TIME_S)
+    return late_enough & (times < (np.inf if end is None else end - _SAME_TIME_S))
 
 
 def decode(
@@ -266,14 +285,12 @@ def _decode_decord(
         import decord
     except ImportError:
         raise UserError("backend decord is not installed; `pip install decord` or use backend pyav") from None
-    # decord counts frames by the header, replaces damaged ones by their neighbours and loses the first pictures
-    # of some streams, all without an error. So a file is decoded once with checks, and each frame is held against
-    # that.
+    # decord counts frames by the header, replaces damaged ones by their neighbours and loses the first
+    # pictures of some streams, all without an error. So a file is decoded once with checks, and each frame is
+    # held against that.
     status = path.stat()
     times, sketches = _sketches(path, status.st_size, status.st_mtime_ns)
-    inside = times >= (-np.inf if start is None else start - _SAME_TIME_S)
-    inside &= times < (np.inf if end is None else end - _SAME_TIME_S)
-    rows = np.flatnonzero(inside)
+    rows = np.flatnonzero(_inside(times, start, end))
     if len(rows) == 0:
         raise DecodeError("no frames", path)
     if wanted is not None:

@@ -1,0 +1,175 @@
+"""Label spaces: which class a clip belongs to, beyond the gloss its corpus came with.
+
+WLASL is labelled by English word: one sign sits under several words and several signs under one word. A
+revised label file, which every user gets for themselves, gives each video the class of its sign's form
+instead.
+"""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from islr.data.manifest import Clip, Manifest
+from islr.errors import UserError
+from islr.files import file_sha256
+
+# Column names that public files use, in the order they are looked for.
+_ID_COLUMNS = ("video_id", "video id", "clip_id", "id", "video", "file", "filename", "path")
+_CLASS_COLUMNS = ("class", "class_label", "class label", "form", "label", "gloss")
+_HEADER_ROWS = 5  # spreadsheets open with a title line or two
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Class names, the class index of every video id, and the sha256 of the files they came from."""
+
+    classes: tuple[str, ...]
+    of: dict[str, int]
+    sources: dict[str, str]
+
+    def of_clip(self, clip_id: str) -> int | None:
+        """The class of a clip; `123` stands for `00123` too, as spreadsheets drop leading zeros."""
+        return self.of.get(clip_id, self.of.get(clip_id.lstrip("0")) if clip_id.isdigit() else None)
+
+
+def read_labels(files: str | Path | Sequence[str | Path], names: str | Path | None = None) -> Labels:
+    """Read a label file or several that belong together.
+
+    Two layouts are known: a table (csv, tsv or xlsx) with a column of video ids and a column of class
+    names, and the list `path class-number` that VideoMAE and its descendants read, with the class names in
+    a second file.
+
+    Args:
+        files: The label files (a list for train, dev and test).
+        names: Class names, line k naming class k; only for numbered classes.
+
+    Raises:
+        UserError: A file is missing, has neither layout, or gives one video two classes.
+    """
+    paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
+    found: dict[str, str | int] = {}
+    for path in paths:
+        for video, label in _read_pairs(path):
+            if found.setdefault(video, label) != label:
+                raise UserError(f"{path}: video {video} has two classes, '{found[video]}' and '{label}'")
+    if not found:
+        raise UserError(f"{paths[0]}: holds no labels")
+    sources = {path.name: file_sha256(path) for path in [*paths, *([Path(names)] if names else [])]}
+    numbered = [label for label in found.values() if isinstance(label, int)]
+    if not numbered:
+        if names is not None:
+            raise UserError(f"{paths[0]}: names its classes itself, so {names} is not needed")
+        classes = tuple(sorted({str(label) for label in found.values()}))
+        index = {name: number for number, name in enumerate(classes)}
+        return Labels(classes, {video: index[str(label)] for video, label in found.items()}, sources)
+    if len(numbered) != len(found):
+        raise UserError(f"{paths[0]}: some classes are numbers and some are names")
+    if names is None:
+        classes = tuple(str(number) for number in range(max(numbered) + 1))
+    else:
+        classes = tuple(_text(Path(names)).splitlines())
+        if max(numbered) >= len(classes):
+            raise UserError(f"{names}: has {len(classes)} names but class {max(numbered)} is used")
+    return Labels(classes, {video: int(label) for video, label in found.items()}, sources)
+
+
+def revise(manifest: Manifest, labels: Labels, *, only_used: bool = False) -> Manifest:
+    """The manifest in another label space.
+
+    `form` and `label` become the clip's class in `labels`. A clip without one keeps its gloss but leaves
+    its split (split "none"), so that the fingerprint and size of every split are those of the labelled
+    clips; how many left is noted per split.
+
+    Args:
+        manifest: Any manifest; its clip ids are matched with the label file's video ids.
+        labels: The label space.
+        only_used: Drop classes that no clip of the manifest has, and number the rest anew.
+
+    Raises:
+        UserError: Not one clip has a label.
+    """
+    numbers = [labels.of_clip(clip.clip_id) for clip in manifest]
+    used = sorted({number for number in numbers if number is not None})
+    if not used:
+        raise UserError(
+            f"none of the {len(manifest)} clips of '{manifest.name}' is in the label file;"
+            f" its ids look like '{next(iter(labels.of))}', the corpus's like '{manifest.clips[0].clip_id}'"
+        )
+    kept = used if only_used else list(range(len(labels.classes)))
+    index = {number: place for place, number in enumerate(kept)}
+    pairs = zip(manifest, numbers, strict=True)
+    clips = tuple(_relabel(clip, number, labels, index) for clip, number in pairs)
+    coverage = {
+        split: {
+            "labelled": sum(clip.split == split for clip in clips),
+            "of": sum(clip.split == split for clip in manifest),
+        }
+        for split in ("train", "val", "test")
+    }
+    return replace(
+        manifest,
+        clips=clips,
+        classes=tuple(labels.classes[number] for number in kept),
+        sources={**manifest.sources, **labels.sources},
+        notes={**manifest.notes, "revised_label_coverage": coverage},
+    )
+
+
+def _relabel(clip: Clip, number: int | None, labels: Labels, index: dict[int, int]) -> Clip:
+    if number is None:
+        return replace(clip, form="", label=None, split="none")
+    return replace(clip, form=labels.classes[number], label=index[number])
+
+
+def _read_pairs(path: Path) -> Iterable[tuple[str, str | int]]:
+    if path.suffix.lower() in (".xlsx", ".xlsm"):
+        return _from_table(_sheet(path), path)
+    lines = _text(path).splitlines()
+    if not lines:
+        return []
+    separator = "," if "," in lines[0] else None
+    pairs = [line.rsplit(separator, 1) for line in lines if line.strip()]
+    if pairs and all(len(pair) == 2 and pair[1].strip().isdigit() for pair in pairs):
+        return [(Path(video.strip()).stem, int(label)) for video, label in pairs]
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    return _from_table([list(row) for row in csv.reader(lines, delimiter=delimiter)], path)
+
+
+def _from_table(rows: list[list[str]], path: Path) -> list[tuple[str, str | int]]:
+    for below, row in enumerate(rows[:_HEADER_ROWS], start=1):
+        header = [cell.strip().lower() for cell in row]
+        video = next((header.index(name) for name in _ID_COLUMNS if name in header), None)
+        label = next((header.index(name) for name in _CLASS_COLUMNS if name in header), None)
+        if video is not None and label is not None:
+            wide = [row for row in rows[below:] if len(row) > max(video, label)]
+            pairs = [(row[video].strip(), row[label].strip()) for row in wide]
+            return [(Path(name).stem, text) for name, text in pairs if name and text]
+    raise UserError(f"{path}: a label file has columns video_id and class, or lines `path class-number`")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such label file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text ({error})") from error
+
+
+def _sheet(path: Path) -> list[list[str]]:
+    try:
+        import openpyxl
+    except ImportError:
+        raise UserError(f"{path}: to read xlsx, `pip install islr-bench[xlsx]` or save it as csv") from None
+    if not path.is_file():
+        raise UserError(f"{path}: no such label file")
+    try:
+        book: Any = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        cells = book.active.iter_rows(values_only=True)
+        rows = [["" if cell is None else str(cell) for cell in row] for row in cells]
+        book.close()
+    except Exception as error:  # openpyxl raises whatever the broken part of the file leads to
+        raise UserError(f"{path}: cannot be read as xlsx ({error})") from error
+    return rows

@@ -1,0 +1,269 @@
+"""Decode every video of a corpus once, in parallel, to learn what it really holds.
+
+Each file is measured in a worker process. One that does not come back in time, or dies, costs its worker and
+marks that file; it never stops the scan. Results are kept in a small json by path, size and time of change,
+so a second scan, or one that was interrupted, only decodes what is new.
+"""
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from islr.data.guard import DecodeError
+from islr.data.manifest import CORRUPT, MISSING, OK
+from islr.data.video import measure
+from islr.errors import UserError
+from islr.files import write_atomic
+
+VIDEO_SUFFIXES = frozenset(
+    (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".swf", ".mpg", ".mpeg", ".ts", ".ogv", ".wmv")
+)
+Range = tuple[float | None, float | None]
+Progress = Callable[[int, int], None]
+
+_VERSION = 1
+_DEADLINE_S = 60.0  # per file; a clip takes well under a second
+_DEADLINE_BYTES_PER_S = 100_000  # and more for long videos, at a rate any machine decodes
+_SAVE_EVERY_S = 10.0
+_MOST_WORKERS = 8  # beyond, one disk is the limit
+
+
+@dataclass(frozen=True)
+class Job:
+    """A file to measure, and the time ranges of it that are clips."""
+
+    path: Path
+    ranges: tuple[Range, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """What a file holds; `counts` are the frames in each of the job's ranges. Zeros unless `status` is ok."""
+
+    status: str
+    frames: int = 0
+    fps: float = 0.0
+    width: int = 0
+    height: int = 0
+    counts: tuple[int, ...] = ()
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first frame's start to the last frame's end."""
+        return self.frames / self.fps if self.fps else 0.0
+
+
+def find_videos(folder: str | Path) -> list[Path]:
+    """The video files below a folder, sorted.
+
+    Raises:
+        UserError: The folder does not exist or holds no video.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of videos")
+    found = [
+        Path(parent) / name
+        for parent, _, names in os.walk(folder)
+        for name in names
+        if not name.startswith(".") and Path(name).suffix.lower() in VIDEO_SUFFIXES
+    ]
+    if not found:
+        raise UserError(f"{folder}: holds no video file ({', '.join(sorted(VIDEO_SUFFIXES))})")
+    return sorted(found)
+
+
+def measure_job(job: Job, root: Path) -> Scanned:
+    """Decode one file from its first frame to its last."""
+    try:
+        info, counts = measure(job.path, job.ranges, root)
+    except DecodeError as error:
+        return Scanned(MISSING if error.kind == "missing" else CORRUPT + error.kind)
+    return Scanned(OK, info.frames, info.fps, info.width, info.height, counts)
+
+
+def scan(
+    jobs: Sequence[Job],
+    root: str | Path,
+    *,
+    workers: int | None = None,
+    cache: str | Path | None = None,
+    progress: Progress | None = None,
+    deadline_s: float = _DEADLINE_S,
+    measure_one: Callable[[Job, Path], Scanned] = measure_job,
+) -> list[Scanned]:
+    """Measure files, in the order of `jobs`.
+
+    Args:
+        jobs: Files and ranges; each path at most once.
+        root: The data root that every file must be in.
+        workers: Processes, one thread each; None = one per core, at most 8; 0 = in this process, no deadline.
+        cache: A json of earlier results, read and updated; None = neither.
+        progress: Called with (files done, files in all).
+        deadline_s: Seconds a small file may take; a large one gets more in proportion to its bytes.
+        measure_one: What is done with a file; a module-level function.
+    """
+    root = Path(root)
+    store = _Cache(Path(cache) if cache is not None else None)
+    done: dict[int, Scanned] = {}
+    for index, job in enumerate(jobs):
+        known = store.get(job)
+        if known is not None:
+            done[index] = known
+    pending = [index for index in range(len(jobs)) if index not in done]
+    if workers is None:
+        workers = min(os.cpu_count() or 1, _MOST_WORKERS)
+    workers = min(workers, len(pending))
+    results = (
+        _in_workers(jobs, pending, root, workers, deadline_s, measure_one)
+        if workers
+        else ((index, measure_one(jobs[index], root)) for index in pending)
+    )
+    try:
+        for index, result in results:
+            done[index] = result
+            store.put(jobs[index], result)
+            if progress is not None:
+                progress(len(done), len(jobs))
+    finally:
+        store.save()
+    return [done[index] for index in range(len(jobs))]
+
+
+class _Cache:
+    """Earlier results by path, valid while the file's size and time of change stay the same."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.files: dict[str, dict[str, Any]] = {}
+        self.changed, self.saved_at = False, time.monotonic()
+        if path is None or not path.is_file():
+            return
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if stored["version"] == _VERSION:
+                self.files = dict(stored["files"])
+        except (ValueError, KeyError, TypeError):
+            self.files = {}  # a cache that cannot be read is made again
+
+    def get(self, job: Job) -> Scanned | None:
+        entry = self.files.get(str(job.path))
+        if entry is None or entry["stamp"] != _stamp(job.path):
+            return None
+        if any(_range_key(span) not in entry["counts"] for span in job.ranges) and entry["status"] == OK:
+            return None
+        values = {key: entry[key] for key in ("status", "frames", "fps", "width", "height")}
+        counts = tuple(entry["counts"].get(_range_key(span), 0) for span in job.ranges)
+        return Scanned(**values, counts=counts)
+
+    def put(self, job: Job, result: Scanned) -> None:
+        # A missing file has nothing to stamp; a deadline or a crash may be the machine's fault, so try again.
+        if result.status in (MISSING, CORRUPT + "deadline", CORRUPT + "crash"):
+            return
+        counts = dict(zip(map(_range_key, job.ranges), result.counts, strict=False))
+        self.files[str(job.path)] = {**asdict(result), "counts": counts, "stamp": _stamp(job.path)}
+        self.changed = True
+        if time.monotonic() - self.saved_at > _SAVE_EVERY_S:
+            self.save()
+
+    def save(self) -> None:
+        if self.path is not None and self.changed:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.path, json.dumps({"version": _VERSION, "files": self.files}))
+            self.changed, self.saved_at = False, time.monotonic()
+
+
+def _stamp(path: Path) -> list[int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _range_key(span: Range) -> str:
+    return f"{span[0]}..{span[1]}"
+
+
+class _Worker:
+    """A process that measures one file at a time."""
+
+    def __init__(self, root: Path, measure_one: Callable[[Job, Path], Scanned]) -> None:
+        # Spawned, not forked: the caller may hold threads and an open progress display.
+        context = multiprocessing.get_context("spawn")
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=_serve, args=(other, root, measure_one), daemon=True)
+        self.process.start()
+        other.close()
+        self.index: int | None = None
+        self.deadline = float("inf")
+
+    def give(self, index: int, job: Job, seconds: float) -> None:
+        self.index, self.deadline = index, time.monotonic() + seconds
+        self.pipe.send(job)
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+def _serve(pipe: Connection, root: Path, measure_one: Callable[[Job, Path], Scanned]) -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+    while True:
+        try:
+            pipe.send(measure_one(pipe.recv(), root))
+        except (EOFError, BrokenPipeError, KeyboardInterrupt):
+            return
+
+
+def _in_workers(
+    jobs: Sequence[Job],
+    pending: list[int],
+    root: Path,
+    count: int,
+    deadline_s: float,
+    measure_one: Callable[[Job, Path], Scanned],
+) -> Iterator[tuple[int, Scanned]]:
+    """(index, result) of the pending jobs, as they come."""
+    waiting = pending[::-1]
+    workers = [_Worker(root, measure_one) for _ in range(count)]
+    try:
+        for worker in workers:
+            _next_job(worker, jobs, waiting, deadline_s)
+        while busy := [worker for worker in workers if worker.index is not None]:
+            soonest = min(worker.deadline for worker in busy)
+            ready = wait([worker.pipe for worker in busy], timeout=max(0.0, soonest - time.monotonic()))
+            for place, worker in enumerate(workers):
+                index = worker.index
+                late = time.monotonic() > worker.deadline
+                if index is None or (worker.pipe not in ready and not late):
+                    continue
+                try:
+                    result = worker.pipe.recv() if worker.pipe in ready else Scanned(CORRUPT + "deadline")
+                except EOFError:
+                    result = Scanned(CORRUPT + "crash")
+                if result.status in (CORRUPT + "deadline", CORRUPT + "crash"):
+                    worker.stop()
+                    worker = workers[place] = _Worker(root, measure_one)
+                _next_job(worker, jobs, waiting, deadline_s)
+                yield index, result
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+def _next_job(worker: _Worker, jobs: Sequence[Job], waiting: list[int], deadline_s: float) -> None:
+    worker.index = None
+    if waiting:
+        index = waiting.pop()
+        size = (_stamp(jobs[index].path) or [0])[0]
+        worker.give(index, jobs[index], deadline_s + size / _DEADLINE_BYTES_PER_S)
