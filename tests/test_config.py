@@ -1,0 +1,130 @@
+"""Configuration: strict, typed, one clear line for each mistake."""
+
+from pathlib import Path
+
+import pytest
+
+from islr.config import Config, config_hash, dump_yaml, load_config, parse_yaml, shipped_configs, validate
+from islr.errors import UserError
+from islr.evaluation.finetune import FinetuneConfig
+from pretrain.run import PretrainConfig
+from probe.protocol import ProbeConfig
+
+SCHEMAS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "probe": ProbeConfig}
+GOOD = """
+name: check
+recipe: {name: maskfeat}
+encoder: {name: mvit_tiny}
+data: {manifest: somewhere/manifest.csv}
+optim: {lr: 1e-4, epochs: 2, batch_size: 4}
+run: {out: somewhere}
+"""
+
+
+def _write(folder: Path, text: str, name: str = "config.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-4", 1e-4), ("-3E5", -3e5), (".5e3", 500.0), ("2.5e+2", 250.0), ("12", 12), ("1e", "1e"), ("e4", "e4")],
+)
+def test_numbers_are_read_as_people_write_them(text: str, value: object) -> None:
+    read = parse_yaml(text, "here")
+    assert read == value
+    assert type(read) is type(value)
+
+
+def test_base_chain_and_overrides(tmp_path: Path) -> None:
+    _write(tmp_path, GOOD, "base.yaml")
+    child = _write(tmp_path, "base: base.yaml\noptim: {lr: 2e-4}\n", "child.yaml")
+    config = load_config(PretrainConfig, child, ["optim.epochs=5", "data.manifest=[a.csv, b.csv]"])
+    assert config.optim.lr == 2e-4
+    assert config.optim.epochs == 5
+    assert config.optim.batch_size == 4
+    assert config.data.manifest == ("a.csv", "b.csv")
+
+
+def test_resolved_copy_reads_back_equal(tmp_path: Path) -> None:
+    config = load_config(PretrainConfig, _write(tmp_path, GOOD))
+    again = load_config(PretrainConfig, _write(tmp_path, dump_yaml(config), "resolved.yaml"))
+    assert again == config
+    assert config_hash(again) == config_hash(config)
+
+
+def test_config_is_frozen(tmp_path: Path) -> None:
+    config = load_config(PretrainConfig, _write(tmp_path, GOOD))
+    with pytest.raises(ValueError, match="frozen"):
+        config.optim.lr = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.epoch=3", "unknown key 'optim.epoch'; did you mean 'epochs'?"),
+        ("recipe.mask_ration=0.5", "unknown key 'recipe.mask_ration'"),
+        ("recipe.name=maskfeet", "maskfeat"),
+        ("optim.lr=fast", "optim.lr: .*number.*'fast'"),
+        ("optim.lr=-1", "optim.lr: .*greater than 0"),
+        ("optim.lr=.nan", "optim.lr: .*finite"),
+        ("optim.warmup_epochs=2", "warmup_epochs 2 leaves no epoch"),
+        ("encoder=mvit_tiny", "encoder: "),
+        ("splits=[testing]", "splits.0: .*'train', 'val', 'test' or 'none'"),
+        ("nonsense", "not of the form key.path=value"),
+        ("name.inner=1", "'name' holds a value"),
+    ],
+)
+def test_mistakes_name_the_key(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load_config(PretrainConfig, _write(tmp_path, GOOD), [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_selection_on_test_cannot_be_expressed(tmp_path: Path) -> None:
+    text = GOOD.replace("recipe: {name: maskfeat}\n", "")
+    load_config(FinetuneConfig, _write(tmp_path, text))
+    with pytest.raises(UserError, match="select_on"):
+        load_config(FinetuneConfig, _write(tmp_path, text), ["select_on=test"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1,", "line 1: not valid YAML"),
+        ("- a\n- b\n", "a config file is a mapping"),
+        ("name: x\nname: y\n", "'name' is written twice"),
+        ("name: !!python/object/apply:os.system ['touch canary']", "not valid YAML"),
+        ("base: config.yaml\n", "comes back to itself"),
+        ("base: other.yaml\n", "other.yaml does not exist"),
+    ],
+)
+def test_broken_files(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(PretrainConfig, _write(tmp_path, text))
+
+
+def test_missing_file_lists_near_names() -> None:
+    with pytest.raises(UserError, match="smoke/"):
+        load_config(PretrainConfig, "smoke/maskfeet.yaml")
+
+
+def test_required_key_is_named() -> None:
+    class Needs(Config):
+        width: int
+
+    with pytest.raises(UserError, match="key 'width' is required"):
+        validate(Needs, {}, "here")
+
+
+@pytest.mark.parametrize("name", sorted(shipped_configs()))
+def test_shipped_configs_resolve(name: str) -> None:
+    path = shipped_configs()[name]
+    assert path.read_text(encoding="utf-8").startswith("#"), "a config opens with a comment that says what it trains"
+    task = name.partition("/")[0]
+    for candidate, schema in SCHEMAS.items():
+        if task == candidate or f"task: {candidate}" in path.read_text(encoding="utf-8"):
+            assert load_config(schema, path).task == candidate
+            return
+    pytest.fail(f"{name} names no task")
