@@ -1,0 +1,328 @@
+"""Phonological features of signs: a lexicon table in ASL-LEX's format, joined to the clips of a manifest.
+
+A clip's targets are the features of its sign. Where the lexicon has several entries under one word, the
+clip's word does not say which of them was signed; a policy per feature decides what is still known. What is
+not known is masked and counted, never made a class.
+"""
+
+import csv
+import difflib
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from islr.data.manifest import SPLITS, Manifest
+from islr.errors import UserError
+from islr.files import file_sha256
+
+UNKNOWN = -1
+
+# "agree": the level that all entries share, else unknown. "exact": the entry that bears the very name, else
+# as "agree". "single": unknown as soon as there are several entries.
+Policy = Literal["agree", "exact", "single"]
+_POLICIES = ("agree", "exact", "single")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a lexicon mean what.
+
+    Attributes:
+        entry: The entry's name, a word with an optional number (`drink_2`).
+        lemma: The name of the lemma, or None.
+        features: Feature name -> column.
+        missing: Cells that mean "not known" or "does not apply". Nothing else does: ASL-LEX's movement has a
+            level that is called None.
+    """
+
+    entry: str
+    lemma: str | None
+    features: Mapping[str, str]
+    missing: frozenset[str] = frozenset({"", "NA"})
+
+
+FEATURES = (
+    *("Handshape", "SelectedFingers", "Flexion", "FlexionChange", "Spread", "SpreadChange", "ThumbPosition"),
+    *("ThumbContact", "SignType", "Movement", "RepeatedMovement", "MajorLocation", "MinorLocation"),
+    *("SecondMinorLocation", "Contact", "NonDominantHandshape", "UlnarRotation"),
+)
+ASL_LEX = Columns("EntryID", "LemmaID", {name: f"{name}.2.0" for name in FEATURES})
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a lexicon: its names and its level of each feature (None = missing)."""
+
+    name: str
+    lemma: str
+    levels: dict[str, str | None]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A lexicon: entries in file order, and the sorted levels of each feature; a target is their index."""
+
+    entries: tuple[Entry, ...]
+    levels: dict[str, tuple[str, ...]]
+    name: str
+    sha256: str
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Feature names, in the order they were declared."""
+        return tuple(self.levels)
+
+
+@dataclass(frozen=True)
+class Phonology:
+    """Targets of the clips of a manifest, in its order.
+
+    Attributes:
+        features: Feature names.
+        levels: Level names of each feature; the same for every manifest joined with the table.
+        targets: int64 `[clips]` for each feature: index of the level, or -1 = unknown (mask it).
+        signs: What a split by sign has to keep together: the key of the matched entries, "" for an
+            unmatched clip.
+        table: File name and sha256 of the lexicon.
+        coverage: What was matched and what was dropped, for people and for the record.
+    """
+
+    features: tuple[str, ...]
+    levels: dict[str, tuple[str, ...]]
+    targets: dict[str, np.ndarray]
+    signs: tuple[str, ...]
+    table: tuple[str, str]
+    coverage: dict[str, Any] = field(default_factory=dict)
+
+    def groups(self) -> np.ndarray:
+        """int64 `[clips]`: what a split must keep on one side, equal numbers; -1 for an unmatched clip.
+
+        Clips belong together when their signs share an entry, or when no feature tells their signs apart:
+        what is learnt on one is the answer to the other.
+        """
+        parent: dict[Any, Any] = {}
+
+        def top(item: Any) -> Any:
+            while parent.setdefault(item, item) != item:
+                item = parent[item]
+            return item
+
+        rows = np.stack([self.targets[feature] for feature in self.features], axis=1)  # [clips, features]
+        # One row per sign is enough: all clips of a sign have the same targets.
+        for sign, row in {
+            sign: tuple(row.tolist()) for sign, row in zip(self.signs, rows, strict=True)
+        }.items():
+            if sign:
+                keys = [*sign.split("|"), *([row] if max(row) != UNKNOWN else [])]
+                for key in keys:
+                    parent[top(key)] = top(keys[0])
+        numbers: dict[Any, int] = {}
+        roots = [top(sign.split("|")[0]) if sign else None for sign in self.signs]
+        return np.array(
+            [UNKNOWN if root is None else numbers.setdefault(root, len(numbers)) for root in roots],
+            dtype=np.int64,
+        )
+
+
+def read_table(path: str | Path, columns: Columns = ASL_LEX) -> Table:
+    """Read a lexicon.
+
+    Published ASL-LEX files are latin-1 or utf-8 with a byte order mark; both are read. Blanks around a cell
+    are dropped (some entries carry them), case is kept (`B` and `b` are two handshapes).
+
+    Raises:
+        UserError: The file is missing, not csv, or lacks a declared column.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such lexicon") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    try:
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    except csv.Error as error:
+        raise UserError(f"{path}: not valid csv ({error})") from error
+    if not rows:
+        raise UserError(f"{path}: the lexicon has no entries")
+    wanted = [columns.entry, *([columns.lemma] if columns.lemma else []), *columns.features.values()]
+    for column in wanted:
+        if column not in rows[0]:
+            near = difflib.get_close_matches(column, list(map(str, rows[0])), n=1)
+            raise UserError(f"{path}: no column '{column}'{f'; nearest is {near[0]!r}' if near else ''}")
+
+    def cell(row: dict[str, str], column: str) -> str:
+        return (row[column] or "").strip()
+
+    entries = tuple(
+        Entry(
+            name=cell(row, columns.entry),
+            lemma=cell(row, columns.lemma) if columns.lemma else "",
+            levels={
+                feature: None if cell(row, column) in columns.missing else cell(row, column)
+                for feature, column in columns.features.items()
+            },
+        )
+        for row in rows
+    )
+    levels = {
+        feature: tuple(sorted({level for entry in entries if (level := entry.levels[feature]) is not None}))
+        for feature in columns.features
+    }
+    return Table(entries, levels, path.name, file_sha256(path))
+
+
+def join(
+    manifest: Manifest,
+    table: Table,
+    *,
+    by: Literal["form", "gloss"] | None = None,
+    policy: Policy | Mapping[str, Policy] = "agree",
+) -> Phonology:
+    """Targets for every clip of a manifest, present or not.
+
+    A clip's word is its form where the manifest has forms, else its gloss. Its entries are those whose name
+    or lemma is that word, apart from case, punctuation and a trailing number. Forms that all are entry
+    names of the table itself mean exactly these entries. Other forms may name alternatives
+    (`good_thank-you`); the first that the lexicon knows counts.
+
+    Args:
+        manifest: The clips.
+        table: The lexicon.
+        by: Join by form or by gloss; None = by form if any clip has one.
+        policy: What to do where a word has several entries, for all features or per feature.
+
+    Raises:
+        UserError: A policy or feature is unknown, or no clip matches.
+    """
+    policies = _policies(policy, table.features)
+    if by is None:
+        by = "form" if any(clip.form for clip in manifest) else "gloss"
+    words = [clip.form if by == "form" else clip.gloss for clip in manifest]
+    finder = _Finder(table, {word for word in words if word})
+    found = {word: finder.entries(word) for word in set(words)}
+    targets = {}
+    ambiguous: dict[str, int] = {}
+    for feature in table.features:
+        index = {level: number for number, level in enumerate(table.levels[feature])}
+        of_word = {}
+        for word, entries in found.items():
+            level = _decide(word, entries, feature, policies[feature])
+            of_word[word] = UNKNOWN if level is None else index[level]
+        targets[feature] = np.array([of_word[word] for word in words], dtype=np.int64)
+        several = {word for word, entries in found.items() if len({e.levels[feature] for e in entries}) > 1}
+        ambiguous[feature] = sum(word in several and of_word[word] == UNKNOWN for word in words)
+    signs = tuple("|".join(sorted({entry.name for entry in found[word]})) for word in words)
+    if not any(signs):
+        raise UserError(f"no {by} of manifest '{manifest.name}' is in the lexicon {table.name}")
+    coverage = {
+        "joined_by": by,
+        "policy": policies,
+        "clips": len(manifest),
+        "clips_matched": sum(map(bool, signs)),
+        "clips_matched_by_split": {
+            split: sum(bool(sign) for clip, sign in zip(manifest, signs, strict=True) if clip.split == split)
+            for split in SPLITS
+            if any(clip.split == split for clip in manifest)
+        },
+        "words": len(set(words) - {""}),
+        "words_matched": sum(bool(entries) for entries in found.values()),
+        "words_matched_by_name": sum(finder.by_name(word) for word, entries in found.items() if entries),
+        "words_with_several_entries": sum(len(entries) > 1 for entries in found.values()),
+        "clips_with_several_entries": sum(len(found[word]) > 1 for word in words),
+        "features": {
+            feature: {
+                "clips_with_target": int((targets[feature] != UNKNOWN).sum()),
+                "signs_with_target": len({signs[i] for i in np.flatnonzero(targets[feature] != UNKNOWN)}),
+                "clips_dropped_as_ambiguous": ambiguous[feature],
+                "levels": len(table.levels[feature]),
+            }
+            for feature in table.features
+        },
+    }
+    return Phonology(table.features, table.levels, targets, signs, (table.name, table.sha256), coverage)
+
+
+def render_coverage(coverage: Mapping[str, Any]) -> str:
+    """The coverage of a join as a text table."""
+    splits = ", ".join(f"{split} {count}" for split, count in coverage["clips_matched_by_split"].items())
+    lines = [
+        f"joined by {coverage['joined_by']}: {coverage['words_matched']} of {coverage['words']} words"
+        f" ({coverage['words_matched_by_name']} by name, the rest by lemma or number),"
+        f" {coverage['clips_matched']} of {coverage['clips']} clips ({splits})",
+        f"several entries: {coverage['words_with_several_entries']} words,"
+        f" {coverage['clips_with_several_entries']} clips",
+        f"{'feature':<22}{'clips':>8}{'signs':>8}{'ambiguous':>11}{'levels':>8}  policy",
+    ]
+    for feature, row in coverage["features"].items():
+        lines.append(
+            f"{feature:<22}{row['clips_with_target']:>8}{row['signs_with_target']:>8}"
+            f"{row['clips_dropped_as_ambiguous']:>11}{row['levels']:>8}  {coverage['policy'][feature]}"
+        )
+    return "\n".join(lines)
+
+
+class _Finder:
+    """Entries of a word."""
+
+    def __init__(self, table: Table, words: set[str]) -> None:
+        self.by_entry: dict[str, list[Entry]] = {}
+        self.by_stem: dict[str, list[Entry]] = {}
+        for entry in table.entries:
+            self.by_entry.setdefault(entry.name, []).append(entry)
+            for stem in {_stem(entry.name), _stem(entry.lemma)} - {""}:
+                self.by_stem.setdefault(stem, []).append(entry)
+        self.names = {_key(entry.name) for entry in table.entries}
+        # Numbers behind a word are each lexicon's own count: `computer_5` of another one is not our fifth
+        # entry.
+        self.own_names = bool(words) and words <= set(self.by_entry)
+
+    def entries(self, word: str) -> list[Entry]:
+        if self.own_names:
+            return self.by_entry.get(word, [])
+        plain = re.sub(r"^\([^)]*\)", "", word).lstrip("#")  # (1)cheat: a handshape; #ok: a finger-spelt loan
+        for candidate in (word, plain, re.split(r"[_+/]", plain)[0]):
+            if found := self.by_stem.get(_stem(candidate)):
+                return found
+        return []
+
+    def by_name(self, word: str) -> bool:
+        return _key(word) in self.names
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "_", name.strip().lower())
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"_\d+$", "", _key(name))
+
+
+def _decide(word: str, entries: Sequence[Entry], feature: str, policy: Policy) -> str | None:
+    if policy == "exact":
+        entries = [entry for entry in entries if _key(entry.name) == _key(word)] or entries
+    if not entries or (policy == "single" and len(entries) > 1):
+        return None
+    levels = {entry.levels[feature] for entry in entries}
+    return levels.pop() if len(levels) == 1 else None
+
+
+def _policies(policy: Policy | Mapping[str, Policy], features: Sequence[str]) -> dict[str, Policy]:
+    chosen: dict[str, Policy] = dict.fromkeys(features, "agree")
+    chosen.update(dict.fromkeys(features, policy) if isinstance(policy, str) else policy)
+    for feature, name in chosen.items():
+        if feature not in features:
+            raise UserError(f"unknown feature '{feature}'; features are {', '.join(features)}")
+        if name not in _POLICIES:
+            raise UserError(f"unknown policy '{name}' for {feature}; policies are {', '.join(_POLICIES)}")
+    return chosen
