@@ -1,5 +1,6 @@
 """The training loop: interruption and resume, divergence, schedules, distributed runs, one writer."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -47,7 +48,10 @@ def reference(mini_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
 
 def _weights(run: Path) -> str:
     tensors = load_file(run / ENCODER)
-    return str(hash(tuple((name, value.numpy().tobytes()) for name, value in sorted(tensors.items()))))
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(name.encode() + value.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _start(config: PretrainConfig) -> multiprocessing.process.BaseProcess:
@@ -139,7 +143,6 @@ def test_checkpoints_are_whole_or_refused(tmp_path: Path) -> None:
 
 
 def test_pickled_checkpoint_is_never_opened(tmp_path: Path) -> None:
-    import hashlib
     import pickle
 
     class Canary:
