@@ -124,8 +124,7 @@ def from_wlasl(
             counts["clips_with_video_but_no_pose"] += clip.status == OK and not pose.is_file()
             clip = replace(clip, pose=pose.relative_to(base).as_posix() if pose.is_file() else "")
         clips.append(clip)
-    urls = Counter((instance.url, instance.span) for instance in instances if instance.url)
-    notes["groups_with_the_same_url_and_range"] = sum(number > 1 for number in urls.values())
+    notes["same_origin"] = _same_origin(instances)
     notes |= sorted(counts.items())
     manifest = Manifest(name, tuple(clips), base, tuple(glosses), sources, notes)
     return manifest if labels is None else revise(manifest, labels, only_used=subset is not None)
@@ -180,6 +179,15 @@ def fit_box(box: Box, width: int, height: int) -> tuple[Box | None, bool]:
     if x1 - x0 < 1 or y1 - y0 < 1:
         return None, scale != 1.0
     return (round(x0, 1), round(y0, 1), round(x1, 1), round(y1, 1)), scale != 1.0
+
+
+def _same_origin(instances: list[Instance]) -> list[list[str]]:
+    """Ids of instances that are one recording: the same address and the same time range."""
+    groups: dict[tuple[str, Range], list[str]] = {}
+    for instance in instances:
+        if instance.url:
+            groups.setdefault((instance.url, instance.span), []).append(instance.video_id)
+    return [ids for ids in groups.values() if len(ids) > 1]
 
 
 def _instance(item: Mapping[str, Any], gloss: str, label: int) -> Instance:
