@@ -1,0 +1,185 @@
+"""What is probed: phonological features of the clips, and which clips a split must keep together."""
+
+import hashlib
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from islr.data.manifest import Manifest
+from islr.data.phonology import UNKNOWN, Phonology, Table
+from islr.errors import UserError
+
+# Features that move together: knowing Handshape alone gives SelectedFingers, Flexion, Spread and ThumbPosition to
+# 97 % and more in ASL-LEX 2.0, so a mean over features would count the handshape six times.
+BUNDLES: dict[str, tuple[str, ...]] = {
+    "handshape": (
+        *("Handshape", "SelectedFingers", "Flexion", "FlexionChange", "Spread", "SpreadChange"),
+        *("ThumbPosition", "ThumbContact"),
+    ),
+    "location": ("MajorLocation", "MinorLocation", "SecondMinorLocation", "Contact"),
+    "movement": ("Movement", "RepeatedMovement", "UlnarRotation"),
+    "two-handedness": ("SignType",),
+    "nondominant": ("NonDominantHandshape",),
+}
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Labels of clips, sorted by clip id, so that nothing depends on the order of a manifest.
+
+    Attributes:
+        clip_ids: The clips that have at least one label.
+        features: int64 `[N]` for each feature; -1 = missing.
+        classes: Class names of each feature.
+        signs: Sign of each clip: its phonological entries, gloss and form.
+        groups: Sign group of each clip; clips of different groups share neither sign, lemma nor all features.
+        contents: What identifies the recording itself: equal for two rows of one and the same video range.
+        signers: Signer of each clip, "" = unknown.
+        official: Official split of each clip.
+    """
+
+    clip_ids: np.ndarray
+    features: dict[str, np.ndarray]
+    classes: dict[str, tuple[str, ...]]
+    signs: np.ndarray
+    groups: np.ndarray
+    contents: np.ndarray
+    signers: np.ndarray
+    official: np.ndarray
+
+    def __post_init__(self) -> None:
+        assert (np.sort(self.clip_ids) == self.clip_ids).all(), "clips are sorted by id"
+
+    def __len__(self) -> int:
+        return len(self.clip_ids)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """All features as one table, int64 `[F, N]`."""
+        return np.stack(list(self.features.values()))
+
+    @property
+    def bundles(self) -> dict[str, tuple[str, ...]]:
+        """The present features of each bundle; a feature of no bundle is one of its own."""
+        known = {feature for members in BUNDLES.values() for feature in members}
+        present = {name: tuple(f for f in members if f in self.features) for name, members in BUNDLES.items()}
+        alone = {feature: (feature,) for feature in self.features if feature not in known}
+        return {name: members for name, members in {**present, **alone}.items() if members}
+
+    def fingerprint(self) -> str:
+        """sha256 over clips, class names and labels."""
+        digest = hashlib.sha256("\n".join(self.clip_ids.tolist()).encode())
+        for feature, labels in self.features.items():
+            digest.update(f"\n{feature}\t{'|'.join(self.classes[feature])}\n".encode())
+            digest.update(labels.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+def make_targets(
+    *,
+    clip_ids: Sequence[str],
+    features: Mapping[str, np.ndarray],
+    classes: Mapping[str, Sequence[str]],
+    signs: Sequence[str],
+    groups: Sequence[str] | None = None,
+    contents: Sequence[str] | None = None,
+    signers: Sequence[str] | None = None,
+    official: Sequence[str] | None = None,
+) -> Targets:
+    """Targets from plain columns: clips without any label are left out, the rest is sorted by clip id.
+
+    Raises:
+        UserError: A clip id occurs twice, or nothing is left.
+    """
+    ids = np.array(clip_ids, dtype=np.str_)
+    if len(np.unique(ids)) != len(ids):
+        raise UserError("a clip id occurs twice among the clips to probe")
+    labelled = np.any([np.asarray(labels) >= 0 for labels in features.values()], axis=0)
+    rows = np.argsort(ids)
+    rows = rows[labelled[rows]]
+    if not len(rows):
+        raise UserError("no clip has a label of any of the features; check that manifest and lexicon belong together")
+
+    def column(values: Sequence[str] | None, default: Sequence[str]) -> np.ndarray:
+        return np.array(default if values is None else values, dtype=np.str_)[rows]
+
+    blank = [""] * len(ids)
+    return Targets(
+        clip_ids=ids[rows],
+        features={name: np.asarray(labels, dtype=np.int64)[rows] for name, labels in features.items()},
+        classes={name: tuple(classes[name]) for name in features},
+        signs=column(signs, signs),
+        groups=column(groups, signs),
+        contents=column(contents, clip_ids),
+        signers=column(signers, blank),
+        official=column(official, ["none"] * len(ids)),
+    )
+
+
+def targets_from(
+    manifest: Manifest, phonology: Phonology, table: Table, features: Sequence[str] | None = None
+) -> Targets:
+    """Targets of a manifest's clips, present or not.
+
+    Groups join the clips whose signs share an entry, a lemma or the whole phonological vector
+    (`Phonology.groups`), a gloss, a form, or the recording itself.
+
+    Args:
+        manifest: The clips.
+        phonology: Its join with the table.
+        table: The lexicon.
+        features: The features to probe; None = all.
+
+    Raises:
+        UserError: An unknown feature is asked for, or no clip has a label.
+    """
+    chosen = list(phonology.features if features is None else features)
+    for feature in chosen:
+        if feature not in phonology.features:
+            raise UserError(f"unknown feature '{feature}'; the lexicon has {', '.join(phonology.features)}")
+    lemma = {entry.name: entry.lemma for entry in table.entries}
+    contents = [f"{clip.path}|{clip.start}|{clip.end}" for clip in manifest]
+    keys: list[list[Hashable]] = []
+    for clip, sign, number, content in zip(
+        manifest, phonology.signs, phonology.groups().tolist(), contents, strict=True
+    ):
+        names = [("gloss", clip.gloss), ("form", clip.form), *(("lemma", lemma[e]) for e in sign.split("|") if e)]
+        keys.append([("recording", content), *([("group", number)] if number != UNKNOWN else [])])
+        keys[-1] += [key for key in names if key[1]]
+    # The label-free clips of a gloss must not tie signs together that the lexicon tells apart.
+    matched = [bool(sign) for sign in phonology.signs]
+    signs = [
+        "|".join(filter(None, (sign, clip.gloss, clip.form)))
+        for clip, sign in zip(manifest, phonology.signs, strict=True)
+    ]
+    groups = connected(signs, [row if known else row[:1] for row, known in zip(keys, matched, strict=True)])
+    return make_targets(
+        clip_ids=[clip.clip_id for clip in manifest],
+        features={feature: phonology.targets[feature] for feature in chosen},
+        classes={feature: phonology.levels[feature] for feature in chosen},
+        signs=signs,
+        groups=groups,
+        contents=contents,
+        signers=[clip.signer for clip in manifest],
+        official=[clip.split for clip in manifest],
+    )
+
+
+def connected(names: Sequence[str], keys: Sequence[Sequence[Hashable]]) -> list[str]:
+    """Group items that share a name or any key, directly or through others; a group is called by its first name."""
+    parent: dict[Hashable, Hashable] = {}
+
+    def top(item: Hashable) -> Hashable:
+        while parent.setdefault(item, item) != item:
+            parent[item] = parent[parent[item]]
+            item = parent[item]
+        return item
+
+    for name, row in zip(names, keys, strict=True):
+        for key in row:
+            parent[top(key)] = top(("name", name))
+    first: dict[Hashable, str] = {}
+    for name in sorted(set(names)):
+        first.setdefault(top(("name", name)), name)
+    return [first[top(("name", name))] for name in names]
