@@ -1,4 +1,4 @@
-"""How the recorded oracles were made: the seed procedures of `oracles/video/index.json`, and encoders from its overrides."""
+"""How the recorded oracles were made: the seed procedures of the index, and encoders from its overrides."""
 
 import json
 from pathlib import Path

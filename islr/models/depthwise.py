@@ -1,7 +1,8 @@
 """Depthwise 3 x 3 x 3 convolution with gradients that are fast on a CPU.
 
-On a CPU, PyTorch's backward pass of a depthwise Conv3d takes 15 to 30 times as long as its forward pass. Both gradients
-are convolutions themselves, so here they are computed by forward passes. Other devices use PyTorch's own.
+On a CPU, PyTorch's backward pass of a depthwise Conv3d takes 15 to 30 times as long as its forward pass. Both
+gradients are convolutions themselves, so here they are computed by forward passes. Other devices use
+PyTorch's own.
 
 Shapes: B batch, C channels, t h w positions, t' h' w' positions after the stride.
 """
@@ -26,8 +27,8 @@ def depthwise_conv3d(x: Tensor, weight: Tensor, stride: Stride) -> Tensor:
     Returns:
         `[B, C, t', h', w']` with t' = ceil(t / stride) and so on.
     """
-    if x.device.type == "cpu" and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu"):
-        return _DepthwiseConv3d.apply(x, weight, stride)  # type: ignore[no-any-return, no-untyped-call]
+    if x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+        return _DepthwiseConv3d.apply(x, weight, stride)
     return F.conv3d(x, weight, stride=stride, padding=1, groups=x.shape[1])
 
 
@@ -39,7 +40,7 @@ class _DepthwiseConv3d(torch.autograd.Function):
         return F.conv3d(x, weight, stride=stride, padding=1, groups=x.shape[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight = ctx.saved_tensors
         return _input_gradient(grad, weight, x.shape, ctx.stride), _weight_gradient(grad, x, ctx.stride), None
 
@@ -54,7 +55,7 @@ def _input_gradient(grad: Tensor, weight: Tensor, shape: torch.Size, stride: Str
 
 
 def _weight_gradient(grad: Tensor, x: Tensor, stride: Stride) -> Tensor:
-    """Correlate the input with the gradient: a depthwise convolution whose channels are all (clip, channel) pairs."""
+    """Correlate the input with the gradient: a convolution whose channels are all (clip, channel) pairs."""
     batch, channels = x.shape[:2]
     if stride == (1, 1, 1):
         taps = F.conv3d(

@@ -1,6 +1,7 @@
 """What every encoder offers, and the classifier built on one.
 
-Shapes: B batch, C = 3 channels, T frames, H, W, N tokens, D width. Video is `[B, C, T, H, W]`, poses `[B, T, 75, 3]`.
+Shapes: B batch, C = 3 channels, T frames, H, W, N tokens, D width. Video is `[B, C, T, H, W]`, poses `[B, T,
+75, 3]`.
 """
 
 import json
@@ -9,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from islr.config import Config
@@ -23,7 +25,7 @@ class EncoderConfig(Config):
 
     name: str
     weights: str | None = None
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,14 @@ def to_input(clip: Tensor, spec: InputSpec) -> Tensor:
 
 
 def interpolate_positions(table: Tensor, length: int) -> Tensor:
-    """Resize a table of learned positions `[L, D]` to `[length, D]`, linearly, ends not aligned (SlowFast's rule)."""
+    """Resize a table of learned positions `[L, D]` to `[length, D]`: linear, as SlowFast does."""
     resized = nn.functional.interpolate(table.float().t()[None], size=length, mode="linear")  # [1, D, length]
     return resized[0].t().to(table.dtype).contiguous()
 
 
 class Encoder(nn.Module):
-    """Base of every encoder: one vector per clip, the tokens of every layer, and which layer a parameter is in.
+    """Base of every encoder: one vector per clip, the tokens of every layer, and which layer a parameter is
+    in.
 
     Attributes:
         architecture: The registry name it was made by; empty when made directly.
@@ -132,8 +135,9 @@ class Encoder(nn.Module):
         """
         if tuple(clip.shape[1:]) != self.input_spec.clip_shape:
             raise UserError(
-                f"{self.architecture or type(self).__name__} takes clips of shape {list(self.input_spec.clip_shape)},"
-                f" not {list(clip.shape[1:])}; build it with other arguments or change the view"
+                f"{self.architecture or type(self).__name__} takes clips of shape "
+                f"{list(self.input_spec.clip_shape)}, not {list(clip.shape[1:])}; "
+                "build it with other arguments or change the view"
             )
 
 
@@ -173,4 +177,4 @@ class Classifier(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         """Class scores `[B, num_classes]` of normalised clips."""
-        return self.head(self.dropout(self.norm(self.encoder(clip))))  # type: ignore[no-any-return]
+        return self.head(self.dropout(self.norm(self.encoder(clip))))

@@ -1,7 +1,8 @@
 """A transformer over part tokens of a pose sequence: one token per frame for the body and for each hand.
 
-Shapes: B batch, T frames, P = 3 parts, K points of a part, N = T * P tokens (a frame's three parts are neighbours),
-D width, A heads. Input is `[B, T, 75, 3]`: x, y in shoulder widths around the shoulders' midpoint, confidence.
+Shapes: B batch, T frames, P = 3 parts, K points of a part, N = T * P tokens (a frame's three parts are
+neighbours), D width, A heads. Input is `[B, T, 75, 3]`: x, y in shoulder widths around the shoulders'
+midpoint, confidence.
 """
 
 from typing import NamedTuple
@@ -34,8 +35,8 @@ class PartPoints(NamedTuple):
 def part_points(clip: Tensor) -> list[PartPoints]:
     """Split a normalised pose into its parts; a hand is described by its shape and, apart from it, its place.
 
-    Finger points are relative to the hand's root and divided by the palm's length (its median over the clip), so the
-    same handshape has the same numbers wherever it is made.
+    Finger points are relative to the hand's root and divided by the palm's length (its median over the clip),
+    so the same handshape has the same numbers wherever it is made.
     """
     xy, confidence = clip[..., :2], clip[..., 2]
     seen = (confidence > 0).to(xy.dtype)
@@ -44,9 +45,13 @@ def part_points(clip: Tensor) -> list[PartPoints]:
         points, trust = xy[:, :, hand], confidence[:, :, hand]
         root = points[:, :, HAND_ROOT : HAND_ROOT + 1]  # [B, T, 1, 2]
         shape = (points - root) / hand_sizes(clip, hand)[:, None, None, None]
-        rooted = trust * seen[:, :, hand][..., HAND_ROOT, None]  # without its root a point has no relative place
+        rooted = (
+            trust * seen[:, :, hand][..., HAND_ROOT, None]
+        )  # without its root a point has no relative place
         parts.append(
-            _with_zeros(torch.cat([shape, root], dim=2), torch.cat([rooted, trust[..., HAND_ROOT, None]], dim=2))
+            _with_zeros(
+                torch.cat([shape, root], dim=2), torch.cat([rooted, trust[..., HAND_ROOT, None]], dim=2)
+            )
         )
     return parts
 
@@ -56,7 +61,12 @@ def hand_sizes(clip: Tensor, hand: slice) -> Tensor:
     root, knuckle = clip[:, :, hand.start + HAND_ROOT], clip[:, :, hand.start + HAND_MIDDLE_MCP]  # [B, T, 3]
     lengths = (knuckle[..., :2] - root[..., :2]).norm(dim=-1)
     absent = (root[..., 2] == 0) | (knuckle[..., 2] == 0)
-    return lengths.masked_fill(absent, torch.nan).nanmedian(dim=1).values.nan_to_num(USUAL_HAND).clamp(SMALLEST_HAND)
+    return (
+        lengths.masked_fill(absent, torch.nan)
+        .nanmedian(dim=1)
+        .values.nan_to_num(USUAL_HAND)
+        .clamp(SMALLEST_HAND)
+    )
 
 
 def _with_zeros(xy: Tensor, confidence: Tensor) -> PartPoints:
@@ -89,7 +99,7 @@ class TransformerBlock(nn.Module):
         q, k, v = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, dim)
         x = x + self.drop_path(self.project(mixed))
-        return x + self.drop_path(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
+        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 def init_linear(module: nn.Module) -> None:
@@ -100,7 +110,8 @@ def init_linear(module: nn.Module) -> None:
 
 
 class PoseTransformer(Encoder):
-    """Transformer encoder of part tokens; it can be given the visible tokens alone, as masked modelling needs.
+    """Transformer encoder of part tokens; it can be given the visible tokens alone, as masked modelling
+    needs.
 
     Args:
         frames: Frames per clip.
@@ -144,7 +155,8 @@ class PoseTransformer(Encoder):
 
         Args:
             clip: `[B, T, 75, 3]`.
-            visible: int64 `[B, V]`, the tokens to encode (index t * P + part); None = all. The others are not seen.
+            visible: int64 `[B, V]`, the tokens to encode (index t * P + part); None = all. The others are not
+                seen.
 
         Returns:
             `[B, V, D]` per block.

@@ -1,11 +1,10 @@
-"""Weights on disk: safetensors with the facts to rebuild the encoder, loaded strictly; public layouts imported by key.
+"""Weights on disk: safetensors with the facts to rebuild the encoder, loaded strictly; public layouts
+imported by key.
 
 There is no way to load a pickle here.
 """
 
-import hashlib
 import json
-import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -16,10 +15,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from islr.errors import UserError
+from islr.files import write_atomic
 from islr.models import create_model
 from islr.models.encoder import Encoder, EncoderConfig
 
-_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch.save's zip, bare pickles
+_PICKLE_STARTS = (
+    b"PK\x03\x04",
+    b"\x80\x02",
+    b"\x80\x03",
+    b"\x80\x04",
+    b"\x80\x05",
+)  # torch.save's zip, bare pickles
 
 
 def export_encoder(encoder: Encoder, path: str | Path, metadata: Mapping[str, str]) -> None:
@@ -28,8 +34,8 @@ def export_encoder(encoder: Encoder, path: str | Path, metadata: Mapping[str, st
     Args:
         encoder: Made by `create_model`, so that it can be rebuilt.
         path: Target file.
-        metadata: Facts to keep beside the weights (config hash, recipe, pre-training manifests); `architecture`,
-            `arguments` and `input_spec` are added.
+        metadata: Facts to keep beside the weights (config hash, recipe, pre-training manifests);
+            `architecture`, `arguments` and `input_spec` are added.
     """
     assert encoder.architecture, "only an encoder made by create_model can be rebuilt from its file"
     facts = dict(metadata) | {
@@ -39,13 +45,7 @@ def export_encoder(encoder: Encoder, path: str | Path, metadata: Mapping[str, st
         "input_spec": encoder.input_spec.to_json(),
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with open(partial, "wb") as file:
-        file.write(save(tensors, metadata=facts))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    write_atomic(Path(path), save(tensors, metadata=facts))
 
 
 def load_encoder(path: str | Path, **overrides: Any) -> Encoder:
@@ -83,7 +83,7 @@ def build_encoder(config: EncoderConfig, **overrides: Any) -> Encoder:
     architecture = read_metadata(config.weights).get("architecture", "")
     if architecture != config.name:
         raise UserError(
-            f"{config.weights} holds '{architecture or 'no named encoder'}', the config asks for '{config.name}'"
+            f"{config.weights} holds '{architecture or 'nothing named'}', not the wanted '{config.name}'"
         )
     return load_encoder(config.weights, **arguments)
 
@@ -117,12 +117,17 @@ def load_state(
         if value.shape != own[name].shape:
             resized = encoder.resize_parameter(name, value, own[name].shape[0])
             if resized is None or resized.shape != own[name].shape:
-                raise UserError(f"{where}: '{name}' is {list(value.shape)}, the encoder needs {list(own[name].shape)}")
+                raise UserError(
+                    f"{where}: '{name}' is {list(value.shape)}, the encoder needs {list(own[name].shape)}"
+                )
             value = resized
         fitted[name] = value
     unknown = sorted(set(state) - set(own))
     missing = sorted(set(own) - set(state) - set(allow_missing))
-    for names, problem in ((unknown, "has tensors the encoder does not"), (missing, "lacks tensors of the encoder")):
+    for names, problem in (
+        (unknown, "has tensors the encoder does not"),
+        (missing, "lacks tensors of the encoder"),
+    ):
         if names:
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             raise UserError(f"{where} {problem}: {shown}")
@@ -149,19 +154,15 @@ def _read(path: str | Path, tensors: bool = True) -> tuple[dict[str, Tensor], di
         raise UserError(f"{path}: no such weights file")
     with open(path, "rb") as file:
         if file.read(4).startswith(_PICKLE_STARTS):
-            raise UserError(f"{path}: is a pickle, which can run code when opened; only safetensors files are loaded")
+            raise UserError(
+                f"{path}: is a pickle, which can run code when opened; only safetensors files are loaded"
+            )
     try:
         with safe_open(path, framework="pt") as file:
             found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
             return found, dict(file.metadata() or {})
     except SafetensorError as error:
         raise UserError(f"{path}: truncated or not a safetensors file ({error})") from error
-
-
-def file_sha256(path: str | Path) -> str:
-    """sha256 of a file, hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # SlowFast's MViT names -> ours, which are torchvision's. First match wins.
@@ -189,8 +190,8 @@ def from_slowfast(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[
     """Rename a SlowFast MViT or MaskMViT state dict.
 
     Returns:
-        The encoder's tensors under our names, and what lies beside the encoder (mask token, prediction heads, final
-        norm, class head) under SlowFast's names.
+        The encoder's tensors under our names, and what lies beside the encoder (mask token, prediction heads,
+        final norm, class head) under SlowFast's names.
 
     Raises:
         UserError: A name that belongs to neither.

@@ -1,0 +1,179 @@
+"""MaskFeat: predict the HOG features of hidden parts of a video (Wei et al., arXiv 2112.09133).
+
+Hide cuboids of a clip behind a learned token, encode all tokens, and from the encoded hidden tokens regress
+the oriented gradients of what they hide, with one linear layer. The numbers are SlowFast's
+`k400_MVITv2_S_16x4_MaskFeat_PT`. Deviations, each a key here or in the optimiser's group: clips are sampled
+over the whole sign, flips are off (they swap the signer's handedness), HOG is computed on pixels
+(`pretrain/hog.py` says why).
+
+Shapes: B clips, T H W frames and pixels, t h w a token grid, M hidden tokens of the batch, D width.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from islr.config import Config as BaseConfig
+from islr.data.module import Batch, ClipSource
+from islr.data.transforms import AugmentConfig, PoseAugmentConfig, View, train_view
+from islr.errors import UserError
+from islr.models.encoder import INIT_STD, NORM_EPS, InputSpec, to_input
+from islr.models.mvit import MViTEncoder, resize_mask
+from pretrain.hog import BINS, CHANNELS, hog_targets, reference_hog_targets, target_dim
+from pretrain.masking import cube_mask, exact_cube_mask
+from pretrain.pictures import VISIBLE_DIM, enlarge, hide_cells, hog_picture
+
+MODALITY = "video"
+FRAMES_PER_TOKEN = 2  # time stride of the patch embedding
+MASKS = {"cube": cube_mask, "exact_cube": exact_cube_mask}
+
+
+class Config(BaseConfig):
+    """Options of MaskFeat; the defaults are the published ones."""
+
+    name: Literal["maskfeat"] = "maskfeat"
+    mask: Literal["cube", "exact_cube"] = "cube"
+    mask_ratio: float = Field(0.4, gt=0, lt=1)
+    mask_pixels: int = Field(32, ge=1, description="side of the smallest hidden area, in pixels")
+    depths: tuple[int, ...] = Field((-1,), min_length=1, description="blocks that predict; -1 is the last")
+    hog: Literal["pixels", "normalised"] = Field(
+        "pixels", description="normalised: the original's numerics, with noise as the target of flat cells"
+    )
+    video: AugmentConfig = AugmentConfig()
+
+
+def encoder_arguments(config: Config) -> dict[str, Any]:
+    """Pre-training keeps the last stage at tokens of 16 pixels, fine-tuning pools them (as SlowFast does)."""
+    return {"last_stride": 1}
+
+
+def views(config: Config, input_spec: InputSpec) -> View:
+    """One augmented clip and its mask, bool `[t, H / mask_pixels, W / mask_pixels]`, true = hidden.
+
+    Raises:
+        UserError: The size is no multiple of the mask's cells.
+    """
+    if input_spec.size % config.mask_pixels:
+        raise UserError(
+            f"mask_pixels={config.mask_pixels} does not divide the encoder's size={input_spec.size}"
+        )
+    cells = input_spec.size // config.mask_pixels
+    window = (input_spec.frames // FRAMES_PER_TOKEN, cells, cells)
+    clip_view = train_view(input_spec, config.video, PoseAugmentConfig())
+
+    def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
+        return clip_view(source, rng) | {"mask": MASKS[config.mask](window, config.mask_ratio, rng)}
+
+    return view
+
+
+class MaskFeat(nn.Module):
+    """The encoder, the token that stands for what is hidden, and one prediction head per depth.
+
+    Raises:
+        UserError: The encoder cannot hide tokens, or a depth has no tokens of whole HOG cells.
+    """
+
+    def __init__(self, encoder: MViTEncoder, config: Config) -> None:
+        super().__init__()
+        if not isinstance(encoder, MViTEncoder):
+            raise UserError(f"maskfeat trains mvit encoders, not {type(encoder).__name__}")
+        blocks = len(encoder.layer_dims)
+        outside = [depth for depth in config.depths if not -blocks <= depth < blocks]
+        if outside:
+            raise UserError(f"depths names block {outside[0]}, the encoder has blocks 0 to {blocks - 1}")
+        self.encoder, self.config = encoder, config
+        self.mask_token = nn.Parameter(torch.empty(encoder.conv_proj.out_channels))
+        nn.init.trunc_normal_(self.mask_token, std=INIT_STD)
+        self.heads = nn.ModuleList(self._head(depth) for depth in config.depths)
+
+    def _head(self, depth: int) -> nn.Sequential:
+        """LayerNorm and one linear layer: there is no decoder (section 3.1)."""
+        dim = self.encoder.layer_dims[depth]
+        linear = nn.Linear(dim, target_dim(self.encoder.input_spec.size // self.encoder.grids[depth][1]))
+        nn.init.trunc_normal_(linear.weight, std=INIT_STD)
+        nn.init.zeros_(linear.bias)
+        return nn.Sequential(nn.LayerNorm(dim, eps=NORM_EPS), linear)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss, and what predicting zero everywhere would score: 1/9 where no cell is flat."""
+        clip = to_input(batch["clip"], self.encoder.input_spec)
+        targets = self.targets(batch["clip"] if self.config.hog == "pixels" else clip, batch["mask"])
+        loss = self.loss(self.predict(clip, batch["mask"]), targets)
+        zero = torch.stack([target.square().mean() for target in targets]).sum()
+        return {"loss": loss, "zero_prediction": zero}
+
+    def predict(self, clip: Tensor, mask: Tensor, reported: Tensor | None = None) -> list[Tensor]:
+        """Predicted features per depth, `[M, target_dim]`, in the order (clip, time, row, column).
+
+        Args:
+            clip: Normalised `[B, 3, T, H, W]`.
+            mask: bool `[B, t, h, w]`, hidden from the encoder.
+            reported: The tokens to predict, as a mask of the same shape; the hidden ones when None.
+        """
+        outputs = self.encoder.forward_tokens(clip, mask, self.mask_token)
+        reported = mask if reported is None else reported
+        return [
+            head(outputs[depth].patches[resize_mask(reported, outputs[depth].grid).flatten(1)])
+            for head, depth in zip(self.heads, self.config.depths, strict=True)
+        ]
+
+    def targets(self, clip: Tensor, mask: Tensor) -> list[Tensor]:
+        """What `predict` should give; `clip` is uint8, or normalised for the original's numerics."""
+        describe = hog_targets if self.config.hog == "pixels" else reference_hog_targets
+        return [describe(clip, resize_mask(mask, self.encoder.grids[depth])) for depth in self.config.depths]
+
+    @staticmethod
+    def loss(predictions: list[Tensor], targets: list[Tensor]) -> Tensor:
+        """Squared error, mean over tokens and features, summed over depths (equation 1)."""
+        errors = [F.mse_loss(p.float(), t) for p, t in zip(predictions, targets, strict=True)]
+        return torch.stack(errors).sum()
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+        """The middle frame of each clip: as seen, with its hidden cells, and the features wanted and
+        predicted.
+
+        Visible cells are drawn dim in the last panel and show the features wanted there.
+        """
+        clip, mask = batch["clip"], batch["mask"]
+        everywhere = torch.ones_like(mask)
+        grid = self.encoder.grids[self.config.depths[-1]]
+        wanted = _cells(hog_targets(clip, resize_mask(everywhere, grid)), grid)
+        guess = _cells(self.predict(to_input(clip, self.encoder.input_spec), mask, everywhere)[-1], grid)
+        time = mask.shape[1] // 2
+        panels: dict[str, list[np.ndarray]] = {
+            "input": [],
+            "masked": [],
+            "target HOG": [],
+            "predicted HOG": [],
+        }
+        for index in range(len(clip)):
+            frame = clip[index, :, time * FRAMES_PER_TOKEN].permute(1, 2, 0).cpu().numpy()
+            hidden = mask[index, time].cpu().numpy()
+            target, predicted = wanted[index, time], guess[index, time]  # [rows, columns, 9]
+            scale = target.shape[0] // hidden.shape[0]
+            hidden_cells = hidden.repeat(scale, axis=0).repeat(scale, axis=1)
+            panels["input"].append(enlarge(frame))
+            panels["masked"].append(enlarge(hide_cells(frame, hidden)))
+            panels["target HOG"].append(hog_picture(target))
+            shown = np.where(hidden_cells[..., None], predicted, target)
+            panels["predicted HOG"].append(hog_picture(shown, np.where(hidden_cells, 1.0, VISIBLE_DIM)))
+        return {name: np.stack(images) for name, images in panels.items()}
+
+
+def _cells(features: Tensor, grid: tuple[int, int, int]) -> np.ndarray:
+    """Features of all tokens as histograms per cell, averaged over colours: `[B, t, rows, columns, 9]`."""
+    side = round((features.shape[1] / (CHANNELS * BINS)) ** 0.5)  # cells along a token's side
+    tokens = (
+        features.float().view(-1, *grid, CHANNELS, BINS, side, side).mean(dim=4)
+    )  # [B, t, h, w, 9, cy, cx]
+    cells = tokens.permute(0, 1, 2, 5, 3, 6, 4).flatten(4, 5).flatten(2, 3)
+    return cells.cpu().numpy()
+
+
+Recipe = MaskFeat

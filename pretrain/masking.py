@@ -1,0 +1,104 @@
+"""Which tokens a recipe hides. Every mask is drawn for one clip from the generator of its view."""
+
+import math
+
+import numpy as np
+
+TRIES = 100  # cuboids tried before a mask is taken as full
+ASPECTS = (0.3, 1 / 0.3)  # height over width of a cuboid
+AREA_RANGE = 5  # the largest cuboid over the smallest
+
+
+def cube_mask(window: tuple[int, int, int], ratio: float, rng: np.random.Generator) -> np.ndarray:
+    """Hide random cuboids until the next would go beyond the ratio (MaskFeat, arXiv 2112.09133 section 4.1).
+
+    As published, and unlike a plain reading of it: the count differs from clip to clip (never above the
+    target), cuboids lie wholly inside and never span the full height or width, so the middle is hidden far
+    more often than the edges.
+
+    Args:
+        window: Cells along time, height, width.
+        ratio: Share of the cells to hide.
+        rng: Source of all choices.
+
+    Returns:
+        bool `window`, true = hidden.
+    """
+    mask = np.zeros(window, dtype=bool)
+    target = round(mask.size * ratio)
+    while (room := target - int(mask.sum())) > 0:
+        for _ in range(TRIES):
+            cuboid = _inner_cuboid(window, rng)
+            if cuboid is not None and 0 < np.count_nonzero(~mask[cuboid]) <= room:
+                mask[cuboid] = True
+                break
+        else:
+            break
+    return mask
+
+
+def exact_cube_mask(window: tuple[int, int, int], ratio: float, rng: np.random.Generator) -> np.ndarray:
+    """Hide random cuboids, exactly `round(cells * ratio)` cells of every clip.
+
+    Unlike `cube_mask`, cuboids may stick out at the edges, which hides the middle and the edges about equally
+    often, and the last one is thinned to the count. All clips of a batch then have the same number of
+    targets.
+
+    Args:
+        window: Cells along time, height, width.
+        ratio: Share of the cells to hide.
+        rng: Source of all choices.
+
+    Returns:
+        bool `window`, true = hidden.
+    """
+    mask = np.zeros(window, dtype=bool)
+    target = round(mask.size * ratio)
+    while (room := target - int(mask.sum())) > 0:
+        height, width = _cuboid_sides(window, rng)
+        sides = (int(rng.integers(1, window[0], endpoint=True)), height, width)
+        starts = [int(rng.integers(1 - side, cells)) for side, cells in zip(sides, window, strict=True)]
+        cuboid = np.zeros(window, dtype=bool)
+        cuboid[tuple(slice(max(a, 0), a + side) for a, side in zip(starts, sides, strict=True))] = True
+        fresh = np.flatnonzero(cuboid & ~mask)
+        mask.flat[fresh if len(fresh) <= room else rng.choice(fresh, room, replace=False)] = True
+    return mask
+
+
+def _cuboid_sides(window: tuple[int, int, int], rng: np.random.Generator) -> tuple[int, int]:
+    """Height and width of a cuboid: area uniform, aspect log-uniform."""
+    largest = window[1] * window[2]
+    area = rng.uniform(largest // AREA_RANGE, largest)
+    aspect = math.exp(rng.uniform(math.log(ASPECTS[0]), math.log(ASPECTS[1])))
+    return round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+
+
+def _inner_cuboid(window: tuple[int, int, int], rng: np.random.Generator) -> tuple[slice, ...] | None:
+    """A cuboid wholly inside the window, or None when the sides drawn do not fit."""
+    height, width = _cuboid_sides(window, rng)
+    duration = int(rng.integers(1, window[0], endpoint=True))
+    if height >= window[1] or width >= window[2]:
+        return None
+    top = int(rng.integers(0, window[1] - height, endpoint=True))
+    left = int(rng.integers(0, window[2] - width, endpoint=True))
+    first = int(rng.integers(0, window[0] - duration, endpoint=True))
+    return slice(first, first + duration), slice(top, top + height), slice(left, left + width)
+
+
+def motion_mask(motion: np.ndarray, ratio: float, guidance: float, rng: np.random.Generator) -> np.ndarray:
+    """Hide the tokens that move most, up to chance.
+
+    Args:
+        motion: Amount of movement of each token, any shape, at least 0.
+        ratio: Share of the tokens to hide; the count is exact.
+        guidance: Weight of movement (scaled to 0..1 by the clip's largest) against uniform chance; 0 = all
+            chance.
+        rng: Source of all choices.
+
+    Returns:
+        bool, true = hidden.
+    """
+    score = rng.random(motion.shape) + guidance * motion / max(float(motion.max()), 1e-6)
+    mask = np.zeros(motion.shape, dtype=bool)
+    mask.flat[np.argsort(score, axis=None)[score.size - round(score.size * ratio) :]] = True
+    return mask

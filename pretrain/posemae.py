@@ -1,0 +1,208 @@
+"""PoseMAE: rebuild the hidden parts of a signer's moving skeleton.
+
+A masked autoencoder (He et al., arXiv 2111.06377) over part tokens, one per frame for the body and for each
+hand: hide three quarters of them, moving parts first, encode the visible ones alone, and let a light decoder
+give the hidden parts' points and their motion. The motion target and motion-guided hiding are in the manner
+of MASA (Zhao et al., arXiv 2405.20666).
+
+Deviations from masked autoencoders of poses in the literature: points that were not seen are never targets
+and confidence weights the loss; nothing hidden reaches the encoder except through the palms' median length.
+Mirroring is off by default (`pose.mirror`), because it swaps the signer's handedness; pre-training on general
+movement may turn it on.
+
+Shapes: B clips, T frames, P = 3 parts, N = T * P tokens, V visible and M hidden ones, K points of a part, D
+width.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from islr.config import Config as BaseConfig
+from islr.data.module import Batch, ClipSource
+from islr.data.pose import HAND_ROOT, LEFT_HAND, RIGHT_HAND
+from islr.data.transforms import PoseAugmentConfig, View, augmented_pose
+from islr.errors import UserError
+from islr.models.encoder import INIT_STD, NORM_EPS, InputSpec
+from islr.models.pose import (
+    BODY_POINTS,
+    PART_POINTS,
+    PARTS,
+    PoseTransformer,
+    TransformerBlock,
+    hand_sizes,
+    init_linear,
+    part_points,
+)
+from pretrain.masking import motion_mask
+from pretrain.pictures import skeleton_picture
+
+MODALITY = "pose"
+
+
+class Config(BaseConfig):
+    """Options of PoseMAE."""
+
+    name: Literal["posemae"] = "posemae"
+    mask_ratio: float = Field(0.75, gt=0, lt=1)
+    guidance: float = Field(1.0, ge=0, description="weight of movement against chance in what is hidden")
+    motion_stride: int = Field(2, ge=1, description="frames between the two ends of a motion")
+    motion_weight: float = Field(1.0, ge=0, description="weight of the motion loss; 0 = points only")
+    beta: float = Field(0.1, gt=0, description="error at which the loss turns from squared to absolute")
+    decoder_dim: int = Field(128, ge=8)
+    decoder_depth: int = Field(2, ge=1)
+    decoder_heads: int = Field(4, ge=1)
+    pose: PoseAugmentConfig = PoseAugmentConfig()
+
+
+def views(config: Config, input_spec: InputSpec) -> View:
+    """One augmented pose sequence and its mask, bool `[T, P]`, true = hidden."""
+
+    def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
+        pose = augmented_pose(source, input_spec.frames, config.pose, rng)
+        motion = part_motion(pose, config.motion_stride)
+        mask = motion_mask(motion, config.mask_ratio, config.guidance, rng)
+        return {"clip": torch.from_numpy(pose), "mask": mask}
+
+    return view
+
+
+def part_motion(pose: np.ndarray, stride: int) -> np.ndarray:
+    """Mean absolute displacement over `stride` frames of the points of each part that are seen at both ends.
+
+    Args:
+        pose: `[T, 75, 3]`.
+        stride: Frames between the ends; the last frames look back instead.
+
+    Returns:
+        `[T, P]`, 0 where nothing is seen.
+    """
+    last = len(pose) - 1
+    starts = np.minimum(np.arange(len(pose)), max(last - stride, 0))
+    before, after = pose[starts], pose[np.minimum(starts + stride, last)]
+    moved = np.abs(after[..., :2] - before[..., :2]).mean(axis=-1)  # [T, 75]
+    both = ((before[..., 2] > 0) & (after[..., 2] > 0)).astype(np.float32)
+    points = (list(BODY_POINTS), LEFT_HAND, RIGHT_HAND)
+    return np.stack(
+        [(moved * both)[:, part].sum(1) / np.maximum(both[:, part].sum(1), 1) for part in points], axis=1
+    )
+
+
+class PoseMAE(nn.Module):
+    """The encoder, a light decoder, and for each part one head for points and one for motion.
+
+    Raises:
+        UserError: The encoder is no pose transformer, or the clip is too short for the motion's stride.
+    """
+
+    def __init__(self, encoder: PoseTransformer, config: Config) -> None:
+        super().__init__()
+        if not isinstance(encoder, PoseTransformer):
+            raise UserError(f"posemae trains pose_transformer encoders, not {type(encoder).__name__}")
+        frames, dim = encoder.input_spec.frames, config.decoder_dim
+        if config.motion_stride >= frames:
+            raise UserError(f"motion_stride={config.motion_stride} needs clips longer than frames={frames}")
+        if dim % config.decoder_heads:
+            raise UserError(f"decoder_heads={config.decoder_heads} does not divide decoder_dim={dim}")
+        self.encoder, self.config = encoder, config
+        self.norm = nn.LayerNorm(encoder.dim, eps=NORM_EPS)
+        self.to_decoder = nn.Linear(encoder.dim, dim)
+        self.mask_token = nn.Parameter(torch.empty(dim))
+        self.place_embed = nn.Parameter(torch.empty(frames * len(PARTS), dim))
+        self.decoder = nn.Sequential(
+            *(TransformerBlock(dim, config.decoder_heads) for _ in range(config.decoder_depth)),
+            nn.LayerNorm(dim, eps=NORM_EPS),
+        )
+        # Two heads per part in one layer: x and y of its points, then of their motion.
+        self.heads = nn.ModuleList(nn.Linear(dim, 2 * 2 * points) for points in PART_POINTS)
+        for module in (self.to_decoder, self.decoder, self.heads):
+            module.apply(init_linear)
+        nn.init.trunc_normal_(self.mask_token, std=INIT_STD)
+        nn.init.trunc_normal_(self.place_embed, std=INIT_STD)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss, and its two terms."""
+        clip, mask = batch["clip"], batch["mask"]
+        predictions = self.predict(clip, mask)
+        stride = self.config.motion_stride
+        points_error = points_weight = motion_error = motion_weight = clip.new_zeros(())
+        for index, (part, predicted) in enumerate(zip(part_points(clip), predictions, strict=True)):
+            hidden = mask[:, :, index, None].to(clip.dtype)  # [B, T, 1]
+            points, motion = predicted.unbind(dim=3)  # [B, T, K, 2] each
+            weight = part.confidence * hidden  # [B, T, K]
+            points_error = points_error + self._error(points, part.xy, weight)
+            points_weight = points_weight + weight.sum()
+            # The last frames have no motion: nothing lies `stride` frames ahead.
+            weight = weight[:, :-stride] * part.confidence[:, stride:]
+            moved = part.xy[:, stride:] - part.xy[:, :-stride]
+            motion_error = motion_error + self._error(motion[:, :-stride], moved, weight)
+            motion_weight = motion_weight + weight.sum()
+        points_loss = points_error / points_weight.clamp(min=1)
+        motion_loss = motion_error / motion_weight.clamp(min=1)
+        loss = points_loss + self.config.motion_weight * motion_loss
+        return {"loss": loss, "points": points_loss.detach(), "motion": motion_loss.detach()}
+
+    def _error(self, predicted: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
+        """Weighted smooth L1, summed over points, mean over x and y."""
+        error = F.smooth_l1_loss(predicted.float(), wanted, reduction="none", beta=self.config.beta)
+        return (error.mean(dim=-1) * weight).sum()
+
+    def predict(self, clip: Tensor, mask: Tensor) -> list[Tensor]:
+        """Points and motion of every token of each part, `[B, T, K, 2 (points, motion), 2 (x, y)]`.
+
+        Args:
+            clip: `[B, T, 75, 3]`.
+            mask: bool `[B, T, P]`, hidden from the encoder; every clip has the same count.
+        """
+        hidden = mask.flatten(1)  # [B, N]
+        visible = hidden.logical_not().nonzero()[:, 1].view(len(clip), -1)  # [B, V]
+        encoded = self.to_decoder(self.norm(self.encoder.forward_tokens(clip, visible)[-1]))  # [B, V, D]
+        tokens = self.mask_token.to(encoded.dtype).expand(*hidden.shape, -1)  # [B, N, D]
+        tokens = tokens.scatter(1, visible[..., None].expand_as(encoded), encoded) + self.place_embed
+        tokens = self.decoder(tokens).unflatten(1, mask.shape[1:])  # [B, T, P, D]
+        return [
+            head(tokens[:, :, index]).unflatten(-1, (points, 2, 2))
+            for index, (head, points) in enumerate(zip(self.heads, PART_POINTS, strict=True))
+        ]
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+        """One frame of each clip near its middle, with two of three parts hidden where there is one.
+
+        The last panel shows hidden parts as predicted, in the second colour, and visible ones as they are.
+        """
+        clip, mask = batch["clip"], batch["mask"]
+        rebuilt = self.rebuild(clip, mask).cpu().numpy()
+        panels: dict[str, list[np.ndarray]] = {"input": [], "visible": [], "predicted": []}
+        for pose, guess, hidden in zip(clip.cpu().numpy(), rebuilt, mask.cpu().numpy(), strict=True):
+            far_from_middle = np.abs(np.arange(len(pose)) - len(pose) // 2)
+            time = int(np.argmin(far_from_middle + len(pose) * (hidden.sum(axis=1) != len(PARTS) - 1)))
+            marked = np.zeros(pose.shape[1], bool)
+            for part, points in enumerate((list(BODY_POINTS), LEFT_HAND, RIGHT_HAND)):
+                marked[points] = hidden[time, part]
+            unseen = pose[time].copy()
+            unseen[marked, 2] = 0
+            panels["input"].append(skeleton_picture(pose[time]))
+            panels["visible"].append(skeleton_picture(unseen))
+            panels["predicted"].append(
+                skeleton_picture(np.where(marked[:, None], guess[time], pose[time]), marked)
+            )
+        return {name: np.stack(images) for name, images in panels.items()}
+
+    def rebuild(self, clip: Tensor, mask: Tensor) -> Tensor:
+        """The predicted points of every token as a normalised pose `[B, T, 75, 3]`; confidences stay."""
+        body, *hands = (part[..., 0, :] for part in self.predict(clip, mask))  # [B, T, K, 2] each
+        pose = clip.clone()
+        pose[:, :, list(BODY_POINTS), :2] = body
+        for hand, predicted in zip((LEFT_HAND, RIGHT_HAND), hands, strict=True):
+            shape, root = predicted[:, :, :-1], predicted[:, :, -1:]
+            shape = shape - shape[:, :, HAND_ROOT : HAND_ROOT + 1]
+            pose[:, :, hand, :2] = shape * hand_sizes(clip, hand)[:, None, None, None] + root
+        return pose
+
+
+Recipe = PoseMAE
