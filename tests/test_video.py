@@ -1,0 +1,303 @@
+"""Decoding: exact frames, upright, from every backend; a typed error for everything that cannot give them."""
+
+import csv
+import pickle
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from video_files import (
+    FAULTS,
+    FPS,
+    FRAMES,
+    HEIGHT,
+    WIDTH,
+    make_bad_title,
+    make_cut_between_frames,
+    make_flipped,
+    make_hls,
+    make_late_start,
+    make_playlist,
+    make_rotated,
+    make_trimmed,
+    make_video,
+    make_zeroed,
+    numbers_of,
+    picture,
+)
+
+from islr.data import guard, video
+from islr.data.guard import KINDS
+from islr.data.video import BACKENDS, DecodeError, VideoInfo, decode, measure, probe_video, shrink
+from islr.errors import UserError
+
+ALL = list(range(FRAMES))
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_video(tmp_path_factory.mktemp("good") / "good.mp4")
+
+
+def kind_of(path: Path, **options: object) -> str:
+    with pytest.raises(DecodeError) as caught:
+        decode(path, **options)
+    assert caught.value.kind in KINDS
+    assert caught.value.path == str(path)
+    return caught.value.kind
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_frames_are_exactly_those_asked_for(good: Path, backend: str) -> None:
+    frames = decode(good, backend=backend)
+    assert frames.dtype == np.uint8
+    assert frames.shape == (FRAMES, HEIGHT, WIDTH, 3)
+    assert numbers_of(frames) == ALL
+    assert numbers_of(decode(good, np.array([39, 3, 3, 17, 0]), backend=backend)) == [39, 3, 3, 17, 0]
+    assert np.array_equal(decode(good, np.array([3, 17]), backend=backend), frames[[3, 17]])
+
+
+def test_colours_survive(good: Path) -> None:
+    assert np.abs(decode(good)[5].astype(int) - picture(5)).mean() < 6
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_frame_number_outside_the_clip_is_an_error(good: Path, backend: str) -> None:
+    assert kind_of(good, indices=np.array([0, FRAMES]), backend=backend) == "index"
+    assert kind_of(good, indices=np.array([-1]), backend=backend) == "index"
+    assert kind_of(good, indices=np.array([], dtype=int), backend=backend) == "index"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_time_range_selects_and_renumbers(good: Path, backend: str) -> None:
+    # Frames 10..19 have start <= time < end; the indices count from the range's first frame.
+    assert numbers_of(decode(good, start=10 / FPS, end=20 / FPS, backend=backend)) == ALL[10:20]
+    picked = decode(good, np.array([0, 9]), start=10 / FPS, end=20 / FPS, backend=backend)
+    assert numbers_of(picked) == [10, 19]
+    assert kind_of(good, indices=np.array([10]), start=10 / FPS, end=20 / FPS, backend=backend) == "index"
+    assert kind_of(good, start=5.0, backend=backend) == "no frames"
+    assert probe_video(good, start=10 / FPS, end=20 / FPS).frames == 10
+
+
+def test_range_far_into_a_long_video_is_reached_by_jumping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = make_video(tmp_path / "long.mp4", 200, gop=30)
+    monkeypatch.setattr(video, "_SEEK_FROM_S", 1.0)
+    decoded: list[float] = []
+    original = video._Reader._decoded
+
+    def counted(reader: video._Reader):
+        for time, frame in original(reader):
+            decoded.append(time)
+            yield time, frame
+
+    monkeypatch.setattr(video._Reader, "_decoded", counted)
+    assert numbers_of(decode(long, start=150 / FPS, end=155 / FPS)) == list(range(150, 155))
+    assert len(decoded) < 60  # one frame for the file's first time, then from the key frame at 150
+
+
+def test_variable_frame_rate_is_exact_and_measured(tmp_path: Path) -> None:
+    steps = np.random.default_rng(0).choice([0.02, 0.04, 0.12], FRAMES - 1)
+    times = np.concatenate([[0.0], np.cumsum(steps)])
+    path = make_video(tmp_path / "variable.mp4", times=list(times))
+    for backend in BACKENDS:
+        assert numbers_of(decode(path, np.array([0, 7, 31, 39]), backend=backend)) == [0, 7, 31, 39]
+        inside = [i for i in ALL if 0.5 <= times[i] < 1.5]
+        assert numbers_of(decode(path, start=0.5, end=1.5, backend=backend)) == inside
+    assert probe_video(path).fps == pytest.approx((FRAMES - 1) / times[-1], rel=1e-3)
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_turned_video_comes_out_upright(tmp_path: Path, degrees: int, backend: str) -> None:
+    path = make_rotated(tmp_path / "turned.mp4", degrees)
+    assert numbers_of(decode(path, backend=backend)) == ALL
+    assert probe_video(path) == VideoInfo(FRAMES, pytest.approx(FPS), WIDTH, HEIGHT)
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_mirrored_video_keeps_the_hands_on_their_side(tmp_path: Path, degrees: int) -> None:
+    path = make_rotated(tmp_path / "mirrored.mp4", degrees, mirrored=True)
+    assert numbers_of(decode(path)) == ALL
+    assert kind_of(path, backend="decord") == "backend disagrees"  # decord does not mirror; never silently
+
+
+def test_edit_list_is_honoured(tmp_path: Path) -> None:
+    path = make_trimmed(tmp_path / "trimmed.mp4", skip=5)
+    assert probe_video(path).frames == FRAMES - 5
+    for backend in BACKENDS:
+        assert numbers_of(decode(path, backend=backend)) == ALL[5:]
+
+
+def test_stream_that_starts_late_counts_time_from_its_first_frame(tmp_path: Path) -> None:
+    path = make_late_start(tmp_path / "late.ts")
+    assert numbers_of(decode(path, start=0.0, end=4 / FPS)) == ALL[:4]
+    # decord loses the first pictures of this stream and gives others in their place.
+    assert kind_of(path, backend="decord") == "backend disagrees"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("one.mp4", {"frames": 1}),
+        ("odd.mp4", {"size": (322, 242), "pixels": "yuv444p"}),
+        ("wide_pixels.mp4", {"sample_aspect": Fraction(2, 1)}),
+        ("vp9.webm", {"codec": "libvpx-vp9"}),
+        ("mpeg4.avi", {"codec": "mpeg4"}),
+    ],
+)
+def test_other_containers_and_shapes(tmp_path: Path, name: str, options: dict) -> None:
+    path = make_video(tmp_path / name, **options)
+    expected = ALL[: options.get("frames", FRAMES)]
+    for backend in BACKENDS:
+        frames = decode(path, backend=backend)
+        assert numbers_of(frames) == expected
+        assert frames.shape[1:3] == options.get("size", (WIDTH, HEIGHT))[::-1]
+
+
+def test_title_in_an_old_encoding_opens(tmp_path: Path) -> None:
+    assert numbers_of(decode(make_bad_title(tmp_path / "title.mp4"))) == ALL
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", FAULTS)
+def test_faulty_file_gives_its_typed_error(tmp_path: Path, name: str, backend: str) -> None:
+    make, kind = FAULTS[name]
+    path = make(tmp_path / "clip.mp4")
+    assert kind_of(path, backend=backend) == kind
+    with pytest.raises(DecodeError):
+        probe_video(path)
+
+
+def test_cut_webm_and_avi_are_noticed(tmp_path: Path) -> None:
+    for name, codec in (("cut.webm", "libvpx-vp9"), ("cut.avi", "mpeg4")):
+        path = make_video(tmp_path / name, codec=codec)
+        path.write_bytes(path.read_bytes()[:-3000])
+        assert kind_of(path) == "truncated"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_flipped_bytes_never_give_wrong_frames_silently(tmp_path: Path, seed: int) -> None:
+    path = make_flipped(tmp_path / "flipped.mp4", flips=10, seed=seed)
+    assert kind_of(path) == "damaged"
+
+
+def test_damage_after_the_last_wanted_frame_is_checked_as_far_as_it_can_reach(tmp_path: Path) -> None:
+    path = make_zeroed(tmp_path / "tail.mp4", share=0.2)
+    first_bad = next(last for last in ALL if not _decodes(path, last))
+    clean = decode(make_video(tmp_path / "clean.mp4"))
+    assert 0 < first_bad < FRAMES - 1
+    assert np.array_equal(decode(path, np.arange(first_bad)), clean[:first_bad])
+
+
+def _decodes(path: Path, last: int) -> bool:
+    try:
+        decode(path, np.array([last]))
+    except DecodeError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("make", [make_playlist, make_hls])
+def test_playlist_under_a_video_name_is_not_followed(
+    tmp_path: Path, good: Path, make: object, backend: str
+) -> None:
+    path = make(tmp_path / "clip.mp4", good)
+    assert kind_of(path, backend=backend) == "not a video"
+
+
+def test_paths_that_are_not_plain_files_inside_the_root(tmp_path: Path, good: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    inside = make_video(root / "inside.mp4", 2)
+    assert len(decode(inside, root=root)) == 2
+    link = root / "link.mp4"
+    link.symlink_to(good)
+    loop = root / "loop.mp4"
+    loop.symlink_to(loop)
+    assert kind_of(good, root=root) == "outside root"
+    assert kind_of(root / ".." / "root" / ".." / "x.mp4", root=root) == "outside root"
+    assert kind_of(link, root=root) == "outside root"
+    assert kind_of(loop, root=root) == "missing"
+    assert kind_of(root / "absent.mp4", root=root) == "missing"
+    assert kind_of(root) == "not a file"
+    for name in ("http://127.0.0.1:9/clip.mp4", "concat:a.mp4|b.mp4", "pipe:0"):
+        assert kind_of(Path(name)) == "missing"
+    for name in ("nul\0.mp4", "line\n.mp4"):
+        with pytest.raises(DecodeError) as caught:
+            decode(root / name, root=root)
+        assert caught.value.kind == "outside root"
+
+
+def test_caps_on_pixels_bytes_and_output(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = WIDTH * HEIGHT * 3
+    monkeypatch.setattr(guard, "MAX_OUTPUT_BYTES", 10 * frame)
+    assert len(decode(good, np.arange(10))) == 10
+    for backend in BACKENDS:
+        assert kind_of(good, backend=backend) == "too large"
+        assert kind_of(good, indices=np.zeros(11, int), backend=backend) == "too large"
+    monkeypatch.setattr(video, "MAX_FRAME_PIXELS", WIDTH * HEIGHT - 1)
+    assert kind_of(good, indices=np.array([0])) == "too large"
+    monkeypatch.setattr(guard, "MAX_FILE_BYTES", 1000)
+    assert kind_of(good, indices=np.array([0])) == "too large"
+
+
+def test_shrinking_is_the_same_in_every_backend_and_never_enlarges(good: Path) -> None:
+    small = [decode(good, np.array([0, 20]), backend=backend, short_side=32) for backend in BACKENDS]
+    assert small[0].shape == (2, 32, 48, 3)
+    assert np.array_equal(small[0], small[1])
+    assert decode(good, np.array([0]), short_side=500).shape == (1, HEIGHT, WIDTH, 3)
+    block = np.arange(16, dtype=np.uint8).reshape(4, 4, 1).repeat(3, axis=2)
+    assert shrink(block, 2)[:, :, 0].tolist() == [[3, 5], [11, 13]]  # means of 2x2 blocks, half up
+
+
+def test_measure_counts_ranges_in_one_pass(good: Path) -> None:
+    info, counts = measure(good, [(None, None), (0.4, 0.8), (None, 0.2), (1.5, None), (9.0, None)])
+    assert info == VideoInfo(FRAMES, pytest.approx(FPS), WIDTH, HEIGHT)
+    assert counts == (FRAMES, 10, 5, 2, 0)
+
+
+def test_error_travels_between_processes_and_says_what_and_where() -> None:
+    error = pickle.loads(pickle.dumps(DecodeError("damaged", "/data/a.mp4", "frame 3")))
+    assert (error.kind, error.path, str(error)) == (
+        "damaged",
+        "/data/a.mp4",
+        "/data/a.mp4: damaged (frame 3)",
+    )
+
+
+def test_unknown_backend_lists_the_known_ones(good: Path) -> None:
+    with pytest.raises(UserError, match="pyav, decord"):
+        decode(good, backend="opencv")
+
+
+def test_absent_decord_is_the_users_to_install(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "decord", None)
+    with pytest.raises(UserError, match="pip install decord"):
+        decode(good, backend="decord")
+
+
+def test_file_cut_between_frames_would_decode_without_error(tmp_path: Path) -> None:
+    """Without the check of the container's own size, the decoder calls this file whole."""
+    path = make_cut_between_frames(tmp_path / "cut.mp4", keep=20)
+    with video._Reader(path) as reader:
+        assert len(list(reader.frames())) == 20
+
+
+@pytest.mark.real
+def test_untouched_clips_have_the_frames_that_were_counted(shared: Path) -> None:
+    folder = shared / "data" / "wlasl_originals"
+    with open(folder / "index.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if int(row["width"]) < 1000]
+    assert len(rows) > 20
+    for row in rows:
+        info = probe_video(folder / row["file"], root=folder)
+        size = (int(row["width"]), int(row["height"]))
+        assert (info.frames, info.width, info.height) == (int(row["frames_decoded"]), *size), row["why"]
+    for name in ("07074.mp4", "10892.mp4", "45261.mp4"):  # edit list, mpeg4, 50 frames a second
+        indices = np.array([0, 1, 10, 30])
+        pictures = [decode(folder / name, indices, backend=backend) for backend in BACKENDS]
+        assert np.array_equal(*pictures)
