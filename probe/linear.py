@@ -67,6 +67,7 @@ class LinearProbes:
         gradient_tolerance: Stop rule, largest |gradient| of the mean objective.
         decrement_tolerance: Stop rule, estimated gap to the optimum relative to the objective; both must hold.
         max_iterations: A target still not converged then is marked so.
+        max_rank: Use this many principal directions of the features at most.
 
     Attributes:
         classes: Sorted classes present for each target; fewer than two need no fit.
@@ -81,6 +82,7 @@ class LinearProbes:
         gradient_tolerance: float = GRADIENT_TOLERANCE,
         decrement_tolerance: float = DECREMENT_TOLERANCE,
         max_iterations: int = MAX_ITERATIONS,
+        max_rank: int | None = None,
     ) -> None:
         self.limits = (gradient_tolerance, decrement_tolerance, max_iterations)
         x = torch.as_tensor(features, device=device)
@@ -90,7 +92,7 @@ class LinearProbes:
         assert bool(torch.isfinite(x).all()), "features must be finite"
         self.dtype = x.dtype
         self.center = x.mean(0, dtype=torch.float64).to(x.dtype)
-        variance, self.basis = _eigenbasis(x - self.center)
+        variance, self.basis = _eigenbasis(x - self.center, max_rank)
         self.variance = torch.cat([variance, torch.ones(1, dtype=torch.float64, device=x.device)])  # bias: 1
         self.rotated = self.project(x)
         self.classes = [np.unique(row[row >= 0]) for row in labels]
@@ -192,7 +194,7 @@ class LinearProbes:
         return weights.cpu().numpy(), (rows[:, -1] - weights @ self.center.double()).cpu().numpy()
 
 
-def _eigenbasis(centred: Tensor) -> tuple[Tensor, Tensor]:
+def _eigenbasis(centred: Tensor, max_rank: int | None) -> tuple[Tensor, Tensor]:
     """Variances (float64 `[r]`, largest first) and directions `[D, r]` of centred features that hold data."""
     n, d = centred.shape
     x = centred.double()
@@ -200,6 +202,8 @@ def _eigenbasis(centred: Tensor) -> tuple[Tensor, Tensor]:
     values, vectors = torch.linalg.eigh(gram)
     values, vectors = values.flip(0), vectors.flip(1)
     kept = values > RANK_TOLERANCE * values[:1].clamp(min=torch.finfo(torch.float64).tiny)
+    if max_rank is not None:
+        kept[max_rank:] = False
     values, vectors = values[kept], vectors[:, kept]
     if d > n:
         vectors = (x.T @ vectors) / (values * n).sqrt()
