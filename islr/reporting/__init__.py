@@ -1,0 +1,75 @@
+"""Reports: run folders in, one page out, with no videos, no weights and no GPU."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from islr.errors import UserError
+from islr.files import write_atomic
+from islr.reporting import accuracy, background, corpora, curves, probes, provenance, standings, summary
+from islr.reporting.blocks import Report, Section
+from islr.reporting.guide import GLOSSARY
+from islr.reporting.render import RENDERERS
+from islr.reporting.scan import Gathered, scan
+
+__all__ = ["build_report"]
+
+TITLE = "Isolated sign recognition: which pre-training helps?"
+
+
+def build_report(runs: Sequence[Path], out: Path, title: str = TITLE) -> Path:
+    """Render run folders as one report.
+
+    Args:
+        runs: Run folders, corpus folders, or folders that hold them at any depth.
+        out: File to write; its suffix chooses the form: `.html` (one self-contained page), `.md`, `.tex`
+            (tables for a paper), or `.csv` (every record with its whole provenance).
+        title: Heading of the report.
+
+    Returns:
+        The path written.
+
+    Raises:
+        UserError: A folder does not exist, nothing was found in the folders, or the suffix is not known.
+    """
+    runs, out = [Path(run) for run in runs], Path(out)
+    if out.suffix.lower() not in (*RENDERERS, ".csv"):
+        raise UserError(f"{out}: a report ends in {', '.join(RENDERERS)} or .csv")
+    gathered = scan(runs)
+    if out.suffix.lower() == ".csv":
+        content = provenance.records_csv(gathered)
+    else:
+        report = compose(gathered, title)
+        content = RENDERERS[out.suffix.lower()](report, provenance.records_csv(gathered))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out, content)
+    return out
+
+
+def compose(gathered: Gathered, title: str) -> Report:
+    """Everything a report says, before any format."""
+    colours = standings.palette(gathered)
+    sets, notices = standings.test_sets(gathered, colours)
+    probed = probes.probe_sets(gathered, colours)
+    made: list[Section | None] = [
+        background.lineage(gathered, sets, colours),
+        *accuracy.sections(sets, notices),
+        *probes.sections(probed),
+        curves.section(gathered, colours),
+        corpora.samples(gathered),
+        background.pictures(gathered),
+        corpora.audit(gathered),
+        provenance.provenance(gathered),
+        provenance.environment(gathered),
+        provenance.unfinished(gathered),
+        Section("words", "Words used", (GLOSSARY,)),
+    ]
+    finished = sum(not run.problem for run in gathered.runs)
+    names = ", ".join(dict.fromkeys(corpus.name for corpus in gathered.corpora))
+    subtitle = f"{finished} finished run{'s' if finished != 1 else ''}{f' on {names}' if names else ''}"
+    return Report(
+        title,
+        subtitle,
+        summary.headlines(gathered, sets, probed),
+        summary.facts(gathered, sets, probed),
+        tuple(section for section in made if section is not None),
+    )

@@ -1,0 +1,328 @@
+"""Recognition: who is best on which test set, by how much, for which signers, and what gets confused."""
+
+import math
+from collections.abc import Sequence
+
+from islr.evaluation.metrics import confusions, holm
+from islr.evaluation.results import Result
+from islr.reporting import figures, text
+from islr.reporting.blocks import Block, Cell, Chart, Column, Notice, Prose, Section, Table
+from islr.reporting.standings import ALPHA, BETTER, WORSE, Row, TestSet, paired
+
+_SIGNERS_DRAWN = 16  # rows of the signer plot; the table has all of them
+_PAIRS_SHOWN = 12
+
+
+def sections(sets: Sequence[TestSet], notices: Sequence[Notice]) -> list[Section]:
+    """The accuracy, signer and confusion sections."""
+    if not sets:
+        nothing = Notice(
+            "No recognition result was found (a fine-tuning run leaves result.json when it is scored)."
+        )
+        return [Section("accuracy", "Recognition accuracy", (nothing, *notices))]
+    blocks: list[Block] = list(notices)
+    for found in sets:
+        blocks += _accuracy(found, headed=len(sets) > 1)
+    lead = (
+        "Each model names one sign for each test clip it has never seen. Top-1 is the share of clips "
+        "whose first choice is right, top-5 the share whose true sign is among the first five."
+    )
+    made = [Section("accuracy", "Recognition accuracy", tuple(blocks), lead)]
+    made += [section for section in (_signers(sets), _confusions(sets)) if section is not None]
+    return made
+
+
+def _accuracy(found: TestSet, headed: bool) -> list[Block]:
+    blocks: list[Block] = [Prose(heading=f"On {found.title}")] if headed else []
+    p = found.provenance
+    for present, expected in sorted(
+        {(r.provenance.clips_present, r.provenance.clips_expected) for r in found.rows}
+    ):
+        if present < expected:
+            blocks.append(
+                Notice(
+                    f"Incomplete test set: {text.count(present)} of {text.count(expected)} clips of "
+                    f"{found.title} could be scored ({present / expected:.1%}). These numbers compare "
+                    "only with numbers on exactly the same clips.",
+                    "warning",
+                )
+            )
+    if not any(row.random for row in found.rows):
+        blocks.append(
+            Notice(
+                "No random-initialisation run was found for this test set. Without that control nobody "
+                "can tell what pre-training contributed.",
+                "warning",
+            )
+        )
+    chance = found.chance
+    reference = None if chance is None else (chance, f"chance {text.percent(chance)} %")
+    drawn = [
+        figures.Bar(
+            row.label,
+            row.top1.value,
+            row.top1.ci_low,
+            row.top1.ci_high,
+            row.series,
+            f"{row.label}: {text.explain(row.top1)}",
+            f" {versus.mark}" if (versus := found.of(row)) and versus.mark else "",
+        )
+        for row in found.ranked
+    ]
+    label = f"Top-1 accuracy on {found.title}"
+    marks = (
+        f" {BETTER} better / {WORSE} worse than the random initialisation of the same encoder "
+        f"(Holm-adjusted p < {ALPHA})."
+    )
+    caption = (
+        f"Top-1 accuracy on {found.title} in percent, n = {text.count(found.rows[0].top1.n)} clips; "
+        "whiskers are 95 % confidence intervals; random initialisation is "
+        f"grey.{marks if any(v.mark for v in found.versus) else ''}"
+    )
+    blocks.append(
+        Chart(
+            caption,
+            (figures.bars(drawn, label, reference),),
+            (figures.bars(drawn, label, reference, narrow=True),),
+        )
+    )
+    blocks.append(_table(found))
+    blocks += _differences(found)
+    absent = found.rows[0].overall.get("classes_absent")
+    if absent is not None and absent.value > 0:
+        blocks.append(
+            Notice(
+                f"{text.count(absent.value)} of the classes have no clip in the {p.split} split; the "
+                "per-class numbers average over the classes that have one."
+            )
+        )
+    return blocks
+
+
+def result_cell(record: Result | None, mark: str = "", link: str = "") -> Cell:
+    """A number in percent with its interval, tooltip and, in the CSV, its bounds."""
+    if record is None:
+        return Cell("–", raw="")
+    bounds = text.interval(record.ci_low, record.ci_high)
+    return Cell(
+        text.percent(record.value),
+        record.value,
+        record.ci_low,
+        record.ci_high,
+        bounds,
+        text.explain(record),
+        mark,
+        link,
+    )
+
+
+def _table(found: TestSet) -> Table:
+    metrics = [m for m in ("top1", "top5", "top10") if any(m in row.overall for row in found.rows)]
+    metrics += [
+        f"{m}_per_class" for m in metrics if any(f"{m}_per_class" in row.overall for row in found.rows)
+    ]
+    columns = [Column("Model"), Column("Encoder")]
+    columns += [Column(f"{text.metric_name(m)}, %", numeric=True, interval=True) for m in metrics]
+    columns += [Column("Clips", numeric=True), Column("Seed", numeric=True)]
+    rows = []
+    for row in found.ranked:
+        p, versus = row.provenance, found.of(row)
+        clips = text.count(p.clips_present)
+        clips += f" / {text.count(p.clips_expected)}" if not p.complete else ""
+        cells = [Cell(row.label, series=row.series, chip=True, link=row.run.anchor), Cell(p.encoder)]
+        for metric in metrics:
+            mark = versus.mark if versus and metric == "top1" else ""
+            cells.append(result_cell(row.overall.get(metric), mark))
+        cells += [Cell(clips, raw=f"{p.clips_present}/{p.clips_expected}"), Cell(str(p.seed), raw=p.seed)]
+        rows.append(tuple(cells))
+    methods = sorted({row.top1.ci_method for row in found.ranked if row.top1.ci_method})
+    note = f"Intervals: {'; '.join(methods)}." if methods else "No intervals."
+    if "top5" not in metrics and found.chance is not None and round(1 / found.chance) <= 5:
+        note += " With five classes or fewer there is no top-5: it would be 100 % for any model."
+    note += " Ties count against the model."
+    return Table(
+        f"accuracy-{text.slug(found.title)}", f"Accuracy on {found.title}", tuple(columns), tuple(rows), note
+    )
+
+
+def _differences(found: TestSet) -> list[Block]:
+    if not found.versus:
+        return []
+    columns = (
+        Column("Model"),
+        Column("Against"),
+        Column("Difference, points", numeric=True, interval=True),
+        Column("p, Holm", numeric=True),
+        Column("Reading"),
+    )
+    rows = []
+    for versus in found.versus:
+        model = Cell(versus.row.label, series=versus.row.series, chip=True)
+        control = Cell(versus.control.label if versus.control else "–")
+        d = versus.difference
+        if d is None:
+            rows.append(
+                (model, control, Cell("–", raw=""), Cell("–", raw=""), Cell(f"not compared: {versus.why}"))
+            )
+            continue
+        reading = ("better" if d.value > 0 else "worse") if versus.significant else "no difference shown"
+        bounds = text.interval(d.low, d.high, signed=True)
+        rows.append(
+            (
+                model,
+                control,
+                Cell(text.percent(d.value, True), d.value, d.low, d.high, bounds, d.method, versus.mark),
+                Cell("< 0.001" if versus.adjusted < 0.001 else f"{versus.adjusted:.3f}", versus.adjusted),
+                Cell(reading),
+            )
+        )
+    note = (
+        "Paired bootstrap over the same clips, in percentage points of top-1. The p-values are adjusted "
+        f"by Holm for the {sum(v.difference is not None for v in found.versus)} comparison(s) of this "
+        "table. They cover the choice of test clips, not the luck of one training run: only several "
+        "seeds show that."
+    )
+    name = f"differences-{text.slug(found.title)}"
+    blocks: list[Block] = [
+        Table(name, "What pre-training adds to random initialisation", columns, tuple(rows), note)
+    ]
+    if len(found.rows) > 2:
+        blocks += _all_pairs(found)
+    return blocks
+
+
+def _all_pairs(found: TestSet) -> list[Block]:
+    """Every row minus every column, for readers who ask about two recipes."""
+    ranked = found.ranked
+    pairs = [(i, j) for i in range(len(ranked)) for j in range(i + 1, len(ranked))]
+    differences = {pair: paired(ranked[pair[0]], ranked[pair[1]])[0] for pair in pairs}
+    known = [pair for pair in pairs if differences[pair] is not None]
+    if not known:
+        return []
+    adjusted = dict(
+        zip(known, holm([d.p_value for p in known if (d := differences[p]) is not None]), strict=True)
+    )
+    rows = []
+    for i, row in enumerate(ranked[:-1]):
+        cells = [Cell(row.label, series=row.series, chip=True)]
+        for j in range(1, len(ranked)):
+            d = differences.get((i, j))
+            if d is None:
+                cells.append(Cell("" if j <= i else "–", raw=""))
+                continue
+            p = adjusted[i, j]
+            mark = "" if p >= ALPHA else BETTER if d.value > 0 else WORSE
+            title = f"{text.interval(d.low, d.high, True)} points, Holm-adjusted {text.p_value(p)}, n = {d.n}"
+            cells.append(Cell(text.percent(d.value, True), d.value, title=title, mark=mark))
+        rows.append(tuple(cells))
+    columns = (Column("Row minus column"), *(Column(row.label, numeric=True) for row in ranked[1:]))
+    note = f"Top-1 difference in points; marks: Holm over all {len(known)} pairs."
+    return [
+        Table(
+            f"pairs-{text.slug(found.title)}", "Every pair of models", columns, tuple(rows), note, folded=True
+        )
+    ]
+
+
+def _members(row: Row, key: str) -> dict[str, Result]:
+    return {r.group[key]: r for r in row.records if set(r.group) == {key} and r.metric == "top1"}
+
+
+def _signers(sets: Sequence[TestSet]) -> Section | None:
+    blocks: list[Block] = []
+    for found in sets:
+        for key in ("signer", "source"):
+            by_row = [(row, _members(row, key)) for row in found.ranked]
+            clips = {name: r.n for _, members in by_row for name, r in members.items()}
+            if not clips:
+                continue
+            names = sorted(clips, key=lambda name: (-clips[name], name))
+            drawn = names[:_SIGNERS_DRAWN]
+            points = [
+                (
+                    f"{name} (n = {text.count(clips[name])})",
+                    [
+                        figures.Dot(
+                            m[name].value,
+                            m[name].ci_low,
+                            m[name].ci_high,
+                            row.series,
+                            f"{row.label}: {text.explain(m[name])}",
+                        )
+                        for row, m in by_row
+                        if name in m
+                    ],
+                )
+                for name in drawn
+            ]
+            label = f"Top-1 for each {key} of {found.title}"
+            more = (
+                f" The {len(drawn)} with the most clips of {len(names)} are drawn."
+                if len(drawn) < len(names)
+                else ""
+            )
+            caption = (
+                f"{label}, in percent with 95 % intervals over clips: a model that works for one {key} "
+                f"only shows as a spread of its points.{more}"
+            )
+            legend = tuple((row.label, row.series) for row, m in by_row if m)
+            wide, narrow = figures.dots(points, label), figures.dots(points, label, narrow=True)
+            blocks.append(Chart(caption, (wide,), (narrow,), legend))
+            columns = (Column("Model"), *(Column(f"{n}, %", numeric=True, interval=True) for n in names))
+            rows = tuple(
+                (Cell(row.label, series=row.series, chip=True), *(result_cell(m.get(n)) for n in names))
+                for row, m in by_row
+                if m
+            )
+            table = Table(
+                f"{key}s-{text.slug(found.title)}", f"Top-1 for each {key}", columns, rows, folded=True
+            )
+            blocks.append(table)
+    return Section("signers", "Signer by signer", tuple(blocks)) if blocks else None
+
+
+def _confusions(sets: Sequence[TestSet]) -> Section | None:
+    blocks: list[Block] = []
+    for found in sets:
+        counted = [
+            (row, {(c.true, c.predicted): c for c in confusions(row.predictions)})
+            for row in found.ranked
+            if row.predictions is not None
+        ]
+        total: dict[tuple[str, str], int] = {}
+        for _, pairs in counted:
+            for pair, confusion in pairs.items():
+                total[pair] = total.get(pair, 0) + confusion.count
+        if not total:
+            continue
+        of = {c.true: c.of for _, pairs in counted for c in pairs.values()}
+        worst = sorted(total, key=lambda pair: (-total[pair], pair))
+        columns = (
+            Column("True sign"),
+            Column("Taken for"),
+            Column("Clips", numeric=True, title="clips of the true sign in the test set"),
+            *(Column(row.label, numeric=True) for row, _ in counted),
+        )
+        rows = []
+        for true, other in worst:
+            cells = [Cell(true), Cell(other), Cell(str(of[true]), of[true])]
+            for _, pairs in counted:
+                times = pairs[true, other].count if (true, other) in pairs else 0
+                share = times / of[true]
+                title = f"{times} of {of[true]} clips of {true} taken for {other}"
+                cells.append(Cell(str(times) if times else "·", times, title=title, shade=math.sqrt(share)))
+            rows.append(tuple(cells))
+        hidden = len(rows) - _PAIRS_SHOWN
+        note = "How many clips of the true sign each model took for the other one. "
+        note += (
+            "Pairs that every model confuses are hard signs; pairs that one model confuses are its weakness."
+        )
+        name = f"confusions-{text.slug(found.title)}"
+        title = f"Signs most often confused on {found.title}"
+        blocks.append(Table(name, title, columns, tuple(rows[:_PAIRS_SHOWN]), note, style="heat"))
+        if hidden > 0:
+            rest = f"The other {text.count(hidden)} confused pairs"
+            blocks.append(
+                Table(f"{name}-rest", rest, columns, tuple(rows[_PAIRS_SHOWN:]), style="heat", folded=True)
+            )
+    return Section("confusions", "What gets confused", tuple(blocks)) if blocks else None

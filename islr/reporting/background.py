@@ -1,0 +1,119 @@
+"""Where the models come from, and pictures of what their recipes see."""
+
+import json
+import zipfile
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from islr.reporting import text
+from islr.reporting.blocks import Block, Lineage, Notice, Picture, Section, Series
+from islr.reporting.scan import Gathered, Run
+from islr.reporting.standings import TestSet
+
+_TILE = 112  # height in pixels of one picture of a recipe; smaller ones are enlarged by whole factors
+_MOST_PICTURES = 8  # pictures of one panel
+
+
+def lineage(gathered: Gathered, sets: Sequence[TestSet], colours: dict[str, Series]) -> Section:
+    """Corpus -> pre-training -> fine-tuning -> score, one line for each model."""
+    rows: list[tuple[str, Series, tuple[tuple[str, str, str], ...]]] = []
+    shown: set[str] = set()
+    for found in sets:
+        for row in found.ranked:
+            if row.run.label in shown:
+                continue
+            shown.add(row.run.label)
+            p = row.provenance
+            steps = [("start", f"{p.encoder}, random weights", "")]
+            for stage in p.pretraining:
+                what = f"on {stage.get('manifest', '?')}, {clips_words(stage.get('clips', '?'))} clips"
+                steps.append(("pre-training", stage.get("recipe", "?"), what))
+            steps.append(("fine-tuning", f"on {p.manifest}", f"chosen on {p.selection_set}"))
+            score = f"top-1 {text.percent(row.top1.value)} %"
+            steps.append(("scored", score, f"{text.count(p.clips_present)} {p.split} clips"))
+            rows.append((row.label, row.series, tuple(steps)))
+    trained = {
+        row.provenance.pretraining[-1].get("recipe")
+        for s in sets
+        for row in s.rows
+        if row.provenance.pretraining
+    }
+    for run in gathered.of("pretrain"):
+        if run.recipe in trained or (run.problem and not run.metrics):
+            continue
+        stages = _stages(run)
+        steps = [("start", f"{_encoder_name(run)}, random weights", "")]
+        for stage in stages:
+            what = f"on {stage.get('manifest', '?')}, {clips_words(stage.get('clips', '?'))} clips"
+            steps.append(("pre-training", stage.get("recipe", "?"), what))
+        steps.append(("pre-training", "not finished", "") if run.problem else ("end", "not fine-tuned", ""))
+        rows.append((run.name, colours.get(run.name), tuple(steps)))
+    if not rows:
+        return Section("lineage", "What was run", (Notice("No finished run was found."),))
+    lead = (
+        "Each line is one model, from random weights to its score. Random initialisation skips "
+        "pre-training: it is the control."
+    )
+    return Section("lineage", "What was run", (Lineage(tuple(rows)),), lead)
+
+
+def clips_words(n: str) -> str:
+    return text.count(int(n)) if n.isdigit() else n
+
+
+def _stages(run: Run) -> list[dict[str, str]]:
+    try:
+        stages = json.loads(run.weights.get("pretraining", "[]"))
+    except ValueError:
+        return []
+    return [stage for stage in stages if isinstance(stage, dict)]
+
+
+def _encoder_name(run: Run) -> str:
+    encoder = run.config.get("encoder")
+    name = encoder.get("name") if isinstance(encoder, dict) else encoder
+    return str(run.weights.get("architecture") or name or "encoder")
+
+
+def pictures(gathered: Gathered) -> Section | None:
+    """What the recipes see and predict."""
+    blocks: list[Block] = []
+    for run in gathered.runs:
+        if run.pictures is None:
+            continue
+        try:
+            with np.load(run.pictures, allow_pickle=False) as panels:
+                rows = tuple((name, _strip(panels[name])) for name in panels.files)
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            blocks.append(Notice(f"The pictures of {run.label} cannot be read ({error}).", "warning"))
+            continue
+        names = text.enumerate_words([name for name, _ in rows])
+        caption = f"{run.name}: {names}. Each column is one clip the recipe was trained on."
+        blocks.append(Picture(caption, rows, pixelated=True))
+    if not blocks:
+        return None
+    lead = "What a recipe is shown, what is hidden from it, and what it makes of the hidden part."
+    return Section("pictures", "What the recipes see", tuple(blocks), lead)
+
+
+def _strip(panel: np.ndarray) -> bytes:
+    """Pictures uint8 [N, H, W, 3] side by side as one PNG, enlarged by a whole factor when small."""
+    if panel.ndim == 3:
+        panel = panel[None]
+    if panel.ndim != 4 or panel.shape[-1] != 3 or panel.dtype != np.uint8:
+        raise ValueError(f"a panel is uint8 [N, H, W, 3], this one is {panel.dtype} {list(panel.shape)}")
+    panel = panel[:_MOST_PICTURES]
+    factor = max(1, round(_TILE / panel.shape[1]))
+    panel = panel.repeat(factor, axis=1).repeat(factor, axis=2)
+    gap = np.full((panel.shape[1], max(2, factor), 3), 255, np.uint8)
+    alpha = np.zeros((*gap.shape[:2], 1), np.uint8)
+    opaque = np.full((*panel.shape[1:3], 1), 255, np.uint8)
+    tiles: list[np.ndarray] = []
+    for i, picture in enumerate(panel):
+        tiles += [np.concatenate([gap, alpha], 2)] if i else []
+        tiles.append(np.concatenate([picture, opaque], 2))
+    ok, encoded = cv2.imencode(".png", cv2.cvtColor(np.concatenate(tiles, 1), cv2.COLOR_RGBA2BGRA))
+    assert ok
+    return encoded.tobytes()

@@ -1,0 +1,176 @@
+"""What a report is made of, before any format: sections of prose, notices, tables, charts and pictures.
+
+The sections are built once; `html`, `markdown`, `latex` and `csv` renderers each show what their format can.
+"""
+
+import csv
+import io
+from dataclasses import dataclass, field
+from typing import Literal
+
+Series = int | None  # index of a colour in the palette; None is the grey of controls
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table.
+
+    Attributes:
+        text: What is read.
+        raw: What the CSV holds; `text` when None.
+        low: Lower bound of the interval in the unit of `raw`, for columns with intervals.
+        high: Upper bound.
+        bounds: The interval as read.
+        title: Tooltip.
+        mark: Sign after the value, such as an arrow.
+        link: Anchor in the page that the text leads to.
+        anchor: Anchor that this cell carries.
+        series: Colour chip before the text.
+        chip: Whether the chip is shown.
+        shade: Position on the heat scale, 0..1, or None for no colour.
+        muted: Quiet ink, for controls.
+    """
+
+    text: str
+    raw: str | float | None = None
+    low: float | None = None
+    high: float | None = None
+    bounds: str = ""
+    title: str = ""
+    mark: str = ""
+    link: str = ""
+    anchor: str = ""
+    series: Series = None
+    chip: bool = False
+    shade: float | None = None
+    muted: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column; `interval` columns become three in the CSV (value, low, high)."""
+
+    name: str
+    numeric: bool = False
+    interval: bool = False
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that every format shows and that can be downloaded as CSV.
+
+    `style` "heat" turns the headings upright and shades the cells; `folded` hides it behind its caption on
+    the page.
+    """
+
+    name: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+    style: Literal["plain", "heat"] = "plain"
+    folded: bool = False
+
+    def csv(self) -> str:
+        """The table as CSV, numbers unrounded and in the units of the records (fractions)."""
+        out = io.StringIO(newline="")
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(
+            [
+                name
+                for c in self.columns
+                for name in ([c.name, f"{c.name} low", f"{c.name} high"] if c.interval else [c.name])
+            ]
+        )
+        for row in self.rows:
+            values: list[object] = []
+            for column, cell in zip(self.columns, row, strict=True):
+                values.append(cell.text if cell.raw is None else cell.raw)
+                if column.interval:
+                    values += ["" if bound is None else bound for bound in (cell.low, cell.high)]
+            writer.writerow(values)
+        return out.getvalue()
+
+
+@dataclass(frozen=True)
+class Chart:
+    """SVG drawings under one caption; `narrow` ones replace `wide` ones on a phone (empty = the same).
+
+    `legend` holds (label, series) pairs; several drawings flow as a grid of panels.
+    """
+
+    caption: str
+    wide: tuple[str, ...]
+    narrow: tuple[str, ...] = ()
+    legend: tuple[tuple[str, Series], ...] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """PNG images in rows, each row with its label (empty for none)."""
+
+    caption: str
+    rows: tuple[tuple[str, bytes], ...]
+    pixelated: bool = False
+
+
+@dataclass(frozen=True)
+class Prose:
+    """Paragraphs of plain text; `heading` makes a small heading before them; `items` are bullet points
+    after."""
+
+    paragraphs: tuple[str, ...] = ()
+    heading: str = ""
+    items: tuple[tuple[str, str], ...] = ()
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One line that the reader must not miss."""
+
+    text: str
+    level: Literal["info", "warning"] = "info"
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where each row comes from: (row, series, steps); a step is (kind, text, detail)."""
+
+    rows: tuple[tuple[str, Series, tuple[tuple[str, str, str], ...]], ...]
+    caption: str = ""
+
+
+Block = Table | Chart | Picture | Prose | Notice | Lineage
+
+
+@dataclass(frozen=True)
+class Section:
+    """One headed part of the report."""
+
+    anchor: str
+    title: str
+    blocks: tuple[Block, ...]
+    lead: str = ""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A number worth a place at the top."""
+
+    value: str
+    unit: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that is rendered."""
+
+    title: str
+    subtitle: str
+    headlines: tuple[str, ...]
+    facts: tuple[Fact, ...]
+    sections: tuple[Section, ...]
+    notices: tuple[Notice, ...] = field(default=())

@@ -1,0 +1,167 @@
+"""A composed report as a page, as markdown, or as LaTeX tables."""
+
+import base64
+import re
+from collections.abc import Callable
+from functools import cache
+from importlib import resources
+from urllib.parse import quote
+
+import jinja2
+from markupsafe import Markup
+
+from islr.reporting import figures
+from islr.reporting.blocks import Cell, Lineage, Notice, Prose, Report, Table
+
+HEAT_STEPS = 10  # shades of the heat scale in style.css, h0 .. h10
+
+
+def html(report: Report, records: str) -> str:
+    """One self-contained page: styles, drawings, pictures and downloads are inside the file."""
+    return _template().render(report=report, records=data_uri(records, "text/csv"))
+
+
+@cache
+def _template() -> jinja2.Template:
+    folder = resources.files("islr.reporting") / "templates"
+    sources = {name: (folder / name).read_text(encoding="utf-8") for name in ("report.html", "style.css")}
+    environment = jinja2.Environment(
+        loader=jinja2.DictLoader(sources),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "kind": lambda block: type(block).__name__.lower(),
+        "svg": Markup,
+        "png": lambda data: "data:image/png;base64," + base64.b64encode(data).decode(),
+        "csv": lambda table: data_uri(table.csv(), "text/csv"),
+        "colour": figures.colour,
+        "heat": lambda shade: f"h{round(shade * HEAT_STEPS)}",
+    }
+    return environment.get_template("report.html")
+
+
+def data_uri(content: str, mime: str) -> str:
+    """Text as a data URI."""
+    return f"data:{mime};charset=utf-8,{quote(content)}"
+
+
+def markdown(report: Report, records: str) -> str:
+    """The prose and the tables; charts are replaced by their captions' tables, pictures left to the page."""
+    lines = [f"# {report.title}", "", report.subtitle, ""]
+    for sentence in report.headlines:
+        lines += [f"**{_md(sentence)}**", ""]
+    for section in report.sections:
+        lines += [f"## {section.title}", ""]
+        lines += [_md(section.lead), ""] if section.lead else []
+        for block in section.blocks:
+            lines += _markdown_block(block)
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
+
+
+def _markdown_block(block: object) -> list[str]:
+    if isinstance(block, Table):
+        return _markdown_table(block)
+    if isinstance(block, Notice):
+        return [f"> {'**Warning.** ' if block.level == 'warning' else ''}{_md(block.text)}", ""]
+    if isinstance(block, Prose):
+        lines = [f"### {_md(block.heading)}", ""] if block.heading else []
+        for paragraph in block.paragraphs:
+            lines += [_md(paragraph), ""]
+        lines += [f"- **{_md(term)}** {_md(words)}" for term, words in block.items]
+        return [*lines, ""]
+    if isinstance(block, Lineage):
+        lines = []
+        for row, _, steps in block.rows:
+            path = " → ".join(
+                f"{kind}: {what}{f' ({detail})' if detail else ''}" for kind, what, detail in steps
+            )
+            lines.append(f"- **{_md(row)}**: {_md(path)}")
+        return [*lines, ""]
+    return []
+
+
+def _md(words: str) -> str:
+    return re.sub(r"([|*_`<>\[\]\\])", r"\\\1", words)
+
+
+def _markdown_table(table: Table) -> list[str]:
+    heads = "| " + " | ".join(_md(column.name) for column in table.columns) + " |"
+    rule = "|" + "|".join(" ---: " if column.numeric else " --- " for column in table.columns) + "|"
+    rows = ["| " + " | ".join(_md_cell(cell) for cell in row) + " |" for row in table.rows]
+    return [f"**{_md(table.caption)}**", "", heads, rule, *rows, "", _md(table.note), ""]
+
+
+def _md_cell(cell: Cell) -> str:
+    words = cell.text + (f" {cell.mark}" if cell.mark else "") + (f" ({cell.bounds})" if cell.bounds else "")
+    return _md(words)
+
+
+def latex(report: Report, records: str) -> str:
+    """The tables of results as booktabs tables, for \\input in a paper; provenance stays in the other
+    forms."""
+    wanted = [
+        section for section in report.sections if section.anchor in ("accuracy", "signers", "probes", "gap")
+    ]
+    parts = [f"% {_tex_comment(report.title)}", "% needs \\usepackage{booktabs,graphicx}"]
+    parts += [f"% {_tex_comment(sentence)}" for sentence in report.headlines]
+    for section in wanted:
+        parts += [_latex_table(block) for block in section.blocks if isinstance(block, Table)]
+    return "\n".join(parts) + "\n"
+
+
+def _tex_comment(words: str) -> str:
+    return words.replace("\n", " ")
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    **{c: "\\" + c for c in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+    "\N{MINUS SIGN}": "$-$",
+    "▲": r"$\blacktriangle$",
+    "▼": r"$\blacktriangledown$",
+    "·": r"$\cdot$",
+    "→": r"$\rightarrow$",
+    "<": r"$<$",
+    ">": r"$>$",
+}
+
+
+def _tex(words: str) -> str:
+    return "".join(_TEX.get(character, character) for character in words)
+
+
+def _latex_table(table: Table) -> str:
+    layout = "".join("r" if column.numeric else "l" for column in table.columns)
+    rows = [" & ".join(_tex_cell(cell) for cell in row) + r" \\" for row in table.rows]
+    return "\n".join(
+        [
+            "",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_tex(table.caption)}. {_tex(table.note)}}}",
+            rf"\label{{tab:{table.name}}}",
+            r"\resizebox{\linewidth}{!}{%",
+            rf"\begin{{tabular}}{{{layout}}}",
+            r"\toprule",
+            " & ".join(_tex(column.name) for column in table.columns) + r" \\",
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\end{table}",
+        ]
+    )
+
+
+def _tex_cell(cell: Cell) -> str:
+    words = _tex(cell.text) + (rf"\,{_tex(cell.mark)}" if cell.mark else "")
+    return words + (rf" {{\scriptsize [{_tex(cell.bounds)}]}}" if cell.bounds else "")
+
+
+RENDERERS: dict[str, Callable[[Report, str], str]] = {".html": html, ".md": markdown, ".tex": latex}

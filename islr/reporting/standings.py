@@ -1,0 +1,244 @@
+"""Who stands where: scored runs grouped by the test set they share, each against its random
+initialisation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from islr.errors import UserError
+from islr.evaluation.metrics import Difference, compare, holm
+from islr.evaluation.predictions import Predictions
+from islr.evaluation.results import Provenance, Result
+from islr.reporting import text
+from islr.reporting.blocks import Notice, Series
+from islr.reporting.scan import Gathered, Run
+
+ALPHA = 0.05
+BETTER, WORSE = "▲", "▼"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model on one test set.
+
+    Attributes:
+        label: Its name in tables, unique within the test set.
+        run: Where it comes from.
+        overall: Metric -> record over all clips.
+        records: All its records, with those of signers and sources.
+        predictions: Its predictions, None without a readable file.
+        series: Its colour; None for random initialisation.
+        random: Whether its encoder had no pre-training at all.
+    """
+
+    label: str
+    run: Run
+    overall: dict[str, Result]
+    records: tuple[Result, ...]
+    predictions: Predictions | None
+    series: Series
+    random: bool
+
+    @property
+    def top1(self) -> Result:
+        """Its headline number."""
+        return self.overall["top1"]
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where its numbers come from."""
+        return self.top1.provenance
+
+
+@dataclass(frozen=True)
+class Versus:
+    """A row against the random initialisation of the same encoder; `why` says why there is no comparison."""
+
+    row: Row
+    control: Row | None
+    difference: Difference | None
+    adjusted: float
+    why: str = ""
+
+    @property
+    def significant(self) -> bool:
+        """Whether the difference stands after Holm's correction."""
+        return self.difference is not None and self.adjusted < ALPHA
+
+    @property
+    def mark(self) -> str:
+        """An arrow for a difference that stands, else nothing."""
+        if self.difference is None or not self.significant:
+            return ""
+        return BETTER if self.difference.value > 0 else WORSE
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Rows that were scored on the same clips under the same labels, so that they may stand in one table."""
+
+    __test__ = False  # not a test class, whatever its name says to pytest
+
+    title: str
+    rows: tuple[Row, ...]
+    versus: tuple[Versus, ...]
+
+    @property
+    def provenance(self) -> Provenance:
+        """The provenance of the first row, for what all rows share."""
+        return self.rows[0].provenance
+
+    @property
+    def chance(self) -> float | None:
+        """1 / classes, when recorded."""
+        found = self.rows[0].overall.get("chance_top1")
+        return found.value if found else None
+
+    @property
+    def ranked(self) -> tuple[Row, ...]:
+        """Best first; random initialisation after the others."""
+        return tuple(sorted(self.rows, key=lambda row: (row.random, -row.top1.value, row.label)))
+
+    @property
+    def best(self) -> Row | None:
+        """The best pre-trained row."""
+        trained = [row for row in self.ranked if not row.random]
+        return trained[0] if trained else None
+
+    def of(self, row: Row) -> Versus | None:
+        """The comparison of a row."""
+        return next((versus for versus in self.versus if versus.row is row), None)
+
+
+def palette(gathered: Gathered) -> dict[str, Series]:
+    """One colour for each row name in the whole report; random initialisation is grey."""
+    names: list[str] = []
+    for run in gathered.runs:
+        for record in run.results or ():
+            if is_random(record) or record.group.get("control") or not _is_model(record):
+                continue
+            names.append(record.name)
+        if run.task in ("pretrain", "finetune") and not is_random_name(run.name):
+            names.append(run.name)
+    return {name: i for i, name in enumerate(dict.fromkeys(sorted(names)))}
+
+
+def _is_model(record: Result) -> bool:
+    return bool(record.provenance.encoder)
+
+
+def is_random_name(name: str) -> bool:
+    """Whether a row name says random initialisation."""
+    return name.lower().replace("-", " ").replace("_", " ").startswith(("random init", "scratch"))
+
+
+def is_random(record: Result) -> bool:
+    """Whether a record is of an encoder that was never trained before."""
+    return not record.provenance.pretraining and (is_random_name(record.name) or _is_model(record))
+
+
+def test_sets(
+    gathered: Gathered, colours: dict[str, Series]
+) -> tuple[tuple[TestSet, ...], tuple[Notice, ...]]:
+    """Group fine-tuned and evaluated runs by what they were scored on; broken predictions become notices."""
+    groups: dict[tuple[str, ...], list[tuple[Run, tuple[Result, ...]]]] = {}
+    for run in gathered.runs:
+        by_set: dict[tuple[str, ...], list[Result]] = {}
+        for record in run.results:
+            p = record.provenance
+            if run.task != "probe" and not p.protocol.startswith("probe"):
+                same = (
+                    p.protocol,
+                    p.manifest,
+                    p.split,
+                    p.split_fingerprint,
+                    p.label_space,
+                    p.label_fingerprint,
+                )
+                by_set.setdefault((*same, record.name), []).append(record)
+        for key, records in by_set.items():
+            if any(record.metric == "top1" and not record.group for record in records):
+                groups.setdefault(key[:-1], []).append((run, tuple(records)))
+    notices: list[Notice] = []
+    sets = []
+    for key, members in groups.items():
+        rows = _rows(members, colours, notices)
+        _, manifest, split, *_ = key
+        twins = sum(other[1:3] == key[1:3] for other in groups)
+        title = f"{manifest}, {split} split" + (f" ({key[4]} labels, {key[3][:8]})" if twins > 1 else "")
+        sets.append(TestSet(title, rows, _versus(rows)))
+    sets.sort(key=lambda s: (s.provenance.split != "test", -len(s.rows), s.title))
+    return tuple(sets), tuple(notices)
+
+
+def _rows(
+    members: Sequence[tuple[Run, tuple[Result, ...]]], colours: dict[str, Series], notices: list[Notice]
+) -> tuple[Row, ...]:
+    names = [records[0].name for _, records in members]
+    encoders = {records[0].provenance.encoder for _, records in members}
+    labels = []
+    for run, records in members:
+        p, label = records[0].provenance, records[0].name
+        same = [r[0].provenance for _, r in members if r[0].name == label]
+        if len({q.encoder for q in same}) > 1 or (is_random(records[0]) and len(encoders) > 1):
+            label += f" · {p.encoder}"
+        if len({q.seed for q in same}) > 1:
+            label += f" · seed {p.seed}"
+        if len({q.views for q in same}) > 1:
+            label += f" · {p.views}"
+        labels.append((label, run))
+    unique = [
+        label if sum(other == label for other, _ in labels) == 1 else f"{label} · {run.label}"
+        for label, run in labels
+    ]
+    rows = []
+    for label, (run, records), name in zip(unique, members, names, strict=True):
+        predictions = None
+        try:
+            predictions = run.predictions
+        except UserError as error:
+            notices.append(Notice(f"The predictions of {run.label} were left out: {error}", "warning"))
+        overall = {record.metric: record for record in records if not record.group}
+        random = is_random(records[0])
+        rows.append(
+            Row(label, run, overall, records, predictions, None if random else colours.get(name), random)
+        )
+    return tuple(rows)
+
+
+def _versus(rows: Sequence[Row]) -> tuple[Versus, ...]:
+    """Every row that is not random initialisation against the random initialisation of its encoder,
+    Holm-adjusted."""
+    found: list[Versus] = []
+    for row in (row for row in rows if not row.random):
+        controls = [
+            other for other in rows if other.random and other.provenance.encoder == row.provenance.encoder
+        ]
+        same_seed = [other for other in controls if other.provenance.seed == row.provenance.seed]
+        same_views = [
+            other for other in same_seed or controls if other.provenance.views == row.provenance.views
+        ]
+        control = next(iter(same_views or same_seed or controls), None)
+        if control is None:
+            why = f"no random-initialisation run of {row.provenance.encoder}"
+            found.append(Versus(row, None, None, 1.0, why))
+        else:
+            difference, why = paired(row, control)
+            found.append(Versus(row, control, difference, 1.0, why))
+    tested = [i for i, versus in enumerate(found) if versus.difference is not None]
+    adjusted = holm([d.p_value for i in tested if (d := found[i].difference) is not None])
+    for i, p in zip(tested, adjusted, strict=True):
+        found[i] = Versus(found[i].row, found[i].control, found[i].difference, p)
+    return tuple(found)
+
+
+def paired(a: Row, b: Row) -> tuple[Difference | None, str]:
+    """Paired difference in top-1 of two rows, or None and the reason."""
+    missing = [row.label for row in (a, b) if row.predictions is None]
+    if missing:
+        return None, f"no predictions.csv of {text.enumerate_words(missing)}"
+    assert a.predictions is not None
+    assert b.predictions is not None
+    try:
+        return compare(a.predictions, b.predictions), ""
+    except ValueError as error:
+        return None, str(error)

@@ -1,0 +1,140 @@
+"""The sentences and the few numbers at the top of the report, made from the records by rule."""
+
+from collections.abc import Sequence
+
+from islr.reporting import text
+from islr.reporting.blocks import Fact
+from islr.reporting.probes import HEADLINE, METRIC, ProbeRow, ProbeSet
+from islr.reporting.scan import Gathered
+from islr.reporting.standings import ALPHA, BETTER, WORSE, TestSet, is_random_name, paired
+
+
+def headlines(gathered: Gathered, sets: Sequence[TestSet], probes: Sequence[ProbeSet]) -> tuple[str, ...]:
+    """What was found, in plain sentences."""
+    found = [_recognition(s) for s in sets if s.provenance.split == "test"] or [_recognition(s) for s in sets]
+    found += [sentence for probe in probes if (sentence := _probing(probe))]
+    problems = sum(bool(run.problem) for run in gathered.runs)
+    if problems:
+        found.append(
+            f"{problems} of {len(gathered.runs)} runs failed or did not finish; they are listed at the end."
+        )
+    return tuple(found) or ("These folders hold no finished result yet.",)
+
+
+def _recognition(found: TestSet) -> str:
+    p, best = found.provenance, found.best
+    row = best or found.ranked[0]
+    p = row.provenance
+    clips = f"{text.count(p.clips_present)} {p.split} clips of {p.manifest}"
+    if not p.complete:
+        clips = (
+            f"{text.count(p.clips_present)} of {text.count(p.clips_expected)} {p.split} clips of "
+            f"{p.manifest} (an incomplete set)"
+        )
+    top1 = row.top1
+    bounds = [f"95 % CI {text.interval(top1.ci_low, top1.ci_high)}"] if top1.ci_low is not None else []
+    bounds += [f"chance {text.percent(found.chance)}"] if found.chance is not None else []
+    rivals = sum(not other.random for other in found.rows)
+    who = f"{row.label} is the best of {rivals} models and" if best and rivals > 1 else row.label
+    sentence = f"{who} names the sign in {text.percent(top1.value)} % of {clips}"
+    sentence += f" ({'; '.join(bounds)})." if bounds else "."
+    if best is None:
+        return sentence + " No pre-trained model was scored on them."
+    return sentence + _against_random(found) + _against_second(found)
+
+
+def _against_random(found: TestSet) -> str:
+    assert found.best is not None
+    versus = found.of(found.best)
+    if versus is None or versus.control is None or versus.difference is None:
+        return (
+            " How much of that is due to pre-training is not known: "
+            + (versus.why if versus else "no control")
+            + "."
+        )
+    d, control = versus.difference, versus.control
+    start = f" From random initialisation the same encoder reaches {text.percent(control.top1.value)} %"
+    size = f"{text.percent(abs(d.value))} points (95 % CI {text.interval(d.low, d.high, True)})"
+    if not versus.significant:
+        return (
+            f"{start}; the paired difference of {size} may be chance (Holm-adjusted "
+            f"{text.p_value(versus.adjusted)})."
+        )
+    verb = "adds" if d.value > 0 else "costs"
+    return f"{start}: pre-training {verb} {size}, Holm-adjusted {text.p_value(versus.adjusted)}."
+
+
+def _against_second(found: TestSet) -> str:
+    trained = [row for row in found.ranked if not row.random]
+    if len(trained) < 2:
+        return ""
+    d, _ = paired(trained[0], trained[1])
+    if d is None or d.low is None:
+        return ""
+    bounds = text.interval(d.low, d.high, signed=True)
+    if d.p_value < ALPHA:
+        return f" It is {text.percent(d.value)} points ahead of {trained[1].label} (95 % CI {bounds})."
+    return f" Its lead over {trained[1].label} ({text.percent(d.value)} points, {bounds}) may be chance."
+
+
+def _probing(found: ProbeSet) -> str:
+    if HEADLINE not in found.splits or not found.models:
+        return ""
+    best = _best_probe(found)
+    control = _random_row(found, best)
+    marks = [found.mark(best, feature, HEADLINE) for feature in found.singles]
+    better, worse, n = marks.count(BETTER), marks.count(WORSE), len(found.singles)
+    sentence = ""
+    if found.mean is not None and (own := found.get(best, found.mean, HEADLINE)) is not None:
+        sentence = (
+            f"On signs its probe never saw, {best.label} reads phonology with {text.percent(own.value)} % "
+            f"balanced accuracy ({text.feature_name(found.mean).lower()})"
+        )
+        other = found.get(control, found.mean, HEADLINE) if control else None
+        sentence += f", random initialisation with {text.percent(other.value)} %" if other else ""
+        sentence += ". "
+    if found.compared:
+        sentence += f"{best.label} is better than random initialisation on {better} of {n} features"
+        sentence += f" and worse on {worse}" if worse else ""
+        sentence += " (95 % CI of the paired difference excludes zero)."
+    return sentence.strip()
+
+
+def _best_probe(found: ProbeSet) -> ProbeRow:
+    feature = found.mean or found.features[0]
+
+    def score(row: ProbeRow) -> float:
+        record = found.get(row, feature, HEADLINE, metric=METRIC)
+        return record.value if record else -1.0
+
+    return max(found.models, key=score)
+
+
+def _random_row(found: ProbeSet, row: ProbeRow) -> ProbeRow | None:
+    """The random initialisation of a row's encoder, else any."""
+    randoms = [other for other in found.rows if is_random_name(other.key[0]) or is_random_name(other.key[2])]
+    same = [other for other in randoms if other.key[1] == row.key[1]]
+    return next(iter(same or randoms), None)
+
+
+def facts(gathered: Gathered, sets: Sequence[TestSet], probes: Sequence[ProbeSet]) -> tuple[Fact, ...]:
+    """At most four numbers for the top."""
+    made: list[Fact] = []
+    if sets and (best := sets[0].best) is not None:
+        made.append(Fact(text.percent(best.top1.value), "%", f"top-1, {best.label}"))
+        versus = sets[0].of(best)
+        if versus and versus.difference is not None:
+            made.append(
+                Fact(text.percent(versus.difference.value, True), "points", "over random initialisation")
+            )
+        p = best.provenance
+        clips = text.count(p.clips_present) if p.complete else f"{p.clips_present}/{p.clips_expected}"
+        made.append(Fact(clips, "", f"{p.split} clips scored"))
+    for found in probes[:1]:
+        if found.models and found.compared and HEADLINE in found.splits:
+            best_row = _best_probe(found)
+            better = sum(found.mark(best_row, f, HEADLINE) == BETTER for f in found.singles)
+            made.append(
+                Fact(f"{better}/{len(found.singles)}", "", f"features read above random, {best_row.label}")
+            )
+    return tuple(made)

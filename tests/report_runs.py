@@ -1,0 +1,244 @@
+"""Writes a folder of plausible runs, as a grid leaves it, for the report's tests."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import yaml
+from safetensors.numpy import save_file
+
+from islr.evaluation.metrics import accuracy_results
+from islr.evaluation.predictions import rank_scores, write_predictions
+from islr.evaluation.results import Provenance, Result, save_results
+
+SIGNS = ("APPLE", "BOOK", "CHAIR", "DRINK", "EAT", "FRIEND", "GO", "HOME", "KNOW", "LOVE", "MOTHER", "ONION")
+FEATURES = ("Handshape", "SelectedFingers", "Flexion", "Spread", "ThumbPosition", "SignType", "Movement")
+FEATURES += ("RepeatedMovement", "MajorLocation", "MinorLocation", "Contact", "NonDominantHandshape")
+CLASSES = (18, 8, 6, 2, 2, 4, 6, 2, 5, 12, 2, 9)
+# row -> encoder, recipes, skill of the recogniser, skill of the probe
+MODELS: dict[str, tuple[str, tuple[str, ...], float, float]] = {
+    "maskfeat": ("mvit_tiny", ("maskfeat",), 1.5, 0.55),
+    "supervised": ("mvit_tiny", ("supervised",), 1.2, 0.47),
+    "posemae": ("pose_transformer_tiny", ("posemae",), 1.35, 0.62),
+    "random init": ("mvit_tiny", (), 0.75, 0.3),
+    "random init pose": ("pose_transformer_tiny", (), 1.05, 0.42),
+}
+HASH = "0123456789abcdef" * 4
+ENV = {
+    "commit": "9f" * 20,
+    "libraries": {"torch": "2.11.0", "numpy": "2.3.1", "av": "14.2.0"},
+    "platform": "Linux x86_64",
+    "cpus": 2,
+    "device": "CPU x86_64, 1 thread(s)",
+    "processes": 1,
+}
+
+
+def stage(recipe: str) -> dict[str, str]:
+    return {"recipe": recipe, "manifest": "synthetic signs", "fingerprint": HASH, "clips": "1152"}
+
+
+def provenance(row: str, **changes: Any) -> Provenance:
+    encoder, recipes, _, _ = MODELS[row]
+    base: dict[str, Any] = {
+        "protocol": "isr/1",
+        "manifest": "synthetic signs",
+        "split": "test",
+        "split_fingerprint": HASH[::-1],
+        "label_space": "original",
+        "label_fingerprint": "ab" * 32,
+        "clips_present": 240,
+        "clips_expected": 240,
+        "selection_set": "val (120 clips)",
+        "views": "1x1 uniform",
+        "decoder": "pyav 14.2.0",
+        "encoder": encoder,
+        "pretraining": [stage(recipe) for recipe in recipes],
+        "seed": 0,
+        "config_hash": "c0ffee00" * 8,
+        "checkpoint_hash": f"{abs(hash(row)) % 10**8:08x}" * 8,
+        "commit": ENV["commit"],
+        "libraries": ENV["libraries"],
+        "device": ENV["device"],
+        "wall_time_s": 48.5,
+    }
+    return Provenance(**{**base, **changes})
+
+
+def write_runs(root: Path, clips: int = 240, expected: int = 240, with_random: bool = True) -> Path:
+    """The whole grid: a corpus, three recipes, five fine-tuned rows, probes, one unfinished and one failed
+    run."""
+    write_corpus(root / "corpus")
+    for recipe in ("maskfeat", "posemae", "supervised"):
+        write_pretraining(root / "pretrain" / recipe, recipe)
+    for row in MODELS:
+        if with_random or "random" not in row:
+            write_finetuning(root / "finetune" / row.replace(" ", "_"), row, clips, expected)
+    write_probes(root / "probe", with_random)
+    unfinished = root / "pretrain" / "videomae"
+    write_run(unfinished, {"task": "pretrain", "name": "videomae", "recipe": {"name": "videomae"}})
+    write_metrics(unfinished, [{"kind": "train", "step": 30, "epoch": 0.8, "loss": 1.2, "lr": 1e-3}])
+    failed = root / "finetune" / "videomae"
+    write_run(failed, {"task": "finetune", "name": "videomae"})
+    (failed / "error.txt").write_text(
+        "Traceback\nRunFailed: the loss is not finite at step 12 (clips a, b)\n"
+    )
+    return root
+
+
+def write_run(folder: Path, config: dict[str, Any]) -> None:
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "env.json").write_text(json.dumps(ENV))
+
+
+def write_metrics(folder: Path, rows: list[dict[str, Any]]) -> None:
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_corpus(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    counts = {"train": 360, "val": 120, "test": 240}
+    splits = {
+        split: {
+            "expected": n,
+            "present": n - (2 if split == "train" else 0),
+            "missing": 1 if split == "train" else 0,
+            "corrupt": 1 if split == "train" else 0,
+            "classes": 12,
+            "classes_present": 12,
+            "signers": n // 60,
+            "fingerprint": HASH,
+        }
+        for split, n in counts.items()
+    }
+    none = {"signers": 0}
+    audit = {
+        "name": "synthetic signs",
+        "clips": 720,
+        "present": 718,
+        "splits": splits,
+        "corrupt_by_kind": {"truncated": 1},
+        "duration_s": {split: {"p50": 1.87, "total_hours": n * 1.9 / 3600} for split, n in counts.items()},
+        "fps": {"30.00": 718},
+        "resolution": {"256x256": 718},
+        "signers": {"all": 12, "overlap": {"train/val": none, "train/test": none, "val/test": none}},
+        "same_content": {"groups": 0, "groups_across_splits": 0, "groups_across_labels": 0, "examples": []},
+        "poses": {"clips": 718, "with_pose": 718, "share_of_frames_with_hand": {"left": 0.7, "right": 0.98}},
+    }
+    (folder / "audit.json").write_text(json.dumps(audit))
+    (folder / "manifest.json").write_text(
+        json.dumps({"name": "synthetic signs", "fingerprints": {"all": HASH}})
+    )
+    rng = np.random.default_rng(0)
+    sheet = cv2.resize(rng.integers(90, 220, (6, 24, 3), dtype=np.uint8), (960, 240))
+    cv2.imwrite(str(folder / "samples.png"), sheet)
+
+
+def write_pretraining(folder: Path, recipe: str) -> None:
+    encoder = "pose_transformer_tiny" if recipe == "posemae" else "mvit_tiny"
+    write_run(
+        folder, {"task": "pretrain", "name": recipe, "recipe": {"name": recipe}, "encoder": {"name": encoder}}
+    )
+    rng = np.random.default_rng(len(recipe))
+    scale = {"maskfeat": 0.4, "posemae": 0.02, "supervised": 3.2}[recipe]
+    rows = []
+    for step in range(10, 601, 10):
+        loss = scale * (0.35 + 0.65 * np.exp(-step / 150) + 0.02 * rng.normal())
+        rows.append({"kind": "train", "step": step, "epoch": step / 40, "loss": float(loss), "lr": 1e-3})
+    write_metrics(folder, rows)
+    facts = {"architecture": encoder, "recipe": recipe, "pretraining": json.dumps([stage(recipe)])}
+    save_file({"w": np.zeros(2, np.float32)}, folder / "encoder.safetensors", metadata=facts)
+    if recipe == "maskfeat":
+        smooth = cv2.resize(rng.integers(0, 255, (4, 16, 3), dtype=np.uint8), (256, 64)).reshape(64, 4, 64, 3)
+        picture = smooth.transpose(1, 0, 2, 3)
+        masked = picture.copy()
+        masked[:, 16:48, 16:48] = 127
+        hog = 255 - picture // 2
+        panels = {"input": picture, "masked": masked, "target HOG": hog, "predicted HOG": hog // 2 + 60}
+        np.savez_compressed(folder / "pictures.npz", **panels)
+
+
+def write_finetuning(folder: Path, row: str, clips: int, expected: int) -> None:
+    encoder, _, skill, _ = MODELS[row]
+    name = "random init" if "random" in row else row
+    write_run(folder, {"task": "finetune", "name": name, "encoder": {"name": encoder}})
+    rng = np.random.default_rng(sum(map(ord, row)))
+    k = len(SIGNS)
+    labels = np.arange(clips) % k
+    noise = np.random.default_rng(5).normal(size=(clips, k)) + 0.6 * rng.normal(size=(clips, k))
+    noise[np.arange(clips), labels] += 2.2 * skill
+    noise[np.arange(clips), (labels // 2) * 2 + (labels + 1) % 2] += 1.2
+    scores = np.exp(noise) / np.exp(noise).sum(axis=1, keepdims=True)
+    ids = [f"clip{i:04d}" for i in range(clips)]
+    made = rank_scores(scores, labels, SIGNS, ids, [f"signer {i // 12 % 4 + 9}" for i in range(clips)])
+    write_predictions(folder / "predictions.csv", made)
+    record = provenance(row, clips_present=clips, clips_expected=expected)
+    save_results(folder / "result.json", accuracy_results(made, name, k, record, draws=400))
+    rows: list[dict[str, Any]] = []
+    for step in range(10, 401, 10):
+        loss = 2.5 * np.exp(-step / 200 * skill) + 0.1 + 0.03 * rng.normal()
+        rows.append({"kind": "train", "step": step, "epoch": step / 40, "loss": float(loss), "lr": 1e-3})
+        if step % 40 == 0:
+            top1 = 0.9 * (1 - np.exp(-step / 160 * skill)) + 0.01 * rng.normal()
+            rows.append(
+                {
+                    "kind": "val",
+                    "step": step,
+                    "epoch": step / 40,
+                    "loss": float(loss) + 0.2,
+                    "top1": float(top1),
+                }
+            )
+    write_metrics(folder, rows)
+
+
+def write_probes(folder: Path, with_random: bool = True) -> None:
+    write_run(folder, {"task": "probe", "name": "probes"})
+    for row in MODELS:
+        if with_random or "random" not in row:
+            save_results(folder / f"result_{row.replace(' ', '_')}.json", probe_results(row))
+
+
+def probe_results(row: str) -> list[Result]:
+    encoder, _, _, skill = MODELS[row]
+    name = "random init" if "random" in row else row
+    record = provenance(
+        row,
+        protocol="probe/1",
+        split="all",
+        label_space="lexicon.csv",
+        selection_set="inner split of training signs",
+    )
+    rng = np.random.default_rng(len(row))
+    found: list[Result] = []
+
+    def add(value: float, feature: str, split: str, layer: str, control: str = "", metric: str = "balanced_accuracy",
+            half: float = 0.05) -> None:  # fmt: skip
+        found.append(
+            Result(name="majority" if control == "majority" else name, metric=metric, value=value, ci_low=value - half,
+                   ci_high=value + half, ci_method="95% percentile bootstrap over signs, 2000 draws", n=240,
+                   higher_is_better=True, provenance=record,
+                   group={"feature": feature, "split": split, "layer": layer, "control": control})
+        )  # fmt: skip
+
+    totals: dict[tuple[str, str], list[float]] = {}
+    for feature, classes in zip(FEATURES, CLASSES, strict=True):
+        ease = rng.uniform(0.7, 1.2)
+        for split, bonus in (("unseen_sign", 0.0), ("seen_sign", 0.18)):
+            base = 1 / classes
+            for layer in (0, 1, 2, 3, "chosen"):
+                depth = 1.0 if layer == "chosen" else 0.55 + 0.15 * int(layer)
+                value = base + (1 - base) * min(0.95, (skill * ease + bonus) * depth)
+                add(value, feature, split, str(layer))
+                totals.setdefault((split, str(layer)), []).append(value)
+            if row == "maskfeat":
+                add(base, feature, split, "chosen", "majority", half=0.0)
+        if "random" not in row:
+            gap = (skill - (0.42 if "pose" in encoder else 0.3)) * (ease - 0.45) * (1 - 1 / classes)
+            add(gap, feature, "unseen_sign", "chosen", metric="balanced_accuracy_difference", half=0.08)
+    for (split, layer), values in totals.items():
+        add(float(np.mean(values)), "mean:bundles", split, layer, half=0.03)
+    return found
