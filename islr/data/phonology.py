@@ -209,7 +209,8 @@ def join(
     if by is None:
         by = "form" if any(clip.form for clip in manifest) else "gloss"
     words = [clip.form if by == "form" else clip.gloss for clip in manifest]
-    finder = _Finder(table, {word for word in words if word})
+    all_entries = {entry.name for entry in table.entries} >= set(words) - {""}
+    finder = _Finder(table, own_names=by == "form" and all_entries)
     found = {word: finder.entries(word) for word in set(words)}
     targets = {}
     ambiguous: dict[str, int] = {}
@@ -275,7 +276,7 @@ def render_coverage(coverage: Mapping[str, Any]) -> str:
 class _Finder:
     """Entries of a word."""
 
-    def __init__(self, table: Table, words: set[str]) -> None:
+    def __init__(self, table: Table, own_names: bool) -> None:
         self.by_entry: dict[str, list[Entry]] = {}
         self.by_stem: dict[str, list[Entry]] = {}
         for entry in table.entries:
@@ -285,7 +286,7 @@ class _Finder:
         self.names = {_key(entry.name) for entry in table.entries}
         # Numbers behind a word are each lexicon's own count: `computer_5` of another one is not our fifth
         # entry.
-        self.own_names = bool(words) and words <= set(self.by_entry)
+        self.own_names = own_names
 
     def entries(self, word: str) -> list[Entry]:
         if self.own_names:
