@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from islr.data.manifest import Clip, Manifest
 from islr.errors import UserError
 from islr.files import file_sha256
@@ -18,6 +20,7 @@ from islr.files import file_sha256
 # Column names that public files use, in the order they are looked for.
 _ID_COLUMNS = ("video_id", "video id", "clip_id", "id", "video", "file", "filename", "path")
 _CLASS_COLUMNS = ("class", "class_label", "class label", "form", "label", "gloss")
+_READINGS = ("original", "same_form", "revised")
 _HEADER_ROWS = 5  # spreadsheets open with a title line or two
 
 
@@ -115,6 +118,118 @@ def revise(manifest: Manifest, labels: Labels, *, only_used: bool = False) -> Ma
         sources={**manifest.sources, **labels.sources},
         notes={**manifest.notes, "revised_label_coverage": coverage},
     )
+
+
+def with_forms(manifest: Manifest, labels: Labels) -> Manifest:
+    """The manifest with each clip's form named and its own labels kept: what form-aware scoring needs."""
+    clips = []
+    for clip in manifest:
+        number = labels.of_clip(clip.clip_id)
+        clips.append(replace(clip, form="" if number is None else labels.classes[number]))
+    return replace(manifest, clips=tuple(clips), sources={**manifest.sources, **labels.sources})
+
+
+@dataclass(frozen=True)
+class FormTable:
+    """How often each class was signed with each form, counted on training clips: `counts` int64 `[C, F]`."""
+
+    classes: tuple[str, ...]
+    forms: tuple[str, ...]
+    counts: np.ndarray
+
+    @classmethod
+    def count(cls, manifest: Manifest, split: str = "train") -> "FormTable":
+        """Count the clips of a split that have both a label and a form, present or not.
+
+        Raises:
+            UserError: There are none.
+        """
+        forms = tuple(sorted({clip.form for clip in manifest if clip.form}))
+        index = {form: number for number, form in enumerate(forms)}
+        counts = np.zeros((len(manifest.classes), len(forms)), dtype=np.int64)
+        for clip in manifest:
+            if clip.split == split and clip.form and clip.label is not None:
+                counts[clip.label, index[clip.form]] += 1
+        if not counts.any():
+            raise UserError(f"no {split} clip of '{manifest.name}' has both a label and a form")
+        return cls(manifest.classes, forms, counts)
+
+
+def label_ceiling(manifest: Manifest, table: FormTable, split: str = "test") -> dict[str, Any]:
+    """What a perfect recogniser of sign form can reach on the labels of a split.
+
+    It knows each clip's form and names the classes that had this form most often in training. Classes of
+    equal count go in the order of the label space; `*_other_ties` is the result of the opposite order. A
+    form that training never showed is always wrong.
+
+    Returns:
+        Fractions `top1` and `top5`, each with `_other_ties`; `n` scored clips `of` those in the split, and
+        how many have a form that is `unseen`.
+    """
+    clips = [clip for clip in manifest if clip.split == split and clip.label is not None]
+    index = {form: number for number, form in enumerate(table.forms)}
+    scored = [clip for clip in clips if clip.form]
+    if not scored:
+        raise UserError(f"no {split} clip of '{manifest.name}' has a form")
+    labels = np.array([clip.label for clip in scored])
+    forms = np.array([index.get(clip.form, -1) for clip in scored])
+    seen = (forms >= 0) & (table.counts.sum(axis=0)[forms] > 0)
+    last = len(table.classes) - 1
+    orders = {
+        "": np.argsort(-table.counts, axis=0, kind="stable"),
+        "_other_ties": last - np.argsort(-table.counts[::-1], axis=0, kind="stable"),
+    }
+    result: dict[str, Any] = {"n": len(scored), "of": len(clips), "unseen": int((~seen).sum())}
+    for suffix, order in orders.items():
+        for k in (1, 5):
+            named = order[:k, forms] == labels  # [k, n]
+            # A class that never had the form is not an answer, even where fewer than k classes did.
+            possible = table.counts[order[:k, forms], forms] > 0
+            result[f"top{k}{suffix}"] = float((named & possible & seen).any(axis=0).mean())
+    return result
+
+
+def score_forms(
+    table: FormTable, ranked: Sequence[Sequence[str]], classes: Sequence[str], forms: Sequence[str]
+) -> dict[str, Any]:
+    """Score a model of the original labels by the forms of its answers.
+
+    Three readings of the same ranked answers, each as top-1 and top-5 fractions over the clips that have a
+    form: `original` (the clip's own class is named), `same_form` (a named class was signed with the clip's
+    form in training) and `revised` (each named class stands for its most frequent form, repeats dropped,
+    and the clip's form is among them).
+
+    Args:
+        table: Counted on training clips.
+        ranked: Class names for each clip, best first.
+        classes: Each clip's class.
+        forms: Each clip's form; "" leaves the clip out.
+
+    Raises:
+        UserError: A class is not one of the table's, or no clip has a form.
+    """
+    class_index = {name: number for number, name in enumerate(table.classes)}
+    form_index = {name: number for number, name in enumerate(table.forms)}
+    usual = np.where(table.counts.any(axis=1), table.counts.argmax(axis=1), -1)
+    hits: dict[str, list[bool]] = {f"{what}_top{k}": [] for what in _READINGS for k in (1, 5)}
+    for names, own, form in zip(ranked, classes, forms, strict=True):
+        if not form:
+            continue
+        unknown = [name for name in (*names, own) if name not in class_index]
+        if unknown:
+            raise UserError(f"class '{unknown[0]}' is not in the label space of the form table")
+        rows = [class_index[name] for name in names]
+        number = form_index.get(form)
+        shares = [number is not None and table.counts[row, number] > 0 for row in rows]
+        as_forms = list(dict.fromkeys(int(usual[row]) for row in rows))
+        for k in (1, 5):
+            hits[f"original_top{k}"].append(own in names[:k])
+            hits[f"same_form_top{k}"].append(any(shares[:k]))
+            hits[f"revised_top{k}"].append(number in as_forms[:k])
+    n = len(hits["original_top1"])
+    if n == 0:
+        raise UserError("no clip has a form, so there is nothing to score by form")
+    return {"n": n, "of": len(forms), **{name: float(np.mean(values)) for name, values in hits.items()}}
 
 
 def _relabel(clip: Clip, number: int | None, labels: Labels, index: dict[int, int]) -> Clip:
