@@ -196,49 +196,103 @@ def write_finetuning(folder: Path, row: str, clips: int, expected: int) -> None:
 
 
 def write_probes(folder: Path, with_random: bool = True) -> None:
+    """One result file for each row, as probing writes them; the majority class comes last."""
     write_run(folder, {"task": "probe", "name": "probes"})
-    for row in MODELS:
-        if with_random or "random" not in row:
-            save_results(folder / f"result_{row.replace(' ', '_')}.json", probe_results(row))
+    rows = [row for row in MODELS if with_random or "random" not in row]
+    for number, row in enumerate(rows):
+        save_results(
+            folder / f"result-{number:02d}-{row.replace(' ', '-')}.json", probe_results(row, with_random)
+        )
+    save_results(folder / "result.json", majority_results())
+    (folder / "details.json").write_text(json.dumps({"coverage": {"signs": 12, "clips": 720}, "fits": []}))
 
 
-def probe_results(row: str) -> list[Result]:
-    encoder, _, _, skill = MODELS[row]
-    name = "random init" if "random" in row else row
-    record = provenance(
-        row,
-        protocol="probe/1",
-        split="all",
-        label_space="lexicon.csv",
-        selection_set="inner split of training signs",
+def probe_record(row: str, **changes: Any) -> Provenance:
+    chosen = {"selection_set": "0.2 of the training sign groups, held out"}
+    return provenance(
+        row, protocol="probe/1", split="unseen_sign+seen_sign", label_space="lexicon.csv", **chosen, **changes
     )
+
+
+def probe_result(
+    name: str, record: Provenance, value: float, metric: str, half: float | None, group: dict[str, str]
+) -> Result:
+    return Result(
+        name=name,
+        metric=metric,
+        value=value,
+        ci_low=None if half is None else value - half,
+        ci_high=None if half is None else value + half,
+        ci_method="" if half is None else "cluster bootstrap over sign groups within folds, 2000 draws",
+        n=240,
+        higher_is_better=metric != "p_holm",
+        provenance=record,
+        group=group,
+    )
+
+
+def group_of(feature: str, split: str, layer: str = "chosen", control: str = "") -> dict[str, str]:
+    return {"feature": feature, "split": split, "layer": layer, "control": control}
+
+
+def majority_results() -> list[Result]:
+    record = probe_record("maskfeat", encoder="", pretraining=[], checkpoint_hash="")
+    chances = [*zip(FEATURES, CLASSES, strict=True), ("mean:bundles", 5)]
+    return [
+        probe_result(
+            "majority", record, 1 / k, "balanced_accuracy", 0.0, group_of(f, split, control="majority")
+        )
+        for split in ("unseen_sign", "seen_sign")
+        for f, k in chances
+    ]
+
+
+def probe_results(row: str, with_random: bool) -> list[Result]:
+    encoder, _, _, skill = MODELS[row]
+    random = "random" in row
+    name, control = ("random init", "random-init") if random else (row, "")
+    record = probe_record(row)
     rng = np.random.default_rng(len(row))
     found: list[Result] = []
-
-    def add(value: float, feature: str, split: str, layer: str, control: str = "", metric: str = "balanced_accuracy",
-            half: float = 0.05) -> None:  # fmt: skip
-        found.append(
-            Result(name="majority" if control == "majority" else name, metric=metric, value=value, ci_low=value - half,
-                   ci_high=value + half, ci_method="95% percentile bootstrap over signs, 2000 draws", n=240,
-                   higher_is_better=True, provenance=record,
-                   group={"feature": feature, "split": split, "layer": layer, "control": control})
-        )  # fmt: skip
-
     totals: dict[tuple[str, str], list[float]] = {}
+    gaps = []
     for feature, classes in zip(FEATURES, CLASSES, strict=True):
-        ease = rng.uniform(0.7, 1.2)
+        ease, base = rng.uniform(0.7, 1.2), 1 / classes
         for split, bonus in (("unseen_sign", 0.0), ("seen_sign", 0.18)):
-            base = 1 / classes
-            for layer in (0, 1, 2, 3, "chosen"):
+            for layer in ("0", "1", "2", "3", "chosen"):
                 depth = 1.0 if layer == "chosen" else 0.55 + 0.15 * int(layer)
                 value = base + (1 - base) * min(0.95, (skill * ease + bonus) * depth)
-                add(value, feature, split, str(layer))
-                totals.setdefault((split, str(layer)), []).append(value)
-            if row == "maskfeat":
-                add(base, feature, split, "chosen", "majority", half=0.0)
-        if "random" not in row:
-            gap = (skill - (0.42 if "pose" in encoder else 0.3)) * (ease - 0.45) * (1 - 1 / classes)
-            add(gap, feature, "unseen_sign", "chosen", metric="balanced_accuracy_difference", half=0.08)
+                group = group_of(feature, split, layer, control)
+                found.append(probe_result(name, record, value, "balanced_accuracy", 0.05, group))
+                totals.setdefault((split, layer), []).append(value)
+            if not random:
+                group = group_of(feature, split, control="permuted")
+                found.append(probe_result(name, record, base + bonus / 9, "balanced_accuracy", 0.03, group))
+                group = group_of(feature, split)
+                found.append(probe_result(name, record, value - base, "selectivity", 0.06, group))
+        if not random and with_random:
+            gap = (skill - (0.42 if "pose" in encoder else 0.3)) * (ease - 0.45) * (1 - base)
+            group = group_of(feature, "unseen_sign")
+            found.append(probe_result(name, record, gap, "balanced_accuracy_difference", 0.08, group))
+            found.append(
+                probe_result(name, record, min(1.0, float(np.exp(-50 * gap + 2.5))), "p_holm", None, group)
+            )
+            gaps.append(gap)
+            for other in ("posemae", "supervised"):
+                if (row, other) in (
+                    ("maskfeat", "posemae"),
+                    ("maskfeat", "supervised"),
+                    ("posemae", "supervised"),
+                ):
+                    delta = MODELS[row][3] - MODELS[other][3]
+                    found.append(probe_result(name, record, delta, f"difference_to:{other}", 0.08, group))
+                    found.append(probe_result(name, record, 0.03, f"p_holm:{other}", None, group))
     for (split, layer), values in totals.items():
-        add(float(np.mean(values)), "mean:bundles", split, layer, half=0.03)
+        group = group_of("mean:bundles", split, layer, control)
+        found.append(probe_result(name, record, float(np.mean(values)), "balanced_accuracy", 0.03, group))
+    if gaps:
+        group = group_of("mean:bundles", "unseen_sign")
+        found.append(
+            probe_result(name, record, float(np.mean(gaps)), "balanced_accuracy_difference", 0.04, group)
+        )
     return found

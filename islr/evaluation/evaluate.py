@@ -134,12 +134,14 @@ def labelled_split(manifest: Manifest, split: str, allow_partial: bool) -> Manif
         raise UserError(f"manifest {manifest.name}: clips of split {split} have no label")
     present = len(rows.select())
     if not present:
-        raise UserError(f"manifest {manifest.name}: none of the {len(rows)} clips of split {split} is readable")
+        raise UserError(
+            f"manifest {manifest.name}: none of the {len(rows)} clips of split {split} is readable"
+        )
     if present < len(rows) and not allow_partial:
         raise UserError(
-            f"manifest {manifest.name}: {present} of {len(rows)} clips of split {split} are readable; a number on "
-            "part of a test set compares with nothing: complete it, or ask for it with --allow-partial "
-            "(allow_partial: true), which prints n/expected"
+            f"manifest {manifest.name}: {present} of {len(rows)} clips of split {split} are readable; a "
+            "number on part of a test set compares with nothing: complete it, or ask for it with "
+            "--allow-partial (allow_partial: true), which prints n/expected"
         )
     return rows
 
@@ -223,7 +225,8 @@ def load_classifier(path: Path) -> tuple[Classifier, tuple[str, ...]]:
 def write_scores(
     folder: Path, predictions: Predictions, name: str, num_classes: int, record: Provenance, stem: str = ""
 ) -> list[Result]:
-    """Write `<stem>predictions.csv`, then `<stem>result.json`: a result never exists without its predictions."""
+    """Write `<stem>predictions.csv`, then `<stem>result.json`: a result never exists without its
+    predictions."""
     results = accuracy_results(predictions, name, num_classes, record)
     write_predictions(folder / f"{stem}predictions.csv", predictions)
     save_results(folder / f"{stem}result.json", results)
@@ -250,11 +253,16 @@ def evaluate_run(
     started = time.monotonic()
     config = FinetuneConfig.read(run)
     classifier, classes = load_classifier(run / CLASSIFIER)
-    data = config.data if manifest_path is None else config.data.model_copy(update={"manifest": (manifest_path,)})
+    data = (
+        config.data
+        if manifest_path is None
+        else config.data.model_copy(update={"manifest": (manifest_path,)})
+    )
     manifest = Manifest.load(data.manifest[0])
     if manifest.classes != classes:
         raise UserError(
-            f"the classes of {manifest.name} are not those the classifier was trained on ({len(classes)} classes)"
+            f"the classes of {manifest.name} are not those the classifier was trained on ({len(classes)} "
+            "classes)"
         )
     rows = labelled_split(manifest, split, allow_partial)
     chosen = ViewsConfig.parse(views or config.views, config.video.sampling)

@@ -55,7 +55,8 @@ class FinetuneConfig(Config):
     pose: PoseAugmentConfig = PoseAugmentConfig()
     optim: OptimConfig
     select_on: Literal["val", "train_held_out"] = Field(
-        "val", description="clips that choose the epoch: the val split, or a part held out of train; never test"
+        "val",
+        description="clips that choose the epoch: the val split, or a part held out of train; never test",
     )
     held_out: float = Field(0.1, gt=0, lt=0.5, description="share of train for select_on: train_held_out")
     views: str = Field("1x1", pattern=r"^[1-9]\d?x[1-9]$", description="test views, temporal x spatial")
@@ -70,7 +71,9 @@ class FinetuneConfig(Config):
             UserError: The folder holds no such run.
         """
         if not (run / "config.yaml").is_file() or not (run / CLASSIFIER).is_file():
-            raise UserError(f"{run} is not a finished fine-tuning run (it needs config.yaml and {CLASSIFIER})")
+            raise UserError(
+                f"{run} is not a finished fine-tuning run (it needs config.yaml and {CLASSIFIER})"
+            )
         return load_config(cls, run / "config.yaml")
 
 
@@ -158,7 +161,9 @@ def selection_sets(manifest: Manifest, config: FinetuneConfig) -> tuple[Manifest
         seen[clip.label] = seen.get(clip.label, 0) + 1
         (held if seen[clip.label] % every == 0 else kept).append(clip)
     if not held:
-        raise UserError(f"manifest {manifest.name}: classes are too small to hold {config.held_out:g} of train out")
+        raise UserError(
+            f"manifest {manifest.name}: classes are too small to hold {config.held_out:g} of train out"
+        )
     return train.replace(kept), train.replace(held)
 
 

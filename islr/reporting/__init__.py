@@ -5,7 +5,17 @@ from pathlib import Path
 
 from islr.errors import UserError
 from islr.files import write_atomic
-from islr.reporting import accuracy, background, corpora, curves, probes, provenance, standings, summary
+from islr.reporting import (
+    accuracy,
+    background,
+    corpora,
+    curves,
+    probe_standings,
+    probes,
+    provenance,
+    standings,
+    summary,
+)
 from islr.reporting.blocks import Report, Section
 from islr.reporting.guide import GLOSSARY
 from islr.reporting.render import RENDERERS
@@ -39,7 +49,7 @@ def build_report(runs: Sequence[Path], out: Path, title: str = TITLE) -> Path:
         content = provenance.records_csv(gathered)
     else:
         report = compose(gathered, title)
-        content = RENDERERS[out.suffix.lower()](report, provenance.records_csv(gathered))
+        content = RENDERERS[out.suffix.lower()](report)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, content)
     return out
@@ -49,7 +59,7 @@ def compose(gathered: Gathered, title: str) -> Report:
     """Everything a report says, before any format."""
     colours = standings.palette(gathered)
     sets, notices = standings.test_sets(gathered, colours)
-    probed = probes.probe_sets(gathered, colours)
+    probed = probe_standings.probe_sets(gathered, colours)
     made: list[Section | None] = [
         background.lineage(gathered, sets, colours),
         *accuracy.sections(sets, notices),
@@ -72,4 +82,5 @@ def compose(gathered: Gathered, title: str) -> Report:
         summary.headlines(gathered, sets, probed),
         summary.facts(gathered, sets, probed),
         tuple(section for section in made if section is not None),
+        provenance.compact_csv(gathered),
     )

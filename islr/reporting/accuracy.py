@@ -121,19 +121,20 @@ def _table(found: TestSet) -> Table:
     metrics += [
         f"{m}_per_class" for m in metrics if any(f"{m}_per_class" in row.overall for row in found.rows)
     ]
-    columns = [Column("Model"), Column("Encoder")]
+    columns = [Column("Model")]
     columns += [Column(f"{text.metric_name(m)}, %", numeric=True, interval=True) for m in metrics]
-    columns += [Column("Clips", numeric=True), Column("Seed", numeric=True)]
+    columns += [Column("Clips", numeric=True), Column("Seed", numeric=True), Column("Encoder")]
     rows = []
     for row in found.ranked:
         p, versus = row.provenance, found.of(row)
         clips = text.count(p.clips_present)
         clips += f" / {text.count(p.clips_expected)}" if not p.complete else ""
-        cells = [Cell(row.label, series=row.series, chip=True, link=row.run.anchor), Cell(p.encoder)]
+        cells = [Cell(row.label, series=row.series, chip=True, link=row.run.anchor)]
         for metric in metrics:
             mark = versus.mark if versus and metric == "top1" else ""
             cells.append(result_cell(row.overall.get(metric), mark))
         cells += [Cell(clips, raw=f"{p.clips_present}/{p.clips_expected}"), Cell(str(p.seed), raw=p.seed)]
+        cells.append(Cell(p.encoder))
         rows.append(tuple(cells))
     methods = sorted({row.top1.ci_method for row in found.ranked if row.top1.ci_method})
     note = f"Intervals: {'; '.join(methods)}." if methods else "No intervals."

@@ -10,13 +10,13 @@ import numpy as np
 from islr.reporting import text
 from islr.reporting.blocks import Block, Lineage, Notice, Picture, Section, Series
 from islr.reporting.scan import Gathered, Run
-from islr.reporting.standings import TestSet
+from islr.reporting.standings import Palette, TestSet, series_of
 
 _TILE = 112  # height in pixels of one picture of a recipe; smaller ones are enlarged by whole factors
 _MOST_PICTURES = 8  # pictures of one panel
 
 
-def lineage(gathered: Gathered, sets: Sequence[TestSet], colours: dict[str, Series]) -> Section:
+def lineage(gathered: Gathered, sets: Sequence[TestSet], colours: Palette) -> Section:
     """Corpus -> pre-training -> fine-tuning -> score, one line for each model."""
     rows: list[tuple[str, Series, tuple[tuple[str, str, str], ...]]] = []
     shown: set[str] = set()
@@ -26,7 +26,7 @@ def lineage(gathered: Gathered, sets: Sequence[TestSet], colours: dict[str, Seri
                 continue
             shown.add(row.run.label)
             p = row.provenance
-            steps = [("start", f"{p.encoder}, random weights", "")]
+            steps = [("start", p.encoder, "random weights")]
             for stage in p.pretraining:
                 what = f"on {stage.get('manifest', '?')}, {clips_words(stage.get('clips', '?'))} clips"
                 steps.append(("pre-training", stage.get("recipe", "?"), what))
@@ -44,12 +44,12 @@ def lineage(gathered: Gathered, sets: Sequence[TestSet], colours: dict[str, Seri
         if run.recipe in trained or (run.problem and not run.metrics):
             continue
         stages = _stages(run)
-        steps = [("start", f"{_encoder_name(run)}, random weights", "")]
+        steps = [("start", run.encoder or "encoder", "random weights")]
         for stage in stages:
             what = f"on {stage.get('manifest', '?')}, {clips_words(stage.get('clips', '?'))} clips"
             steps.append(("pre-training", stage.get("recipe", "?"), what))
         steps.append(("pre-training", "not finished", "") if run.problem else ("end", "not fine-tuned", ""))
-        rows.append((run.name, colours.get(run.name), tuple(steps)))
+        rows.append((run.name, series_of(colours, run.name, run.encoder, False), tuple(steps)))
     if not rows:
         return Section("lineage", "What was run", (Notice("No finished run was found."),))
     lead = (
@@ -69,12 +69,6 @@ def _stages(run: Run) -> list[dict[str, str]]:
     except ValueError:
         return []
     return [stage for stage in stages if isinstance(stage, dict)]
-
-
-def _encoder_name(run: Run) -> str:
-    encoder = run.config.get("encoder")
-    name = encoder.get("name") if isinstance(encoder, dict) else encoder
-    return str(run.weights.get("architecture") or name or "encoder")
 
 
 def pictures(gathered: Gathered) -> Section | None:

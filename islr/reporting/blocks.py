@@ -5,10 +5,10 @@ The sections are built once; `html`, `markdown`, `latex` and `csv` renderers eac
 
 import csv
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-Series = int | None  # index of a colour in the palette; None is the grey of controls
+Series = int | None  # index of a colour in the palette; None, -1, -2, ... are the greys of controls
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,15 @@ class Table:
 class Chart:
     """SVG drawings under one caption; `narrow` ones replace `wide` ones on a phone (empty = the same).
 
-    `legend` holds (label, series) pairs; several drawings flow as a grid of panels.
+    `legend` holds (label, series) pairs; several drawings flow as a grid of panels;
+    `folded` is the line behind which they are hidden on the page.
     """
 
     caption: str
     wide: tuple[str, ...]
     narrow: tuple[str, ...] = ()
     legend: tuple[tuple[str, Series], ...] = ()
+    folded: str = ""
 
 
 @dataclass(frozen=True)
@@ -166,11 +168,11 @@ class Fact:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that is rendered."""
+    """Everything that is rendered; `downloads` maps file names to CSV content."""
 
     title: str
     subtitle: str
     headlines: tuple[str, ...]
     facts: tuple[Fact, ...]
     sections: tuple[Section, ...]
-    notices: tuple[Notice, ...] = field(default=())
+    downloads: dict[str, str]

@@ -12,7 +12,7 @@ def samples(gathered: Gathered) -> Section | None:
     blocks: list[Block] = []
     for corpus in gathered.corpora:
         if corpus.samples is not None:
-            caption = f"Frames from clips of {corpus.name}, as the models' source material."
+            caption = f"Frames of clips from {corpus.name}."
             blocks.append(Picture(caption, (("", corpus.samples.read_bytes()),)))
     return Section("samples", "What the data looks like", tuple(blocks)) if blocks else None
 
@@ -61,10 +61,7 @@ def _splits(corpus: Corpus, splits: dict[str, Any]) -> Table:
         cells = [Cell(split)]
         for key in counted:
             value = facts.get(key)
-            alarm = key in ("missing", "corrupt") and bool(value)
-            cells.append(
-                Cell("–", "") if value is None else Cell(text.count(value), value, mark="!" if alarm else "")
-            )
+            cells.append(Cell("–", "") if value is None else Cell(text.count(value), value))
         length = (corpus.audit.get("duration_s") or {}).get(split) or {}
         for key, digits in (("p50", 2), ("total_hours", 2)):
             value = length.get(key)
@@ -117,7 +114,7 @@ def _checks(audited: dict[str, Any]) -> list[tuple[str, str]]:
     poses = audited.get("poses")
     if poses:
         shares = poses.get("share_of_frames_with_hand") or {}
-        hands = ", ".join(f"{name} hand in {share:.0%}" for name, share in shares.items())
+        hands = ", ".join(f"{name} hand in {text.percent(share)} %" for name, share in shares.items())
         items.append(
             (
                 "Poses.",

@@ -3,7 +3,8 @@
 Coordinates are CSS pixels. Every drawing is made for the width it is shown at, so that its text keeps its
 size: a bar chart is drawn once wide and once for a phone, line charts are panels that flow into as many
 columns as fit.
-Classes: `s0`..`s6` are the series colours, `sx` is the grey of controls; see templates/style.css.
+Classes: `s0`..`s6` are the series colours, `sx` with `x0`..`x2` the greys of controls; see
+templates/style.css.
 """
 
 import math
@@ -13,10 +14,11 @@ from html import escape
 
 from islr.reporting.blocks import Series
 
-WIDE, NARROW = 860, 360
-PANEL_WIDTH, PANEL_HEIGHT = 380, 236
+WIDE, NARROW = 1056, 368
+PANEL_WIDTH, PANEL_HEIGHT = 336, 222
 COLOURS = 7
-_CHARACTER = 6.6  # mean advance of a 12 px system-font character
+GREYS = 3
+_CHARACTER = 7.0  # mean advance of a 13 px system-font character
 _MARKERS = ("circle", "square", "diamond", "triangle")
 
 
@@ -57,14 +59,16 @@ class Dot:
     hollow: bool = False
 
 
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
+def ticks(
+    low: float, high: float, about: int = 5, steps: Sequence[float] = (1, 2, 2.5, 5, 10)
+) -> list[float]:
     """Round numbers covering low..high (inside it), about `about` of them."""
     span = high - low
     if not span > 0:
         return [low]
     raw = span / max(about - 1, 1)
     power = 10 ** math.floor(math.log10(raw))
-    step = min((m * power for m in (1, 2, 2.5, 5, 10)), key=lambda s: abs(math.log(s / raw)))
+    step = min((m * power for m in steps), key=lambda s: abs(math.log(s / raw)))
     first = math.ceil(low / step - 1e-9)
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -79,8 +83,10 @@ def tick_label(value: float, percent: bool = False) -> str:
 
 
 def colour(series: Series) -> str:
-    """CSS class of a series."""
-    return "sx" if series is None else f"s{series % COLOURS}"
+    """CSS classes of a series: its colour, or grey; further greys differ in dashes and shade."""
+    if series is None or series < 0:
+        return f"sx x{(-1 - (series or -1)) % GREYS}"
+    return f"s{series % COLOURS}"
 
 
 class _Drawing:
@@ -113,7 +119,8 @@ class _Drawing:
     ) -> None:
         """A point whose shape, not only its colour, tells the series."""
         css = f"mark {colour(series)}{' hollow' if hollow else ''}"
-        shape = "circle" if series is None else _MARKERS[series % len(_MARKERS)]
+        index = -1 - (series or -1) if series is None or series < 0 else series
+        shape = _MARKERS[index % len(_MARKERS)]
         if shape == "circle":
             self.add("circle", css, title, cx=x, cy=y, r=r)
             return
@@ -156,7 +163,7 @@ def bars(
 ) -> str:
     """Horizontal bars of fractions from 0 to 100 % with 95 % intervals and a dashed reference line."""
     width = NARROW if narrow else WIDE
-    gutter = 0.0 if narrow else min(230.0, 14 + _CHARACTER * max((len(row.label) for row in rows), default=1))
+    gutter = 0.0 if narrow else min(290.0, 14 + _CHARACTER * max((len(row.label) for row in rows), default=1))
     left, right = (2.0, width - 60.0) if narrow else (gutter + 8, width - 74.0)
     pitch, thick, top = (44, 16, 26) if narrow else (34, 18, 26)
     bottom = top + pitch * len(rows)
@@ -204,7 +211,7 @@ def dots(
 ) -> str:
     """A dot plot of fractions: one row of points for each label; `connect` joins them into a dumbbell."""
     width = NARROW if narrow else WIDE
-    gutter = 0.0 if narrow else min(230.0, 14 + _CHARACTER * max((len(name) for name, _ in rows), default=1))
+    gutter = 0.0 if narrow else min(290.0, 14 + _CHARACTER * max((len(name) for name, _ in rows), default=1))
     left, right = (8.0, width - 10.0) if narrow else (gutter + 12, width - 16.0)
     most = max((len(points) for _, points in rows), default=1)
     spread = 0 if connect else 9
@@ -253,7 +260,7 @@ def lines(
     reference: tuple[float, str] | None = None,
     whole_x: bool = False,
 ) -> str:
-    """One panel of lines with its title, about 380 x 236 pixels."""
+    """One panel of lines with its title, about 336 x 222 pixels."""
     drawing = _Drawing(PANEL_WIDTH, PANEL_HEIGHT, f"{title}: {', '.join(line.label for line in series)}")
     xs = [x for line in series for x in line.xs]
     ys = [y for line in series for y in line.ys]
@@ -271,7 +278,7 @@ def lines(
         y = slope_y * tick + offset_y
         drawing.line(left, y, right, y, "grid")
         drawing.text(left - 7, y + 4, tick_label(tick, percent), "tick", "end")
-    across = ticks(min(xs), max(xs), 6)
+    across = ticks(min(xs), max(xs), 6, (1, 2, 5, 10))
     for tick in [t for t in across if not whole_x or t == round(t)]:
         drawing.text(slope_x * tick + offset_x, bottom + 17, tick_label(tick), "tick", "middle")
     drawing.text((left + right) / 2, bottom + 34, x_label, "tick", "middle")

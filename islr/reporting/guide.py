@@ -36,9 +36,9 @@ GUIDE = Prose(
         ),
         (
             "Many cells.",
-            "Marks show where the 95 % interval of the paired difference excludes zero, cell by cell. "
-            "Among twenty cells without any effect about one would be marked: believe patterns over "
-            "features, not a lone mark.",
+            "A hollow mark stands where the 95 % interval of the paired difference excludes zero, cell "
+            "by cell; among twenty cells without any effect about one would get one. A filled mark "
+            "stands where the difference survives Holm's correction for the number of comparisons.",
         ),
         (
             "What does not follow.",

@@ -4,15 +4,16 @@ CSV."""
 import csv
 import io
 import json
+from collections.abc import Sequence
 
 import numpy as np
 
-from islr.evaluation.results import Provenance
+from islr.evaluation.results import Provenance, Result
 from islr.reporting import text
 from islr.reporting.background import clips_words
 from islr.reporting.blocks import Block, Cell, Column, Notice, Section, Table
 from islr.reporting.corpora import facts_of
-from islr.reporting.scan import Gathered
+from islr.reporting.scan import Gathered, Run
 
 PROVENANCE_NAMES = {
     "protocol": "Protocol",
@@ -38,42 +39,49 @@ PROVENANCE_NAMES = {
 
 
 def provenance(gathered: Gathered) -> Section:
-    """Protocol and fingerprints of every number: once what all share, then what differs."""
-    entries: list[tuple[str, str, dict[str, str]]] = []  # run anchor, row, field -> full text
+    """Protocol and fingerprints of every number: for each protocol what all rows share, then what differs."""
+    by_protocol: dict[str, list[tuple[str, str, dict[str, str]]]] = {}  # -> run anchor, row, field -> words
     for run in gathered.runs:
         known: list[Provenance] = []
         for record in run.results:
-            if record.provenance not in known:
-                known.append(record.provenance)
-                label = f"{record.name} ({run.label})" if record.name != run.label else run.label
-                entries.append((run.anchor, label, provenance_words(record.provenance)))
-    if not entries:
-        return Section(
-            "provenance", "Protocol and fingerprints", (Notice("There is no result, so no provenance."),)
-        )
-    fields = list(PROVENANCE_NAMES)
-    shared = [f for f in fields if len({words[f] for _, _, words in entries}) == 1]
-    rows = [(Cell(PROVENANCE_NAMES[f]), _hash_cell(entries[0][2][f])) for f in shared]
-    columns = (Column("Field"), Column("Value"))
-    blocks: list[Block] = []
-    if rows:
-        blocks.append(
-            Table("provenance-shared", "The same for every number in this report", columns, tuple(rows))
-        )
-    differing = [f for f in fields if f not in shared]
-    if differing:
-        heads = (Column("Row (run folder)"), *(Column(PROVENANCE_NAMES[f]) for f in differing))
-        body = tuple(
-            (Cell(label, anchor=anchor), *(_hash_cell(words[f]) for f in differing))
-            for anchor, label, words in entries
-        )
-        blocks.append(Table("provenance-by-run", "What differs from run to run", heads, body))
+            p = record.provenance
+            if p not in known:
+                known.append(p)
+                label = record.name if record.name == run.label else f"{record.name} ({run.label})"
+                by_protocol.setdefault(p.protocol, []).append((run.anchor, label, provenance_words(p)))
+    if not by_protocol:
+        nothing = Notice("There is no result, so no provenance.")
+        return Section("provenance", "Protocol and fingerprints", (nothing,))
+    blocks = [block for protocol, rows in sorted(by_protocol.items()) for block in _protocol(protocol, rows)]
     lead = (
         "Every number names what it depends on. Two numbers compare only when split, labels and clips "
         "have the same fingerprints. Hashes are sha256, shortened here; the full ones are in the "
         "tooltips and in the CSV."
     )
     return Section("provenance", "Protocol and fingerprints", tuple(blocks), lead)
+
+
+def _protocol(protocol: str, entries: Sequence[tuple[str, str, dict[str, str]]]) -> list[Block]:
+    fields = list(PROVENANCE_NAMES)
+    shared = [f for f in fields if len({words[f] for _, _, words in entries}) == 1]
+    differing = [f for f in fields if f not in shared]
+    slug = text.slug(protocol)
+    blocks: list[Block] = []
+    if shared:
+        rows = tuple((Cell(PROVENANCE_NAMES[f]), _hash_cell(entries[0][2][f])) for f in shared)
+        columns = (Column("Field"), Column("Value"))
+        blocks.append(Table(f"provenance-{slug}", f"The same for every {protocol} number", columns, rows))
+    if differing:
+        heads = (Column("Row (run folder)"), *(Column(PROVENANCE_NAMES[f]) for f in differing))
+        anchored: set[str] = set()
+        body = []
+        for anchor, label, words in entries:
+            first = Cell(label, anchor="" if anchor in anchored else anchor)
+            anchored.add(anchor)
+            body.append((first, *(_hash_cell(words[f]) for f in differing)))
+        title = f"What differs between {protocol} numbers"
+        blocks.append(Table(f"provenance-{slug}-rows", title, heads, tuple(body)))
+    return blocks
 
 
 def _hash_cell(words: str) -> Cell:
@@ -151,21 +159,59 @@ def unfinished(gathered: Gathered) -> Section | None:
     return Section("unfinished", "Failed and incomplete runs", (table,))
 
 
+_HEAD = ("run", "name", "metric", "value", "ci_low", "ci_high", "ci_method", "n", "higher_is_better")
+
+
 def records_csv(gathered: Gathered) -> str:
     """Every record of every run, one line each, with its whole provenance; numbers unrounded."""
-    group_keys = sorted({key for run in gathered.runs for record in run.results for key in record.group})
-    fields = [field for field in Provenance.model_fields if field not in ("libraries", "pretraining")]
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    head = ["run", "name", "metric", "value", "ci_low", "ci_high", "ci_method", "n", "higher_is_better"]
-    writer.writerow([*head, *group_keys, *fields, "pretraining", "libraries"])
+    keys = _group_keys(gathered)
+    rows = [[*_HEAD, *keys, *Provenance.model_fields]]
+    for run in gathered.runs:
+        rows += [[*_values(run, record, keys), *_fields(record.provenance)] for record in run.results]
+    return _csv(rows)
+
+
+def compact_csv(gathered: Gathered) -> dict[str, str]:
+    """The same in two files that go inside a page: records that name their provenance, and the
+    provenances."""
+    keys = _group_keys(gathered)
+    known: list[Provenance] = []
+    records: list[list[str]] = [[*_HEAD, *keys, "provenance"]]
     for run in gathered.runs:
         for record in run.results:
-            p = record.provenance
-            row: list[object] = [run.label, record.name, record.metric, record.value]
-            row += ["" if bound is None else bound for bound in (record.ci_low, record.ci_high)]
-            row += [record.ci_method, record.n, record.higher_is_better]
-            row += [record.group.get(key, "") for key in group_keys]
-            row += [getattr(p, field) for field in fields]
-            writer.writerow([*row, json.dumps(p.pretraining), json.dumps(p.libraries)])
+            if record.provenance not in known:
+                known.append(record.provenance)
+            number = str(known.index(record.provenance) + 1)
+            records.append([*_values(run, record, keys), number])
+    sources = [["provenance", *Provenance.model_fields]]
+    sources += [[str(number), *_fields(p)] for number, p in enumerate(known, start=1)]
+    return {"records.csv": _csv(records), "provenance.csv": _csv(sources)}
+
+
+def _group_keys(gathered: Gathered) -> list[str]:
+    return sorted({key for run in gathered.runs for record in run.results for key in record.group})
+
+
+def _values(run: Run, record: Result, keys: Sequence[str]) -> list[str]:
+    bounds = ["" if bound is None else repr(bound) for bound in (record.ci_low, record.ci_high)]
+    row = [
+        run.label,
+        record.name,
+        record.metric,
+        repr(record.value),
+        *bounds,
+        record.ci_method,
+        str(record.n),
+    ]
+    return [*row, str(record.higher_is_better).lower(), *(record.group.get(key, "") for key in keys)]
+
+
+def _fields(p: Provenance) -> list[str]:
+    content = p.model_dump(mode="json")
+    return [json.dumps(value) if isinstance(value, list | dict) else str(value) for value in content.values()]
+
+
+def _csv(rows: Sequence[Sequence[str]]) -> str:
+    out = io.StringIO(newline="")
+    csv.writer(out, lineterminator="\n").writerows(rows)
     return out.getvalue()

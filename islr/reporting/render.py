@@ -16,9 +16,9 @@ from islr.reporting.blocks import Cell, Lineage, Notice, Prose, Report, Table
 HEAT_STEPS = 10  # shades of the heat scale in style.css, h0 .. h10
 
 
-def html(report: Report, records: str) -> str:
+def html(report: Report) -> str:
     """One self-contained page: styles, drawings, pictures and downloads are inside the file."""
-    return _template().render(report=report, records=data_uri(records, "text/csv"))
+    return _template().render(report=report)
 
 
 @cache
@@ -36,8 +36,9 @@ def _template() -> jinja2.Template:
         "kind": lambda block: type(block).__name__.lower(),
         "svg": Markup,
         "png": lambda data: "data:image/png;base64," + base64.b64encode(data).decode(),
-        "csv": lambda table: data_uri(table.csv(), "text/csv"),
+        "csv": lambda content: data_uri(content, "text/csv"),
         "colour": figures.colour,
+        "unbroken": lambda words: words.replace(" %", "\N{NO-BREAK SPACE}%"),
         "heat": lambda shade: f"h{round(shade * HEAT_STEPS)}",
     }
     return environment.get_template("report.html")
@@ -48,7 +49,7 @@ def data_uri(content: str, mime: str) -> str:
     return f"data:{mime};charset=utf-8,{quote(content)}"
 
 
-def markdown(report: Report, records: str) -> str:
+def markdown(report: Report) -> str:
     """The prose and the tables; charts are replaced by their captions' tables, pictures left to the page."""
     lines = [f"# {report.title}", "", report.subtitle, ""]
     for sentence in report.headlines:
@@ -99,13 +100,13 @@ def _md_cell(cell: Cell) -> str:
     return _md(words)
 
 
-def latex(report: Report, records: str) -> str:
+def latex(report: Report) -> str:
     """The tables of results as booktabs tables, for \\input in a paper; provenance stays in the other
     forms."""
     wanted = [
         section for section in report.sections if section.anchor in ("accuracy", "signers", "probes", "gap")
     ]
-    parts = [f"% {_tex_comment(report.title)}", "% needs \\usepackage{booktabs,graphicx}"]
+    parts = [f"% {_tex_comment(report.title)}", "% needs \\usepackage{booktabs,graphicx,amssymb}"]
     parts += [f"% {_tex_comment(sentence)}" for sentence in report.headlines]
     for section in wanted:
         parts += [_latex_table(block) for block in section.blocks if isinstance(block, Table)]
@@ -125,6 +126,8 @@ _TEX = {
     "\N{MINUS SIGN}": "$-$",
     "▲": r"$\blacktriangle$",
     "▼": r"$\blacktriangledown$",
+    "△": r"$\vartriangle$",
+    "▽": r"$\triangledown$",
     "·": r"$\cdot$",
     "→": r"$\rightarrow$",
     "<": r"$<$",
@@ -164,4 +167,4 @@ def _tex_cell(cell: Cell) -> str:
     return words + (rf" {{\scriptsize [{_tex(cell.bounds)}]}}" if cell.bounds else "")
 
 
-RENDERERS: dict[str, Callable[[Report, str], str]] = {".html": html, ".md": markdown, ".tex": latex}
+RENDERERS: dict[str, Callable[[Report], str]] = {".html": html, ".md": markdown, ".tex": latex}

@@ -58,6 +58,20 @@ class Run:
         return str(self.config.get("name") or self.recipe or self.folder.name)
 
     @property
+    def encoder(self) -> str:
+        """Architecture of its encoder, empty when nothing says."""
+        if self.task != "probe" and self.results:
+            return self.results[0].provenance.encoder
+        encoder = self.config.get("encoder")
+        named = encoder.get("name") if isinstance(encoder, dict) else encoder
+        return str(self.weights.get("architecture") or named or "")
+
+    @cached_property
+    def details(self) -> dict[str, Any]:
+        """details.json of a probing run: what was covered and how the splits were made; empty when absent."""
+        return _json(self.folder / "details.json")
+
+    @property
     def recipe(self) -> str:
         """Name of the pre-training recipe, empty for other tasks."""
         recipe = self.config.get("recipe")
@@ -196,7 +210,7 @@ def _run(folder: Path, label: str, files: set[str]) -> Run | None:
     if "error.txt" in files:
         lines = (folder / "error.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         problems.insert(0, f"failed: {lines[-1] if lines else 'no message'}")
-    elif not problems and ("encoder.safetensors" not in files if task == "pretrain" else not results):
+    elif not problems and ("encoder.safetensors" if task == "pretrain" else "result.json") not in files:
         step = max((int(row.get("step", 0)) for row in metrics), default=0)
         problems.append(
             f"not finished (last recorded step {step:,})" if step else "not finished (no step recorded)"

@@ -109,21 +109,36 @@ class TestSet:
         return next((versus for versus in self.versus if versus.row is row), None)
 
 
-def palette(gathered: Gathered) -> dict[str, Series]:
-    """One colour for each row name in the whole report; random initialisation is grey."""
-    names: list[str] = []
+Palette = dict[str, Series]
+
+
+def palette(gathered: Gathered) -> Palette:
+    """One colour for each row name in the whole report, and one grey for each encoder's random
+    initialisation."""
+    names: set[str] = set()
+    random: set[str] = set()
     for run in gathered.runs:
-        for record in run.results or ():
-            if is_random(record) or record.group.get("control") or not _is_model(record):
-                continue
-            names.append(record.name)
-        if run.task in ("pretrain", "finetune") and not is_random_name(run.name):
-            names.append(run.name)
-    return {name: i for i, name in enumerate(dict.fromkeys(sorted(names)))}
+        for record in run.results:
+            if is_random(record):
+                random.add(_key(record.name, record.provenance.encoder, True))
+            elif record.provenance.encoder and not record.group.get("control"):
+                names.add(record.name)
+        if run.task in ("pretrain", "finetune"):
+            if is_random_name(run.name):
+                random.add(_key(run.name, run.encoder, True))
+            elif not run.results:
+                names.add(run.name)
+    colours: Palette = {name: i for i, name in enumerate(sorted(names))}
+    return colours | {key: -1 - i for i, key in enumerate(sorted(random))}
 
 
-def _is_model(record: Result) -> bool:
-    return bool(record.provenance.encoder)
+def series_of(colours: Palette, name: str, encoder: str, random: bool) -> Series:
+    """The colour of a row; None, the first grey, for what has none."""
+    return colours.get(_key(name, encoder, random))
+
+
+def _key(name: str, encoder: str, random: bool) -> str:
+    return f"random initialisation of {encoder}" if random else name
 
 
 def is_random_name(name: str) -> bool:
@@ -133,12 +148,10 @@ def is_random_name(name: str) -> bool:
 
 def is_random(record: Result) -> bool:
     """Whether a record is of an encoder that was never trained before."""
-    return not record.provenance.pretraining and (is_random_name(record.name) or _is_model(record))
+    return bool(record.provenance.encoder) and not record.provenance.pretraining
 
 
-def test_sets(
-    gathered: Gathered, colours: dict[str, Series]
-) -> tuple[tuple[TestSet, ...], tuple[Notice, ...]]:
+def test_sets(gathered: Gathered, colours: Palette) -> tuple[tuple[TestSet, ...], tuple[Notice, ...]]:
     """Group fine-tuned and evaluated runs by what they were scored on; broken predictions become notices."""
     groups: dict[tuple[str, ...], list[tuple[Run, tuple[Result, ...]]]] = {}
     for run in gathered.runs:
@@ -171,7 +184,7 @@ def test_sets(
 
 
 def _rows(
-    members: Sequence[tuple[Run, tuple[Result, ...]]], colours: dict[str, Series], notices: list[Notice]
+    members: Sequence[tuple[Run, tuple[Result, ...]]], colours: Palette, notices: list[Notice]
 ) -> tuple[Row, ...]:
     names = [records[0].name for _, records in members]
     encoders = {records[0].provenance.encoder for _, records in members}
@@ -190,7 +203,7 @@ def _rows(
         label if sum(other == label for other, _ in labels) == 1 else f"{label} · {run.label}"
         for label, run in labels
     ]
-    rows = []
+    rows: list[Row] = []
     for label, (run, records), name in zip(unique, members, names, strict=True):
         predictions = None
         try:
@@ -199,9 +212,8 @@ def _rows(
             notices.append(Notice(f"The predictions of {run.label} were left out: {error}", "warning"))
         overall = {record.metric: record for record in records if not record.group}
         random = is_random(records[0])
-        rows.append(
-            Row(label, run, overall, records, predictions, None if random else colours.get(name), random)
-        )
+        series = series_of(colours, name, records[0].provenance.encoder, random)
+        rows.append(Row(label, run, overall, records, predictions, series, random))
     return tuple(rows)
 
 

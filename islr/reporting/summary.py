@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from islr.reporting import text
 from islr.reporting.blocks import Fact
-from islr.reporting.probes import HEADLINE, METRIC, ProbeRow, ProbeSet
+from islr.reporting.probe_standings import HEADLINE, MAYBE_BETTER, MAYBE_WORSE, METRIC, ProbeRow, ProbeSet
 from islr.reporting.scan import Gathered
 from islr.reporting.standings import ALPHA, BETTER, WORSE, TestSet, is_random_name, paired
 
@@ -33,10 +33,14 @@ def _recognition(found: TestSet) -> str:
         )
     top1 = row.top1
     bounds = [f"95 % CI {text.interval(top1.ci_low, top1.ci_high)}"] if top1.ci_low is not None else []
-    bounds += [f"chance {text.percent(found.chance)}"] if found.chance is not None else []
+    bounds += [f"chance {text.percent(found.chance)} %"] if found.chance is not None else []
     rivals = sum(not other.random for other in found.rows)
-    who = f"{row.label} is the best of {rivals} models and" if best and rivals > 1 else row.label
-    sentence = f"{who} names the sign in {text.percent(top1.value)} % of {clips}"
+    who = (
+        f"Best of {rivals} models: {row.label} names"
+        if best and rivals > 1
+        else f"The model {row.label} names"
+    )
+    sentence = f"{who} the sign in {text.percent(top1.value)} % of {clips}"
     sentence += f" ({'; '.join(bounds)})." if bounds else "."
     if best is None:
         return sentence + " No pre-trained model was scored on them."
@@ -54,14 +58,17 @@ def _against_random(found: TestSet) -> str:
         )
     d, control = versus.difference, versus.control
     start = f" From random initialisation the same encoder reaches {text.percent(control.top1.value)} %"
-    size = f"{text.percent(abs(d.value))} points (95 % CI {text.interval(d.low, d.high, True)})"
+    bounds = f"points (95 % CI {text.interval(d.low, d.high, True)})"
     if not versus.significant:
         return (
-            f"{start}; the paired difference of {size} may be chance (Holm-adjusted "
-            f"{text.p_value(versus.adjusted)})."
+            f"{start}; the paired difference of {text.percent(d.value, True)} {bounds} may be chance "
+            f"(Holm-adjusted {text.p_value(versus.adjusted)})."
         )
     verb = "adds" if d.value > 0 else "costs"
-    return f"{start}: pre-training {verb} {size}, Holm-adjusted {text.p_value(versus.adjusted)}."
+    return (
+        f"{start}: pre-training {verb} {text.percent(abs(d.value))} {bounds}, Holm-adjusted "
+        f"{text.p_value(versus.adjusted)}."
+    )
 
 
 def _against_second(found: TestSet) -> str:
@@ -83,21 +90,30 @@ def _probing(found: ProbeSet) -> str:
     best = _best_probe(found)
     control = _random_row(found, best)
     marks = [found.mark(best, feature, HEADLINE) for feature in found.singles]
-    better, worse, n = marks.count(BETTER), marks.count(WORSE), len(found.singles)
+    better, worse, n = _better(marks), sum(m in (WORSE, MAYBE_WORSE) for m in marks), len(found.singles)
     sentence = ""
     if found.mean is not None and (own := found.get(best, found.mean, HEADLINE)) is not None:
         sentence = (
-            f"On signs its probe never saw, {best.label} reads phonology with {text.percent(own.value)} % "
+            f"On signs the probe never saw, the features of {best.label} read phonology with "
+            f"{text.percent(own.value)} % "
             f"balanced accuracy ({text.feature_name(found.mean).lower()})"
         )
         other = found.get(control, found.mean, HEADLINE) if control else None
         sentence += f", random initialisation with {text.percent(other.value)} %" if other else ""
         sentence += ". "
     if found.compared:
-        sentence += f"{best.label} is better than random initialisation on {better} of {n} features"
+        sentence += f"They are better than random initialisation on {better} of {n} features"
         sentence += f" and worse on {worse}" if worse else ""
-        sentence += " (95 % CI of the paired difference excludes zero)."
+        sentence += " (95 % CI of the paired difference excludes zero"
+        stand = marks.count(BETTER)
+        sentence += (
+            f"; {stand} stand{'s' if stand == 1 else ''} after Holm's correction)." if better else ")."
+        )
     return sentence.strip()
+
+
+def _better(marks: Sequence[str]) -> int:
+    return sum(mark in (BETTER, MAYBE_BETTER) for mark in marks)
 
 
 def _best_probe(found: ProbeSet) -> ProbeRow:
@@ -133,7 +149,7 @@ def facts(gathered: Gathered, sets: Sequence[TestSet], probes: Sequence[ProbeSet
     for found in probes[:1]:
         if found.models and found.compared and HEADLINE in found.splits:
             best_row = _best_probe(found)
-            better = sum(found.mark(best_row, f, HEADLINE) == BETTER for f in found.singles)
+            better = _better([found.mark(best_row, f, HEADLINE) for f in found.singles])
             made.append(
                 Fact(f"{better}/{len(found.singles)}", "", f"features read above random, {best_row.label}")
             )

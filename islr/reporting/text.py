@@ -19,6 +19,10 @@ METRICS = {
     "accuracy": "Accuracy",
     "macro_f1": "Macro F1",
     "mcc": "Matthews correlation",
+    "bits": "Information, bits",
+    "ece": "Calibration error (ECE)",
+    "p_holm": "p, Holm",
+    "selectivity": "Selectivity",
     "chance_top1": "Chance",
     "classes_absent": "Classes without a clip",
 }
