@@ -96,17 +96,17 @@ def test_second_scan_decodes_only_what_is_new(
         return Scanned("ok", 1, 25.0, 8, 8)
 
     monkeypatch.setitem(__import__("islr.data.scan").data.scan.scan.__kwdefaults__, "measure_one", counted)
-    cache = tmp_path / "out" / "scan.json"
-    first = from_wlasl(files[0], files[1], workers=0, cache=cache)
+    out = tmp_path / "made" / "manifest.csv"
+    first = from_wlasl(files[0], files[1], workers=0, out=out)
     assert sorted(decoded) == ["00001", "00003", "00010", "00020", "00021", "70023"]
-    again = from_wlasl(files[0], files[1], workers=0, cache=cache)
+    again = from_wlasl(files[0], files[1], workers=0, out=out)
     assert len(decoded) == 6
     assert again == first
     (files[1] / "00003.mp4").touch()
-    from_wlasl(files[0], files[1], workers=0, cache=cache)
+    from_wlasl(files[0], files[1], workers=0, out=out)
     assert decoded[6:] == ["00003"]
-    cache.write_text("{broken")
-    from_wlasl(files[0], files[1], workers=0, cache=cache)
+    (tmp_path / "made" / "manifest.scan.json").write_text("{broken")
+    from_wlasl(files[0], files[1], workers=0, out=out)
     assert len(decoded) == 13
 
 
@@ -194,7 +194,9 @@ def test_nslt_restricts_checks_and_reports_its_extra_ids(
             from_wlasl(files[0], files[1], nslt=nslt, workers=0)
 
 
-def test_revised_labels_replace_classes_and_shrink_splits(files: tuple[Path, Path, Path]) -> None:
+def test_revised_labels_replace_classes_and_shrink_splits(
+    files: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
     labels = Labels(
         ("same", "unused", "sweet"), {"00001": 0, "00003": 0, "20": 2, "70023": 2}, {"l.csv": "0"}
     )
@@ -209,6 +211,12 @@ def test_revised_labels_replace_classes_and_shrink_splits(files: tuple[Path, Pat
     assert revised.notes["revised_label_coverage"]["test"] == {"labelled": 2, "of": 4}
     one = from_wlasl(files[0], files[1], labels=labels, subset=1, workers=0)
     assert one.classes == ("same",)
+    (tmp_path / "l.csv").write_text("00003.mp4 1\n")
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    read = from_wlasl(
+        files[0], files[1], labels=tmp_path / "l.csv", label_names=tmp_path / "names.txt", workers=0
+    )
+    assert [clip.form for clip in read if clip.form] == ["b"]
 
 
 @pytest.mark.parametrize(

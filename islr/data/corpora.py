@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from islr.data.manifest import OK, Clip, Manifest
-from islr.data.scan import Job, Progress, find_videos, scan
+from islr.data.scan import Job, Progress, cache_beside, find_videos, scan
 from islr.data.wlasl import from_wlasl
 from islr.errors import UserError
 
@@ -30,7 +30,7 @@ def from_folder(
     name: str | None = None,
     root: str | Path | None = None,
     workers: int | None = None,
-    cache: str | Path | None = None,
+    out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Make the manifest of a folder of videos.
@@ -45,7 +45,8 @@ def from_folder(
         labelled: Whether folders are classes; None = they are if every video is in one.
         name: The corpus's name; None = the folder's.
         root: The data root; None = the folder that holds both videos and poses.
-        workers, cache, progress: See `islr.data.scan.scan`.
+        out: Where the manifest is going to be saved; what the scan finds is kept beside it for the next time.
+        workers, progress: See `islr.data.scan.scan`.
 
     Raises:
         UserError: A folder is missing or empty, two videos differ only in suffix, or a video has no class
@@ -77,7 +78,9 @@ def from_folder(
 
     clips: list[Clip] = []
     seen: dict[str, PurePosixPath] = {}
-    results = scan([Job(path) for path in paths], base, workers=workers, cache=cache, progress=progress)
+    results = scan(
+        [Job(path) for path in paths], base, workers=workers, cache=cache_beside(out), progress=progress
+    )
     for path, place, split, parts, found in zip(paths, places, splits, below, results, strict=True):
         clip_id = place.with_suffix("").as_posix()
         if clip_id in seen:

@@ -79,6 +79,11 @@ def find_videos(folder: str | Path) -> list[Path]:
     return sorted(found)
 
 
+def cache_beside(manifest: str | Path | None) -> Path | None:
+    """Where the results of a scan are kept: beside the manifest that is made of them."""
+    return None if manifest is None else Path(manifest).with_suffix(".scan.json")
+
+
 def measure_job(job: Job, root: Path) -> Scanned:
     """Decode one file from its first frame to its last."""
     try:

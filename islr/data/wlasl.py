@@ -9,14 +9,14 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from islr.data.labels import Labels, revise
+from islr.data.labels import Labels, read_labels, revise
 from islr.data.manifest import MISSING, OK, Clip, Manifest
-from islr.data.scan import Job, Progress, Range, Scanned, find_videos, scan
+from islr.data.scan import Job, Progress, Range, Scanned, cache_beside, find_videos, scan
 from islr.errors import UserError
 from islr.files import file_sha256
 
@@ -55,12 +55,13 @@ def from_wlasl(
     poses: str | Path | None = None,
     nslt: str | Path | None = None,
     subset: int | None = None,
-    labels: Labels | None = None,
+    labels: Labels | str | Path | Sequence[str | Path] | None = None,
+    label_names: str | Path | None = None,
     pattern: str = "{id}",
     name: str = "wlasl",
     root: str | Path | None = None,
     workers: int | None = None,
-    cache: str | Path | None = None,
+    out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Make the manifest of WLASL.
@@ -74,13 +75,15 @@ def from_wlasl(
         nslt: `nslt_<n>.json`: only its clips are kept, and its splits and classes are checked against the
             json.
         subset: Only the first n glosses.
-        labels: A revised label space; see `islr.data.labels.revise`.
+        labels: A revised label space, or its files; see `islr.data.labels`.
+        label_names: The class names of numbered labels, one a line.
         pattern: What a file is called, without suffix: `{id}`, `{gloss}` and `{n}` stand for the video id,
             the
             gloss and any number, e.g. `{gloss}_{id}_{n}`.
         name: The corpus's name.
         root: The data root; None = the folder that holds both videos and poses.
-        workers, cache, progress: See `islr.data.scan.scan`.
+        out: Where the manifest is going to be saved; what the scan finds is kept beside it for the next time.
+        workers, progress: See `islr.data.scan.scan`.
 
     Raises:
         UserError: A file or folder is missing or not what it should be.
@@ -112,7 +115,7 @@ def from_wlasl(
         for instance in instances
         if instance.video_id in files
     ]
-    results = scan(jobs, base, workers=workers, cache=cache, progress=progress)
+    results = scan(jobs, base, workers=workers, cache=cache_beside(out), progress=progress)
     scanned = {job.path: result for job, result in zip(jobs, results, strict=True)}
     counts: Counter[str] = Counter()
     clips = []
@@ -127,7 +130,11 @@ def from_wlasl(
     notes["same_origin"] = _same_origin(instances)
     notes |= sorted(counts.items())
     manifest = Manifest(name, tuple(clips), base, tuple(glosses), sources, notes)
-    return manifest if labels is None else revise(manifest, labels, only_used=subset is not None)
+    if labels is None:
+        return manifest
+    if not isinstance(labels, Labels):
+        labels = read_labels(labels, label_names)
+    return revise(manifest, labels, only_used=subset is not None)
 
 
 def read_instances(path: str | Path) -> tuple[list[Instance], list[str]]:
