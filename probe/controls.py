@@ -1,6 +1,7 @@
 """What a probe scores without a trained encoder: the rows that every number has to be read against.
 
-The permuted-label control is part of every fit (`fitting.run_split`); the others are feature sets or plain guesses.
+The permuted-label control is part of every fit (`fitting.run_split`); the others are feature sets or plain
+guesses.
 """
 
 import hashlib
@@ -52,7 +53,8 @@ def pixel_view() -> View:
 def pose_view() -> View:
     """Statistics of each normalised keypoint over the frames it is seen in, float32 `[75 * 10]` under `clip`.
 
-    Mean, deviation, least and greatest x and y, mean speed, and the share of frames (confidence) it is seen in.
+    Mean, deviation, least and greatest x and y, mean speed, and the share of frames (confidence) it is seen
+    in.
     """
 
     def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
@@ -103,7 +105,9 @@ def majority(targets: Targets, split: Split, config: FitConfig) -> Outcome:
                 predicted[f, fold.test] = share.argmax()
                 confidence[f, fold.test] = share.max()
                 test = row[fold.test]
-                log_loss[f, fold.test] = np.where(test >= 0, -np.log(np.maximum(share[test.clip(0)], 1e-12)), 0)
+                log_loss[f, fold.test] = np.where(
+                    test >= 0, -np.log(np.maximum(share[test.clip(0)], 1e-12)), 0
+                )
         details += [note | {"fold": number} for note in notes]
     predicted[truth == UNSCORED] = UNSCORED
     empty = np.zeros((0, count, clips), np.int16)

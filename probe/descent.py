@@ -1,4 +1,5 @@
-"""Minimises many penalised multinomial objectives at once: preconditioned L-BFGS with one matrix product shared.
+"""Minimises many penalised multinomial objectives at once: preconditioned L-BFGS with one matrix product
+shared.
 
 Names and shapes as in `probe/linear.py`, which says what is minimised and why this way.
 """
@@ -11,7 +12,9 @@ from torch import Tensor
 
 HISTORY = 10
 REFRESH = 5  # iterations between two computations of the preconditioner
-CURVATURE_FLOOR = 1e-5  # of the class covariance's eigenvalues, so that a class nobody predicts has a finite step
+CURVATURE_FLOOR = (
+    1e-5  # of the class covariance's eigenvalues, so that a class nobody predicts has a finite step
+)
 ARMIJO = 1e-4
 ROUNDING = 1e-7  # relative error of a float32 objective: differences below it are no increase
 MAX_BACKTRACKS = 12
@@ -20,7 +23,9 @@ EXTRAPOLATIONS = (0.5, 1.0)
 
 
 def _onednn_product() -> Callable[[Tensor, Tensor], Tensor] | None:
-    """oneDNN's `left @ right.T` (MKL loses a third of the speed on AMD), only where it exists and agrees with `@`."""
+    """oneDNN's `left @ right.T` (MKL loses a third of the speed on AMD), only where it exists and agrees
+    with `@`.
+    """
     sample = torch.arange(12, dtype=torch.float32).reshape(3, 4)
     try:
         operator = torch.ops.mkldnn._linear_pointwise
@@ -50,7 +55,9 @@ class Blocks:
         owner: Position of each row, `[P]`.
     """
 
-    def __init__(self, targets: Sequence[int], sizes: Sequence[int], labels: Tensor, dtype: torch.dtype) -> None:
+    def __init__(
+        self, targets: Sequence[int], sizes: Sequence[int], labels: Tensor, dtype: torch.dtype
+    ) -> None:
         self.targets = sorted(targets, key=lambda target: (sizes[target], target))
         self._source = (sizes, labels, dtype)
         self.spans: list[tuple[int, int, int, int]] = []
@@ -134,7 +141,9 @@ class Preconditioner:
 
     def __init__(self, blocks: Blocks, logits: Tensor, variance: Tensor, penalty: Tensor) -> None:
         self.parts = []
-        for (_, _, start, count), covariance in zip(blocks.spans, blocks.class_covariance(logits), strict=True):
+        for (_, _, start, count), covariance in zip(
+            blocks.spans, blocks.class_covariance(logits), strict=True
+        ):
             values, basis = torch.linalg.eigh(covariance.double())
             values = values.clamp(min=CURVATURE_FLOOR)[:, :, None]
             diagonal = values * variance + penalty[start : start + count, None]
@@ -183,11 +192,15 @@ class Descent:
         self.rotated, self.variance, self.basis, self.blocks = rotated, variance, basis, blocks
         self.gradient_tolerance, self.decrement_tolerance, self.max_iterations = limits
         self.penalty = penalty
-        self.rows = torch.arange(blocks.rows, device=rotated.device)  # where the active rows are in the result
+        self.rows = torch.arange(
+            blocks.rows, device=rotated.device
+        )  # where the active rows are in the result
 
     def penalties(self) -> Tensor:
         """Penalty of every weight, `[P, r + 1]`; none on the bias."""
-        column = self.blocks.rowwise(self.penalty, self.rotated.dtype).expand(-1, self.rotated.shape[1]).clone()
+        column = (
+            self.blocks.rowwise(self.penalty, self.rotated.dtype).expand(-1, self.rotated.shape[1]).clone()
+        )
         column[:, -1] = 0
         return column
 
@@ -252,8 +265,12 @@ class Descent:
         finished = torch.zeros(count, dtype=torch.bool, device=weights.device)
         for iteration in range(self.max_iterations + 1):
             largest = self.largest_gradient()
-            decrement = self.blocks.dot(self.gradient, self.preconditioner.apply(self.blocks, self.gradient)) / 2
-            met = (largest <= self.gradient_tolerance) & (decrement <= self.decrement_tolerance * self.objective)
+            decrement = (
+                self.blocks.dot(self.gradient, self.preconditioner.apply(self.blocks, self.gradient)) / 2
+            )
+            met = (largest <= self.gradient_tolerance) & (
+                decrement <= self.decrement_tolerance * self.objective
+            )
             ending = (met | (self.stalled > 1)) & ~finished
             if iteration == self.max_iterations:
                 ending = ~finished
@@ -295,7 +312,9 @@ class Descent:
         return -q
 
     def advance(self, finished: Tensor) -> None:
-        """One iteration of every target that has not finished: direction, step by cached logits, new gradient."""
+        """One iteration of every target that has not finished: direction, step by cached logits, new
+        gradient.
+        """
         blocks, dtype = self.blocks, self.weights.dtype
         direction = self.direction()
         descent = blocks.dot(self.gradient, direction)
@@ -335,4 +354,8 @@ class Descent:
         self.rows, self.weights, self.gradient = self.rows[rows], self.weights[rows], self.gradient[rows]
         self.logits = self.logits[rows]
         self.history = [(s[rows], y[rows], inverse[kept]) for s, y, inverse in self.history]
-        self.objective, self.penalty, self.stalled = self.objective[kept], self.penalty[kept], self.stalled[kept]
+        self.objective, self.penalty, self.stalled = (
+            self.objective[kept],
+            self.penalty[kept],
+            self.stalled[kept],
+        )

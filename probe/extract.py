@@ -1,4 +1,6 @@
-"""Frozen features of clips: of every layer of an encoder, of simple baselines, or from a file somebody else made."""
+"""Frozen features of clips: of every layer of an encoder, of simple baselines, or from a file somebody
+else made.
+"""
 
 import hashlib
 import json
@@ -135,7 +137,11 @@ def cached(folder: Path, facts: Mapping[str, Any], make: Callable[[], Features])
     made = make()
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"layer.{number}": torch.from_numpy(layer) for number, layer in enumerate(made.layers)}
-    about = {_CLIP_IDS: json.dumps(made.clip_ids), "failed": json.dumps(made.failed), "facts": json.dumps(facts)}
+    about = {
+        _CLIP_IDS: json.dumps(made.clip_ids),
+        "failed": json.dumps(made.failed),
+        "facts": json.dumps(facts),
+    }
     write_atomic(path, save(tensors, metadata=about))
     return made, key
 
@@ -143,11 +149,12 @@ def cached(folder: Path, facts: Mapping[str, Any], make: Callable[[], Features])
 def read_features(path: str | Path) -> Features:
     """Read features from a file of ours or of others.
 
-    `.safetensors`: tensors `layer.0`, `layer.1`, ... or one called `features`, and a json list `clip_ids` in the
-    metadata. `.npz`: the same arrays, and an array of strings `clip_ids`.
+    `.safetensors`: tensors `layer.0`, `layer.1`, ... or one called `features`, and a json list `clip_ids` in
+    the metadata. `.npz`: the same arrays, and an array of strings `clip_ids`.
 
     Raises:
-        UserError: Not such a file, rows and clip ids differ in number, an id occurs twice, or a value is not finite.
+        UserError: Not such a file, rows and clip ids differ in number, an id occurs twice, or a value is not
+            finite.
     """
     path = Path(path)
     failed: dict[str, str] = {}
@@ -172,7 +179,9 @@ def read_features(path: str | Path) -> Features:
         raise UserError(f"{path}: cannot be read as features ({error})") from error
     names = [_FEATURES] if _FEATURES in arrays else [f"layer.{number}" for number in range(len(arrays))]
     if not names or any(name not in arrays for name in names):
-        raise UserError(f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; name arrays layer.0, layer.1, ...")
+        raise UserError(
+            f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; name arrays layer.0, layer.1, ..."
+        )
     layers = tuple(np.asarray(arrays[name], dtype=np.float32) for name in names)
     for name, layer in zip(names, layers, strict=True):
         if layer.ndim != 2 or len(layer) != len(ids):

@@ -1,4 +1,5 @@
-"""Probes of one feature set on one split: penalty and layer chosen inside the training clips, every test clip once.
+"""Probes of one feature set on one split: penalty and layer chosen inside the training clips, every test clip
+once.
 
 Shapes: N clips of `Targets`, F features, L layers, R permutations.
 """
@@ -30,10 +31,18 @@ class FitConfig(Config):
         min_length=1,
         description="grid of C, scikit-learn's convention; fitted from strong to weak penalty",
     )
-    patience: int = Field(4, ge=1, description="grid points without a better score after which a feature's path ends")
-    min_train_signs: int = Field(10, ge=1, description="classes with fewer sign groups in a fold's training part drop")
-    min_test_signs: int = Field(3, ge=1, description="classes with fewer sign groups in a fold's test part drop")
-    permutations: int = Field(5, ge=0, description="label permutations of the control, at the chosen layer and C")
+    patience: int = Field(
+        4, ge=1, description="grid points without a better score after which a feature's path ends"
+    )
+    min_train_signs: int = Field(
+        10, ge=1, description="classes with fewer sign groups in a fold's training part drop"
+    )
+    min_test_signs: int = Field(
+        3, ge=1, description="classes with fewer sign groups in a fold's test part drop"
+    )
+    permutations: int = Field(
+        5, ge=0, description="label permutations of the control, at the chosen layer and C"
+    )
     seed: int = Field(0, ge=0)
 
     @field_validator("inverse_penalties")
@@ -67,6 +76,17 @@ class Outcome:
     control_predicted: np.ndarray
     details: list[dict[str, Any]]
 
+    @classmethod
+    def joined(cls, parts: Sequence["Outcome"], order: Sequence[int]) -> "Outcome":
+        """Outcomes of disjoint features as one, features in `order` of the concatenation."""
+        arrays = {}
+        for f in fields(cls):
+            if f.name != "details":
+                values = [getattr(part, f.name) for part in parts]
+                axis = values[0].ndim - 2
+                arrays[f.name] = np.concatenate(values, axis).take(order, axis)
+        return cls(**arrays, details=[record for part in parts for record in part.details])
+
     def save(self, path: Path, key: str) -> None:
         """Write as one npz, whole or not at all."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "details"}
@@ -91,8 +111,8 @@ def scored_labels(targets: Targets, fold: Fold, config: FitConfig) -> tuple[np.n
     """Labels of a fold without the classes that are too rare to be learnt or scored in it.
 
     Returns:
-        Labels `[F, N]` with -1 for missing and for dropped classes, and for each feature what was dropped. A feature
-        that keeps fewer than two classes is not scored in the fold at all.
+        Labels `[F, N]` with -1 for missing and for dropped classes, and for each feature what was dropped. A
+        feature that keeps fewer than two classes is not scored in the fold at all.
     """
     labels = targets.labels.copy()
     notes = []
@@ -108,7 +128,9 @@ def scored_labels(targets: Targets, fold: Fold, config: FitConfig) -> tuple[np.n
         kept = np.unique(row[row >= 0])
         if len(kept) < 2:
             row[:] = UNSCORED
-        notes.append({"feature": feature, "classes": int(len(kept)), "dropped": dropped, "scored": len(kept) > 1})
+        notes.append(
+            {"feature": feature, "classes": len(kept), "dropped": dropped, "scored": len(kept) > 1}
+        )
     return labels, notes
 
 
@@ -121,7 +143,9 @@ def permuted_labels(targets: Targets, permutations: int, seed: int) -> np.ndarra
             known = made[number, row] >= 0
             label = targets.labels[row, known]
             sign = np.unique(targets.signs[known], return_inverse=True)[1]
-            _, first, unit = np.unique(sign * (label.max(initial=0) + 1) + label, return_index=True, return_inverse=True)
+            _, first, unit = np.unique(
+                sign * (label.max(initial=0) + 1) + label, return_index=True, return_inverse=True
+            )
             made[number, row, known] = rng.permutation(label[first])[unit]
     return made
 
@@ -154,7 +178,8 @@ def choose_penalties(
     """For each feature the C with the best macro-F1 on the held-out rows; of equal ones the smallest.
 
     Returns:
-        Index of C `[F]` and its score `[F]` (-1 where nothing could be scored: then C is the middle of the grid).
+        Index of C `[F]` and its score `[F]` (-1 where nothing could be scored: then C is the middle of the
+        grid).
     """
     probes = LinearProbes(x[fit], labels[:, fit], **options)
     held = probes.project(x[select])
@@ -192,7 +217,8 @@ def run_split(
     """Fit and score all folds of a split.
 
     Args:
-        layers: `[N, D_l]` of each layer, in the order of `targets`; rows that are not `present` are never read.
+        layers: `[N, D_l]` of each layer, in the order of `targets`; rows that are not `present` are never
+            read.
         present: Which clips have features, `[N]`.
         targets: What to predict.
         split: Who learns from what.
@@ -216,7 +242,9 @@ def run_split(
     options = {"max_rank": max_rank, "device": device}
     for number, fold in enumerate(split.folds):
         labels, notes = scored_labels(targets, fold, config)
-        fit, select, train, test = (rows[present[rows]] for rows in (fold.fit, fold.select, fold.train, fold.test))
+        fit, select, train, test = (
+            rows[present[rows]] for rows in (fold.fit, fold.select, fold.train, fold.test)
+        )
         outcome.truth[:, test] = labels[:, test]
         best_score = np.full(count, -np.inf)
         chosen = np.zeros(count, dtype=int)
@@ -231,7 +259,12 @@ def run_split(
             seen = probes.project(x[test])
             outcome.by_layer[layer][:, test] = probes.predict(found, seen)
             for f in np.flatnonzero(score > best_score):
-                best_score[f], chosen[f], chosen_c[f], converged[f] = score[f], layer, c[f], found.converged[f]
+                best_score[f], chosen[f], chosen_c[f], converged[f] = (
+                    score[f],
+                    layer,
+                    c[f],
+                    found.converged[f],
+                )
                 _score_probabilities(outcome, probes, found, seen, labels[f, test], f, test)
             progress()
         for f in range(count):
@@ -258,7 +291,13 @@ def run_split(
 
 
 def _score_probabilities(
-    outcome: Outcome, probes: LinearProbes, found: Any, seen: Any, truth: np.ndarray, feature: int, test: np.ndarray
+    outcome: Outcome,
+    probes: LinearProbes,
+    found: Any,
+    seen: Any,
+    truth: np.ndarray,
+    feature: int,
+    test: np.ndarray,
 ) -> None:
     log = probes.log_probabilities(found, seen, feature)  # [n, K]
     if not log.shape[1]:

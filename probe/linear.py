@@ -1,22 +1,24 @@
 """L2 multinomial logistic regression for many targets at once, on one feature matrix.
 
-All targets (features, and their permuted-label controls) share every matrix product with the features. For target t
-with labels on n_t rows (label -1 = missing: the row is masked, never a class) and inverse penalty C_t, minimise
+All targets (features, and their permuted-label controls) share every matrix product with the features. For
+target t with labels on n_t rows (label -1 = missing: the row is masked, never a class) and inverse penalty
+C_t, minimise
 
     f_t(W, b) = mean over labelled rows of cross-entropy + ||W||^2 / (2 C_t n_t)
 
-which is scikit-learn's LogisticRegression objective divided by C_t n_t. As there, the bias is not penalised and a
-target with two classes has one weight row.
+which is scikit-learn's LogisticRegression objective divided by C_t n_t. As there, the bias is not penalised
+and a target with two classes has one weight row.
 
-How: features are centred and rotated once into the eigenbasis of their covariance. L-BFGS is preconditioned by the
-Hessian that would hold if probabilities and features were independent: (class covariance of the predictions) x
-(eigenvalues) + penalty, diagonal in the two eigenbases. Logits are cached, so a line search costs no matrix product
-and an iteration costs two. Each target has its own step, history and stop rule, and its rows leave the products once
-it has converged. A start is carried along from strong to weak penalty, extrapolated where that lowers the objective.
-Products are in the features' dtype (float32); every sum over rows and every inner product is in float64.
+How: features are centred and rotated once into the eigenbasis of their covariance. L-BFGS is preconditioned
+by the Hessian that would hold if probabilities and features were independent: (class covariance of the
+predictions) x (eigenvalues) + penalty, diagonal in the two eigenbases. Logits are cached, so a line search
+costs no matrix product and an iteration costs two. Each target has its own step, history and stop rule, and
+its rows leave the products once it has converged. A start is carried along from strong to weak penalty,
+extrapolated where that lowers the objective. Products are in the features' dtype (float32); every sum over
+rows and every inner product is in float64.
 
-Shapes: N samples, D features, r rank, T targets, K_t classes, P rows of all targets' weights together (1 for two
-classes, else K_t). Weights are `[P, r + 1]`, the last column is the bias; logits are `[P, N]`.
+Shapes: N samples, D features, r rank, T targets, K_t classes, P rows of all targets' weights together (1 for
+two classes, else K_t). Weights are `[P, r + 1]`, the last column is the bias; logits are `[P, N]`.
 """
 
 from collections.abc import Sequence
@@ -65,7 +67,8 @@ class LinearProbes:
         labels: `[T, N]` integers; -1 = missing.
         device: Where to compute.
         gradient_tolerance: Stop rule, largest |gradient| of the mean objective.
-        decrement_tolerance: Stop rule, estimated gap to the optimum relative to the objective; both must hold.
+        decrement_tolerance: Stop rule, estimated gap to the optimum relative to the objective; both must
+            hold.
         max_iterations: A target still not converged then is marked so.
         max_rank: Use this many principal directions of the features at most.
 
@@ -114,11 +117,15 @@ class LinearProbes:
     def project(self, features: np.ndarray | Tensor) -> Tensor:
         """Features in the rotated basis with a column of ones, `[N, r + 1]`."""
         x = torch.as_tensor(features, device=self.center.device).to(self.dtype) - self.center
-        return torch.cat([x @ self.basis, torch.ones(len(x), 1, dtype=x.dtype, device=x.device)], 1).contiguous()
+        return torch.cat(
+            [x @ self.basis, torch.ones(len(x), 1, dtype=x.dtype, device=x.device)], 1
+        ).contiguous()
 
     def _prior(self) -> Tensor:
         """The optimum under an infinite penalty: no weights, log class frequencies as biases."""
-        weights = torch.zeros(self.total_rows, self.rotated.shape[1], dtype=self.dtype, device=self.rotated.device)
+        weights = torch.zeros(
+            self.total_rows, self.rotated.shape[1], dtype=self.dtype, device=self.rotated.device
+        )
         for target, rows in self.rows.items():
             known = self.labels[target][self.labels[target] >= 0]
             log = torch.bincount(known, minlength=len(self.classes[target])).double().log()
@@ -134,7 +141,8 @@ class LinearProbes:
         Args:
             inverse_penalty: scikit-learn's C, one for all or `[T]`.
             start: A fit to start from, best at a somewhat stronger penalty.
-            only: Targets to fit (default all); the others keep `start`'s weights and are marked not converged.
+            only: Targets to fit (default all); the others keep `start`'s weights and are marked not
+                converged.
         """
         count = len(self.classes)
         c = np.broadcast_to(np.asarray(inverse_penalty, dtype=np.float64), (count,)).copy()

@@ -1,8 +1,8 @@
 """Scores of predictions and their intervals: everything is computed from counts per sign group.
 
-A bootstrap draw is a vector of weights over sign groups; a score of a draw needs only weighted sums of the groups'
-counts, so all draws of a score are one matrix product. All features and encoders share the draws of a split, which
-makes every comparison a paired one.
+A bootstrap draw is a vector of weights over sign groups; a score of a draw needs only weighted sums of the
+groups' counts, so all draws of a score are one matrix product. All features and encoders share the draws of a
+split, which makes every comparison a paired one.
 
 Shapes: N clips, G sign groups, B draws, K classes.
 """
@@ -21,14 +21,22 @@ CI_METHOD = "cluster bootstrap over sign groups within folds"
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts of one feature's predictions, `[G, 3 K + 1]`: hits, predictions and truths by class, sum of log-loss."""
+    """Counts of one feature's predictions, `[G, 3 K + 1]`: hits, predictions and truths by class, sum of
+    log-loss.
+    """
 
     table: np.ndarray
     classes: int
 
     @classmethod
     def of(
-        cls, truth: np.ndarray, predicted: np.ndarray, log_loss: np.ndarray, cluster: np.ndarray, groups: int, classes: int
+        cls,
+        truth: np.ndarray,
+        predicted: np.ndarray,
+        log_loss: np.ndarray,
+        cluster: np.ndarray,
+        groups: int,
+        classes: int,
     ) -> "Counts":
         """Count the rows whose truth and prediction are both known.
 
@@ -58,8 +66,9 @@ class Counts:
 def scores_of(total: np.ndarray, classes: int) -> dict[str, np.ndarray]:
     """Scores from summed counts `[B, 3 K + 1]`; nan where nothing was scored.
 
-    Balanced accuracy is the mean recall of the classes present; macro-F1 the mean over classes present or predicted;
-    bits the entropy of the truth less the log-loss (V-information, Xu et al. 2020), comparable between features.
+    Balanced accuracy is the mean recall of the classes present; macro-F1 the mean over classes present or
+    predicted; bits the entropy of the truth less the log-loss (V-information, Xu et al. 2020), comparable
+    between features.
     """
     hits, predicted, truth = (total[:, i * classes : (i + 1) * classes] for i in range(3))
     n = truth.sum(1)
@@ -107,7 +116,9 @@ class Estimate:
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Estimate":
-        """From values of the sample (first) and of the draws; the interval is widened to hold the value if need be."""
+        """From values of the sample (first) and of the draws; the interval is widened to hold the value if
+        need be.
+        """
         value, draws = float(values[0]), values[1:]
         finite = draws[np.isfinite(draws)]
         tail = 100 * (1 - CONFIDENCE) / 2

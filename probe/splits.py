@@ -1,9 +1,10 @@
 """Which clips a probe learns from and which it is scored on, decided before any feature is seen.
 
-`unseen_sign` is the headline: every sign group is tested once, by a probe that saw none of its clips. `seen_sign` is
+`unseen_sign` is the headline: every sign group is tested once, by a probe that saw none of its clips.
+`seen_sign` is
 the companion: the official split, where a probe can also recognise the sign and look its phonology up.
-`unseen_sign_signer` tests unseen groups on unseen signers. Every fold also holds out a part of its training clips, by
-the same kind of boundary as its test clips, on which penalty and layer are chosen.
+`unseen_sign_signer` tests unseen groups on unseen signers. Every fold also holds out a part of its training
+clips, by the same kind of boundary as its test clips, on which penalty and layer are chosen.
 """
 
 import hashlib
@@ -24,7 +25,9 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Fold:
-    """Rows of `Targets`: `fit` and `select` together are the training clips, and disjoint; `test` is scored."""
+    """Rows of `Targets`: `fit` and `select` together are the training clips, and disjoint; `test` is
+    scored.
+    """
 
     fit: np.ndarray
     select: np.ndarray
@@ -68,11 +71,13 @@ class Split:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def stratified_groups(labels: np.ndarray, groups: np.ndarray, parts: int, rng: np.random.Generator) -> np.ndarray:
+def stratified_groups(
+    labels: np.ndarray, groups: np.ndarray, parts: int, rng: np.random.Generator
+) -> np.ndarray:
     """Deal groups into parts so that every class of every feature is spread evenly (Sechidis et al. 2011).
 
-    The class with the fewest groups left is dealt first, each of its groups to the part that still wants that class
-    most. Independent of the order of rows.
+    The class with the fewest groups left is dealt first, each of its groups to the part that still wants that
+    class most. Independent of the order of rows.
 
     Args:
         labels: `[F, N]`, -1 = missing.
@@ -113,7 +118,9 @@ def stratified_groups(labels: np.ndarray, groups: np.ndarray, parts: int, rng: n
     return part[of_row]
 
 
-def _hold_out(targets: Targets, rows: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+def _hold_out(
+    targets: Targets, rows: np.ndarray, share: float, rng: np.random.Generator
+) -> tuple[np.ndarray, ...]:
     """Training rows cut into (fit, select) between sign groups."""
     parts = max(2, round(1 / share))
     part = stratified_groups(targets.labels[:, rows], targets.groups[rows], parts, rng)
@@ -128,7 +135,9 @@ def unseen_sign(targets: Targets, folds: int, share: float, seed: int) -> Split:
     """
     count = len(np.unique(targets.groups))
     if count < 2 * folds:
-        raise UserError(f"{count} sign groups are too few for {folds} folds; set folds to {max(2, count // 2)} or less")
+        raise UserError(
+            f"{count} sign groups are too few for {folds} folds; set folds to {max(2, count // 2)} or less"
+        )
     part = stratified_groups(targets.labels, targets.groups, folds, np.random.default_rng([seed, 1]))
     made = []
     for number in range(folds):
@@ -141,7 +150,8 @@ def unseen_sign(targets: Targets, folds: int, share: float, seed: int) -> Split:
 
 
 def unseen_sign_signer(targets: Targets, folds: int, share: float, seed: int) -> Split:
-    """As `unseen_sign`, and the tested signers are not trained on either; each group is tested on its part of them.
+    """As `unseen_sign`, and the tested signers are not trained on either; each group is tested on its part of
+    them.
 
     Raises:
         UserError: Too few groups, or fewer known signers than folds.
@@ -154,7 +164,9 @@ def unseen_sign_signer(targets: Targets, folds: int, share: float, seed: int) ->
         )
     base = unseen_sign(targets, folds, share, seed)
     dealt = np.random.default_rng([seed, 3]).permutation(len(signers)) % folds
-    of_row = np.where(targets.signers == "", -1, dealt[np.searchsorted(signers, targets.signers) % len(signers)])
+    of_row = np.where(
+        targets.signers == "", -1, dealt[np.searchsorted(signers, targets.signers) % len(signers)]
+    )
     made = []
     for number, fold in enumerate(base.folds):
         other = (of_row != number) & (of_row >= 0)
@@ -169,7 +181,8 @@ def unseen_sign_signer(targets: Targets, folds: int, share: float, seed: int) ->
 def seen_sign(targets: Targets, folds: int, share: float, seed: int) -> Split:
     """The official split: train and val are learnt from, test clips of the same signs are scored.
 
-    Where the official test signers are new, the held-out part has new signers too; else it is dealt within signs.
+    Where the official test signers are new, the held-out part has new signers too; else it is dealt within
+    signs.
 
     Raises:
         UserError: The manifest has no official train or test clips, or a recording is on both sides.
@@ -218,8 +231,8 @@ def check(split: Split, targets: Targets) -> None:
     """Refuse a split that leaks.
 
     Raises:
-        UserError: A part is empty, a clip or recording is on two sides, or a sign group (signer) that should be
-            unseen is not.
+        UserError: A part is empty, a clip or recording is on two sides, or a sign group (signer) that should
+            be unseen is not.
     """
     tested = np.concatenate([fold.test for fold in split.folds])
     if len(np.unique(tested)) != len(tested):
@@ -231,7 +244,9 @@ def check(split: Split, targets: Targets) -> None:
         parts = {"fit": fold.fit, "select": fold.select, "test": fold.test}
         for name, rows in parts.items():
             if not len(rows):
-                raise UserError(f"split {split.name}, fold {number}: no clip to {name}; use fewer folds or more clips")
+                raise UserError(
+                    f"split {split.name}, fold {number}: no clip to {name}; use fewer folds or more clips"
+                )
         for a, b in (("fit", "select"), ("fit", "test"), ("select", "test")):
             for what, values in columns.items():
                 shared = np.intersect1d(values[parts[a]], values[parts[b]])
@@ -243,7 +258,9 @@ def check(split: Split, targets: Targets) -> None:
         if split.name == "unseen_sign_signer":
             shared = np.intersect1d(targets.signers[fold.train], targets.signers[fold.test])
             if len(shared):
-                raise UserError(f"split {split.name}, fold {number}: signer '{shared[0]}' is in training and test")
+                raise UserError(
+                    f"split {split.name}, fold {number}: signer '{shared[0]}' is in training and test"
+                )
 
 
 def save(split: Split, targets: Targets, path: Path) -> str:
@@ -259,7 +276,9 @@ def save(split: Split, targets: Targets, path: Path) -> str:
     if path.is_file():
         _, kept = load(path, targets)
         if kept != mark:
-            raise UserError(f"{path} holds another split; the clips or labels have changed: choose another run.out")
+            raise UserError(
+                f"{path} holds another split; the clips or labels have changed: choose another run.out"
+            )
         return mark
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps({"fingerprint": mark, **split.content(targets)}, indent=1) + "\n")
@@ -279,7 +298,12 @@ def load(path: Path, targets: Targets) -> tuple[Split, str]:
         content = json.loads(path.read_text(encoding="utf-8"))
         position = {clip_id: row for row, clip_id in enumerate(targets.clip_ids.tolist())}
         folds = tuple(
-            Fold(*(np.array([position[c] for c in fold[part]], dtype=np.int64) for part in ("fit", "select", "test")))
+            Fold(
+                *(
+                    np.array([position[c] for c in fold[part]], dtype=np.int64)
+                    for part in ("fit", "select", "test")
+                )
+            )
             for fold in content["folds"]
         )
         split, mark = Split(content["name"], folds, content["notes"]), str(content["fingerprint"])

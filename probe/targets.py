@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,8 +10,8 @@ from islr.data.manifest import Manifest
 from islr.data.phonology import UNKNOWN, Phonology, Table
 from islr.errors import UserError
 
-# Features that move together: knowing Handshape alone gives SelectedFingers, Flexion, Spread and ThumbPosition to
-# 97 % and more in ASL-LEX 2.0, so a mean over features would count the handshape six times.
+# Features that move together: knowing Handshape alone gives SelectedFingers, Flexion, Spread and
+# ThumbPosition to 97 % and more in ASL-LEX 2.0, so a mean over features would count the handshape six times.
 BUNDLES: dict[str, tuple[str, ...]] = {
     "handshape": (
         *("Handshape", "SelectedFingers", "Flexion", "FlexionChange", "Spread", "SpreadChange"),
@@ -67,6 +67,14 @@ class Targets:
         alone = {feature: (feature,) for feature in self.features if feature not in known}
         return {name: members for name, members in {**present, **alone}.items() if members}
 
+    def only(self, features: Sequence[str]) -> "Targets":
+        """The same clips with fewer features."""
+        return replace(
+            self,
+            features={name: self.features[name] for name in features},
+            classes={name: self.classes[name] for name in features},
+        )
+
     def fingerprint(self) -> str:
         """sha256 over clips, class names and labels."""
         digest = hashlib.sha256("\n".join(self.clip_ids.tolist()).encode())
@@ -99,7 +107,9 @@ def make_targets(
     rows = np.argsort(ids)
     rows = rows[labelled[rows]]
     if not len(rows):
-        raise UserError("no clip has a label of any of the features; check that manifest and lexicon belong together")
+        raise UserError(
+            "no clip has a label of any of the features; check that manifest and lexicon belong together"
+        )
 
     def column(values: Sequence[str] | None, default: Sequence[str]) -> np.ndarray:
         return np.array(default if values is None else values, dtype=np.str_)[rows]
@@ -144,7 +154,11 @@ def targets_from(
     for clip, sign, number, content in zip(
         manifest, phonology.signs, phonology.groups().tolist(), contents, strict=True
     ):
-        names = [("gloss", clip.gloss), ("form", clip.form), *(("lemma", lemma[e]) for e in sign.split("|") if e)]
+        names = [
+            ("gloss", clip.gloss),
+            ("form", clip.form),
+            *(("lemma", lemma[e]) for e in sign.split("|") if e),
+        ]
         keys.append([("recording", content), *([("group", number)] if number != UNKNOWN else [])])
         keys[-1] += [key for key in names if key[1]]
     # The label-free clips of a gloss must not tie signs together that the lexicon tells apart.
@@ -167,7 +181,9 @@ def targets_from(
 
 
 def connected(names: Sequence[str], keys: Sequence[Sequence[Hashable]]) -> list[str]:
-    """Group items that share a name or any key, directly or through others; a group is called by its first name."""
+    """Group items that share a name or any key, directly or through others; a group is called by its first
+    name.
+    """
     parent: dict[Hashable, Hashable] = {}
 
     def top(item: Hashable) -> Hashable:

@@ -1,0 +1,138 @@
+"""The configuration of a probing run, and the encoders it names."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from islr.config import Config
+from islr.data.module import DataConfig
+from islr.data.phonology import Policy
+from islr.data.transforms import SamplingConfig
+from islr.errors import UserError
+from islr.files import file_sha256
+from islr.models import Encoder
+from islr.models.weights import load_encoder, read_metadata
+from islr.training.runtime import RunConfig
+from probe.extract import is_features_file
+from probe.fitting import FitConfig
+
+ENCODER_FILE, CLASSIFIER_FILE = "encoder.safetensors", "classifier.safetensors"
+Control = Literal["majority", "random-init", "pixel", "pose", "label-only"]
+ALL_CONTROLS: tuple[Control, ...] = ("majority", "random-init", "pixel", "pose", "label-only")
+
+
+class ProbeConfig(Config):
+    """Everything a probing run depends on."""
+
+    task: Literal["probe"] = "probe"
+    name: str = Field("probe", min_length=1)
+    encoders: tuple[str, ...] = Field(
+        (), description="run folders, exported weights, or features files (.npz, .safetensors) with clip ids"
+    )
+    data: DataConfig
+    sampling: SamplingConfig = SamplingConfig()
+    lexicon: str = Field(description="table with ASL-LEX's columns")
+    join_by: Literal["form", "gloss"] | None = Field(
+        None, description="none: by form where the manifest has forms"
+    )
+    ambiguous: Policy = Field(
+        "agree", description="labels of a word with several entries; see islr/data/phonology.py"
+    )
+    features: tuple[str, ...] | None = Field(None, description="phonological features to probe; none = all")
+    splits: tuple[Literal["unseen_sign", "seen_sign", "unseen_sign_signer"], ...] = (
+        "unseen_sign",
+        "seen_sign",
+    )
+    folds: int = Field(5, ge=2)
+    held_out: float = Field(
+        0.2, gt=0, le=0.5, description="share of training sign groups that choose penalty and layer"
+    )
+    layers: tuple[int, ...] | None = Field(None, description="blocks to probe, counted from 0; none = all")
+    pool: Literal["mean", "max", "mean_std"] = "mean"
+    probes: FitConfig = FitConfig()
+    controls: tuple[Control, ...] = ALL_CONTROLS
+    random_inits: int = Field(3, ge=1, description="seeds of the random-init control")
+    draws: int = Field(2000, ge=100, description="bootstrap draws")
+    batch_size: int = Field(16, ge=1)
+    run: RunConfig
+
+    @field_validator("encoders", "features", "splits", "controls", "layers", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | int) else value
+
+    @field_validator("splits")
+    @classmethod
+    def _some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("name at least one split, each once")
+        return value
+
+
+@dataclass(frozen=True)
+class Source:
+    """One encoder to probe, not yet loaded."""
+
+    name: str
+    path: Path
+    sha256: str
+    facts: dict[str, str]
+
+    @property
+    def external(self) -> bool:
+        """Features made elsewhere."""
+        return not self.facts
+
+    @property
+    def architecture(self) -> str:
+        """Registered name, or "features" for external ones."""
+        return self.facts.get("architecture", "features")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What builds the architecture."""
+        return dict(json.loads(self.facts["arguments"]))
+
+    def load(self) -> Encoder:
+        """The encoder with its weights."""
+        if self.path.name == CLASSIFIER_FILE:
+            from islr.evaluation.evaluate import load_classifier  # fine-tuned encoders only
+
+            return load_classifier(self.path)[0].encoder
+        return load_encoder(self.path)
+
+
+def find_encoders(paths: tuple[str, ...]) -> list[Source]:
+    """Resolve what a config names.
+
+    Raises:
+        UserError: A path holds neither weights of ours nor features, or two rows would have the same name.
+    """
+    found = []
+    for text in paths:
+        path = Path(text)
+        folder = path if path.is_dir() else path.parent
+        if path.is_dir():
+            files = [path / name for name in (ENCODER_FILE, CLASSIFIER_FILE) if (path / name).is_file()]
+            if not files:
+                raise UserError(
+                    f"{path}: holds no {ENCODER_FILE}; give a finished run folder, weights or features"
+                )
+            path = files[0]
+        if not path.is_file():
+            raise UserError(f"{path}: no such run folder, weights or features file")
+        external = is_features_file(path)
+        facts = {} if external else read_metadata(path)
+        if not external and "architecture" not in facts:
+            raise UserError(f"{path}: no architecture in its metadata; features files need clip ids")
+        standard = path.name in (ENCODER_FILE, CLASSIFIER_FILE)
+        name = facts.get("name") or (folder.resolve().name if standard else path.stem)
+        found.append(Source(name, path, file_sha256(path), facts))
+    names = [source.name for source in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two encoders are called '{name}'; rename one's file or the run's name")
+    return found

@@ -1,0 +1,391 @@
+"""A probing run: features of every encoder and control, probes on every split, records with intervals.
+
+Protocol probe/1. Splits are fixed before any feature is seen and kept in files; headline: signs the probe
+never saw. Features are standardised on a fold's training clips; penalty and layer are chosen inside them, by
+macro-F1 on held-out sign groups (signers or clips, for seen signs); the probe is fitted again on all training
+clips; every sign group is tested once and the predictions of all folds are pooled. Intervals resample sign
+groups. Missing labels are masked.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from islr.config import config_hash
+from islr.data.manifest import Manifest
+from islr.data.module import ClipStore, eval_batches, load_manifests
+from islr.data.phonology import join, read_table
+from islr.data.transforms import View, eval_view
+from islr.errors import Interrupted, UserError
+from islr.evaluation.results import Provenance, Result, load_results, save_results
+from islr.files import write_atomic
+from islr.models import Encoder
+from islr.training.runtime import (
+    StopSignal,
+    World,
+    commit,
+    device_name,
+    libraries,
+    prepare_process,
+    run_folder,
+)
+from islr.training.tracking import Progression
+from probe import controls
+from probe.config import ProbeConfig, Source, find_encoders
+from probe.extract import Features, cached, encode, gather, read_features
+from probe.fitting import FitConfig, Outcome, run_split, work_key
+from probe.records import Recorder, Row, details
+from probe.splits import SPLITS, Split, save
+from probe.targets import Targets, targets_from
+
+__all__ = ["PROTOCOL", "RESULT", "ProbeConfig", "Study", "run_probe"]
+
+PROTOCOL = "probe/1"
+RESULT = "result.json"
+Progress = Callable[[int, int], None]
+
+
+def run_probe(config: ProbeConfig, progress: Progress | None = None) -> list[Result]:
+    """Probe encoders and controls; resumes by features and by row; a finished run is read back.
+
+    The run folder gets `splits/*.json`, `features/`, `predictions/`, `details.json`, `result-<row>.json` for
+    every row with an encoder or features of its own, and last `result.json` with the majority-class row.
+
+    Args:
+        config: The run.
+        progress: Called with (steps done, steps in all); None shows a progress bar.
+
+    Raises:
+        UserError: The configuration does not fit the data.
+        Interrupted: Stopped by a signal; what was finished is kept.
+    """
+    world = World(config.run.device)
+    if world.size > 1:
+        raise UserError("probing runs in one process; start it without torchrun")
+    prepare_process(config.run.threads)
+    study = Study(config, world)
+    with run_folder(config, config.run.out, world) as folder, StopSignal() as stop:
+        if (folder / RESULT).is_file():
+            return _read_results(folder)
+        total = study.steps()
+        if progress is not None:
+            return study.run(folder, stop, progress, total)
+        with Progression(f"{config.name}: probing", total) as bar:
+            return study.run(folder, stop, bar.callback, total)
+
+
+def _read_results(folder: Path) -> list[Result]:
+    files = sorted(folder.glob("result-*.json"))
+    return [result for file in [*files, folder / RESULT] for result in load_results(file)]
+
+
+class Study:
+    """One run: its clips, targets, splits and rows."""
+
+    def __init__(self, config: ProbeConfig, world: World) -> None:
+        self.config, self.world, self.started = config, world, time.monotonic()
+        self.manifest: Manifest = load_manifests(config.data.manifest)
+        table = read_table(config.lexicon)
+        phonology = join(self.manifest, table, by=config.join_by, policy=config.ambiguous)
+        self.coverage = phonology.coverage
+        self.label_space = table.name
+        self.targets: Targets = targets_from(self.manifest, phonology, table, config.features)
+        labelled = set(self.targets.clip_ids.tolist())
+        self.clips = self.manifest.replace(clip for clip in self.manifest if clip.clip_id in labelled)
+        seed = config.probes.seed
+        self.splits: dict[str, Split] = {
+            name: SPLITS[name](self.targets, config.folds, config.held_out, seed) for name in config.splits
+        }
+        self.sources = find_encoders(config.encoders)
+        marks = [split.fingerprint(self.targets) for split in self.splits.values()]
+        self.split_fingerprint = work_key(*marks)
+        self.store: ClipStore | None = None
+
+    def steps(self) -> int:
+        """Feature sets to make and probe."""
+        architectures = {s.architecture for s in self.sources if not s.external}
+        rows = len(self.sources)
+        rows += self.config.random_inits * len(architectures) * ("random-init" in self.config.controls)
+        return rows + sum(control in self.config.controls for control in ("pixel", "pose", "label-only"))
+
+    def run(self, folder: Path, stop: StopSignal, progress: Progress, total: int) -> list[Result]:
+        """Make what is missing in the run folder; see `run_probe`."""
+        done = 0
+
+        def step() -> None:
+            nonlocal done
+            done += 1
+            progress(done, total)
+
+        def alive(*_: Any) -> None:
+            if stop.received:
+                raise Interrupted(f"probing stopped; the same command continues it in {folder}")
+
+        for split in self.splits.values():
+            save(split, self.targets, folder / "splits" / f"{split.name}.json")
+        self.folder, self.alive = folder, alive
+        rows = []
+        for source in self.sources:
+            rows.append(self.encoder_row(source))
+            step()
+        if "random-init" in self.config.controls:
+            rows += self.random_rows(step)
+        if "pixel" in self.config.controls:
+            rows.append(self.simple_row("pixels", "pixel", controls.pixel_view(), controls.PIXEL_RANK))
+            step()
+        if "pose" in self.config.controls:
+            if any(clip.pose for clip in self.clips):
+                rows.append(self.simple_row("pose statistics", "pose", controls.pose_view(), None))
+            step()
+        if "label-only" in self.config.controls:
+            rows.append(self.label_row())
+            step()
+        if "majority" in self.config.controls or not rows:
+            outcomes = {
+                n: [controls.majority(self.targets, s, self.config.probes)] for n, s in self.splits.items()
+            }
+            everyone = self.provenance("", len(self.clips), "", [])
+            rows.append(Row("majority", "majority", everyone, outcomes))
+        return self.finish(rows)
+
+    def finish(self, rows: list[Row]) -> list[Result]:
+        """Score the rows and write the records."""
+        recorder = Recorder(self.targets, self.splits, self.config.draws, self.config.probes.seed)
+        for row in rows:
+            self.alive()
+            recorder.row(row)
+        recorder.differences(rows)
+        about = {"coverage": self.coverage, "splits": {n: s.notes for n, s in self.splits.items()}}
+        write_atomic(
+            self.folder / "details.json", json.dumps(about | {"fits": details(rows)}, indent=1) + "\n"
+        )
+        by_source: dict[str, list[Result]] = {}
+        for result in recorder.results:
+            by_source.setdefault(result.provenance.model_dump_json(), []).append(result)
+        *others, last = by_source.values()
+        for number, results in enumerate(others):
+            slug = "".join(c if c.isalnum() else "-" for c in results[0].name.lower())
+            save_results(self.folder / f"result-{number:02d}-{slug}.json", results)
+        save_results(self.folder / RESULT, last)
+        return _read_results(self.folder)
+
+    # ---- rows
+
+    def encoder_row(self, source: Source) -> Row:
+        """An encoder's features, or somebody's, probed on every split."""
+        if source.external:
+            features, key = read_features(source.path), source.sha256
+        else:
+            features, key = self.encoded(source.load, source.sha256, source.facts["input_spec"])
+        stages = json.loads(source.facts.get("pretraining", "[]"))
+        if "classes" in source.facts:
+            stages = [*stages, {"recipe": "fine-tuning", "manifest": "", "fingerprint": "", "clips": ""}]
+        provenance = self.provenance(source.architecture, self.count(features), source.sha256, stages)
+        against = "random init" if "random-init" in self.config.controls and not source.external else ""
+        return Row(
+            source.name, "", provenance, self.outcomes(source.name, features, key, permuted=True), against
+        )
+
+    def random_rows(self, step: Callable[[], None]) -> list[Row]:
+        """The same architectures with fresh weights, several seeds to a row."""
+        rows = []
+        specs = {s.architecture: s for s in reversed(self.sources) if not s.external}
+        for architecture, source in specs.items():
+            outcomes: dict[str, list[Outcome]] = {name: [] for name in self.splits}
+            marks, present = [], 0
+            for seed in range(self.config.random_inits):
+                encoder = controls.random_encoder(architecture, source.arguments, seed)
+                sha = controls.weights_sha256(encoder)
+                features, key = self.encoded(lambda e=encoder: e, sha, source.facts["input_spec"])
+                marks.append(sha)
+                present = self.count(features)
+                for name, found in self.outcomes(f"random-{architecture}-{seed}", features, key).items():
+                    outcomes[name] += found
+                step()
+            provenance = self.provenance(architecture, present, work_key(*marks), [])
+            rows.append(Row("random init", "random-init", provenance, outcomes))
+        return rows
+
+    def simple_row(self, name: str, control: str, view: View, max_rank: int | None) -> Row:
+        """A control whose features come straight from a view."""
+        facts = {"control": control, **self.common_facts()}
+        features, key = cached(
+            self.folder / "features",
+            facts,
+            lambda: self.checked(
+                gather(lambda batch: [batch["clip"]], self.batches(view), self.ids(), self.alive)
+            ),
+        )
+        provenance = self.provenance("", self.count(features), "", [])
+        return Row(name, control, provenance, self.outcomes(control, features, key, max_rank=max_rank))
+
+    def label_row(self) -> Row:
+        """What the labels of other bundles say about each bundle."""
+        parts: dict[str, list[Outcome]] = {name: [] for name in self.splits}
+        order: list[str] = []
+        for name, members in self.targets.bundles.items():
+            x = controls.other_labels(self.targets, members)
+            vectors = Features(tuple(self.targets.clip_ids.tolist()), (x,))
+            targets = self.targets.only(members)
+            found = self.outcomes(f"label-only-{name}", vectors, targets.fingerprint(), targets=targets)
+            for split, (outcome,) in found.items():
+                parts[split].append(outcome)
+            order += members
+        places = [order.index(feature) for feature in self.targets.features]
+        merged = {split: [Outcome.joined(outcomes, places)] for split, outcomes in parts.items()}
+        return Row("label only", "label-only", self.provenance("", len(self.clips), "", []), merged)
+
+    # ---- features and fits
+
+    def ids(self) -> list[str]:
+        """Clip ids by row of the store."""
+        return [clip.clip_id for clip in self.open_store().manifest]
+
+    def open_store(self) -> ClipStore:
+        """The labelled clips, opened (and decoded, if the config says so) when first needed."""
+        if self.store is None:
+            self.store = ClipStore(self.clips, self.config.data)
+            self.store.fill_cache()
+        return self.store
+
+    def batches(self, view: View) -> Any:
+        """All clips of the store through a view."""
+        return eval_batches(self.open_store(), view, batch_size=self.config.batch_size)
+
+    def common_facts(self) -> dict[str, Any]:
+        """What every cached feature depends on."""
+        present = [clip.clip_id for clip in self.clips if clip.status == "ok"]
+        return {
+            "manifest": self.clips.fingerprint(),
+            "sources": self.clips.sources,
+            "clips": work_key(*present),
+            "decoder": self.decoder(),
+            "short_side": self.config.data.short_side,
+        }
+
+    def encoded(self, load: Callable[[], Encoder], sha: str, spec: str) -> tuple[Features, str]:
+        """Features of an encoder, from the cache where they are there."""
+        facts = {"weights": sha, "input": spec, "pool": self.config.pool, "layers": self.config.layers}
+        facts |= {"sampling": self.config.sampling.model_dump(), **self.common_facts()}
+
+        def make() -> Features:
+            encoder = load()
+            view = eval_view(encoder.input_spec, self.config.sampling)
+            made = encode(
+                encoder,
+                self.batches(view),
+                self.ids(),
+                pool=self.config.pool,
+                device=self.world.device,
+                progress=self.alive,
+            )
+            return self.checked(self.some_layers(made))
+
+        return cached(self.folder / "features", facts, make)
+
+    def some_layers(self, features: Features) -> Features:
+        """The layers the config asks for."""
+        if self.config.layers is None:
+            return features
+        for layer in self.config.layers:
+            if not 0 <= layer < len(features.layers):
+                raise UserError(
+                    f"layers: there is no block {layer}; the encoder's blocks are 0..{len(features.layers) - 1}"
+                )
+        return Features(
+            features.clip_ids, tuple(features.layers[i] for i in self.config.layers), features.failed
+        )
+
+    def checked(self, features: Features) -> Features:
+        """Features, if few enough clips failed.
+
+        Raises:
+            UserError: More than `data.max_bad` of the clips could not be read.
+        """
+        total = len(features.clip_ids) + len(features.failed)
+        if len(features.failed) > self.config.data.max_bad * total:
+            clip, reason = next(iter(features.failed.items()))
+            raise UserError(
+                f"{len(features.failed)} of {total} clips could not be read ({clip}: {reason}, ...), more than"
+                f" data.max_bad={self.config.data.max_bad}; audit the manifest"
+            )
+        return features
+
+    def count(self, features: Features) -> int:
+        """Clips of the targets that have features."""
+        return len(set(features.clip_ids) & set(self.targets.clip_ids.tolist()))
+
+    def outcomes(
+        self,
+        name: str,
+        features: Features,
+        key: str,
+        *,
+        targets: Targets | None = None,
+        max_rank: int | None = None,
+        permuted: bool = False,
+    ) -> dict[str, list[Outcome]]:
+        """Fit and score on every split, or read what was fitted before; permuted labels for encoders only."""
+        targets = targets or self.targets
+        probes: FitConfig = self.config.probes
+        if not permuted:
+            probes = probes.model_copy(update={"permutations": 0})
+        layers, present = features.aligned(targets.clip_ids)
+        if not present.any():
+            raise UserError(f"{name}: none of its clip ids is a labelled clip of {self.manifest.name}")
+        slug = "".join(c if c.isalnum() else "-" for c in name.lower())
+        result = {}
+        for split_name, split in self.splits.items():
+            path = self.folder / "predictions" / f"{slug}.{split_name}.npz"
+            parts = (key, split.fingerprint(targets), targets.fingerprint(), config_hash(probes))
+            mark = work_key(*parts, str(max_rank), PROTOCOL, name)
+            outcome = Outcome.load(path, mark)
+            if outcome is None:
+                outcome = run_split(
+                    layers,
+                    present,
+                    targets,
+                    split,
+                    probes,
+                    max_rank=max_rank,
+                    device=str(self.world.device),
+                    progress=self.alive,
+                )
+                outcome.save(path, mark)
+            result[split_name] = [outcome]
+        return result
+
+    # ---- provenance
+
+    def decoder(self) -> str:
+        """Decoding backend and its version."""
+        backend = self.config.data.backend
+        return f"{backend} {libraries().get('av' if backend == 'pyav' else 'decord', '')}".strip()
+
+    def provenance(self, encoder: str, present: int, sha: str, stages: list[dict[str, str]]) -> Provenance:
+        """Where a row's numbers come from."""
+        config = self.config
+        return Provenance(
+            protocol=PROTOCOL,
+            manifest=self.manifest.name,
+            split="+".join(self.splits),
+            split_fingerprint=self.split_fingerprint,
+            label_space=self.label_space,
+            label_fingerprint=self.targets.fingerprint(),
+            clips_present=present,
+            clips_expected=len(self.clips),
+            selection_set=f"{config.held_out:g} of the training sign groups, held out",
+            views=f"1x1 {config.sampling.kind}",
+            decoder=self.decoder(),
+            encoder=encoder,
+            pretraining=stages,
+            seed=config.probes.seed,
+            config_hash=config_hash(config),
+            checkpoint_hash=sha,
+            commit=commit(),
+            libraries=libraries(),
+            device=device_name(self.world.device),
+            wall_time_s=time.monotonic() - self.started,
+        )

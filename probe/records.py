@@ -1,0 +1,295 @@
+"""From predictions to result records: scores, intervals, paired differences, averages over features.
+
+A row of the tables is an encoder or a control, measured on one or more splits; where it has several seeds,
+its score is the mean of theirs, in the sample and in every bootstrap draw. All rows of a split share the
+draws.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from islr.evaluation.results import Provenance, Result
+from probe.fitting import UNSCORED, Outcome
+from probe.scores import CI_METHOD, METRICS, Counts, Estimate, adjusted, calibration_error, draw_weights
+from probe.splits import Split
+from probe.targets import Targets
+
+BUNDLES_MEAN, FEATURES_MEAN = "mean:bundles", "mean:features"
+HEADLINE = "balanced_accuracy"
+DIFFERENCE = "balanced_accuracy_difference"
+CHOSEN = "chosen"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the tables.
+
+    Attributes:
+        name: Encoder or control.
+        control: "" for an encoder, else which control it is.
+        provenance: Where its numbers come from.
+        outcomes: Split name -> predictions of each seed.
+        floor: Name of the random-init row of the same architecture, to compare with; "" for none.
+    """
+
+    name: str
+    control: str
+    provenance: Provenance
+    outcomes: dict[str, list[Outcome]]
+    floor: str = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells rows apart: random initialisations of two architectures share a name."""
+        return self.name, self.provenance.encoder
+
+
+@dataclass
+class Board:
+    """Scores of all rows on one split.
+
+    Attributes:
+        weights: Sample and bootstrap draws over the groups tested, `[1 + B, G]`.
+    """
+
+    targets: Targets
+    split: Split
+    draws: int
+    seed: int
+    weights: np.ndarray = field(init=False)
+    _cluster: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        fold_of = np.full(len(self.targets), -1)
+        for number, fold in enumerate(self.split.folds):
+            fold_of[fold.test] = number
+        tested = fold_of >= 0
+        names, index, inverse = np.unique(self.targets.groups[tested], return_index=True, return_inverse=True)
+        self._cluster = np.full(len(self.targets), -1)
+        self._cluster[tested] = inverse
+        self.groups = len(names)
+        self.weights = draw_weights(fold_of[tested][index], self.draws, self.seed)
+
+    def series(
+        self, truth: np.ndarray, predicted: np.ndarray, log_loss: np.ndarray | None = None
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """Feature -> metric -> values of the sample and the draws, `[1 + B]`; features without scored clips
+        are out.
+
+        Args:
+            truth, predicted: Labels `[F, N]`, -1 = not scored.
+            log_loss: `[F, N]`; without it there are no bits.
+        """
+        result = {}
+        for f, (feature, classes) in enumerate(self.targets.classes.items()):
+            loss = np.zeros(len(self.targets)) if log_loss is None else log_loss[f]
+            counts = Counts.of(truth[f], predicted[f], loss, self._cluster, self.groups, len(classes))
+            if counts.table.any():
+                result[feature] = counts.scores(self.weights)
+                if log_loss is None:
+                    result[feature].pop("bits")
+        return result
+
+    def averages(self, series: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Means over the features of each bundle, over bundles, and over all features."""
+        inside = {
+            name: [series[feature] for feature in members if feature in series]
+            for name, members in self.targets.bundles.items()
+        }
+        means = {name: np.mean(values, axis=0) for name, values in inside.items() if values}
+        result = {f"mean:{name}": mean for name, mean in means.items() if len(inside[name]) > 1}
+        if means:
+            result[BUNDLES_MEAN] = np.mean(list(means.values()), axis=0)
+            result[FEATURES_MEAN] = np.mean(list(series.values()), axis=0)
+        return result
+
+
+def over_seeds(parts: Sequence[dict[str, dict[str, np.ndarray]]]) -> dict[str, dict[str, np.ndarray]]:
+    """Mean over seeds, value by value."""
+    return {
+        feature: {metric: np.mean([part[feature][metric] for part in parts], axis=0) for metric in metrics}
+        for feature, metrics in parts[0].items()
+        if all(feature in part for part in parts)
+    }
+
+
+class Recorder:
+    """Collects the records of all rows.
+
+    Args:
+        targets: What was probed.
+        splits: The splits, by name.
+        draws: Bootstrap draws.
+        seed: Of the draws.
+    """
+
+    def __init__(self, targets: Targets, splits: Mapping[str, Split], draws: int, seed: int) -> None:
+        self.targets = targets
+        self.boards = {name: Board(targets, split, draws, seed) for name, split in splits.items()}
+        self.method = f"{CI_METHOD}, {draws} draws"
+        self.results: list[Result] = []
+
+    def _add(
+        self,
+        row: Row,
+        metric: str,
+        feature: str,
+        split: str,
+        estimate: Estimate | float,
+        n: int,
+        **group: str,
+    ) -> None:
+        interval = isinstance(estimate, Estimate)
+        value = estimate.value if isinstance(estimate, Estimate) else estimate
+        if not np.isfinite(value) or n < 1:
+            return
+        labels = {"feature": feature, "split": split, "layer": CHOSEN, "control": row.control, **group}
+        self.results.append(
+            Result(
+                name=row.name,
+                metric=metric,
+                value=value,
+                ci_low=estimate.low if isinstance(estimate, Estimate) else None,
+                ci_high=estimate.high if isinstance(estimate, Estimate) else None,
+                ci_method=self.method if interval else "",
+                n=n,
+                higher_is_better=not metric.startswith(("ece", "p_holm", "seen_unseen")),
+                group=labels,
+                provenance=row.provenance,
+            )
+        )
+
+    def _counts(self, outcome: Outcome) -> dict[str, int]:
+        scored = ((outcome.truth >= 0) & (outcome.predicted >= 0)).sum(1)
+        counts = dict(zip(self.targets.features, scored.tolist(), strict=True))
+        total = int(((outcome.truth >= 0) & (outcome.predicted >= 0)).any(0).sum())
+        return (
+            counts
+            | dict.fromkeys([*(f"mean:{bundle}" for bundle in self.targets.bundles)], total)
+            | {
+                BUNDLES_MEAN: total,
+                FEATURES_MEAN: total,
+            }
+        )
+
+    def row(self, row: Row) -> None:
+        """Scores of one row on all its splits: at the chosen layer, by layer, of its permuted-label
+        control.
+        """
+        headline: dict[str, dict[str, np.ndarray]] = {}
+        for split, outcomes in row.outcomes.items():
+            board, n = self.boards[split], self._counts(outcomes[0])
+            real = over_seeds([board.series(o.truth, o.predicted, o.log_loss) for o in outcomes])
+            for metric in METRICS:
+                values = {feature: metrics[metric] for feature, metrics in real.items()}
+                both = values | board.averages(values)
+                for feature, draws in both.items():
+                    self._add(row, metric, feature, split, Estimate.of(draws), n[feature])
+                if metric == HEADLINE:
+                    headline[split] = both
+            for f, feature in enumerate(self.targets.features):
+                errors = [_calibration(outcome, f) for outcome in outcomes]
+                self._add(row, "ece", feature, split, float(np.mean(errors)), n[feature])
+            self._layers(row, split, outcomes, n)
+            self._selectivity(row, split, outcomes, headline[split], n)
+        if {"unseen_sign", "seen_sign"} <= headline.keys():
+            for feature, draws in headline["seen_sign"].items():
+                if feature in headline["unseen_sign"]:
+                    gap = float(draws[0] - headline["unseen_sign"][feature][0])
+                    self._add(row, "seen_unseen_gap", feature, "seen_sign", gap, len(self.targets))
+
+    def _layers(self, row: Row, split: str, outcomes: Sequence[Outcome], n: Mapping[str, int]) -> None:
+        board = self.boards[split]
+        count = len(outcomes[0].by_layer)
+        for layer in range(count) if count > 1 else ():
+            parts = [board.series(o.truth, o.by_layer[layer]) for o in outcomes]
+            values = {feature: metrics[HEADLINE] for feature, metrics in over_seeds(parts).items()}
+            for feature, draws in (values | board.averages(values)).items():
+                self._add(row, HEADLINE, feature, split, Estimate.of(draws), n[feature], layer=str(layer))
+
+    def _selectivity(
+        self,
+        row: Row,
+        split: str,
+        outcomes: Sequence[Outcome],
+        real: Mapping[str, np.ndarray],
+        n: Mapping[str, int],
+    ) -> None:
+        board = self.boards[split]
+        pairs = [
+            (truth, predicted)
+            for o in outcomes
+            for truth, predicted in zip(o.control_truth, o.control_predicted, strict=True)
+        ]
+        if not pairs:
+            return
+        control = over_seeds([board.series(truth, predicted) for truth, predicted in pairs])
+        values = {feature: metrics[HEADLINE] for feature, metrics in control.items()}
+        for feature, draws in (values | board.averages(values)).items():
+            self._add(row, HEADLINE, feature, split, Estimate.of(draws), n[feature], control="permuted")
+            if feature in real:
+                self._add(row, "selectivity", feature, split, Estimate.of(real[feature] - draws), n[feature])
+
+    def differences(self, rows: Sequence[Row]) -> None:
+        """Paired differences: every encoder and its random init, and every two encoders, adjusted by Holm."""
+        by_key = {row.key: row for row in rows}
+        encoders = [row for row in rows if not row.control]
+        pairs = [(row, by_key[row.floor, row.provenance.encoder]) for row in encoders if row.floor]
+        pairs += [(a, b) for i, a in enumerate(encoders) for b in encoders[i + 1 :]]
+        for split, board in self.boards.items():
+            p_values: dict[tuple[str, ...], float] = {}
+            found: dict[tuple[str, ...], tuple[Row, str, int]] = {}
+            for a, b in pairs:
+                if split not in a.outcomes or split not in b.outcomes:
+                    continue
+                suffix = "" if b.control else f":{b.name}"
+                metric = "difference_to" + suffix if suffix else DIFFERENCE
+                for feature, draws, n in self._paired(board, a.outcomes[split], b.outcomes[split]):
+                    estimate = Estimate.of(draws)
+                    self._add(a, metric, feature, split, estimate, n)
+                    key = ("mean" if feature.startswith("mean:") else "single", *a.key, *b.key, feature)
+                    p_values[key], found[key] = estimate.p_value, (a, "p_holm" + suffix, n)
+            for family in ("single", "mean"):
+                members = {key: p for key, p in p_values.items() if key[0] == family}
+                for key, p in adjusted(members).items():
+                    row, metric, n = found[key]
+                    self._add(row, metric, key[-1], split, p, n)
+
+    def _paired(
+        self, board: Board, first: Sequence[Outcome], second: Sequence[Outcome]
+    ) -> Iterable[tuple[str, np.ndarray, int]]:
+        """Feature (or mean), difference of the headline score `[1 + B]`, clips; on the clips that both
+        have.
+        """
+        common = (first[0].predicted >= 0) & (second[0].predicted >= 0)  # [F, N]
+        sides = []
+        for outcomes in (first, second):
+            parts = [board.series(np.where(common, o.truth, UNSCORED), o.predicted) for o in outcomes]
+            sides.append({feature: metrics[HEADLINE] for feature, metrics in over_seeds(parts).items()})
+        values = {
+            feature: draws - sides[1][feature] for feature, draws in sides[0].items() if feature in sides[1]
+        }
+        counts = dict(zip(self.targets.features, common.sum(1).tolist(), strict=True))
+        total = int(common.any(0).sum())
+        for feature, draws in (values | board.averages(values)).items():
+            yield feature, draws, counts.get(feature, total)
+
+
+def _calibration(outcome: Outcome, feature: int) -> float:
+    known = (outcome.truth[feature] >= 0) & (outcome.predicted[feature] >= 0)
+    correct = outcome.truth[feature, known] == outcome.predicted[feature, known]
+    return calibration_error(correct, outcome.confidence[feature, known].astype(np.float64))
+
+
+def details(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Per row, split, seed, fold and feature: classes, dropped classes, layer, C, convergence."""
+    return [
+        {"row": row.name, "encoder": row.provenance.encoder, "split": split, "seed": seed, **record}
+        for row in rows
+        for split, outcomes in row.outcomes.items()
+        for seed, outcome in enumerate(outcomes)
+        for record in outcome.details
+    ]

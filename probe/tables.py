@@ -1,0 +1,63 @@
+"""Probe results as plain text."""
+
+import io
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from islr.evaluation.results import Result
+from probe.records import BUNDLES_MEAN, CHOSEN, DIFFERENCE, HEADLINE
+
+WIDTH = 150
+SHOWN = 8  # single features beside the mean; the others are in the records
+
+
+def render(results: Sequence[Result]) -> str:
+    """Balanced accuracy in percent: a table per split, a line per row, the mean with its interval.
+
+    An asterisk marks a cell whose paired difference to random initialisation has an interval without zero.
+    """
+    text = io.StringIO()
+    console = Console(file=text, width=WIDTH)
+    chosen = [r for r in results if r.group.get("layer") == CHOSEN]
+    for split in dict.fromkeys(r.group["split"] for r in chosen):
+        here = [r for r in chosen if r.group["split"] == split]
+        scores = {(_row(r), r.group["feature"]): r for r in here if r.metric == HEADLINE}
+        better = {
+            (_row(r), r.group["feature"])
+            for r in here
+            if r.metric == DIFFERENCE and r.ci_low is not None and r.ci_low > 0
+        }
+        features = [f for f in dict.fromkeys(feature for _, feature in scores) if not f.startswith("mean:")][
+            :SHOWN
+        ]
+        table = Table(title=f"Balanced accuracy, %, {split}", title_justify="left")
+        table.add_column("row")
+        table.add_column("mean of bundles (95 % CI)", justify="right", no_wrap=True)
+        for feature in features:
+            table.add_column(feature, justify="right")
+        for row in dict.fromkeys(row for row, _ in scores):
+            cells = []
+            for feature in (BUNDLES_MEAN, *features):
+                found = scores.get((row, feature))
+                mark = "*" if (row, feature) in better else ""
+                cell = "" if found is None else f"{100 * found.value:.1f}{mark}"
+                if found is not None and feature == BUNDLES_MEAN and found.ci_low is not None:
+                    cell += f" ({100 * found.ci_low:.1f}-{100 * (found.ci_high or 0):.1f})"
+                cells.append(cell)
+            table.add_row(" / ".join(filter(None, row)), *cells)
+        console.print(table)
+    if chosen:
+        p = chosen[0].provenance
+        console.print(
+            f"{p.clips_present} of {p.clips_expected} clips of {p.manifest}; * = above random init, paired 95 % interval",
+            highlight=False,
+        )
+    return text.getvalue()
+
+
+def _row(result: Result) -> tuple[str, str]:
+    control = result.group.get("control", "")
+    architecture = result.provenance.encoder if control == "random-init" else ""
+    return result.name, architecture or ("permuted" if control == "permuted" else "")
