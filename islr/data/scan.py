@@ -30,8 +30,11 @@ Progress = Callable[[int, int], None]
 _VERSION = 1
 _DEADLINE_S = 60.0  # per file; a clip takes well under a second
 _DEADLINE_BYTES_PER_S = 100_000  # and more for long videos, at a rate any machine decodes
+_START_S = 120.0  # for a process to start on a busy machine
 _SAVE_EVERY_S = 10.0
 _MOST_WORKERS = 8  # beyond, one disk is the limit
+
+_LOST_WORKER = (CORRUPT + "deadline", CORRUPT + "crash")
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ class _Cache:
 
     def put(self, job: Job, result: Scanned) -> None:
         # A missing file has nothing to stamp; a deadline or a crash may be the machine's fault, so try again.
-        if result.status in (MISSING, CORRUPT + "deadline", CORRUPT + "crash"):
+        if result.status in (MISSING, *_LOST_WORKER):
             return
         counts = dict(zip(map(_range_key, job.ranges), result.counts, strict=False))
         self.files[str(job.path)] = {**asdict(result), "counts": counts, "stamp": _stamp(job.path)}
@@ -206,14 +209,29 @@ class _Worker:
         self.process = context.Process(target=_serve, args=(other, root, measure_one), daemon=True)
         self.process.start()
         other.close()
+        self.ready = False
         self.index: int | None = None
-        self.deadline = float("inf")
+        self.seconds = self.deadline = float("inf")
 
     def give(self, index: int, job: Job, seconds: float) -> None:
-        self.index, self.deadline = index, time.monotonic() + seconds
+        """Hand over a file; its time runs from now, or from when the process has started."""
+        self.index, self.seconds = index, seconds
+        self.deadline = time.monotonic() + seconds + (0 if self.ready else _START_S)
         self.pipe.send(job)
 
+    def take(self) -> Scanned | None:
+        """What the process has sent; None = it has only just started."""
+        try:
+            result = self.pipe.recv()
+        except EOFError:
+            return Scanned(CORRUPT + "crash")
+        if result is None:
+            self.ready = True
+            self.deadline = time.monotonic() + self.seconds
+        return result
+
     def stop(self) -> None:
+        """End the process, whatever it is doing."""
         self.process.kill()
         self.process.join()
         self.pipe.close()
@@ -223,11 +241,12 @@ def _serve(pipe: Connection, root: Path, measure_one: Callable[[Job, Path], Scan
     import cv2
 
     cv2.setNumThreads(1)
-    while True:
-        try:
+    try:
+        pipe.send(None)
+        while True:
             pipe.send(measure_one(pipe.recv(), root))
-        except (EOFError, BrokenPipeError, KeyboardInterrupt):
-            return
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+        return
 
 
 def _in_workers(
@@ -248,15 +267,14 @@ def _in_workers(
             soonest = min(worker.deadline for worker in busy)
             ready = wait([worker.pipe for worker in busy], timeout=max(0.0, soonest - time.monotonic()))
             for place, worker in enumerate(workers):
-                index = worker.index
-                late = time.monotonic() > worker.deadline
-                if index is None or (worker.pipe not in ready and not late):
+                index, result = worker.index, None
+                if index is not None and worker.pipe in ready:
+                    result = worker.take()
+                elif index is not None and time.monotonic() > worker.deadline:
+                    result = Scanned(CORRUPT + "deadline")
+                if index is None or result is None:
                     continue
-                try:
-                    result = worker.pipe.recv() if worker.pipe in ready else Scanned(CORRUPT + "deadline")
-                except EOFError:
-                    result = Scanned(CORRUPT + "crash")
-                if result.status in (CORRUPT + "deadline", CORRUPT + "crash"):
+                if result.status in _LOST_WORKER:
                     worker.stop()
                     worker = workers[place] = _Worker(root, measure_one)
                 _next_job(worker, jobs, waiting, deadline_s)
