@@ -58,7 +58,7 @@ def build_report(runs: Sequence[Path], out: Path, title: str = TITLE) -> Path:
 def compose(gathered: Gathered, title: str) -> Report:
     """Everything a report says, before any format."""
     colours = standings.palette(gathered)
-    sets, notices = standings.test_sets(gathered, colours)
+    sets, notices = standings.scored_sets(gathered, colours)
     probed = probe_standings.probe_sets(gathered, colours)
     made: list[Section | None] = [
         background.lineage(gathered, sets, colours),

@@ -7,18 +7,17 @@ from islr.evaluation.metrics import confusions, holm
 from islr.evaluation.results import Result
 from islr.reporting import figures, text
 from islr.reporting.blocks import Block, Cell, Chart, Column, Notice, Prose, Section, Table
-from islr.reporting.standings import ALPHA, BETTER, WORSE, Row, TestSet, paired
+from islr.reporting.standings import ALPHA, BETTER, WORSE, Row, ScoredSet, paired
 
 _SIGNERS_DRAWN = 16  # rows of the signer plot; the table has all of them
 _PAIRS_SHOWN = 12
+_PAIRS_LISTED = 100  # behind a fold; all of them are in predictions.csv
 
 
-def sections(sets: Sequence[TestSet], notices: Sequence[Notice]) -> list[Section]:
+def sections(sets: Sequence[ScoredSet], notices: Sequence[Notice]) -> list[Section]:
     """The accuracy, signer and confusion sections."""
     if not sets:
-        nothing = Notice(
-            "No recognition result was found (a fine-tuning run leaves result.json when it is scored)."
-        )
+        nothing = Notice("No recognition result was found (a fine-tuning run leaves result.json when it is scored).")
         return [Section("accuracy", "Recognition accuracy", (nothing, *notices))]
     blocks: list[Block] = list(notices)
     for found in sets:
@@ -32,12 +31,10 @@ def sections(sets: Sequence[TestSet], notices: Sequence[Notice]) -> list[Section
     return made
 
 
-def _accuracy(found: TestSet, headed: bool) -> list[Block]:
+def _accuracy(found: ScoredSet, headed: bool) -> list[Block]:
     blocks: list[Block] = [Prose(heading=f"On {found.title}")] if headed else []
     p = found.provenance
-    for present, expected in sorted(
-        {(r.provenance.clips_present, r.provenance.clips_expected) for r in found.rows}
-    ):
+    for present, expected in sorted({(r.provenance.clips_present, r.provenance.clips_expected) for r in found.rows}):
         if present < expected:
             blocks.append(
                 Notice(
@@ -116,11 +113,9 @@ def result_cell(record: Result | None, mark: str = "", link: str = "") -> Cell:
     )
 
 
-def _table(found: TestSet) -> Table:
+def _table(found: ScoredSet) -> Table:
     metrics = [m for m in ("top1", "top5", "top10") if any(m in row.overall for row in found.rows)]
-    metrics += [
-        f"{m}_per_class" for m in metrics if any(f"{m}_per_class" in row.overall for row in found.rows)
-    ]
+    metrics += [f"{m}_per_class" for m in metrics if any(f"{m}_per_class" in row.overall for row in found.rows)]
     columns = [Column("Model")]
     columns += [Column(f"{text.metric_name(m)}, %", numeric=True, interval=True) for m in metrics]
     columns += [Column("Clips", numeric=True), Column("Seed", numeric=True), Column("Encoder")]
@@ -141,12 +136,10 @@ def _table(found: TestSet) -> Table:
     if "top5" not in metrics and found.chance is not None and round(1 / found.chance) <= 5:
         note += " With five classes or fewer there is no top-5: it would be 100 % for any model."
     note += " Ties count against the model."
-    return Table(
-        f"accuracy-{text.slug(found.title)}", f"Accuracy on {found.title}", tuple(columns), tuple(rows), note
-    )
+    return Table(f"accuracy-{text.slug(found.title)}", f"Accuracy on {found.title}", tuple(columns), tuple(rows), note)
 
 
-def _differences(found: TestSet) -> list[Block]:
+def _differences(found: ScoredSet) -> list[Block]:
     if not found.versus:
         return []
     columns = (
@@ -162,9 +155,7 @@ def _differences(found: TestSet) -> list[Block]:
         control = Cell(versus.control.label if versus.control else "–")
         d = versus.difference
         if d is None:
-            rows.append(
-                (model, control, Cell("–", raw=""), Cell("–", raw=""), Cell(f"not compared: {versus.why}"))
-            )
+            rows.append((model, control, Cell("–", raw=""), Cell("–", raw=""), Cell(f"not compared: {versus.why}")))
             continue
         reading = ("better" if d.value > 0 else "worse") if versus.significant else "no difference shown"
         bounds = text.interval(d.low, d.high, signed=True)
@@ -177,22 +168,20 @@ def _differences(found: TestSet) -> list[Block]:
                 Cell(reading),
             )
         )
+    tested = sum(versus.difference is not None for versus in found.versus)
     note = (
         "Paired bootstrap over the same clips, in percentage points of top-1. The p-values are adjusted "
-        f"by Holm for the {sum(v.difference is not None for v in found.versus)} comparison(s) of this "
-        "table. They cover the choice of test clips, not the luck of one training run: only several "
-        "seeds show that."
+        f"by Holm for the {tested} comparison{'' if tested == 1 else 's'} of this table. They cover the "
+        "choice of test clips, not the luck of one training run: only several seeds show that."
     )
     name = f"differences-{text.slug(found.title)}"
-    blocks: list[Block] = [
-        Table(name, "What pre-training adds to random initialisation", columns, tuple(rows), note)
-    ]
+    blocks: list[Block] = [Table(name, "What pre-training adds to random initialisation", columns, tuple(rows), note)]
     if len(found.rows) > 2:
         blocks += _all_pairs(found)
     return blocks
 
 
-def _all_pairs(found: TestSet) -> list[Block]:
+def _all_pairs(found: ScoredSet) -> list[Block]:
     """Every row minus every column, for readers who ask about two recipes."""
     ranked = found.ranked
     pairs = [(i, j) for i in range(len(ranked)) for j in range(i + 1, len(ranked))]
@@ -200,9 +189,7 @@ def _all_pairs(found: TestSet) -> list[Block]:
     known = [pair for pair in pairs if differences[pair] is not None]
     if not known:
         return []
-    adjusted = dict(
-        zip(known, holm([d.p_value for p in known if (d := differences[p]) is not None]), strict=True)
-    )
+    adjusted = dict(zip(known, holm([d.p_value for p in known if (d := differences[p]) is not None]), strict=True))
     rows = []
     for i, row in enumerate(ranked[:-1]):
         cells = [Cell(row.label, series=row.series, chip=True)]
@@ -218,18 +205,14 @@ def _all_pairs(found: TestSet) -> list[Block]:
         rows.append(tuple(cells))
     columns = (Column("Row minus column"), *(Column(row.label, numeric=True) for row in ranked[1:]))
     note = f"Top-1 difference in points; marks: Holm over all {len(known)} pairs."
-    return [
-        Table(
-            f"pairs-{text.slug(found.title)}", "Every pair of models", columns, tuple(rows), note, folded=True
-        )
-    ]
+    return [Table(f"pairs-{text.slug(found.title)}", "Every pair of models", columns, tuple(rows), note, folded=True)]
 
 
 def _members(row: Row, key: str) -> dict[str, Result]:
     return {r.group[key]: r for r in row.records if set(r.group) == {key} and r.metric == "top1"}
 
 
-def _signers(sets: Sequence[TestSet]) -> Section | None:
+def _signers(sets: Sequence[ScoredSet]) -> Section | None:
     blocks: list[Block] = []
     for found in sets:
         for key in ("signer", "source"):
@@ -258,9 +241,7 @@ def _signers(sets: Sequence[TestSet]) -> Section | None:
             ]
             label = f"Top-1 for each {key} of {found.title}"
             more = (
-                f" The {len(drawn)} with the most clips of {len(names)} are drawn."
-                if len(drawn) < len(names)
-                else ""
+                f" The {len(drawn)} with the most clips of {len(names)} are drawn." if len(drawn) < len(names) else ""
             )
             caption = (
                 f"{label}, in percent with 95 % intervals over clips: a model that works for one {key} "
@@ -275,14 +256,12 @@ def _signers(sets: Sequence[TestSet]) -> Section | None:
                 for row, m in by_row
                 if m
             )
-            table = Table(
-                f"{key}s-{text.slug(found.title)}", f"Top-1 for each {key}", columns, rows, folded=True
-            )
+            table = Table(f"{key}s-{text.slug(found.title)}", f"Top-1 for each {key}", columns, rows, folded=True)
             blocks.append(table)
     return Section("signers", "Signer by signer", tuple(blocks)) if blocks else None
 
 
-def _confusions(sets: Sequence[TestSet]) -> Section | None:
+def _confusions(sets: Sequence[ScoredSet]) -> Section | None:
     blocks: list[Block] = []
     for found in sets:
         counted = [
@@ -315,15 +294,13 @@ def _confusions(sets: Sequence[TestSet]) -> Section | None:
             rows.append(tuple(cells))
         hidden = len(rows) - _PAIRS_SHOWN
         note = "How many clips of the true sign each model took for the other one. "
-        note += (
-            "Pairs that every model confuses are hard signs; pairs that one model confuses are its weakness."
-        )
+        note += "Pairs that every model confuses are hard signs; pairs that one model confuses are its weakness."
         name = f"confusions-{text.slug(found.title)}"
         title = f"Signs most often confused on {found.title}"
         blocks.append(Table(name, title, columns, tuple(rows[:_PAIRS_SHOWN]), note, style="heat"))
         if hidden > 0:
-            rest = f"The other {text.count(hidden)} confused pairs"
-            blocks.append(
-                Table(f"{name}-rest", rest, columns, tuple(rows[_PAIRS_SHOWN:]), style="heat", folded=True)
-            )
+            listed = tuple(rows[_PAIRS_SHOWN : _PAIRS_SHOWN + _PAIRS_LISTED])
+            all_of_them = "The other" if hidden <= _PAIRS_LISTED else "The next"
+            rest = f"{all_of_them} {text.count(len(listed))} confused pairs"
+            blocks.append(Table(f"{name}-rest", rest, columns, listed, style="heat", folded=True))
     return Section("confusions", "What gets confused", tuple(blocks)) if blocks else None

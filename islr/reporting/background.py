@@ -10,13 +10,13 @@ import numpy as np
 from islr.reporting import text
 from islr.reporting.blocks import Block, Lineage, Notice, Picture, Section, Series
 from islr.reporting.scan import Gathered, Run
-from islr.reporting.standings import Palette, TestSet, series_of
+from islr.reporting.standings import Palette, ScoredSet, series_of
 
 _TILE = 112  # height in pixels of one picture of a recipe; smaller ones are enlarged by whole factors
 _MOST_PICTURES = 8  # pictures of one panel
 
 
-def lineage(gathered: Gathered, sets: Sequence[TestSet], colours: Palette) -> Section:
+def lineage(gathered: Gathered, sets: Sequence[ScoredSet], colours: Palette) -> Section:
     """Corpus -> pre-training -> fine-tuning -> score, one line for each model."""
     rows: list[tuple[str, Series, tuple[tuple[str, str, str], ...]]] = []
     shown: set[str] = set()
@@ -35,10 +35,7 @@ def lineage(gathered: Gathered, sets: Sequence[TestSet], colours: Palette) -> Se
             steps.append(("scored", score, f"{text.count(p.clips_present)} {p.split} clips"))
             rows.append((row.label, row.series, tuple(steps)))
     trained = {
-        row.provenance.pretraining[-1].get("recipe")
-        for s in sets
-        for row in s.rows
-        if row.provenance.pretraining
+        row.provenance.pretraining[-1].get("recipe") for s in sets for row in s.rows if row.provenance.pretraining
     }
     for run in gathered.of("pretrain"):
         if run.recipe in trained or (run.problem and not run.metrics):

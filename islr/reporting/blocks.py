@@ -61,7 +61,7 @@ class Table:
     """A table that every format shows and that can be downloaded as CSV.
 
     `style` "heat" turns the headings upright and shades the cells; `folded` hides it behind its caption on
-    the page.
+    the page; `scale` names the two ends of the heat scale.
     """
 
     name: str
@@ -71,6 +71,7 @@ class Table:
     note: str = ""
     style: Literal["plain", "heat"] = "plain"
     folded: bool = False
+    scale: tuple[str, str] | None = None
 
     def csv(self) -> str:
         """The table as CSV, numbers unrounded and in the units of the records (fractions)."""

@@ -87,9 +87,7 @@ def _warnings(corpus: Corpus) -> list[Block]:
         if across:
             leaks = (audited.get(key) or {}).get("test_clips_in_train_with_the_same_label", 0)
             extra = f"; {leaks} test clips are in train with the same label" if leaks else ""
-            found.append(
-                f"{corpus.name}: {across} groups of clips with {what} lie in more than one split{extra}."
-            )
+            found.append(f"{corpus.name}: {across} groups of clips with {what} lie in more than one split{extra}.")
     return [Notice(words, "warning") for words in found]
 
 
@@ -106,10 +104,7 @@ def _checks(audited: dict[str, Any]) -> list[tuple[str, str]]:
         facts = audited.get(key)
         if facts:
             n = facts.get("groups", 0)
-            where = (
-                f"{facts.get('groups_across_splits', 0)} across splits, "
-                f"{facts.get('groups_across_labels', 0)} "
-            )
+            where = f"{facts.get('groups_across_splits', 0)} across splits, {facts.get('groups_across_labels', 0)} "
             items.append((title, f"{n} groups ({where}across labels)." if n else "none."))
     poses = audited.get("poses")
     if poses:
@@ -118,8 +113,7 @@ def _checks(audited: dict[str, Any]) -> list[tuple[str, str]]:
         items.append(
             (
                 "Poses.",
-                f"{poses.get('with_pose')} of {poses.get('clips')} clips"
-                + (f"; {hands} of frames." if hands else "."),
+                f"{poses.get('with_pose')} of {poses.get('clips')} clips" + (f"; {hands} of frames." if hands else "."),
             )
         )
     for key, title in (("fps", "Frame rates."), ("resolution", "Resolutions.")):
@@ -144,11 +138,7 @@ def facts_of(content: Any, prefix: str = "") -> list[tuple[str, str]]:
             facts.append(
                 (
                     name,
-                    ", ".join(map(str, value))
-                    if few and value
-                    else text.count(len(value))
-                    if value
-                    else "none",
+                    ", ".join(map(str, value)) if few and value else text.count(len(value)) if value else "none",
                 )
             )
         elif isinstance(value, bool):

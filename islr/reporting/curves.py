@@ -15,9 +15,7 @@ def section(gathered: Gathered, colours: Palette) -> Section:
     blocks: list[Block] = []
     pretraining = [run for run in gathered.of("pretrain") if len(run.rows("train", "loss")[0]) > 1]
     if pretraining:
-        panels = [
-            _panel(f"{run.name}: training loss", [run], "train", "loss", colours) for run in pretraining
-        ]
+        panels = [_panel(f"{run.name}: training loss", [run], "train", "loss", colours) for run in pretraining]
         caption = (
             "Pre-training loss of each recipe. Each recipe minimises its own objective on its own scale, "
             "so the heights do not compare: a curve that has stopped falling is the thing to look for."
@@ -67,12 +65,8 @@ def _panel(title: str, runs: Sequence[Run], kind: str, key: str, colours: Palett
     for run in runs:
         xs, ys = figures.thin(*run.rows(kind, key))
         drawn.append(
-            figures.Line(
-                _label(run, runs), xs, ys, _series(run, colours), points=kind == "val" and len(xs) <= 24
-            )
+            figures.Line(_label(run, runs), xs, ys, _series(run, colours), points=kind == "val" and len(xs) <= 24)
         )
     percent = key.startswith("top")
     by_epoch = all("epoch" in row for run in runs for row in run.metrics)
-    return figures.lines(
-        title, drawn, "epoch" if by_epoch else "step", percent, (0.0, 1.0) if percent else None
-    )
+    return figures.lines(title, drawn, "epoch" if by_epoch else "step", percent, (0.0, 1.0) if percent else None)

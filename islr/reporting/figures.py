@@ -59,9 +59,7 @@ class Dot:
     hollow: bool = False
 
 
-def ticks(
-    low: float, high: float, about: int = 5, steps: Sequence[float] = (1, 2, 2.5, 5, 10)
-) -> list[float]:
+def ticks(low: float, high: float, about: int = 5, steps: Sequence[float] = (1, 2, 2.5, 5, 10)) -> list[float]:
     """Round numbers covering low..high (inside it), about `about` of them."""
     span = high - low
     if not span > 0:
@@ -110,13 +108,9 @@ class _Drawing:
         self.add("line", css, x1=x1, y1=y1, x2=x2, y2=y2)
 
     def text(self, x: float, y: float, words: str, css: str = "", anchor: str = "start") -> None:
-        self.parts.append(
-            f'<text x="{x:.1f}" y="{y:.1f}" class="{css}" text-anchor="{anchor}">{escape(words)}</text>'
-        )
+        self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" class="{css}" text-anchor="{anchor}">{escape(words)}</text>')
 
-    def marker(
-        self, x: float, y: float, series: Series, title: str = "", hollow: bool = False, r: float = 4
-    ) -> None:
+    def marker(self, x: float, y: float, series: Series, title: str = "", hollow: bool = False, r: float = 4) -> None:
         """A point whose shape, not only its colour, tells the series."""
         css = f"mark {colour(series)}{' hollow' if hollow else ''}"
         index = -1 - (series or -1) if series is None or series < 0 else series
@@ -158,9 +152,7 @@ def _scale(low: float, high: float, start: float, end: float) -> tuple[float, fl
     return slope, start - slope * low
 
 
-def bars(
-    rows: Sequence[Bar], label: str, reference: tuple[float, str] | None = None, narrow: bool = False
-) -> str:
+def bars(rows: Sequence[Bar], label: str, reference: tuple[float, str] | None = None, narrow: bool = False) -> str:
     """Horizontal bars of fractions from 0 to 100 % with 95 % intervals and a dashed reference line."""
     width = NARROW if narrow else WIDE
     gutter = 0.0 if narrow else min(290.0, 14 + _CHARACTER * max((len(row.label) for row in rows), default=1))
@@ -172,15 +164,11 @@ def bars(
     for tick in ticks(0, 1, 6):
         x = slope * tick + offset
         drawing.line(x, top - 4, x, bottom, "grid")
-        drawing.text(
-            x, bottom + 17, tick_label(tick, percent=True) + (" %" if tick > 0.99 else ""), "tick", "middle"
-        )
+        drawing.text(x, bottom + 17, tick_label(tick, percent=True) + (" %" if tick > 0.99 else ""), "tick", "middle")
     for i, row in enumerate(rows):
         y = top + pitch * i + (pitch - thick) / 2 + (8 if narrow else 0)
         css = f"bar {colour(row.series)}"
-        drawing.add(
-            "rect", css, row.title, x=left, y=y, width=max(1.0, slope * row.value), height=thick, rx=2
-        )
+        drawing.add("rect", css, row.title, x=left, y=y, width=max(1.0, slope * row.value), height=thick, rx=2)
         if row.low is not None and row.high is not None:
             _whisker(drawing, slope * row.low + offset, slope * row.high + offset, y + thick / 2, 4.5)
         if narrow:
@@ -224,9 +212,7 @@ def dots(
         x = slope * tick + offset
         drawing.line(x, top - 4, x, bottom, "grid")
         anchor = "start" if tick < 0.01 else "end" if tick > 0.99 else "middle"
-        drawing.text(
-            x, bottom + 17, tick_label(tick, percent=True) + (" %" if tick > 0.99 else ""), "tick", anchor
-        )
+        drawing.text(x, bottom + 17, tick_label(tick, percent=True) + (" %" if tick > 0.99 else ""), "tick", anchor)
     if reference is not None:
         x = slope * reference[0] + offset
         drawing.line(x, top - 8, x, bottom + 2, "reference")
@@ -287,9 +273,7 @@ def lines(
         drawing.line(left, y, right, y, "reference")
         drawing.text(right, y - 4, reference[1], "tick", "end")
     for line in series:
-        points = [
-            (slope_x * x + offset_x, slope_y * y + offset_y) for x, y in zip(line.xs, line.ys, strict=True)
-        ]
+        points = [(slope_x * x + offset_x, slope_y * y + offset_y) for x, y in zip(line.xs, line.ys, strict=True)]
         if line.band is not None:
             low = [(x, slope_y * y + offset_y) for (x, _), y in zip(points, line.band[0], strict=True)]
             high = [(x, slope_y * y + offset_y) for (x, _), y in zip(points, line.band[1], strict=True)]

@@ -46,9 +46,7 @@ class ProbeSet:
     splits: tuple[str, ...]
     provenance: Provenance
 
-    def get(
-        self, row: ProbeRow, feature: str, split: str, layer: str = CHOSEN, metric: str = METRIC
-    ) -> Result | None:
+    def get(self, row: ProbeRow, feature: str, split: str, layer: str = CHOSEN, metric: str = METRIC) -> Result | None:
         """A record, or None."""
         found = self.records.get((metric, *row.key, feature, split, layer))
         return found or self.records.get((metric, *row.key, feature, split, ""))

@@ -26,6 +26,11 @@ _MARKS = (
     f"{MAYBE_BETTER} / {MAYBE_WORSE}: only its own 95 % interval excludes zero."
 )
 _NO_MARKS = " No 95 % interval of the paired difference to random initialisation excludes zero."
+_PERMUTED = (
+    " The labels were permuted over signs before the probe was trained: on unseen signs it should score "
+    "like the majority class, and anything more would be a leak; on seen signs anything more shows that "
+    "the features identify the sign."
+)
 _PANELS = 6  # layer curves shown at once; the others are folded
 SPLITS = {
     HEADLINE: "unseen signs",
@@ -104,10 +109,12 @@ def _heat(found: ProbeSet, split: str, rows: Sequence[ProbeRow], title: str, fol
         "Balanced accuracy in percent at the layer chosen inside the training signs; intervals are in "
         "the tooltips, in the CSV and in the table of all probe numbers."
     )
-    if found.compared and any(not row.control for row in rows):
+    if any(found.difference(row, feature, split) for row in rows for feature in found.shown):
         note += _MARKS if any(cell.mark for row in body for cell in row) else _NO_MARKS
+    if rows == found.permuted:
+        note += _PERMUTED
     name = f"probe-{text.slug(title)}"
-    return Table(name, title, tuple(columns), tuple(body), note, "heat", folded)
+    return Table(name, title, tuple(columns), tuple(body), note, "heat", folded, ("majority class", "perfect"))
 
 
 def _pairs(found: ProbeSet) -> list[Block]:
@@ -124,9 +131,7 @@ def _pairs(found: ProbeSet) -> list[Block]:
                 bounds = text.interval(d.ci_low, d.ci_high, signed=True)
                 mark = found.mark(row, feature, HEADLINE, other.key[0])
                 shown = text.percent(d.value, True)
-                cells.append(
-                    Cell(shown, d.value, d.ci_low, d.ci_high, "", f"{bounds} points, n = {d.n}", mark)
-                )
+                cells.append(Cell(shown, d.value, d.ci_low, d.ci_high, "", f"{bounds} points, n = {d.n}", mark))
             if any(cell.raw != "" for cell in cells[1:]):
                 body.append(tuple(cells))
     if not body:
@@ -188,9 +193,7 @@ def _cell(metric: str, record: Result | None) -> Cell:
     bounds = ""
     if record.ci_low is not None and record.ci_high is not None:
         bounds = f"{record.ci_low:.2f} to {record.ci_high:.2f}".replace("-", text.MINUS)
-    return Cell(
-        f"{record.value:.3f}".replace("-", text.MINUS), record.value, record.ci_low, record.ci_high, bounds
-    )
+    return Cell(f"{record.value:.3f}".replace("-", text.MINUS), record.value, record.ci_low, record.ci_high, bounds)
 
 
 def _layers(found: ProbeSet) -> list[Block]:
@@ -261,12 +264,8 @@ def _gap(found: ProbeSet) -> list[Block]:
             )
             if feature == found.shown[0]:
                 points = [
-                    figures.Dot(
-                        unseen.value, None, None, row.series, f"unseen signs: {text.explain(unseen)}"
-                    ),
-                    figures.Dot(
-                        seen.value, None, None, row.series, f"seen signs: {text.explain(seen)}", hollow=True
-                    ),
+                    figures.Dot(unseen.value, None, None, row.series, f"unseen signs: {text.explain(unseen)}"),
+                    figures.Dot(seen.value, None, None, row.series, f"seen signs: {text.explain(seen)}", hollow=True),
                 ]
                 dumbbells.append((row.label, points))
     if not rows:

@@ -8,7 +8,7 @@ from importlib import resources
 from urllib.parse import quote
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from islr.reporting import figures
 from islr.reporting.blocks import Cell, Lineage, Notice, Prose, Report, Table
@@ -38,6 +38,7 @@ def _template() -> jinja2.Template:
         "png": lambda data: "data:image/png;base64," + base64.b64encode(data).decode(),
         "csv": lambda content: data_uri(content, "text/csv"),
         "colour": figures.colour,
+        "breakable": lambda words: Markup(str(escape(words)).replace("_", "_<wbr>")),
         "unbroken": lambda words: words.replace(" %", "\N{NO-BREAK SPACE}%"),
         "heat": lambda shade: f"h{round(shade * HEAT_STEPS)}",
     }
@@ -76,9 +77,7 @@ def _markdown_block(block: object) -> list[str]:
     if isinstance(block, Lineage):
         lines = []
         for row, _, steps in block.rows:
-            path = " → ".join(
-                f"{kind}: {what}{f' ({detail})' if detail else ''}" for kind, what, detail in steps
-            )
+            path = " → ".join(f"{kind}: {what}{f' ({detail})' if detail else ''}" for kind, what, detail in steps)
             lines.append(f"- **{_md(row)}**: {_md(path)}")
         return [*lines, ""]
     return []
@@ -103,13 +102,11 @@ def _md_cell(cell: Cell) -> str:
 def latex(report: Report) -> str:
     """The tables of results as booktabs tables, for \\input in a paper; provenance stays in the other
     forms."""
-    wanted = [
-        section for section in report.sections if section.anchor in ("accuracy", "signers", "probes", "gap")
-    ]
+    wanted = [section for section in report.sections if section.anchor in ("accuracy", "probes")]
     parts = [f"% {_tex_comment(report.title)}", "% needs \\usepackage{booktabs,graphicx,amssymb}"]
     parts += [f"% {_tex_comment(sentence)}" for sentence in report.headlines]
     for section in wanted:
-        parts += [_latex_table(block) for block in section.blocks if isinstance(block, Table)]
+        parts += [_latex_table(b) for b in section.blocks if isinstance(b, Table) and not b.folded]
     return "\n".join(parts) + "\n"
 
 

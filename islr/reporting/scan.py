@@ -95,9 +95,7 @@ class Run:
 
     def rows(self, kind: str, key: str) -> tuple[list[float], list[float]]:
         """Epochs (or steps where there are none) and finite values of one metric."""
-        rows = [
-            row for row in self.metrics if row.get("kind") == kind and isinstance(row.get(key), int | float)
-        ]
+        rows = [row for row in self.metrics if row.get("kind") == kind and isinstance(row.get(key), int | float)]
         by_epoch = all("epoch" in row for row in rows)
         pairs = [(float(row["epoch" if by_epoch else "step"]), float(row[key])) for row in rows]
         pairs = [(x, y) for x, y in pairs if y == y and abs(y) != float("inf")]
@@ -212,9 +210,7 @@ def _run(folder: Path, label: str, files: set[str]) -> Run | None:
         problems.insert(0, f"failed: {lines[-1] if lines else 'no message'}")
     elif not problems and ("encoder.safetensors" if task == "pretrain" else "result.json") not in files:
         step = max((int(row.get("step", 0)) for row in metrics), default=0)
-        problems.append(
-            f"not finished (last recorded step {step:,})" if step else "not finished (no step recorded)"
-        )
+        problems.append(f"not finished (last recorded step {step:,})" if step else "not finished (no step recorded)")
     return Run(
         folder,
         label,

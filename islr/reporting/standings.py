@@ -73,10 +73,8 @@ class Versus:
 
 
 @dataclass(frozen=True)
-class TestSet:
+class ScoredSet:
     """Rows that were scored on the same clips under the same labels, so that they may stand in one table."""
-
-    __test__ = False  # not a test class, whatever its name says to pytest
 
     title: str
     rows: tuple[Row, ...]
@@ -151,7 +149,7 @@ def is_random(record: Result) -> bool:
     return bool(record.provenance.encoder) and not record.provenance.pretraining
 
 
-def test_sets(gathered: Gathered, colours: Palette) -> tuple[tuple[TestSet, ...], tuple[Notice, ...]]:
+def scored_sets(gathered: Gathered, colours: Palette) -> tuple[tuple[ScoredSet, ...], tuple[Notice, ...]]:
     """Group fine-tuned and evaluated runs by what they were scored on; broken predictions become notices."""
     groups: dict[tuple[str, ...], list[tuple[Run, tuple[Result, ...]]]] = {}
     for run in gathered.runs:
@@ -178,7 +176,7 @@ def test_sets(gathered: Gathered, colours: Palette) -> tuple[tuple[TestSet, ...]
         _, manifest, split, *_ = key
         twins = sum(other[1:3] == key[1:3] for other in groups)
         title = f"{manifest}, {split} split" + (f" ({key[4]} labels, {key[3][:8]})" if twins > 1 else "")
-        sets.append(TestSet(title, rows, _versus(rows)))
+        sets.append(ScoredSet(title, rows, _versus(rows)))
     sets.sort(key=lambda s: (s.provenance.split != "test", -len(s.rows), s.title))
     return tuple(sets), tuple(notices)
 
@@ -200,8 +198,7 @@ def _rows(
             label += f" · {p.views}"
         labels.append((label, run))
     unique = [
-        label if sum(other == label for other, _ in labels) == 1 else f"{label} · {run.label}"
-        for label, run in labels
+        label if sum(other == label for other, _ in labels) == 1 else f"{label} · {run.label}" for label, run in labels
     ]
     rows: list[Row] = []
     for label, (run, records), name in zip(unique, members, names, strict=True):
@@ -222,13 +219,9 @@ def _versus(rows: Sequence[Row]) -> tuple[Versus, ...]:
     Holm-adjusted."""
     found: list[Versus] = []
     for row in (row for row in rows if not row.random):
-        controls = [
-            other for other in rows if other.random and other.provenance.encoder == row.provenance.encoder
-        ]
+        controls = [other for other in rows if other.random and other.provenance.encoder == row.provenance.encoder]
         same_seed = [other for other in controls if other.provenance.seed == row.provenance.seed]
-        same_views = [
-            other for other in same_seed or controls if other.provenance.views == row.provenance.views
-        ]
+        same_views = [other for other in same_seed or controls if other.provenance.views == row.provenance.views]
         control = next(iter(same_views or same_seed or controls), None)
         if control is None:
             why = f"no random-initialisation run of {row.provenance.encoder}"

@@ -6,22 +6,20 @@ from islr.reporting import text
 from islr.reporting.blocks import Fact
 from islr.reporting.probe_standings import HEADLINE, MAYBE_BETTER, MAYBE_WORSE, METRIC, ProbeRow, ProbeSet
 from islr.reporting.scan import Gathered
-from islr.reporting.standings import ALPHA, BETTER, WORSE, TestSet, is_random_name, paired
+from islr.reporting.standings import ALPHA, BETTER, WORSE, ScoredSet, is_random_name, paired
 
 
-def headlines(gathered: Gathered, sets: Sequence[TestSet], probes: Sequence[ProbeSet]) -> tuple[str, ...]:
+def headlines(gathered: Gathered, sets: Sequence[ScoredSet], probes: Sequence[ProbeSet]) -> tuple[str, ...]:
     """What was found, in plain sentences."""
     found = [_recognition(s) for s in sets if s.provenance.split == "test"] or [_recognition(s) for s in sets]
     found += [sentence for probe in probes if (sentence := _probing(probe))]
     problems = sum(bool(run.problem) for run in gathered.runs)
     if problems:
-        found.append(
-            f"{problems} of {len(gathered.runs)} runs failed or did not finish; they are listed at the end."
-        )
+        found.append(f"{problems} of {len(gathered.runs)} runs failed or did not finish; they are listed at the end.")
     return tuple(found) or ("These folders hold no finished result yet.",)
 
 
-def _recognition(found: TestSet) -> str:
+def _recognition(found: ScoredSet) -> str:
     p, best = found.provenance, found.best
     row = best or found.ranked[0]
     p = row.provenance
@@ -35,11 +33,7 @@ def _recognition(found: TestSet) -> str:
     bounds = [f"95 % CI {text.interval(top1.ci_low, top1.ci_high)}"] if top1.ci_low is not None else []
     bounds += [f"chance {text.percent(found.chance)} %"] if found.chance is not None else []
     rivals = sum(not other.random for other in found.rows)
-    who = (
-        f"Best of {rivals} models: {row.label} names"
-        if best and rivals > 1
-        else f"The model {row.label} names"
-    )
+    who = f"Best of {rivals} models: {row.label} names" if best and rivals > 1 else f"The model {row.label} names"
     sentence = f"{who} the sign in {text.percent(top1.value)} % of {clips}"
     sentence += f" ({'; '.join(bounds)})." if bounds else "."
     if best is None:
@@ -47,14 +41,12 @@ def _recognition(found: TestSet) -> str:
     return sentence + _against_random(found) + _against_second(found)
 
 
-def _against_random(found: TestSet) -> str:
+def _against_random(found: ScoredSet) -> str:
     assert found.best is not None
     versus = found.of(found.best)
     if versus is None or versus.control is None or versus.difference is None:
         return (
-            " How much of that is due to pre-training is not known: "
-            + (versus.why if versus else "no control")
-            + "."
+            " How much of that is due to pre-training is not known: " + (versus.why if versus else "no control") + "."
         )
     d, control = versus.difference, versus.control
     start = f" From random initialisation the same encoder reaches {text.percent(control.top1.value)} %"
@@ -71,7 +63,7 @@ def _against_random(found: TestSet) -> str:
     )
 
 
-def _against_second(found: TestSet) -> str:
+def _against_second(found: ScoredSet) -> str:
     trained = [row for row in found.ranked if not row.random]
     if len(trained) < 2:
         return ""
@@ -106,9 +98,7 @@ def _probing(found: ProbeSet) -> str:
         sentence += f" and worse on {worse}" if worse else ""
         sentence += " (95 % CI of the paired difference excludes zero"
         stand = marks.count(BETTER)
-        sentence += (
-            f"; {stand} stand{'s' if stand == 1 else ''} after Holm's correction)." if better else ")."
-        )
+        sentence += f"; {stand} stand{'s' if stand == 1 else ''} after Holm's correction)." if better else ")."
     return sentence.strip()
 
 
@@ -133,16 +123,14 @@ def _random_row(found: ProbeSet, row: ProbeRow) -> ProbeRow | None:
     return next(iter(same or randoms), None)
 
 
-def facts(gathered: Gathered, sets: Sequence[TestSet], probes: Sequence[ProbeSet]) -> tuple[Fact, ...]:
+def facts(gathered: Gathered, sets: Sequence[ScoredSet], probes: Sequence[ProbeSet]) -> tuple[Fact, ...]:
     """At most four numbers for the top."""
     made: list[Fact] = []
     if sets and (best := sets[0].best) is not None:
         made.append(Fact(text.percent(best.top1.value), "%", f"top-1, {best.label}"))
         versus = sets[0].of(best)
         if versus and versus.difference is not None:
-            made.append(
-                Fact(text.percent(versus.difference.value, True), "points", "over random initialisation")
-            )
+            made.append(Fact(text.percent(versus.difference.value, True), "points", "over random initialisation"))
         p = best.provenance
         clips = text.count(p.clips_present) if p.complete else f"{p.clips_present}/{p.clips_expected}"
         made.append(Fact(clips, "", f"{p.split} clips scored"))
@@ -150,7 +138,5 @@ def facts(gathered: Gathered, sets: Sequence[TestSet], probes: Sequence[ProbeSet
         if found.models and found.compared and HEADLINE in found.splits:
             best_row = _best_probe(found)
             better = _better([found.mark(best_row, f, HEADLINE) for f in found.singles])
-            made.append(
-                Fact(f"{better}/{len(found.singles)}", "", f"features read above random, {best_row.label}")
-            )
+            made.append(Fact(f"{better}/{len(found.singles)}", "", f"features read above random, {best_row.label}"))
     return tuple(made)

@@ -5,9 +5,7 @@ import re
 
 from islr.evaluation.results import Result
 
-HASH_SHOWN = (
-    12  # hexadecimal digits of a hash that are printed; the full one is in the tooltip and in the CSV
-)
+HASH_SHOWN = 12  # hexadecimal digits of a hash that are printed; the full one is in the tooltip and in the CSV
 MINUS = "\N{MINUS SIGN}"
 METRICS = {
     "top1": "Top-1",
