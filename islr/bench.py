@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any
 
 from islr.errors import Interrupted, UserError
 
@@ -81,7 +82,7 @@ def run_stages(
     _check(stages)
     logs.mkdir(parents=True, exist_ok=True)
     # A forked child has everything imported already; CUDA and macOS do not allow it.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     outcomes: dict[str, Outcome] = {}
     running: dict[str, tuple[multiprocessing.process.BaseProcess, float]] = {}
     stopped: list[int] = []

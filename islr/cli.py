@@ -5,10 +5,10 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import click
 import typer
+from typer.exceptions import Abort, TyperException
 
 from islr.errors import Interrupted, RunFailed, UserError
 
@@ -51,10 +51,11 @@ def run(arguments: list[str], debug: bool = False) -> int:
     try:
         code = app(args=arguments, prog_name="islr", standalone_mode=False)
         return code if isinstance(code, int) else DONE
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except click.exceptions.Abort:
+    except TyperException as error:
+        # Typer's own errors: a wrong option, no command. They know how to show themselves, usage line included.
+        error.show()  # type: ignore[attr-defined]
+        return WRONG_INPUT
+    except Abort:
         return _fail("aborted", FAILED, debug)
     except (UserError, DecodeError) as error:
         return _fail(str(error), WRONG_INPUT, debug)
@@ -89,7 +90,7 @@ def demo(
     """From nothing to a report: synthetic corpus, pre-training, fine-tuning, probing, report.html."""
     from islr.demo import run_demo
 
-    run_demo(out)
+    run_demo(out, run)
 
 
 @app.command()
@@ -101,6 +102,8 @@ def synth(
     reps: Annotated[int, typer.Option(min=1, help="clips of each sign by each signer")] = 2,
     size: Annotated[int, typer.Option(min=64, help="width and height in pixels")] = 128,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    vocabulary: Annotated[Literal["a", "b"], typer.Option(help="built-in lexicon; a and b share no sign")] = "a",
+    name: Annotated[str, typer.Option(help="corpus name in the manifest")] = "",
     workers: Annotated[int, typer.Option(min=1)] = 1,
 ) -> None:
     """Render a corpus of signs from phonology: videos, exact poses, WLASL json, ASL-LEX csv, manifest."""
@@ -108,7 +111,15 @@ def synth(
     from islr.training.tracking import Progression
 
     options = SynthOptions(
-        lexicon=lexicon, signs=signs, signers=signers, reps=reps, size=size, seed=seed, workers=workers
+        lexicon=lexicon,
+        variant=vocabulary,
+        signs=signs,
+        signers=signers,
+        reps=reps,
+        size=size,
+        seed=seed,
+        name=name,
+        workers=workers,
     )
     with Progression("rendering", signs * signers * reps) as bar:
         path = write_corpus(out, options, bar.callback)
@@ -139,7 +150,7 @@ def finetune(config: ConfigFile, overrides: Overrides = None) -> None:
 @app.command()
 def evaluate(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a finished fine-tuning run")],
-    split: Annotated[str, typer.Option(click_type=click.Choice(["val", "test"]))] = "test",
+    split: Annotated[Literal["val", "test"], typer.Option()] = "test",
     views: Annotated[str | None, typer.Option(help="CxS: temporal clips x spatial crops")] = None,
     manifest: Annotated[Path | None, typer.Option(help="another corpus with the same classes")] = None,
     allow_partial: Annotated[bool, typer.Option("--allow-partial", help="score n of the expected clips")] = False,
@@ -150,7 +161,7 @@ def evaluate(
     _print_results(
         evaluate_run(
             run_folder,
-            split=split,  # type: ignore[arg-type]
+            split=split,
             views=views,
             manifest_path=str(manifest) if manifest else None,
             allow_partial=allow_partial,
@@ -162,7 +173,8 @@ def evaluate(
 def probe(config: ConfigFile, overrides: Overrides = None) -> None:
     """Score frozen features against phonological features."""
     from islr.config import load_config
-    from probe.protocol import ProbeConfig, run_probe
+    from probe.config import ProbeConfig
+    from probe.protocol import run_probe
 
     run_probe(load_config(ProbeConfig, config, overrides or []))
 
@@ -196,7 +208,7 @@ def models(pattern: Annotated[str, typer.Argument(help="shell pattern")] = "*") 
 
 @app.command()
 def perf(
-    what: Annotated[str, typer.Argument(click_type=click.Choice(["hog", "probe", "all"]))] = "all",
+    what: Annotated[Literal["hog", "probe", "all"], typer.Argument()] = "all",
 ) -> None:
     """Measure our code beside well-known or straightforward code, in one run, on one thread."""
     from islr.perf import run_perf
@@ -213,22 +225,26 @@ def data_wlasl(
     nslt: Annotated[Path | None, typer.Option(help="nslt_*.json with the published splits")] = None,
     labels: Annotated[Path | None, typer.Option(help="video_id -> class file of a revised label space")] = None,
     subset: Annotated[int | None, typer.Option(help="first 100, 300, 1000 or 2000 classes")] = None,
+    pattern: Annotated[str, typer.Option(help="file names without suffix, such as {gloss}_{id}_{n}")] = "{id}",
     workers: Annotated[int, typer.Option(min=1, help="processes that decode")] = os.cpu_count() or 1,
 ) -> None:
     """WLASL json and a folder of videos -> manifest; absent videos stay in it as missing."""
+    from islr.data.labels import read_labels
     from islr.data.wlasl import from_wlasl
     from islr.training.tracking import Progression
 
+    space = read_labels(labels) if labels else None
     with Progression("scanning", 0) as bar:
         manifest = from_wlasl(
             json_file,
             videos,
-            out=out,
             poses=poses,
             nslt=nslt,
-            labels=labels,
+            labels=space,
             subset=subset,
+            pattern=pattern,
             workers=workers,
+            out=out,
             progress=bar.callback,
         )
     manifest.save(out)
@@ -247,7 +263,7 @@ def data_folder(
     from islr.training.tracking import Progression
 
     with Progression("scanning", 0) as bar:
-        manifest = from_folder(videos, out=out, poses=poses, workers=workers, progress=bar.callback)
+        manifest = from_folder(videos, poses=poses, workers=workers, out=out, progress=bar.callback)
     manifest.save(out)
     _print_audit(manifest)
 
@@ -255,21 +271,25 @@ def data_folder(
 @data_app.command("audit")
 def data_audit(
     manifest: Annotated[Path, typer.Argument(help="manifest.csv")],
-    as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print json instead of a table")] = False,
+    out: Annotated[Path | None, typer.Option(help="also write the json here (the report reads audit.json)")] = None,
 ) -> None:
     """Count what is there, missing, broken, duplicated, shared between splits."""
-    from islr.data.audit import audit
+    from islr.data.audit import audit, render_audit
     from islr.data.manifest import Manifest
+    from islr.files import write_atomic
 
-    loaded = Manifest.load(manifest)
-    if as_json:
-        print(json.dumps(audit(loaded), indent=1))
-    else:
-        _print_audit(loaded)
+    found = audit(Manifest.load(manifest))
+    text = json.dumps(found, indent=1)
+    if out is not None:
+        write_atomic(out, text + "\n")
+    print(text if as_json else render_audit(found))
 
 
 @config_app.command("schema")
-def config_schema(task: Annotated[str, typer.Argument(click_type=click.Choice(["pretrain", "finetune", "probe"]))]) -> None:
+def config_schema(
+    task: Annotated[Literal["pretrain", "finetune", "probe"], typer.Argument()],
+) -> None:
     """Print the JSON Schema of a task's configuration, for editors."""
     print(json.dumps(_schema(task).model_json_schema(), indent=1))
 
@@ -295,7 +315,7 @@ def _schema(task: str) -> Any:
         from islr.evaluation.finetune import FinetuneConfig
 
         return FinetuneConfig
-    from probe.protocol import ProbeConfig
+    from probe.config import ProbeConfig
 
     return ProbeConfig
 

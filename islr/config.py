@@ -204,9 +204,11 @@ def _union_tags(schema: type[Config]) -> set[str]:
     tags: set[str] = set()
     for field in schema.model_fields.values():
         for model in _models_in(Annotated[field.annotation, "field"] if field.annotation else None):
-            tags |= {str(tag) for tag in get_args(model.model_fields["name"].annotation)} if "name" in (
-                model.model_fields
-            ) else set()
+            tags |= (
+                {str(tag) for tag in get_args(model.model_fields["name"].annotation)}
+                if "name" in (model.model_fields)
+                else set()
+            )
     return tags
 
 

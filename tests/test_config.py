@@ -8,7 +8,7 @@ from islr.config import Config, config_hash, dump_yaml, load_config, parse_yaml,
 from islr.errors import UserError
 from islr.evaluation.finetune import FinetuneConfig
 from pretrain.run import PretrainConfig
-from probe.protocol import ProbeConfig
+from probe.config import ProbeConfig
 
 SCHEMAS = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "probe": ProbeConfig}
 GOOD = """
@@ -29,7 +29,15 @@ def _write(folder: Path, text: str, name: str = "config.yaml") -> Path:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e-4", 1e-4), ("-3E5", -3e5), (".5e3", 500.0), ("2.5e+2", 250.0), ("12", 12), ("1e", "1e"), ("e4", "e4")],
+    [
+        ("1e-4", 1e-4),
+        ("-3E5", -3e5),
+        (".5e3", 500.0),
+        ("2.5e+2", 250.0),
+        ("12", 12),
+        ("1e", "1e"),
+        ("e4", "e4"),
+    ],
 )
 def test_numbers_are_read_as_people_write_them(text: str, value: object) -> None:
     read = parse_yaml(text, "here")
@@ -121,7 +129,9 @@ def test_required_key_is_named() -> None:
 @pytest.mark.parametrize("name", sorted(shipped_configs()))
 def test_shipped_configs_resolve(name: str) -> None:
     path = shipped_configs()[name]
-    assert path.read_text(encoding="utf-8").startswith("#"), "a config opens with a comment that says what it trains"
+    assert path.read_text(encoding="utf-8").startswith("#"), (
+        "a config opens with a comment that says what it trains"
+    )
     task = name.partition("/")[0]
     for candidate, schema in SCHEMAS.items():
         if task == candidate or f"task: {candidate}" in path.read_text(encoding="utf-8"):

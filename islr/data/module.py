@@ -179,9 +179,7 @@ class ClipStore:
             inside = (times >= (clip.start or 0.0)) & (times < (math.inf if clip.end is None else clip.end))
             if not inside.any():
                 raise DecodeError("pose", str(path), "it has no frame in the clip's range")
-            self._poses[index] = replace(
-                pose, keypoints=pose.keypoints[inside], confidences=pose.confidences[inside]
-            )
+            self._poses[index] = replace(pose, keypoints=pose.keypoints[inside], confidences=pose.confidences[inside])
         return self._poses[index]
 
     def _decode(self, index: int, indices: np.ndarray | None) -> np.ndarray:
@@ -294,13 +292,10 @@ class TrainBatches:
 
     def iterate(self, first_step: int, last_step: int) -> Iterator[list[Batch]]:
         """For each step in `[first_step, last_step)`, its `accumulate` batches."""
-        plan = [
-            self.rows(step, part) for step in range(first_step, last_step) for part in range(self.accumulate)
-        ]
+        plan = [self.rows(step, part) for step in range(first_step, last_step) for part in range(self.accumulate)]
         batches = iter(_loader(self.store, self.view, self.seed, plan))
         for _ in range(first_step, last_step):
             yield [next(batches) for _ in range(self.accumulate)]
-
 
     def fixed(self, clips: int) -> Iterator[Batch]:
         """One batch of the first `clips` rows with the training view, always the same."""
@@ -308,9 +303,7 @@ class TrainBatches:
         yield from _loader(self.store, self.view, self.seed, plan)
 
 
-def eval_batches(
-    store: ClipStore, view: View, *, batch_size: int, rank: int = 0, world: int = 1
-) -> Iterator[Batch]:
+def eval_batches(store: ClipStore, view: View, *, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
     """Every clip of the store exactly once over all ranks, in manifest order within a rank."""
     rows = [(0, row) for row in range(rank, len(store), world)]
     plan = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]

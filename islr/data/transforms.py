@@ -83,9 +83,7 @@ class PoseAugmentConfig(Config):
     mirror: float = Field(0.0, ge=0, le=1, description="share of clips mirrored: swaps the signer's handedness")
 
 
-def uniform_indices(
-    length: int, frames: int, rng: np.random.Generator | None = None, place: float = 0.5
-) -> np.ndarray:
+def uniform_indices(length: int, frames: int, rng: np.random.Generator | None = None, place: float = 0.5) -> np.ndarray:
     """One frame from each of `frames` equal segments of the whole clip (TSN sampling, Wang et al. 2016).
 
     Args:
@@ -146,7 +144,11 @@ def resize_short_side(frames: np.ndarray, size: int) -> np.ndarray:
 
 
 def random_resized_crop(
-    frames: np.ndarray, size: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+    frames: np.ndarray,
+    size: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """One random box, the same for all frames, resized to `size` x `size` (Inception crop, 10 tries)."""
     height, width = frames.shape[1:3]

@@ -134,9 +134,7 @@ def labelled_split(manifest: Manifest, split: str, allow_partial: bool) -> Manif
         raise UserError(f"manifest {manifest.name}: clips of split {split} have no label")
     present = len(rows.select())
     if not present:
-        raise UserError(
-            f"manifest {manifest.name}: none of the {len(rows)} clips of split {split} is readable"
-        )
+        raise UserError(f"manifest {manifest.name}: none of the {len(rows)} clips of split {split} is readable")
     if present < len(rows) and not allow_partial:
         raise UserError(
             f"manifest {manifest.name}: {present} of {len(rows)} clips of split {split} are readable; a "
@@ -253,16 +251,11 @@ def evaluate_run(
     started = time.monotonic()
     config = FinetuneConfig.read(run)
     classifier, classes = load_classifier(run / CLASSIFIER)
-    data = (
-        config.data
-        if manifest_path is None
-        else config.data.model_copy(update={"manifest": (manifest_path,)})
-    )
+    data = config.data if manifest_path is None else config.data.model_copy(update={"manifest": (manifest_path,)})
     manifest = Manifest.load(data.manifest[0])
     if manifest.classes != classes:
         raise UserError(
-            f"the classes of {manifest.name} are not those the classifier was trained on ({len(classes)} "
-            "classes)"
+            f"the classes of {manifest.name} are not those the classifier was trained on ({len(classes)} classes)"
         )
     rows = labelled_split(manifest, split, allow_partial)
     chosen = ViewsConfig.parse(views or config.views, config.video.sampling)

@@ -11,7 +11,7 @@ from torch import nn
 
 from islr.config import Config, load_config
 from islr.data.audit import check_disjoint
-from islr.data.manifest import Manifest
+from islr.data.manifest import Clip, Manifest
 from islr.data.module import ClipStore, DataConfig, TrainBatches
 from islr.data.transforms import AugmentConfig, PoseAugmentConfig, train_view
 from islr.errors import UserError
@@ -71,9 +71,7 @@ class FinetuneConfig(Config):
             UserError: The folder holds no such run.
         """
         if not (run / "config.yaml").is_file() or not (run / CLASSIFIER).is_file():
-            raise UserError(
-                f"{run} is not a finished fine-tuning run (it needs config.yaml and {CLASSIFIER})"
-            )
+            raise UserError(f"{run} is not a finished fine-tuning run (it needs config.yaml and {CLASSIFIER})")
         return load_config(cls, run / "config.yaml")
 
 
@@ -156,14 +154,13 @@ def selection_sets(manifest: Manifest, config: FinetuneConfig) -> tuple[Manifest
     # Every n-th clip of each class, in manifest order: no randomness, and every class stays in train.
     every = max(2, round(1 / config.held_out))
     seen: dict[int | None, int] = {}
-    kept, held = [], []
+    kept: list[Clip] = []
+    held: list[Clip] = []
     for clip in train:
         seen[clip.label] = seen.get(clip.label, 0) + 1
         (held if seen[clip.label] % every == 0 else kept).append(clip)
     if not held:
-        raise UserError(
-            f"manifest {manifest.name}: classes are too small to hold {config.held_out:g} of train out"
-        )
+        raise UserError(f"manifest {manifest.name}: classes are too small to hold {config.held_out:g} of train out")
     return train.replace(kept), train.replace(held)
 
 

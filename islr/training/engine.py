@@ -21,7 +21,13 @@ from islr.config import Config, dump_yaml
 from islr.data.module import Batch, TrainBatches
 from islr.errors import Interrupted, RunFailed, UserError
 from islr.training.checkpoint import latest_checkpoint, save_checkpoint
-from islr.training.optim import OptimConfig, build_optimizer, learning_rate, parameter_groups, set_learning_rate
+from islr.training.optim import (
+    OptimConfig,
+    build_optimizer,
+    learning_rate,
+    parameter_groups,
+    set_learning_rate,
+)
 from islr.training.runtime import RunConfig, StopSignal, World, seed_step
 from islr.training.tracking import Progression, Tracker
 
@@ -96,6 +102,7 @@ def fit(
             average.load_state_dict(saved["average"])
         state = State(**saved["state"])
     wrapped = _wrap(module, run, world)
+    after_step: Callable[[int, int], None] | None = getattr(module, "after_step", None)
     judged = average.module if average is not None else module
     tracker = Tracker(folder, state.step, run.wandb, title, config.model_dump(mode="json"), enabled=world.main)
     clock = time.monotonic() - state.seconds
@@ -149,8 +156,8 @@ def fit(
             state.step += 1
             if average is not None:
                 average.update_parameters(module)
-            if hasattr(module, "after_step"):
-                module.after_step(state.step, total)
+            if after_step is not None:
+                after_step(state.step, total)
             _count_failures(state, parts, batches)
             if values and (state.step % run.log_every == 0 or state.step == total):
                 shown = {name: float(value) for name, value in values.items()}

@@ -85,9 +85,7 @@ def parameter_groups(
         decay = config.weight_decay if decays(name, parameter) else 0.0
         layer = num_layers - 1 if layer_of is None else layer_of(name)
         scale = config.layer_decay ** (num_layers - 1 - layer)
-        group = groups.setdefault(
-            (decay, scale), {"params": [], "names": [], "weight_decay": decay, "lr_scale": scale}
-        )
+        group = groups.setdefault((decay, scale), {"params": [], "names": [], "weight_decay": decay, "lr_scale": scale})
         group["params"].append(parameter)
         group["names"].append(name)
     return list(groups.values())

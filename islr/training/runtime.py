@@ -29,7 +29,16 @@ from islr.files import write_atomic
 
 # A rank that waits longer than this for the others gives up with an error instead of hanging.
 RANK_TIMEOUT = timedelta(minutes=10)
-RECORDED_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "av", "decord", "opencv-python-headless", "scikit-learn")
+RECORDED_LIBRARIES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "av",
+    "decord",
+    "opencv-python-headless",
+    "scikit-learn",
+)
 
 
 class RunConfig(Config):

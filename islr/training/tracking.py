@@ -5,13 +5,14 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from islr.files import write_atomic
 
+WandbMode = Literal["offline", "online", "disabled"]
 # Seconds between lines of progress where the output is not a terminal.
 LINE_INTERVAL = 20.0
 
@@ -74,7 +75,13 @@ class Tracker:
     """
 
     def __init__(
-        self, folder: Path, resume_step: int, mode: str, name: str, config: Mapping[str, Any], enabled: bool = True
+        self,
+        folder: Path,
+        resume_step: int,
+        mode: WandbMode,
+        name: str,
+        config: Mapping[str, Any],
+        enabled: bool = True,
     ) -> None:
         self._file = None
         self._wandb = None
@@ -118,7 +125,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _start_wandb(folder: Path, mode: str, name: str, config: Mapping[str, Any]) -> Any:
+def _start_wandb(folder: Path, mode: WandbMode, name: str, config: Mapping[str, Any]) -> Any:
     """A wandb run, or None with one line on stderr: tracking elsewhere never stops a run."""
     try:
         import wandb
