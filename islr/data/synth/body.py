@@ -60,7 +60,7 @@ _TO_FACE = (_vector(0.72, 0.62, -0.28), _vector(0.22, 0.05, -0.97))
 _TO_TORSO = (_vector(0.90, 0.22, -0.22), _vector(0.18, -0.05, -0.98))
 _FORWARD = (_vector(0.12, 0.97, 0.10), _vector(0.34, -0.05, 0.94))
 _TO_HAND = (_vector(0.80, -0.42, -0.12), _vector(-0.15, -0.50, -0.85))
-_SIDEWAYS = _vector(-0.14, 0.015, 0.0)
+_SIDEWAYS = _vector(-0.155, 0.015, 0.0)
 
 # Head places relative to the head's centre in average-head metres: point, normal, (finger, palm).
 _HEAD: dict[str, tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]] = {
@@ -69,7 +69,7 @@ _HEAD: dict[str, tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]] =
         _vector(0, 1, 0),
         (_vector(0.85, -0.10, -0.15), _vector(0, -0.95, 0.3)),
     ),
-    "Forehead": (_vector(-0.026, 0.076, 0.086), _vector(-0.25, 0.25, 0.9), _TO_FACE),
+    "Forehead": (_vector(-0.026, 0.062, 0.092), _vector(-0.25, 0.2, 0.9), _TO_FACE),
     "Eye": (_vector(-0.042, 0.026, 0.086), _vector(-0.3, 0.0, 0.95), _TO_FACE),
     "CheekNose": (_vector(-0.044, -0.022, 0.086), _vector(-0.3, 0.0, 0.95), _TO_FACE),
     "UpperLip": (_vector(-0.006, -0.042, 0.102), _vector(0, 0, 1), _TO_FACE),
@@ -175,9 +175,7 @@ def place_on_other_arm(minor: str, hand: np.ndarray, elbow: np.ndarray, shoulder
     """A place on the other hand or arm, from where that arm is held: hand [21, 3], elbow [3], shoulder [3]."""
     wrist = hand[0]
     finger_axis = unit(hand[9] - wrist)
-    palm = unit(
-        np.cross(hand[5] - wrist, hand[17] - wrist)
-    )  # of a left hand: index x pinky points out of the palm
+    palm = unit(np.cross(hand[5] - wrist, hand[17] - wrist))  # of a left hand: index x pinky points out of the palm
     radial = unit(hand[5] - hand[17])
     center = hand[[0, 5, 9, 13, 17]].mean(axis=0)
     depth = 1.6 * SKIN
@@ -224,9 +222,7 @@ def place_on_other_arm(minor: str, hand: np.ndarray, elbow: np.ndarray, shoulder
     point, normal = on_arm[minor]
     finger = _vector(0.86, 0.10, -0.30) if minor == "UpperArm" else _vector(0.78, -0.40, -0.15)
     palm_to = _vector(0.1, -0.1, -0.95) if minor == "UpperArm" else _vector(-0.05, -0.55, -0.80)
-    return Place(
-        point + 3 * SKIN * normal, normal, finger, palm_to, 0.8 * _SIDEWAYS, _vector(-0.08, 0.11, 0.05)
-    )
+    return Place(point + 3 * SKIN * normal, normal, finger, palm_to, 0.8 * _SIDEWAYS, _vector(-0.08, 0.11, 0.05))
 
 
 def unit(vector: np.ndarray) -> np.ndarray:

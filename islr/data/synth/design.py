@@ -76,9 +76,7 @@ def _second_place(choice: _Choice) -> str:
     """Where the path ends: nowhere else without a path; away from the body after touching it; else at the same place."""
     if choice.movement == "None":
         return "NA"
-    region = {"Head": "HeadAway", "Body": "BodyAway", "Hand": "HandAway", "Arm": "ArmAway"}.get(
-        choice.place[0]
-    )
+    region = {"Head": "HeadAway", "Body": "BodyAway", "Hand": "HandAway", "Arm": "ArmAway"}.get(choice.place[0])
     leaves = choice.contact and region is not None and choice.movement in ("Straight", "Curved")
     return region if leaves and region is not None else choice.place[1]
 
@@ -234,9 +232,7 @@ class _Picker:
         choice = self.pool[base]
         shapes = [replace(choice, handshape=name) for name in _HANDSHAPES if name != choice.handshape]
         places = [
-            replace(choice, place=(major, minor))
-            for major, minor, _ in _PLACES
-            if (major, minor) != choice.place
+            replace(choice, place=(major, minor)) for major, minor, _ in _PLACES if (major, minor) != choice.place
         ]
         paths = [replace(choice, movement=path) for path in _MOVEMENTS if path != choice.movement]
         return [[self.index[c] for c in group if c in self.index] for group in (shapes, places, paths)]
@@ -257,9 +253,7 @@ def built_in_lexicon(signs: int = 48, seed: int = 0, variant: str = "a") -> list
         raise UserError(f"variant is {variant!r}; it can be one of {', '.join(VARIANTS)}")
     if signs < 1:
         raise UserError(f"signs is {signs}; a lexicon has at least 1")
-    picker = _Picker(
-        _pool(variant), np.random.Generator(np.random.Philox([_POOL_SEED, seed, VARIANTS.index(variant)]))
-    )
+    picker = _Picker(_pool(variant), np.random.Generator(np.random.Philox([_POOL_SEED, seed, VARIANTS.index(variant)])))
     everything = range(len(picker.pool))
     for _ in range(GROUPS):
         _take_group(picker, everything)
@@ -293,11 +287,7 @@ def _take_group(picker: _Picker, everything: Sequence[int]) -> None:
         picker.taken.append(base)
         for group in picker.partners(base):
             # A partner differs from its base in one bundle; from the signs taken earlier it keeps the usual distance.
-            far = [
-                one
-                for one in group
-                if all(picker.distance(one, other) >= _LEAST_DISTANCE for other in before)
-            ]
+            far = [one for one in group if all(picker.distance(one, other) >= _LEAST_DISTANCE for other in before)]
             found = picker.best(far, 1)
             if found is None:
                 break
@@ -313,7 +303,5 @@ def _names(seed: int, variant: str) -> list[str]:
     syllables = [consonant + vowel for consonant in _CONSONANTS for vowel in _VOWELS]
     rng = np.random.Generator(np.random.Philox([_POOL_SEED, seed]))
     picks = rng.integers(0, len(syllables), (4000, 3))
-    words = list(
-        dict.fromkeys("".join(syllables[i] for i in row) for row in picks.tolist() if len(set(row)) == 3)
-    )
+    words = list(dict.fromkeys("".join(syllables[i] for i in row) for row in picks.tolist() if len(set(row)) == 3))
     return words[VARIANTS.index(variant) :: 2]

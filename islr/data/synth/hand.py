@@ -16,12 +16,8 @@ FINGERTIPS = (8, 12, 16, 20)
 PIP_JOINTS = (6, 10, 14, 18)
 MCP_JOINTS = (5, 9, 13, 17)
 
-_MCP = np.array(
-    [[0.028, 0.090, 0.000], [0.008, 0.095, 0.003], [-0.013, 0.089, 0.002], [-0.032, 0.078, -0.003]]
-)
-_PHALANGES = np.array(
-    [[0.044, 0.027, 0.021], [0.048, 0.031, 0.022], [0.044, 0.029, 0.022], [0.034, 0.021, 0.019]]
-)
+_MCP = np.array([[0.028, 0.090, 0.000], [0.008, 0.095, 0.003], [-0.013, 0.089, 0.002], [-0.032, 0.078, -0.003]])
+_PHALANGES = np.array([[0.044, 0.027, 0.021], [0.048, 0.031, 0.022], [0.044, 0.029, 0.022], [0.034, 0.021, 0.019]])
 _THUMB_BASE = np.array([0.026, 0.020, 0.006])
 _THUMB = np.array([0.044, 0.035, 0.029])  # metacarpal, proximal, distal
 _FINGER_DEPTH = 0.008  # from the bone to the skin of the pad, where the thumb touches
@@ -57,6 +53,7 @@ _MAX_FLEXION = np.array([90.0, 112.0, 80.0])
 _MIN_FLEXION = np.array([-8.0, 0.0, 0.0])
 
 _SPREAD_OPEN = np.array([15.0, 3.0, -10.0, -24.0])  # abduction in degrees, index to pinky
+_SPREAD_PAIR = np.array([15.0, -9.0, -10.0, -10.0])  # index and middle alone: V
 _SPREAD_SHUT = np.array([1.0, 0.0, -1.0, -3.0])
 _SPREAD_RELAXED = np.array([6.0, 1.0, -4.0, -10.0])
 _CROSSED = np.array([-13.0, 10.0, 0.0, 0.0])
@@ -194,9 +191,7 @@ class HandConfig:
         flexion = self.flexion + rng.normal(0.0, degrees, self.flexion.shape) * np.array([1.0, 1.0, 0.6])
         abduction = self.abduction + rng.normal(0.0, degrees * 0.3, self.abduction.shape)
         thumb = self.thumb + rng.normal(0.0, degrees * 0.0005, self.thumb.shape)
-        return replace(
-            self, flexion=np.clip(flexion, _MIN_FLEXION, _MAX_FLEXION), abduction=abduction, thumb=thumb
-        )
+        return replace(self, flexion=np.clip(flexion, _MIN_FLEXION, _MAX_FLEXION), abduction=abduction, thumb=thumb)
 
 
 def _mask(letters: str) -> np.ndarray:
@@ -247,7 +242,8 @@ def posture(
     if flexion == "Stacked":
         steps = np.maximum(np.cumsum(is_selected) - 1, 1 if selected == "m" else 0) * is_selected
         angles[:, 0] += np.minimum(steps, 2) * _STACK_STEP / (1 if selected in ("im", "m") else 2)
-    abduction = {"1": _SPREAD_OPEN, "0": _SPREAD_SHUT}.get(spread, _SPREAD_RELAXED).copy()
+    fan = _SPREAD_PAIR if selected == "im" else _SPREAD_OPEN
+    abduction = {"1": fan, "0": _SPREAD_SHUT}.get(spread, _SPREAD_RELAXED).copy()
     if flexion == "FullyClosed" and spread != "1":
         abduction = _SPREAD_SHUT.copy()
     abduction[~is_selected & ~stays_open] *= 0.25  # closed fingers lie together
@@ -297,9 +293,7 @@ def joints(config: HandConfig) -> np.ndarray:
     """Forward kinematics: HandConfig with a T axis -> [T, 21, 3] in the hand frame. Segment lengths never change."""
     direction, normal = finger_directions(config)
     frames = direction.shape[0]
-    chains = _MCP[None, :, None, :] + np.cumsum(
-        direction * _PHALANGES[None, :, :, None], axis=2
-    )  # [T, 4, 3, 3]
+    chains = _MCP[None, :, None, :] + np.cumsum(direction * _PHALANGES[None, :, :, None], axis=2)  # [T, 4, 3, 3]
     out = np.zeros((frames, 21, 3))
     fingers = out[:, 5:].reshape(frames, 4, 4, 3)
     fingers[:, :, 0] = _MCP
@@ -322,9 +316,7 @@ def _thumb_chain(target: np.ndarray) -> np.ndarray:
     knuckle = _THUMB_BASE + _THUMB[0] * metacarpal
     first, second = _THUMB[1], _THUMB[2]
     reach = target - knuckle
-    distance = np.clip(
-        np.linalg.norm(reach, axis=-1, keepdims=True), 0.4 * (first + second), 0.998 * (first + second)
-    )
+    distance = np.clip(np.linalg.norm(reach, axis=-1, keepdims=True), 0.4 * (first + second), 0.998 * (first + second))
     toward = _unit(reach)
     cosine = (first**2 + distance**2 - second**2) / (2 * first * distance)
     outward = np.array([0.9, 0.25, 0.3]) - (toward @ np.array([0.9, 0.25, 0.3]))[:, None] * toward

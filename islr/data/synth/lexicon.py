@@ -153,22 +153,12 @@ def fallbacks(sign: Sign) -> tuple[str, ...]:
         reasons.append("MinorLocation.2.0 Other: drawn at a set place of the major location")
     if sign.second_minor_location in ("Other", "OtherAway"):
         reasons.append("SecondMinorLocation.2.0 Other: the path stays at the first place")
-    elif (
-        sign.second_region() in ("Hand", "Arm")
-        and sign.sign_type == "OneHanded"
-        and sign.major_location != "Arm"
-    ):
-        reasons.append(
-            "SecondMinorLocation.2.0 on a hand that does not take part: the path stays at the first place"
-        )
+    elif sign.second_region() in ("Hand", "Arm") and sign.sign_type == "OneHanded" and sign.major_location != "Arm":
+        reasons.append("SecondMinorLocation.2.0 on a hand that does not take part: the path stays at the first place")
     if sign.nondominant_handshape in _VIOLATIONS:
-        reasons.append(
-            f"NonDominantHandshape.2.0 {sign.nondominant_handshape} names no handshape: a stand-in is drawn"
-        )
+        reasons.append(f"NonDominantHandshape.2.0 {sign.nondominant_handshape} names no handshape: a stand-in is drawn")
     elif sign.nondominant_handshape == "NA" and sign.sign_type.startswith(("Asymmetrical", "Dominance")):
-        reasons.append(
-            "NonDominantHandshape.2.0 NA in a sign of two different hands: the other hand is relaxed"
-        )
+        reasons.append("NonDominantHandshape.2.0 NA in a sign of two different hands: the other hand is relaxed")
     if sign.sign_type in ("SymmetricalOrAlternating", "SymmetryViolation") and sign.major_location in (
         "Hand",
         "Arm",
@@ -248,9 +238,7 @@ def _check(values: dict[str, str], where: str) -> None:
         if value not in allowed:
             raise UserError(f"{where}: {COLUMNS[field]} is {value!r}; it can be one of {', '.join(allowed)}")
     if values["selected_fingers"] != "t" and values["flexion"] in ("NA", ""):
-        raise UserError(
-            f"{where}: Flexion.2.0 is NA, which only SelectedFingers.2.0 't' (the thumb alone) allows"
-        )
+        raise UserError(f"{where}: Flexion.2.0 is NA, which only SelectedFingers.2.0 't' (the thumb alone) allows")
 
 
 def write_lexicon(path: str | Path, signs: Sequence[Sign]) -> None:

@@ -26,13 +26,18 @@ from islr.data.synth.body import (
 )
 from islr.data.synth.lexicon import Sign
 
-_TRANSIT = 0.25  # seconds from rest to onset, and back
-_STROKE = {False: 0.50, True: 0.82}  # seconds, single and repeated
+_TRANSIT = 0.22  # seconds from rest to onset, and back
+# Seconds of a single stroke: longer paths take longer. Repeating takes _REPEAT times as long.
+_STROKE = {
+    **{"None": 0.50, "Straight": 0.52, "Curved": 0.58, "Circular": 0.68},
+    **{"BackAndForth": 0.76, "Z-shaped": 0.80, "X-shaped": 0.84, "Other": 0.80},
+}
+_REPEAT = 1.42
 _HOLD = 0.07  # seconds at the end of the stroke
-_RADIUS = 0.058  # metres, circular movement
+_RADIUS = 0.068  # metres, circular movement
 _TWIST = np.radians(62.0)  # wrist twist to either side of the middle
 _WRIST_LIMIT = np.radians(72.0)  # largest angle between forearm and hand
-_ELBOW_POLE = np.array([-0.80, -0.85, -0.22])
+_ELBOW_POLE = np.array([-0.55, -0.95, -0.25])
 _TOUCH_GAP = 0.034  # metres from the middle of the body, for hands that touch each other
 _APERTURE = 0.9  # share of the way to the partner aperture
 # Rest postures of a right hand: wrist, finger, palm.
@@ -154,7 +159,9 @@ def _timeline(sign: Sign, style: Style, fps: float, rng: np.random.Generator) ->
     before, after = rng.uniform(0.03, 0.10, size=2)
     pace = style.tempo
     transit_in, transit_out = _TRANSIT / pace * rng.uniform(0.92, 1.08, size=2)
-    stroke = _STROKE[sign.repeated_movement == "1"] / pace * rng.uniform(0.94, 1.06)
+    stroke = (
+        _STROKE[sign.movement] * (_REPEAT if sign.repeated_movement == "1" else 1.0) / pace * rng.uniform(0.94, 1.06)
+    )
     hold = _HOLD / pace
     onset = before + transit_in
     offset = onset + stroke + hold
@@ -203,7 +210,7 @@ def _path(
         return center + drift + _RADIUS * size * around
     if movement == "BackAndForth":
         swings = 3 if repeated else 2
-        swing = 0.5 - 0.5 * np.cos(2 * np.pi * swings * phase)
+        swing = 0.5 + 0.5 * np.sin(2 * np.pi * swings * phase) * np.sqrt(np.sin(np.pi * np.clip(phase, 0, 1)))
         return start + swing[:, None] * chord
     span, drop = max(length, 0.10), 0.85 * max(length, 0.10)
     corners = {
@@ -287,9 +294,7 @@ def sign_posture(sign: Sign) -> hands.HandConfig:
 def _changed_posture(sign: Sign) -> hands.HandConfig | None:
     """The dominant hand at the end of an aperture or spread change; None when the handshape holds."""
     flexion = (
-        hands.APERTURE_PARTNER[sign.flexion]
-        if sign.flexion_change == "1" and sign.flexion != "NA"
-        else sign.flexion
+        hands.APERTURE_PARTNER[sign.flexion] if sign.flexion_change == "1" and sign.flexion != "NA" else sign.flexion
     )
     if sign.flexion == "Curved" and sign.flexion_change == "1" and sign.thumb_contact == "1":
         flexion = "FullyOpen"
@@ -348,15 +353,11 @@ def perform(sign: Sign, body: Body, style: Style, fps: float, rng: np.random.Gen
     rest = _jittered(REST[style.rest], rng)
     other_shape = sign.other_handshape()
     other_posture = (
-        None
-        if other_shape is None
-        else hands.named_posture(other_shape).perturbed(rng, style.handshape_noise)
+        None if other_shape is None else hands.named_posture(other_shape).perturbed(rng, style.handshape_noise)
     )
     base = base_pose(*first_place(sign))
     if base is None and sign.sign_type not in ("OneHanded", "SymmetricalOrAlternating", "SymmetryViolation"):
-        base = base_pose(
-            "Hand", "Palm"
-        )  # an unequal pair of hands away from each other: the other hand waits
+        base = base_pose("Hand", "Palm")  # an unequal pair of hands away from each other: the other hand waits
     still = np.zeros(frames)
     other: _Arm | None = None
     if not mirrored:
@@ -395,14 +396,10 @@ def perform(sign: Sign, body: Body, style: Style, fps: float, rng: np.random.Gen
     if other is None:
         points_other, posture_other = points, posture
         if alternates(sign):
-            points_other = (
-                start + end + 2 * offset - points
-            )  # half a cycle apart: the path reflected in its middle
+            points_other = start + end + 2 * offset - points  # half a cycle apart: the path reflected in its middle
         if sign.sign_type == "SymmetryViolation" and other_posture is not None:
             posture_other = _postures(other_posture, None, np.zeros(frames))
-        other = _articulate(
-            body, timeline, points_other, rotation, twist, posture_other, reference, rest
-        ).mirrored()
+        other = _articulate(body, timeline, points_other, rotation, twist, posture_other, reference, rest).mirrored()
     return _assemble(dominant, other, _sway(frames, fps, style.sway, rng), timeline.stroke, style.left_handed)
 
 
@@ -413,9 +410,7 @@ def first_place(sign: Sign) -> tuple[str, str]:
         return "Neutral", "Neutral"
     if sign.minor_location in LOCATIONS[region]:
         return region, sign.minor_location
-    return region, {"Head": "Mouth", "Body": "TorsoTop", "Hand": "Palm", "Arm": "ForearmBack"}.get(
-        region, "Neutral"
-    )
+    return region, {"Head": "Mouth", "Body": "TorsoTop", "Hand": "Palm", "Arm": "ForearmBack"}.get(region, "Neutral")
 
 
 def alternates(sign: Sign) -> bool:
@@ -461,15 +456,11 @@ def _sway(frames: int, fps: float, amount: float, rng: np.random.Generator) -> n
     """Slow drift of the body [T, 3]: two sines per axis."""
     time = np.arange(frames)[:, None] / fps
     phase, speed = rng.uniform(0, 2 * np.pi, (2, 3)), rng.uniform(0.25, 0.7, (2, 3))
-    waves = np.sin(2 * np.pi * speed[0] * time + phase[0]) + 0.5 * np.sin(
-        4 * np.pi * speed[1] * time + phase[1]
-    )
+    waves = np.sin(2 * np.pi * speed[0] * time + phase[0]) + 0.5 * np.sin(4 * np.pi * speed[1] * time + phase[1])
     return amount * waves * np.array([1.0, 0.4, 0.5])
 
 
-def _assemble(
-    dominant: _Arm, other: _Arm, sway: np.ndarray, stroke: tuple[int, int], left_handed: bool
-) -> Performance:
+def _assemble(dominant: _Arm, other: _Arm, sway: np.ndarray, stroke: tuple[int, int], left_handed: bool) -> Performance:
     right, left = (other.mirrored(), dominant.mirrored()) if left_handed else (dominant, other)
     return Performance(
         elbows=np.stack([right.elbow, left.elbow]),

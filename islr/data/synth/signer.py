@@ -11,7 +11,10 @@ from fractions import Fraction
 
 import numpy as np
 
+from islr.data.synth.backdrop import BACKDROPS
 from islr.data.synth.body import Body
+from islr.data.synth.canvas import Color
+from islr.data.synth.face import HAIR_STYLES
 from islr.data.synth.motion import REST, Style
 
 FRAME_RATES = (Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(30))
@@ -23,8 +26,6 @@ _SIGNER_STREAM, _CLIP_STREAM = 1, 2
 VIEW_HEIGHT = 0.91  # metres from the top to the bottom of the picture: head to waist
 VIEW_CENTER = -0.062  # height of the picture's middle above the shoulders
 DISTANCE = 2.4  # metres from camera to signer
-
-Color = tuple[float, float, float]  # RGB 0..255
 
 # Skin tones from light to dark as (base, palm side).
 _SKIN: tuple[tuple[Color, Color], ...] = (
@@ -46,8 +47,6 @@ _HAIR: tuple[Color, ...] = (
     (120, 46, 26),
     (150, 146, 142),
 )
-HAIR_STYLES = ("short", "side", "bob", "long", "bun", "curly", "cropped")
-BACKDROPS = ("plain", "gradient", "panels", "curtain", "room", "shelf")
 NECKLINES = ("round", "v", "collar")
 
 

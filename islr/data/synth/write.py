@@ -81,10 +81,7 @@ class SynthOptions:
             raise UserError(f"seed is {self.seed}; it must not be negative")
         if self.size < 48 or self.size % 2:
             raise UserError(f"size is {self.size}; it must be even and at least 48 pixels")
-        if (
-            min(self.val_signers, self.test_signers) < 0
-            or self.val_signers + self.test_signers >= self.signers
-        ):
+        if min(self.val_signers, self.test_signers) < 0 or self.val_signers + self.test_signers >= self.signers:
             raise UserError(
                 f"val_signers {self.val_signers} and test_signers {self.test_signers} leave none of {self.signers} signers to train on"
             )
@@ -267,9 +264,7 @@ def write_corpus(out: str | Path, options: SynthOptions, progress: Progress | No
             progress(done, len(todo))
     lexicon, index = out / "lexicon.csv", out / "wlasl.json"
     write_lexicon(lexicon, signs)
-    write_atomic(
-        index, json.dumps(_wlasl(signs, todo, written, options), indent=1, ensure_ascii=False) + "\n"
-    )
+    write_atomic(index, json.dumps(_wlasl(signs, todo, written, options), indent=1, ensure_ascii=False) + "\n")
     manifest = _manifest(out, signs, todo, written, options)
     write_atomic(out / "samples.png", sample_sheet(out, signs, options))
     manifest.save(out / "manifest.csv")
@@ -337,9 +332,7 @@ def _signer_id(options: SynthOptions, signer: int) -> int:
     return options.seed * _SIGNERS_PER_SEED + signer
 
 
-def _wlasl(
-    signs: list[Sign], todo: list[Take], written: list[Written], options: SynthOptions
-) -> list[dict[str, Any]]:
+def _wlasl(signs: list[Sign], todo: list[Take], written: list[Written], options: SynthOptions) -> list[dict[str, Any]]:
     """The corpus in WLASL v0.3's schema."""
     entries: list[dict[str, Any]] = [{"gloss": sign.entry_id, "instances": []} for sign in signs]
     for take, clip in zip(todo, written, strict=True):
