@@ -1,20 +1,16 @@
-"""Minimises many penalised multinomial objectives at once: preconditioned L-BFGS with one matrix product
-shared.
+"""Minimises many penalised multinomial objectives at once: preconditioned L-BFGS with shared matrix products.
 
 Names and shapes as in `probe/linear.py`, which says what is minimised and why this way.
 """
-
-from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from probe.blocks import Blocks, Preconditioner, product_nt
+
 HISTORY = 10
 REFRESH = 5  # iterations between two computations of the preconditioner
-CURVATURE_FLOOR = (
-    1e-5  # of the class covariance's eigenvalues, so that a class nobody predicts has a finite step
-)
 ARMIJO = 1e-4
 ROUNDING = 1e-7  # relative error of a float32 objective: differences below it are no increase
 MAX_BACKTRACKS = 12
@@ -22,150 +18,69 @@ COMPACT_BELOW = 0.75  # drop converged targets' rows when this part of the rows 
 EXTRAPOLATIONS = (0.5, 1.0)
 
 
-def _onednn_product() -> Callable[[Tensor, Tensor], Tensor] | None:
-    """oneDNN's `left @ right.T` (MKL loses a third of the speed on AMD), only where it exists and agrees
-    with `@`.
-    """
-    sample = torch.arange(12, dtype=torch.float32).reshape(3, 4)
-    try:
-        operator = torch.ops.mkldnn._linear_pointwise
-        if not torch.equal(operator(sample, sample, None, "none", [], ""), sample @ sample.T):
-            return None
-    except (AttributeError, RuntimeError, TypeError):
-        return None
-    return lambda left, right: operator(left, right, None, "none", [], "")
+class History:
+    """Steps and gradient changes of the last iterations, and L-BFGS products with them, target by target.
 
-
-_ONEDNN = _onednn_product()
-
-
-def product_nt(left: Tensor, right: Tensor) -> Tensor:
-    """`left @ right.T`."""
-    if _ONEDNN is not None and left.dtype == torch.float32 and left.device.type == "cpu":
-        return _ONEDNN(left, right)
-    return left @ right.T
-
-
-class Blocks:
-    """Some targets' rows, ordered so that targets with equally many classes form one `[n, K, N]` view.
-
-    Attributes:
-        targets: Target of each position.
-        spans: (K, first row, first position, number of targets) of each view; K = 1 for two classes.
-        owner: Position of each row, `[P]`.
+    The two-loop recursion is done in coefficients (compact form, Byrd et al. 1994): with R_ij = s_i.y_j for j
+    >= i, alpha solves R alpha = S g, and after preconditioning q = g - Y alpha to r, delta solves R' delta =
+    D alpha - Y r; the direction is -(r + S delta). The preconditioned q is scaled by s.y / y.(preconditioned
+    y) of the last pair (Nocedal and Wright, section 7.2). Row products are in the features' dtype, sums over
+    rows in float64.
     """
 
-    def __init__(
-        self, targets: Sequence[int], sizes: Sequence[int], labels: Tensor, dtype: torch.dtype
-    ) -> None:
-        self.targets = sorted(targets, key=lambda target: (sizes[target], target))
-        self._source = (sizes, labels, dtype)
-        self.spans: list[tuple[int, int, int, int]] = []
-        row = 0
-        for position, target in enumerate(self.targets):
-            size = sizes[target]
-            if self.spans and self.spans[-1][0] == size:
-                _, first, start, count = self.spans[-1]
-                self.spans[-1] = (size, first, start, count + 1)
-            else:
-                self.spans.append((size, row, position, 1))
-            row += size
-        self.rows = row
-        owner = [position for position, target in enumerate(self.targets) for _ in range(sizes[target])]
-        self.owner = torch.tensor(owner, dtype=torch.int64, device=labels.device)
-        chosen = labels[self.targets]
-        self.count = (chosen >= 0).sum(1).double()  # [T] n_t
-        self.weight = ((chosen >= 0) / self.count[:, None]).to(dtype)  # [T, N] 1/n_t on labelled samples
-        self.label = chosen.clamp(min=0)
+    def __init__(self, blocks: Blocks, weights: Tensor) -> None:
+        shape = (len(weights), HISTORY, weights.shape[1])
+        self.steps, self.changes = weights.new_zeros(shape), weights.new_zeros(shape)  # [P, m, r + 1]
+        targets = len(blocks.targets)
+        self.products = torch.zeros(targets, HISTORY, HISTORY, dtype=torch.float64, device=weights.device)
+        self.valid = torch.zeros(targets, HISTORY, dtype=torch.bool, device=weights.device)
+        self.order: list[int] = []  # slots, oldest first
 
-    def keep(self, kept: Tensor) -> "Blocks":
-        """The positions that are `kept`."""
-        return Blocks([t for t, keep in zip(self.targets, kept.tolist(), strict=True) if keep], *self._source)
+    def _dot(self, blocks: Blocks, stack: Tensor, vector: Tensor) -> Tensor:
+        """Products of every stored vector with `[P, r + 1]`, by target, `[T, m]`."""
+        rows = torch.bmm(stack, vector[:, :, None])[:, :, 0].double()
+        total = torch.zeros(len(blocks.targets), stack.shape[1], dtype=torch.float64, device=rows.device)
+        return total.index_add_(0, blocks.owner, rows)
 
-    def per_target(self, row_values: Tensor) -> Tensor:
-        """Sum float64 row values `[P]` within targets, `[T]`."""
-        total = torch.zeros(len(self.targets), dtype=torch.float64, device=row_values.device)
-        return total.index_add_(0, self.owner, row_values)
+    def _combine(self, blocks: Blocks, stack: Tensor, coefficients: Tensor) -> Tensor:
+        """Sum of stored vectors with coefficients `[T, m]`, `[P, r + 1]`."""
+        rows = coefficients.to(stack.dtype)[blocks.owner]
+        return torch.bmm(rows[:, None], stack)[:, 0]
 
-    def dot(self, left: Tensor, right: Tensor) -> Tensor:
-        """Inner products of the targets' weights, `[T]`."""
-        return self.per_target((left * right).sum(1, dtype=torch.float64))
+    def add(self, blocks: Blocks, step: Tensor, change: Tensor) -> None:
+        """Store a pair; it counts only for the targets whose curvature along it is positive."""
+        slot = len(self.order) if len(self.order) < HISTORY else self.order.pop(0)
+        self.order.append(slot)
+        self.steps[:, slot], self.changes[:, slot] = step, change
+        self.products[:, :, slot] = self._dot(blocks, self.steps, change)
+        self.products[:, slot] = self._dot(blocks, self.changes, step)
+        self.valid[:, slot] = self.products[:, slot, slot] > 0
 
-    def rowwise(self, values: Tensor, dtype: torch.dtype) -> Tensor:
-        """A value per target `[T]` as a column over rows `[P, 1]`."""
-        return values.to(dtype)[self.owner, None]
+    def direction(self, blocks: Blocks, preconditioner: Preconditioner, gradient: Tensor) -> Tensor:
+        """The direction `[P, r + 1]`."""
+        if not self.order:
+            return -preconditioner.apply(blocks, gradient)
+        valid = self.valid[:, self.order]  # [T, h], oldest first
+        pairs = valid[:, :, None] & valid[:, None]
+        upper = torch.where(pairs, self.products[:, self.order][:, :, self.order], 0.0).triu()
+        diagonal = torch.where(valid, upper.diagonal(dim1=1, dim2=2), 1.0)
+        upper.diagonal(dim1=1, dim2=2).copy_(diagonal)
+        steps, changes = self.steps[:, self.order], self.changes[:, self.order]
+        right = torch.where(valid, self._dot(blocks, steps, gradient), 0.0)
+        alpha = torch.linalg.solve_triangular(upper, right[:, :, None], upper=True)[:, :, 0]
+        last = self.changes[:, self.order[-1]]
+        size = blocks.dot(last, preconditioner.apply(blocks, last))
+        scale = torch.where(valid[:, -1] & (size > 0), diagonal[:, -1] / size, 1.0)
+        r = preconditioner.apply(blocks, gradient - self._combine(blocks, changes, alpha))
+        r *= blocks.rowwise(scale, r.dtype)
+        right = torch.where(valid, diagonal * alpha - self._dot(blocks, changes, r), 0.0)
+        delta = torch.linalg.solve_triangular(upper.mT, right[:, :, None], upper=False)[:, :, 0]
+        return -(r + self._combine(blocks, steps, delta))
 
-    def loss(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropies `[T]` and their derivative by the logits `[P, N]`."""
-        losses = []
-        residual = torch.empty_like(logits)
-        for size, first, start, count in self.spans:
-            rows = slice(first, first + size * count)
-            weight, label = self.weight[start : start + count], self.label[start : start + count]
-            z = logits[rows]
-            if size == 1:
-                positive = label.to(z.dtype)
-                entropy = torch.nn.functional.softplus(z) - z * positive
-                losses.append((entropy * weight).sum(1, dtype=torch.float64))
-                torch.mul(torch.sigmoid(z) - positive, weight, out=residual[rows])
-                continue
-            z = z.view(count, size, -1)  # [n, K, N]
-            peak = z.amax(1, keepdim=True)
-            p = torch.exp(z - peak)
-            total = p.sum(1, keepdim=True)
-            entropy = total.log() - (z.gather(1, label[:, None]) - peak)  # [n, 1, N]
-            losses.append((entropy[:, 0] * weight).sum(1, dtype=torch.float64))
-            p *= weight[:, None] / total
-            p.scatter_add_(1, label[:, None], -weight[:, None])
-            residual[rows] = p.flatten(0, 1)
-        return torch.cat(losses), residual
-
-    def class_covariance(self, logits: Tensor) -> list[Tensor]:
-        """For each span, mean over samples of diag(p) - p p', `[n, K, K]` (p(1-p) for two classes)."""
-        result = []
-        for size, first, start, count in self.spans:
-            weight = self.weight[start : start + count]
-            z = logits[first : first + size * count]
-            if size == 1:
-                p = torch.sigmoid(z)
-                result.append((p * (1 - p) * weight).sum(1)[:, None, None])
-                continue
-            p = torch.softmax(z.view(count, size, -1), 1)
-            weighted = p * weight[:, None]
-            result.append(torch.diag_embed(weighted.sum(2)) - weighted @ p.transpose(1, 2))
-        return result
-
-
-class Preconditioner:
-    """(class covariance) x (feature variance) + penalty, inverted; one eigenbasis and diagonal per span."""
-
-    def __init__(self, blocks: Blocks, logits: Tensor, variance: Tensor, penalty: Tensor) -> None:
-        self.parts = []
-        for (_, _, start, count), covariance in zip(
-            blocks.spans, blocks.class_covariance(logits), strict=True
-        ):
-            values, basis = torch.linalg.eigh(covariance.double())
-            values = values.clamp(min=CURVATURE_FLOOR)[:, :, None]
-            diagonal = values * variance + penalty[start : start + count, None]
-            self.parts.append((basis.to(logits.dtype), (1 / diagonal).to(logits.dtype)))
-
-    def keep(self, blocks: Blocks, kept: Tensor) -> None:
-        """Forget the positions of `blocks` that are not `kept`."""
-        spans = [kept[start : start + count] for _, _, start, count in blocks.spans]
-        self.parts = [
-            (basis[chosen], inverse[chosen])
-            for (basis, inverse), chosen in zip(self.parts, spans, strict=True)
-            if chosen.any()
-        ]
-
-    def apply(self, blocks: Blocks, vector: Tensor) -> Tensor:
-        """Multiply weights-shaped `[P, r + 1]` values by the inverse."""
-        out = torch.empty_like(vector)
-        for (size, first, _, count), (basis, inverse) in zip(blocks.spans, self.parts, strict=True):
-            rows = slice(first, first + size * count)
-            part = vector[rows].view(count, size, -1)
-            out[rows] = (basis @ (inverse * (basis.transpose(1, 2) @ part))).flatten(0, 1)
-        return out
+    def keep(self, rows: Tensor, kept: Tensor) -> None:
+        """Forget all but the given rows and positions."""
+        self.steps, self.changes = self.steps[rows], self.changes[rows]
+        self.products, self.valid = self.products[kept], self.valid[kept]
 
 
 class Descent:
@@ -237,7 +152,7 @@ class Descent:
             self.objective, residual = self.value(self.weights, self.logits)
         self.gradient = self.slope(self.weights, residual)
         self.preconditioner = self.precondition()
-        self.history: list[tuple[Tensor, Tensor, Tensor]] = []  # step, change of gradient, 1 / their product
+        self.history = History(self.blocks, self.weights)
         self.stalled = torch.zeros_like(self.objective)
 
     def largest_gradient(self) -> Tensor:
@@ -245,6 +160,10 @@ class Descent:
         g = torch.cat([self.gradient[:, :-1] @ self.basis.T, self.gradient[:, -1:]], 1).abs().amax(1)
         largest = torch.zeros(len(self.blocks.targets), dtype=g.dtype, device=g.device)
         return largest.scatter_reduce_(0, self.blocks.owner, g, "amax")
+
+    def decrement(self) -> Tensor:
+        """Half the Newton decrement, which estimates how far each objective is above its minimum, `[T]`."""
+        return self.blocks.dot(self.gradient, self.preconditioner.apply(self.blocks, self.gradient)) / 2
 
     def minimise(self, weights: Tensor, change: Tensor | None) -> dict[str, np.ndarray | Tensor]:
         """Minimise from `weights`, `[P, r + 1]` in `blocks` order.
@@ -265,12 +184,9 @@ class Descent:
         finished = torch.zeros(count, dtype=torch.bool, device=weights.device)
         for iteration in range(self.max_iterations + 1):
             largest = self.largest_gradient()
-            decrement = (
-                self.blocks.dot(self.gradient, self.preconditioner.apply(self.blocks, self.gradient)) / 2
-            )
-            met = (largest <= self.gradient_tolerance) & (
-                decrement <= self.decrement_tolerance * self.objective
-            )
+            met = (largest <= self.gradient_tolerance) & ~finished
+            if met.any():
+                met &= self.decrement() <= self.decrement_tolerance * self.objective
             ending = (met | (self.stalled > 1)) & ~finished
             if iteration == self.max_iterations:
                 ending = ~finished
@@ -293,30 +209,12 @@ class Descent:
             self.advance(finished)
         return {name: value if name == "weights" else value.numpy() for name, value in result.items()}
 
-    def direction(self) -> Tensor:
-        """The L-BFGS direction `[P, r + 1]` (two-loop recursion, every product within targets)."""
-        blocks, dtype = self.blocks, self.weights.dtype
-        q = self.gradient.clone()
-        alphas = []
-        for step, change, inverse in reversed(self.history):
-            alpha = inverse * blocks.dot(step, q)
-            q -= change * blocks.rowwise(alpha, dtype)
-            alphas.append(alpha)
-        q = self.preconditioner.apply(blocks, q)
-        if self.history:
-            _, change, inverse = self.history[-1]
-            curvature = inverse * blocks.dot(change, self.preconditioner.apply(blocks, change))
-            q *= blocks.rowwise(torch.where(curvature > 0, 1 / curvature, 1.0), dtype)
-        for (step, change, inverse), alpha in zip(self.history, reversed(alphas), strict=True):
-            q += step * blocks.rowwise(alpha - inverse * blocks.dot(change, q), dtype)
-        return -q
-
     def advance(self, finished: Tensor) -> None:
         """One iteration of every target that has not finished: direction, step by cached logits, new
         gradient.
         """
         blocks, dtype = self.blocks, self.weights.dtype
-        direction = self.direction()
+        direction = self.history.direction(blocks, self.preconditioner, self.gradient)
         descent = blocks.dot(self.gradient, direction)
         ahead = product_nt(direction, self.rotated)
         step = (~finished).double()
@@ -334,16 +232,13 @@ class Descent:
             # No step lowers these targets' objectives: forget their history, and give up on the second time.
             step = torch.where(short, 0.0, step)
             self.stalled += short
-            self.history = [(s, y, torch.where(short, 0.0, inverse)) for s, y, inverse in self.history]
+            self.history.valid[short] = False
             rowwise = blocks.rowwise(step, dtype)
             weights, logits = self.weights + rowwise * direction, self.logits + rowwise * ahead
             objective, residual = self.value(weights, logits)
             self.preconditioner = self.precondition()
         gradient = self.slope(weights, residual)
-        moved, change = weights - self.weights, gradient - self.gradient
-        product = blocks.dot(moved, change)
-        inverse = torch.where(product > 0, 1 / product, 0.0)
-        self.history = [*self.history, (moved, change, inverse)][-HISTORY:]
+        self.history.add(blocks, weights - self.weights, gradient - self.gradient)
         self.weights, self.logits, self.objective, self.gradient = weights, logits, objective, gradient
 
     def compact(self, kept: Tensor) -> None:
@@ -353,7 +248,7 @@ class Descent:
         self.blocks = self.blocks.keep(kept)
         self.rows, self.weights, self.gradient = self.rows[rows], self.weights[rows], self.gradient[rows]
         self.logits = self.logits[rows]
-        self.history = [(s[rows], y[rows], inverse[kept]) for s, y, inverse in self.history]
+        self.history.keep(rows, kept)
         self.objective, self.penalty, self.stalled = (
             self.objective[kept],
             self.penalty[kept],

@@ -28,7 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probe.descent import Blocks, Descent, product_nt
+from probe.blocks import Blocks, product_nt, row_counts
+from probe.descent import Descent
 
 GRADIENT_TOLERANCE = 1e-4  # scikit-learn's default: largest |gradient| of the mean objective
 DECREMENT_TOLERANCE = 1e-4  # estimated gap to the optimum, relative to the objective
@@ -104,13 +105,14 @@ class LinearProbes:
             known = labels[target] >= 0
             codes[target, known] = np.searchsorted(present, labels[target, known])
         self.labels = torch.as_tensor(codes, dtype=torch.int64, device=x.device)
-        self.sizes = [1 if len(present) == 2 else len(present) for present in self.classes]
-        self.fitted = [target for target, present in enumerate(self.classes) if len(present) > 1]
-        all_rows = Blocks(self.fitted, self.sizes, self.labels, self.dtype)
-        self.rows: dict[int, slice] = {}
+        counts = [len(present) for present in self.classes]
+        self.sizes = row_counts(counts, len(x))
+        self.fitted = [target for target, count in enumerate(counts) if count > 1]
+        self._layout = (self.sizes, counts, self.labels, self.dtype)
+        self.rows: dict[int, slice] = {}  # of the classes; rows to spare follow and stay zero
         row = 0
-        for target in all_rows.targets:
-            self.rows[target] = slice(row, row + self.sizes[target])
+        for target in Blocks(self.fitted, *self._layout).targets:
+            self.rows[target] = slice(row, row + min(self.sizes[target], counts[target]))
             row += self.sizes[target]
         self.total_rows = row
 
@@ -153,8 +155,11 @@ class LinearProbes:
         iterations, converged = np.zeros(count, dtype=np.int64), trivial.copy()
         wanted = [target for target in self.fitted if only is None or target in set(only)]
         if wanted:
-            blocks = Blocks(wanted, self.sizes, self.labels, self.dtype)
-            rows = torch.cat([torch.arange(self.rows[t].start, self.rows[t].stop) for t in blocks.targets])
+            blocks = Blocks(wanted, *self._layout)
+            first = [self.rows[target].start for target in blocks.targets]
+            rows = torch.cat(
+                [torch.arange(f, f + self.sizes[t]) for f, t in zip(first, blocks.targets, strict=True)]
+            )
             penalty = 1 / (torch.as_tensor(c[blocks.targets], device=blocks.count.device) * blocks.count)
             descent = Descent(self.rotated, self.variance, self.basis, blocks, penalty, self.limits)
             change = start.change[rows] if start is not None and start.change is not None else None
