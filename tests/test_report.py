@@ -97,7 +97,7 @@ def test_the_page_is_well_formed_and_its_links_lead_somewhere(page: str) -> None
     for drawing in re.findall(r"<svg.*?</svg>", page, flags=re.S):
         ElementTree.fromstring(drawing)
     for image in parsed.images:
-        assert base64.b64decode(image.partition(",")[2]).startswith(b"\x89PNG")
+        assert base64.b64decode(image.partition(",")[2])[8:12] == b"WEBP"
 
 
 def test_every_section_is_there(page: str) -> None:
@@ -118,7 +118,7 @@ def test_the_headline_says_what_the_records_say(runs: Path, page: str) -> None:
     assert f"From random initialisation the same encoder reaches {control.value * 100:.1f} %" in read
     assert f"pre-training adds {(best.value - control.value) * 100:.1f} points" in read
     assert "chance 8.3 %" in read
-    assert "On signs the probe never saw, the features of posemae read phonology" in read
+    assert "On signs the probe never saw, the features of posemae, the best of 3 encoders, read phonology" in read
     assert "2 of 11 runs failed or did not finish" in read
 
 
@@ -211,6 +211,16 @@ def test_an_incomplete_test_set_is_in_the_headline(tmp_path: Path) -> None:
     assert "Incomplete test set: 231 of 258 clips" in read
 
 
+def test_a_score_at_chance_is_said_to_be_no_more(tmp_path: Path, runs: Path) -> None:
+    shutil.copytree(runs / "finetune" / "maskfeat", tmp_path / "runs" / "maskfeat")
+    path = tmp_path / "runs" / "maskfeat" / "result.json"
+    records = load_results(path)
+    low = {"value": 0.1, "ci_low": 0.05, "ci_high": 0.16}
+    save_results(path, [r.model_copy(update=low) if r.metric == "top1" and not r.group else r for r in records])
+    read = words(build_report([tmp_path / "runs"], tmp_path / "report.html").read_text())
+    assert "which is not shown to be above chance." in read
+
+
 def test_a_missing_random_initialisation_is_said(tmp_path: Path) -> None:
     root = write_runs(tmp_path / "runs", with_random=False)
     read = words(build_report([root], tmp_path / "report.html").read_text())
@@ -236,6 +246,7 @@ def test_broken_files_are_named_and_break_nothing(tmp_path: Path, runs: Path) ->
     (root / "pretrain" / "posemae" / "encoder.safetensors").write_bytes(b"\xff" * 9)
     (root / "pretrain" / "supervised" / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "lo')
     (root / "corpus" / "audit.json").write_text("[")
+    (root / "corpus" / "samples.png").write_bytes(b"no picture")
     (root / "finetune" / "posemae" / "config.yaml").write_text("task: [")
     read = words(build_report([root], tmp_path / "report.html").read_text())
     assert "The predictions of finetune/maskfeat were left out" in read
@@ -243,6 +254,7 @@ def test_broken_files_are_named_and_break_nothing(tmp_path: Path, runs: Path) ->
     assert "result.json: not a JSON file" in read
     assert "The pictures of pretrain/maskfeat cannot be read" in read
     assert "audit.json cannot be read" in read
+    assert "The sample sheet of corpus cannot be read" in read
     assert "config.yaml: line 1: not valid YAML" in read
 
 

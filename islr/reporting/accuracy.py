@@ -224,7 +224,7 @@ def _signers(sets: Sequence[ScoredSet]) -> Section | None:
             drawn = names[:_SIGNERS_DRAWN]
             points = [
                 (
-                    f"{name} (n = {text.count(clips[name])})",
+                    f"{f'{key} {name}' if name.isdigit() else name} (n = {text.count(clips[name])})",
                     [
                         figures.Dot(
                             m[name].value,

@@ -14,6 +14,7 @@ from islr.reporting.standings import Palette, ScoredSet, series_of
 
 _TILE = 112  # height in pixels of one picture of a recipe; smaller ones are enlarged by whole factors
 _MOST_PICTURES = 8  # pictures of one panel
+LOSSLESS, PHOTO = 101, 85  # qualities of WebP; above 100 means lossless
 
 
 def lineage(gathered: Gathered, sets: Sequence[ScoredSet], colours: Palette) -> Section:
@@ -90,7 +91,7 @@ def pictures(gathered: Gathered) -> Section | None:
 
 
 def _strip(panel: np.ndarray) -> bytes:
-    """Pictures uint8 [N, H, W, 3] side by side as one PNG, enlarged by a whole factor when small."""
+    """Pictures uint8 [N, H, W, 3] side by side as one WebP, enlarged by a whole factor when small."""
     if panel.ndim == 3:
         panel = panel[None]
     if panel.ndim != 4 or panel.shape[-1] != 3 or panel.dtype != np.uint8:
@@ -105,6 +106,11 @@ def _strip(panel: np.ndarray) -> bytes:
     for i, picture in enumerate(panel):
         tiles += [np.concatenate([gap, alpha], 2)] if i else []
         tiles.append(np.concatenate([picture, opaque], 2))
-    ok, encoded = cv2.imencode(".png", cv2.cvtColor(np.concatenate(tiles, 1), cv2.COLOR_RGBA2BGRA))
+    return webp(cv2.cvtColor(np.concatenate(tiles, 1), cv2.COLOR_RGBA2BGRA), LOSSLESS)
+
+
+def webp(picture: np.ndarray, quality: int) -> bytes:
+    """A BGR or BGRA picture as WebP, which keeps pages small and every current browser shows."""
+    ok, encoded = cv2.imencode(".webp", picture, [cv2.IMWRITE_WEBP_QUALITY, quality])
     assert ok
     return encoded.tobytes()

@@ -111,7 +111,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Picture:
-    """PNG images in rows, each row with its label (empty for none)."""
+    """WebP images in rows, each row with its label (empty for none)."""
 
     caption: str
     rows: tuple[tuple[str, bytes], ...]

@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import cv2
+
 from islr.reporting import text
+from islr.reporting.background import PHOTO, webp
 from islr.reporting.blocks import Block, Cell, Column, Notice, Picture, Prose, Section, Table
 from islr.reporting.scan import Corpus, Gathered
 
@@ -12,8 +15,12 @@ def samples(gathered: Gathered) -> Section | None:
     blocks: list[Block] = []
     for corpus in gathered.corpora:
         if corpus.samples is not None:
+            sheet = cv2.imread(str(corpus.samples))
+            if sheet is None:
+                blocks.append(Notice(f"The sample sheet of {corpus.label} cannot be read.", "warning"))
+                continue
             caption = f"Frames of clips from {corpus.name}."
-            blocks.append(Picture(caption, (("", corpus.samples.read_bytes()),)))
+            blocks.append(Picture(caption, (("", webp(sheet, PHOTO)),)))
     return Section("samples", "What the data looks like", tuple(blocks)) if blocks else None
 
 

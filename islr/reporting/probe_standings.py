@@ -139,7 +139,8 @@ def _set(records: Sequence[Result], details: dict[str, Any], colours: Palette) -
     rows: list[ProbeRow] = []
     for name, encoder, control in keys:
         random = is_random_name(name)
-        label = name if not control or control in (name, PERMUTED) or random else f"{name} ({control})"
+        alike = {other for named, other in names if named == name and other != PERMUTED}
+        label = f"{name} ({control})" if control != PERMUTED and len(alike) > 1 and control else name
         twins = [other for other in names if other == (name, control)]
         label += f" · {encoder}" if len(twins) > 1 and encoder else ""
         grey = bool(control) or random or not encoder

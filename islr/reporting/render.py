@@ -35,7 +35,7 @@ def _template() -> jinja2.Template:
     environment.filters |= {
         "kind": lambda block: type(block).__name__.lower(),
         "svg": Markup,
-        "png": lambda data: "data:image/png;base64," + base64.b64encode(data).decode(),
+        "webp": lambda data: "data:image/webp;base64," + base64.b64encode(data).decode(),
         "csv": lambda content: data_uri(content, "text/csv"),
         "colour": figures.colour,
         "breakable": lambda words: Markup(str(escape(words)).replace("_", "_<wbr>")),

@@ -185,12 +185,11 @@ def _rows(
     members: Sequence[tuple[Run, tuple[Result, ...]]], colours: Palette, notices: list[Notice]
 ) -> tuple[Row, ...]:
     names = [records[0].name for _, records in members]
-    encoders = {records[0].provenance.encoder for _, records in members}
     labels = []
     for run, records in members:
         p, label = records[0].provenance, records[0].name
         same = [r[0].provenance for _, r in members if r[0].name == label]
-        if len({q.encoder for q in same}) > 1 or (is_random(records[0]) and len(encoders) > 1):
+        if len({q.encoder for q in same}) > 1:
             label += f" · {p.encoder}"
         if len({q.seed for q in same}) > 1:
             label += f" · seed {p.seed}"

@@ -35,7 +35,10 @@ def _recognition(found: ScoredSet) -> str:
     rivals = sum(not other.random for other in found.rows)
     who = f"Best of {rivals} models: {row.label} names" if best and rivals > 1 else f"The model {row.label} names"
     sentence = f"{who} the sign in {text.percent(top1.value)} % of {clips}"
-    sentence += f" ({'; '.join(bounds)})." if bounds else "."
+    sentence += f" ({'; '.join(bounds)})" if bounds else ""
+    if found.chance is not None and top1.ci_low is not None and top1.ci_low <= found.chance:
+        sentence += ", which is not shown to be above chance"
+    sentence += "."
     if best is None:
         return sentence + " No pre-trained model was scored on them."
     return sentence + _against_random(found) + _against_second(found)
@@ -83,10 +86,11 @@ def _probing(found: ProbeSet) -> str:
     control = _random_row(found, best)
     marks = [found.mark(best, feature, HEADLINE) for feature in found.singles]
     better, worse, n = _better(marks), sum(m in (WORSE, MAYBE_WORSE) for m in marks), len(found.singles)
+    ahead = f", the best of {len(found.models)} encoders," if len(found.models) > 1 else ""
     sentence = ""
     if found.mean is not None and (own := found.get(best, found.mean, HEADLINE)) is not None:
         sentence = (
-            f"On signs the probe never saw, the features of {best.label} read phonology with "
+            f"On signs the probe never saw, the features of {best.label}{ahead} read phonology with "
             f"{text.percent(own.value)} % "
             f"balanced accuracy ({text.feature_name(found.mean).lower()})"
         )
@@ -97,8 +101,10 @@ def _probing(found: ProbeSet) -> str:
         sentence += f"They are better than random initialisation on {better} of {n} features"
         sentence += f" and worse on {worse}" if worse else ""
         sentence += " (95 % CI of the paired difference excludes zero"
-        stand = marks.count(BETTER)
-        sentence += f"; {stand} stand{'s' if stand == 1 else ''} after Holm's correction)." if better else ")."
+        stand = marks.count(BETTER) or "none"
+        sentence += (
+            f"; {stand} stand{'s' if stand in (1, 'none') else ''} after Holm's correction)." if better else ")."
+        )
     return sentence.strip()
 
 
