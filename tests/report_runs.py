@@ -58,7 +58,7 @@ def provenance(row: str, **changes: Any) -> Provenance:
         "pretraining": [stage(recipe) for recipe in recipes],
         "seed": 0,
         "config_hash": "c0ffee00" * 8,
-        "checkpoint_hash": f"{abs(hash(row)) % 10**8:08x}" * 8,
+        "checkpoint_hash": f"{sum(map(ord, row)):08x}" * 8,
         "commit": ENV["commit"],
         "libraries": ENV["libraries"],
         "device": ENV["device"],
@@ -82,9 +82,7 @@ def write_runs(root: Path, clips: int = 240, expected: int = 240, with_random: b
     write_metrics(unfinished, [{"kind": "train", "step": 30, "epoch": 0.8, "loss": 1.2, "lr": 1e-3}])
     failed = root / "finetune" / "videomae"
     write_run(failed, {"task": "finetune", "name": "videomae"})
-    (failed / "error.txt").write_text(
-        "Traceback\nRunFailed: the loss is not finite at step 12 (clips a, b)\n"
-    )
+    (failed / "error.txt").write_text("Traceback\nRunFailed: the loss is not finite at step 12 (clips a, b)\n")
     return root
 
 
@@ -129,9 +127,7 @@ def write_corpus(folder: Path) -> None:
         "poses": {"clips": 718, "with_pose": 718, "share_of_frames_with_hand": {"left": 0.7, "right": 0.98}},
     }
     (folder / "audit.json").write_text(json.dumps(audit))
-    (folder / "manifest.json").write_text(
-        json.dumps({"name": "synthetic signs", "fingerprints": {"all": HASH}})
-    )
+    (folder / "manifest.json").write_text(json.dumps({"name": "synthetic signs", "fingerprints": {"all": HASH}}))
     rng = np.random.default_rng(0)
     sheet = cv2.resize(rng.integers(90, 220, (6, 24, 3), dtype=np.uint8), (960, 240))
     cv2.imwrite(str(folder / "samples.png"), sheet)
@@ -139,9 +135,7 @@ def write_corpus(folder: Path) -> None:
 
 def write_pretraining(folder: Path, recipe: str) -> None:
     encoder = "pose_transformer_tiny" if recipe == "posemae" else "mvit_tiny"
-    write_run(
-        folder, {"task": "pretrain", "name": recipe, "recipe": {"name": recipe}, "encoder": {"name": encoder}}
-    )
+    write_run(folder, {"task": "pretrain", "name": recipe, "recipe": {"name": recipe}, "encoder": {"name": encoder}})
     rng = np.random.default_rng(len(recipe))
     scale = {"maskfeat": 0.4, "posemae": 0.02, "supervised": 3.2}[recipe]
     rows = []
@@ -200,9 +194,7 @@ def write_probes(folder: Path, with_random: bool = True) -> None:
     write_run(folder, {"task": "probe", "name": "probes"})
     rows = [row for row in MODELS if with_random or "random" not in row]
     for number, row in enumerate(rows):
-        save_results(
-            folder / f"result-{number:02d}-{row.replace(' ', '-')}.json", probe_results(row, with_random)
-        )
+        save_results(folder / f"result-{number:02d}-{row.replace(' ', '-')}.json", probe_results(row, with_random))
     save_results(folder / "result.json", majority_results())
     (folder / "details.json").write_text(json.dumps({"coverage": {"signs": 12, "clips": 720}, "fits": []}))
 
@@ -239,9 +231,7 @@ def majority_results() -> list[Result]:
     record = probe_record("maskfeat", encoder="", pretraining=[], checkpoint_hash="")
     chances = [*zip(FEATURES, CLASSES, strict=True), ("mean:bundles", 5)]
     return [
-        probe_result(
-            "majority", record, 1 / k, "balanced_accuracy", 0.0, group_of(f, split, control="majority")
-        )
+        probe_result("majority", record, 1 / k, "balanced_accuracy", 0.0, group_of(f, split, control="majority"))
         for split in ("unseen_sign", "seen_sign")
         for f, k in chances
     ]
@@ -274,9 +264,7 @@ def probe_results(row: str, with_random: bool) -> list[Result]:
             gap = (skill - (0.42 if "pose" in encoder else 0.3)) * (ease - 0.45) * (1 - base)
             group = group_of(feature, "unseen_sign")
             found.append(probe_result(name, record, gap, "balanced_accuracy_difference", 0.08, group))
-            found.append(
-                probe_result(name, record, min(1.0, float(np.exp(-50 * gap + 2.5))), "p_holm", None, group)
-            )
+            found.append(probe_result(name, record, min(1.0, float(np.exp(-50 * gap + 2.5))), "p_holm", None, group))
             gaps.append(gap)
             for other in ("posemae", "supervised"):
                 if (row, other) in (
@@ -292,7 +280,5 @@ def probe_results(row: str, with_random: bool) -> list[Result]:
         found.append(probe_result(name, record, float(np.mean(values)), "balanced_accuracy", 0.03, group))
     if gaps:
         group = group_of("mean:bundles", "unseen_sign")
-        found.append(
-            probe_result(name, record, float(np.mean(gaps)), "balanced_accuracy_difference", 0.04, group)
-        )
+        found.append(probe_result(name, record, float(np.mean(gaps)), "balanced_accuracy_difference", 0.04, group))
     return found
