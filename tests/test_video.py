@@ -5,6 +5,7 @@ import pickle
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from video_files import (
@@ -155,6 +156,30 @@ def test_other_containers_and_shapes(tmp_path: Path, name: str, options: dict) -
         frames = decode(path, backend=backend)
         assert numbers_of(frames) == expected
         assert frames.shape[1:3] == options.get("size", (WIDTH, HEIGHT))[::-1]
+
+
+@pytest.mark.slow
+def test_eight_k_fits_and_more_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "large.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = 7680, 4320, "yuv420p"
+        grey = np.full((4320 * 3 // 2, 7680), 128, np.uint8)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="yuv420p")))
+        container.mux(stream.encode())
+    assert decode(path, np.zeros(16, int), short_side=64).shape == (16, 64, 114, 3)
+    assert kind_of(path, indices=np.zeros(50, int)) == "too large"  # 5 GB of frames
+
+
+def test_decoding_twice_gives_the_same_bytes_and_leaves_no_threads(good: Path) -> None:
+    def threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    first = decode(good)
+    before = threads()
+    for _ in range(5):
+        assert np.array_equal(decode(good), first)
+        assert threads() <= before
 
 
 def test_title_in_an_old_encoding_opens(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 BITS = 8
 FRAMES = 40
@@ -44,6 +45,13 @@ def number_of(frame: np.ndarray) -> int:
 def numbers_of(frames: np.ndarray) -> list[int]:
     """The numbers of several frames."""
     return [number_of(frame) for frame in frames]
+
+
+def _frame(rgb: np.ndarray, pixels: str) -> av.VideoFrame:
+    """A frame ready to encode. Converted on one thread: with several, the bytes differ from run to run."""
+    return VideoReformatter().reformat(
+        av.VideoFrame.from_ndarray(rgb, format="rgb24"), format=pixels, threads=1
+    )
 
 
 def make_video(
@@ -79,7 +87,7 @@ def make_video(
         if sample_aspect is not None:
             stream.codec_context.sample_aspect_ratio = sample_aspect
         for index in range(frames):
-            frame = av.VideoFrame.from_ndarray(picture(first + index, *size), format="rgb24")
+            frame = _frame(picture(first + index, *size), pixels)
             frame.time_base = Fraction(1, _TICKS) if variable else Fraction(1, fps)
             frame.pts = round(times[index] * _TICKS) if times is not None else index
             container.mux(stream.encode(frame))
@@ -103,7 +111,7 @@ def make_rotated(path: Path, degrees: int = 90, mirrored: bool = False) -> Path:
         stream.height, stream.width = stored[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         for frame in stored:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode(_frame(frame, "yuv420p")))
         container.mux(stream.encode())
     # The track header's matrix maps stored (x, y) to (a*x + c*y, b*x + d*y), with y down.
     a, b, c, d = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}[degrees]

@@ -276,7 +276,8 @@ def _in_workers(
                     continue
                 if result.status in _LOST_WORKER:
                     worker.stop()
-                    worker = workers[place] = _Worker(root, measure_one)
+                    if waiting:
+                        worker = workers[place] = _Worker(root, measure_one)
                 _next_job(worker, jobs, waiting, deadline_s)
                 yield index, result
     finally:

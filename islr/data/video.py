@@ -16,6 +16,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from islr.data.guard import MAX_FRAME_PIXELS, DecodeError, check_output, check_path
 from islr.errors import UserError
@@ -148,6 +149,7 @@ class _Reader:
             self.container.close()
             raise DecodeError("too large", path, f"{width}x{height} pixels")
         self.header_fps = float(self.stream.average_rate or self.stream.guessed_rate or 0.0)
+        self._converter = VideoReformatter()
         self._size: tuple[int, int] | None = None
         self._turn: tuple[int, bool] = (0, False)
 
@@ -186,7 +188,9 @@ class _Reader:
     def picture(self, frame: Any, short_side: int | None) -> np.ndarray:
         """uint8 `[H, W, 3]` of a frame, upright and shrunk."""
         quarters, mirrored = self._turn
-        picture = frame.to_ndarray(format="rgb24")
+        # One converter per file, on one thread: the default starts a pool of threads for every frame, and
+        # what several threads compute is not always the same.
+        picture = self._converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         if quarters:
             picture = np.rot90(picture, -quarters)
         if mirrored:
