@@ -60,20 +60,19 @@ def run_pretrain(config: PretrainConfig) -> None:
     recipe_module = RECIPES[config.recipe.name]
     manifest = seen_manifest(config)
     recipe = build_recipe(config, manifest)
+    store = ClipStore(manifest, config.data)
+    batches = TrainBatches(
+        store,
+        recipe_module.views(config.recipe, recipe.encoder.input_spec),
+        batch_size=config.optim.batch_size,
+        seed=config.run.seed,
+        accumulate=config.optim.accumulate,
+        rank=world.rank,
+        world=world.size,
+    )
     with world.connected(), run_folder(config, config.run.out, world) as folder:
         if (folder / ENCODER).exists():
             return
-        store = ClipStore(manifest, config.data)
-        view = recipe_module.views(config.recipe, recipe.encoder.input_spec)
-        batches = TrainBatches(
-            store,
-            view,
-            batch_size=config.optim.batch_size,
-            seed=config.run.seed,
-            accumulate=config.optim.accumulate,
-            rank=world.rank,
-            world=world.size,
-        )
         if config.data.cache == "memory":
             with Progression(f"{config.name}: decoding", len(store), enabled=world.main) as bar:
                 store.fill_cache(bar.callback)

@@ -8,7 +8,7 @@ import yaml
 PRETRAIN: dict[str, Any] = {
     "task": "pretrain",
     "name": "tiny",
-    "recipe": {"name": "maskfeat"},
+    "recipe": {"name": "maskfeat", "mask_pixels": 16},
     "encoder": {"name": "mvit_tiny", "arguments": {"frames": 4, "size": 32}},
     "data": {"cache": "memory", "short_side": 40},
     "optim": {"lr": 1e-3, "epochs": 3, "warmup_epochs": 1, "batch_size": 4, "clip_grad": 1.0},
@@ -24,7 +24,9 @@ FINETUNE: dict[str, Any] = {
 }
 
 
-def write_config(base: dict[str, Any], path: Path, manifest: Path, out: Path, **changes: dict[str, Any]) -> Path:
+def write_config(
+    base: dict[str, Any], path: Path, manifest: Path, out: Path, **changes: dict[str, Any]
+) -> Path:
     """Write `base` for a manifest and a run folder, with groups of keys changed."""
     tree = {key: dict(value) if isinstance(value, dict) else value for key, value in base.items()}
     tree["data"]["manifest"] = str(manifest)

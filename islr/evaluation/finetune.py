@@ -97,15 +97,24 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
     check_disjoint(selection, test)
     check_disjoint(train, test)
     task = Classification(build_encoder(config.encoder), len(manifest.classes), config.classification)
+    stores = {"train": ClipStore(train, config.data), "select": ClipStore(selection, config.data)}
+    batches = TrainBatches(
+        stores["train"],
+        train_view(task.encoder.input_spec, config.video, config.pose),
+        batch_size=config.optim.batch_size,
+        seed=config.run.seed,
+        accumulate=config.optim.accumulate,
+        rank=world.rank,
+        world=world.size,
+    )
     with world.connected(), run_folder(config, config.run.out, world) as folder:
         if (folder / RESULT).exists():
             return load_results(folder / RESULT)
-        stores = {"train": ClipStore(train, config.data), "select": ClipStore(selection, config.data)}
         if config.data.cache == "memory":
             for name, store in stores.items():
                 with Progression(f"{config.name}: decoding {name}", len(store), enabled=world.main) as bar:
                     store.fill_cache(bar.callback)
-        _train(task, config, stores, manifest, world, folder)
+        _train(task, config, batches, stores["select"], manifest, world, folder)
         world.barrier()
         classifier, _ = load_classifier(folder / CLASSIFIER)
         store = ClipStore(test, config.data)
@@ -167,24 +176,14 @@ def selection_sets(manifest: Manifest, config: FinetuneConfig) -> tuple[Manifest
 def _train(
     task: Classification,
     config: FinetuneConfig,
-    stores: dict[str, ClipStore],
+    batches: TrainBatches,
+    selection: ClipStore,
     manifest: Manifest,
     world: World,
     folder: Path,
 ) -> None:
     if config.mode == "linear":
         task.encoder.requires_grad_(False)
-    view = train_view(task.encoder.input_spec, config.video, config.pose)
-    batches = TrainBatches(
-        stores["train"],
-        view,
-        batch_size=config.optim.batch_size,
-        seed=config.run.seed,
-        accumulate=config.optim.accumulate,
-        rank=world.rank,
-        world=world.size,
-    )
-    selection = stores["select"]
     single = ViewsConfig(sampling=config.video.sampling)
 
     def validate(module: nn.Module) -> dict[str, float]:

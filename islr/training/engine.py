@@ -106,6 +106,7 @@ def fit(
     judged = average.module if average is not None else module
     tracker = Tracker(folder, state.step, run.wandb, title, config.model_dump(mode="json"), enabled=world.main)
     clock = time.monotonic() - state.seconds
+    marked = (state.step, time.monotonic())
 
     def save() -> None:
         state.seconds = time.monotonic() - clock
@@ -161,6 +162,9 @@ def fit(
             _count_failures(state, parts, batches)
             if values and (state.step % run.log_every == 0 or state.step == total):
                 shown = {name: float(value) for name, value in values.items()}
+                done, since = state.step - marked[0], time.monotonic() - marked[1]
+                shown["clips_per_s"] = round(done * batches.batch_size / max(since, 1e-6), 1)
+                marked = (state.step, time.monotonic())
                 tracker.log("train", state.step, epoch, **shown, lr=rate, grad_norm=float(norm))
                 bar.update(state.step, f"loss {shown['loss']:.4f}")
             every = run.checkpoint_every or batches.steps_per_epoch

@@ -1,0 +1,66 @@
+"""Imports go one way, and every recipe and configuration is where the rules say."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from islr.config import Config, shipped_configs
+from pretrain import RECIPES
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+FORBIDDEN = {"islr": {"pretrain", "probe"}, "pretrain": {"probe"}, "probe": {"pretrain"}}
+# The composition root: imports inside its commands.
+ROOT = Path("islr/cli.py")
+
+
+def _imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("package", sorted(FORBIDDEN))
+def test_imports_go_one_way(package: str) -> None:
+    files = sorted((CHECKOUT / package).rglob("*.py"))
+    assert files
+    for path in files:
+        if path.relative_to(CHECKOUT) == ROOT:
+            continue
+        assert not _imports(path) & FORBIDDEN[package], path
+
+
+@pytest.mark.parametrize("library", ["decord", "wandb", "pytorchvideo", "mediapipe", "torchcodec"])
+def test_a_library_that_could_rot_has_one_door(library: str) -> None:
+    users = [
+        path.relative_to(CHECKOUT).as_posix()
+        for package in FORBIDDEN
+        for path in (CHECKOUT / package).rglob("*.py")
+        if library in _imports(path)
+    ]
+    assert len(users) <= 1, users
+
+
+def test_help_imports_nothing_heavy() -> None:
+    top = ast.parse((CHECKOUT / ROOT).read_text(encoding="utf-8")).body
+    names = {
+        name
+        for node in top
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+    }
+    assert not {name for name in names if name.startswith(("torch", "numpy", "islr.data", "pretrain", "probe"))}
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_recipe_module_keeps_the_contract(name: str) -> None:
+    module = RECIPES[name]
+    assert issubclass(module.Config, Config)
+    assert module.Config().name == name
+    assert callable(module.views)
+    assert callable(module.Recipe)
+    assert any(f"name: {name}" in path.read_text(encoding="utf-8") for path in shipped_configs().values())
