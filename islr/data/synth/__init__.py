@@ -5,6 +5,14 @@ from islr.data.synth.lexicon import Coverage, Sign, coverage, fallbacks, read_le
 from islr.data.synth.write import SynthOptions, write_corpus
 
 __all__ = [
-    *("VARIANTS", "Coverage", "Sign", "SynthOptions"),
-    *("built_in_lexicon", "coverage", "fallbacks", "read_lexicon", "write_corpus", "write_lexicon"),
+    "VARIANTS",
+    "Coverage",
+    "Sign",
+    "SynthOptions",
+    "built_in_lexicon",
+    "coverage",
+    "fallbacks",
+    "read_lexicon",
+    "write_corpus",
+    "write_lexicon",
 ]

@@ -1,8 +1,8 @@
 """The signer's body: proportions, places of articulation, two-bone arms, and the 33 body landmarks.
 
-Legend: T frames. The body frame: origin between the shoulders, x to the signer's own left (right in an unmirrored picture), y up,
-z towards the camera; metres. Everything is written for a right-handed signer's dominant (right) side; the other side and
-left-handed signers are mirror images.
+Legend: T frames. The body frame: origin between the shoulders, x to the signer's own left (right in an unmirrored
+picture), y up, z towards the camera; metres. Everything is written for a right-handed signer's dominant (right) side;
+the other side and left-handed signers are mirror images.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _HEAD: dict[str, tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]] =
         _vector(0, 1, 0),
         (_vector(0.85, -0.10, -0.15), _vector(0, -0.95, 0.3)),
     ),
-    "Forehead": (_vector(-0.026, 0.062, 0.092), _vector(-0.25, 0.2, 0.9), _TO_FACE),
+    "Forehead": (_vector(-0.026, 0.052, 0.094), _vector(-0.25, 0.2, 0.9), _TO_FACE),
     "Eye": (_vector(-0.042, 0.026, 0.086), _vector(-0.3, 0.0, 0.95), _TO_FACE),
     "CheekNose": (_vector(-0.044, -0.022, 0.086), _vector(-0.3, 0.0, 0.95), _TO_FACE),
     "UpperLip": (_vector(-0.006, -0.042, 0.102), _vector(0, 0, 1), _TO_FACE),
@@ -151,11 +151,13 @@ def base_pose(major: str, minor: str) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def fixed_place(body: Body, major: str, minor: str, two_handed: bool) -> Place:
-    """A place on the head, on the torso or in neutral space. In two-handed signs each hand keeps to its own side."""
+    """A place on the head, on the torso or in neutral space. In two-handed signs each hand keeps to its own
+    side.
+    """
     if major == "Head":
         point, normal, (finger, palm) = _HEAD[minor]
         point = body.head_center + point * body.head
-        along, away = 0.85 * _SIDEWAYS, _vector(-0.13, 0.03, 0.11)
+        along, away = 0.85 * _SIDEWAYS, _vector(-0.15, -0.02, 0.09)
     elif major == "Body":
         scale, normal = _TORSO[minor]
         point = scale * np.array([body.shoulder, body.torso, 1.0])
@@ -175,7 +177,8 @@ def place_on_other_arm(minor: str, hand: np.ndarray, elbow: np.ndarray, shoulder
     """A place on the other hand or arm, from where that arm is held: hand [21, 3], elbow [3], shoulder [3]."""
     wrist = hand[0]
     finger_axis = unit(hand[9] - wrist)
-    palm = unit(np.cross(hand[5] - wrist, hand[17] - wrist))  # of a left hand: index x pinky points out of the palm
+    # of a left hand: index x pinky points out of the palm
+    palm = unit(np.cross(hand[5] - wrist, hand[17] - wrist))
     radial = unit(hand[5] - hand[17])
     center = hand[[0, 5, 9, 13, 17]].mean(axis=0)
     depth = 1.6 * SKIN
@@ -238,7 +241,8 @@ def solve_arm(body: Body, wrist: np.ndarray, pole: np.ndarray) -> tuple[np.ndarr
         pole: [3] the side the elbow swings to.
 
     Returns:
-        elbow [T, 3] and wrist [T, 3]; the wrist is the wanted one, or the nearest the arm reaches. Bone lengths are exact.
+        elbow [T, 3] and wrist [T, 3]; the wrist is the wanted one, or the nearest the arm reaches. Bones keep their
+        lengths.
     """
     reach = wrist - body.shoulder_right
     distance = np.linalg.norm(reach, axis=-1, keepdims=True)
@@ -254,7 +258,9 @@ def solve_arm(body: Body, wrist: np.ndarray, pole: np.ndarray) -> tuple[np.ndarr
 
 
 def reference_point(hand: np.ndarray, selected: str, flexion: str, in_space: bool) -> np.ndarray:
-    """What is brought to a place: the middle of the hand in free space, else the part of the hand that touches."""
+    """What is brought to a place: the middle of the hand in free space, else the part of the hand that
+    touches.
+    """
     return hand[[0, 5, 9, 13, 17]].mean(axis=0) if in_space else contact_point(hand, selected, flexion)
 
 

@@ -1,6 +1,6 @@
-"""Anti-aliased shapes on a picture: polygons, lines, discs, ellipses, tapered limbs. The only file that draws with cv2.
+"""Anti-aliased shapes on a picture: polygons, lines, discs, ellipses, tapered limbs.
 
-Coordinates are float canvas pixels [N, 2], or fixed-point int32 ones from `fixed`; cv2 draws the latter to a sixteenth of a pixel.
+Coordinates are float canvas pixels [N, 2], or fixed-point int32 ones from `fixed`, in sixteenths of a pixel.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def ellipse(
     span: tuple[int, int] = (0, 360),
     width: int = -1,
 ) -> None:
-    """Fill an ellipse, or draw the arc `span` (degrees) of one with a line of `width` pixels; `tilt` in degrees."""
+    """Fill an ellipse, or draw the arc `span` (degrees) of one with a line of `width` pixels; `tilt` in
+    degrees.
+    """
     point = (int(center[0] * ONE), int(center[1] * ONE))
     size = (max(int(axes[0] * ONE), 1), max(int(axes[1] * ONE), 1))
     cv2.ellipse(picture, point, size, tilt, span[0], span[1], color, width, cv2.LINE_AA, SHIFT)

@@ -1,13 +1,15 @@
 """The built-in lexicon: signs of our own design, balanced over the phonology and made of minimal pairs first.
 
-Signs are picked greedily from a pool of legal phonological vectors so that feature levels keep to their target shares and pairs of
-features stay as independent as the structure allows (a sign on the other hand is never one-handed, and so on). The first 24 signs
-are six groups of four: a base sign and its minimal pairs in handshape, in location and in movement. A longer lexicon of the same
-seed and variant begins with the shorter one. Variants "a" and "b" share the inventory and no sign.
+Signs are picked greedily from a pool of legal phonological vectors so that feature levels keep to their target
+shares and pairs of features stay as independent as the structure allows (a sign on the other hand is never
+one-handed, and so on). The first 24 signs are six groups of four: a base sign and its minimal pairs in handshape, in
+location and in movement. A longer lexicon of the same seed and variant begins with the shorter one. Variants "a" and
+"b" share the inventory and no sign.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 from collections.abc import Sequence
@@ -23,16 +25,15 @@ VARIANTS = ("a", "b")
 GROUPS = 6  # groups of four signs with minimal pairs, at the head of the lexicon
 
 _HANDSHAPES = ("1", "5", "open_b", "s", "v", "bent_v", "y", "o")
-_SPREADABLE = ("5", "v")
 _PLACES = (
-    ("Neutral", "Neutral", 0.27),
-    ("Head", "Forehead", 0.12),
-    ("Head", "Chin", 0.12),
-    ("Body", "TorsoTop", 0.12),
-    ("Body", "Shoulder", 0.12),
-    ("Hand", "Palm", 0.125),
-    ("Hand", "PalmBack", 0.0),
-    ("Arm", "ForearmBack", 0.125),
+    ("Neutral", "Neutral"),
+    ("Head", "Forehead"),
+    ("Head", "Chin"),
+    ("Body", "TorsoTop"),
+    ("Body", "Shoulder"),
+    ("Hand", "Palm"),
+    ("Hand", "PalmBack"),
+    ("Arm", "ForearmBack"),
 )
 _MOVEMENTS = ("None", "Straight", "Curved", "Circular", "BackAndForth", "Z-shaped")
 _POOL_SEED = 20_240_901
@@ -73,12 +74,14 @@ def _sign_type(choice: _Choice) -> str:
 
 
 def _second_place(choice: _Choice) -> str:
-    """Where the path ends: nowhere else without a path; away from the body after touching it; else at the same place."""
+    """Where the path ends: nowhere else without a path; away from the body after touching it; else at the
+    same place.
+    """
     if choice.movement == "None":
         return "NA"
-    region = {"Head": "HeadAway", "Body": "BodyAway", "Hand": "HandAway", "Arm": "ArmAway"}.get(choice.place[0])
-    leaves = choice.contact and region is not None and choice.movement in ("Straight", "Curved")
-    return region if leaves and region is not None else choice.place[1]
+    region, minor = choice.place
+    leaves = choice.contact and region != "Neutral" and choice.movement in ("Straight", "Curved")
+    return f"{region}Away" if leaves else minor
 
 
 def _to_sign(choice: _Choice) -> Sign:
@@ -114,33 +117,28 @@ def _legal(choice: _Choice) -> bool:
         return False
     if region == "Arm" and choice.hands != "one":
         return False
-    if choice.base and choice.base.lower() in (
-        choice.handshape,
-        {"open_b": "b", "s": "s"}.get(choice.handshape, ""),
-    ):
+    if choice.base and HANDSHAPES[choice.base] == HANDSHAPES[choice.handshape]:
         return False
     if bool(choice.base) != (choice.hands == "other" and choice.place[1] == "Palm"):
         return False
     if region == "Neutral" and choice.hands == "one" and choice.contact:
         return False
-    if choice.movement == "None" and not (choice.change or choice.repeated or choice.contact):
-        return True
     return not (choice.movement == "None" and choice.repeated and not choice.change)
 
 
-def _half(choice: _Choice) -> str:
-    """The variant a vector belongs to: a property of the vector alone, so that variants are disjoint at any size."""
-    digest = hashlib.sha256(repr(choice).encode()).digest()
-    return VARIANTS[digest[0] & 1]
+def _variant_of(thing: object) -> str:
+    """The variant a vector or a name belongs to: a property of it alone, so that variants are disjoint at any size."""
+    return VARIANTS[hashlib.sha256(repr(thing).encode()).digest()[0] & 1]
 
 
 def _pool(variant: str) -> list[_Choice]:
-    product = itertools.product(
-        *(_HANDSHAPES, [(major, minor) for major, minor, _ in _PLACES], _MOVEMENTS),
-        *(("one", "both", "other"), (False, True), (False, True), ("", "aperture", "twist"), ("", "B", "S")),
+    paths = itertools.product(_MOVEMENTS, (False, True), ("", "aperture", "twist"))
+    looks = itertools.product(_HANDSHAPES, _PLACES, ("one", "both", "other"), ("", "B", "S"), (False, True))
+    choices = (
+        _Choice(shape, place, movement, hands, repeated, contact, change, base)
+        for (shape, place, hands, base, contact), (movement, repeated, change) in itertools.product(looks, paths)
     )
-    choices = (_Choice(*values) for values in product)
-    return [choice for choice in choices if _legal(choice) and _half(choice) == variant]
+    return [choice for choice in choices if _legal(choice) and _variant_of(choice) == variant]
 
 
 _FEATURES = (
@@ -177,7 +175,9 @@ _SHARES: dict[str, dict[str, float]] = {
 
 
 def _encode(signs: Sequence[Sign]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One-hot rows [N, F], target shares [F] and a mask [F, F] of level pairs that belong to different features."""
+    """One-hot rows [N, F], target shares [F] and a mask [F, F] of level pairs that belong to different
+    features.
+    """
     columns, shares, owner = [], [], []
     for number, feature in enumerate(_FEATURES):
         values = np.array([getattr(sign, feature) for sign in signs])
@@ -191,7 +191,9 @@ def _encode(signs: Sequence[Sign]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 class _Picker:
-    """Greedy choice from a pool: the candidate that leaves counts and co-occurrences nearest to their targets."""
+    """Greedy choice from a pool: the candidate that leaves counts and co-occurrences nearest to their
+    targets.
+    """
 
     def __init__(self, pool: list[_Choice], rng: np.random.Generator) -> None:
         order = rng.permutation(len(pool))
@@ -231,9 +233,7 @@ class _Picker:
         """Minimal pairs of a sign in the pool: in handshape, in place, in movement."""
         choice = self.pool[base]
         shapes = [replace(choice, handshape=name) for name in _HANDSHAPES if name != choice.handshape]
-        places = [
-            replace(choice, place=(major, minor)) for major, minor, _ in _PLACES if (major, minor) != choice.place
-        ]
+        places = [replace(choice, place=place) for place in _PLACES if place != choice.place]
         paths = [replace(choice, movement=path) for path in _MOVEMENTS if path != choice.movement]
         return [[self.index[c] for c in group if c in self.index] for group in (shapes, places, paths)]
 
@@ -249,6 +249,11 @@ def built_in_lexicon(signs: int = 48, seed: int = 0, variant: str = "a") -> list
     Raises:
         UserError: more signs than can be told apart, or an unknown variant.
     """
+    return list(_select(signs, seed, variant))
+
+
+@functools.lru_cache(maxsize=8)
+def _select(signs: int, seed: int, variant: str) -> tuple[Sign, ...]:
     if variant not in VARIANTS:
         raise UserError(f"variant is {variant!r}; it can be one of {', '.join(VARIANTS)}")
     if signs < 1:
@@ -266,15 +271,10 @@ def built_in_lexicon(signs: int = 48, seed: int = 0, variant: str = "a") -> list
         picker.taken.append(found)
     names = _names(seed, variant)
     chosen = [picker.signs[index] for index in picker.taken[:signs]]
-    return [
-        replace(
-            sign,
-            entry_id=name,
-            lemma_id=name,
-            code=f"{variant.upper()}_{1 + number // 100:02d}_{1 + number % 100:03d}",
-        )
-        for number, (sign, name) in enumerate(zip(chosen, names, strict=False))
-    ]
+    return tuple(
+        replace(sign, entry_id=name, lemma_id=name, code=f"{variant.upper()}_{number // 100:02d}_{number % 100:03d}")
+        for number, (sign, name) in enumerate(zip(chosen, names, strict=False), start=1)
+    )
 
 
 def _take_group(picker: _Picker, everything: Sequence[int]) -> None:
@@ -286,7 +286,8 @@ def _take_group(picker: _Picker, everything: Sequence[int]) -> None:
         before = list(picker.taken)
         picker.taken.append(base)
         for group in picker.partners(base):
-            # A partner differs from its base in one bundle; from the signs taken earlier it keeps the usual distance.
+            # A partner differs from its base in one bundle; from the signs taken earlier it keeps the usual
+            # distance.
             far = [one for one in group if all(picker.distance(one, other) >= _LEAST_DISTANCE for other in before)]
             found = picker.best(far, 1)
             if found is None:
@@ -299,9 +300,9 @@ def _take_group(picker: _Picker, everything: Sequence[int]) -> None:
 
 
 def _names(seed: int, variant: str) -> list[str]:
-    """Made-up names of three syllables, in another order for every seed; a variant takes every other one."""
+    """Made-up names of three syllables, in another order for every seed; each belongs to one variant."""
     syllables = [consonant + vowel for consonant in _CONSONANTS for vowel in _VOWELS]
     rng = np.random.Generator(np.random.Philox([_POOL_SEED, seed]))
-    picks = rng.integers(0, len(syllables), (4000, 3))
-    words = list(dict.fromkeys("".join(syllables[i] for i in row) for row in picks.tolist() if len(set(row)) == 3))
-    return words[VARIANTS.index(variant) :: 2]
+    picks = rng.integers(0, len(syllables), (4000, 3)).tolist()
+    words = dict.fromkeys("".join(syllables[index] for index in row) for row in picks if len(set(row)) == 3)
+    return [word for word in words if _variant_of(word) == variant]

@@ -1,4 +1,6 @@
-"""The head: skull, ears, hair, eyes, brows, glasses, nose and mouth, drawn around the pose's own face landmarks."""
+"""The head: skull, ears, hair, eyes, brows, glasses, nose and mouth, drawn around the pose's own face
+landmarks.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ import numpy as np
 from islr.data.synth.canvas import Color, capsule, contour, disc, ellipse, fixed, mix, polygon, scale
 
 HAIR_STYLES = ("short", "side", "bob", "long", "bun", "curly", "cropped")
-# Lower edge of the hair on the head, average-head metres from the head's centre, from the signer's right to the left.
+# Lower edge of the hair on the head, average-head metres from the head's centre, from the signer's right to
+# the left.
 _HAIRLINE = np.array(
     [
         *[(-0.076, 0.012), (-0.068, 0.050), (-0.048, 0.076), (0.0, 0.084)],

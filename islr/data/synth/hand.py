@@ -1,7 +1,7 @@
 """Hands: ASL-LEX handshape features -> joint angles -> 21 joints in MediaPipe order.
 
-Legend: T frames. The hand frame is that of a right hand: x to the thumb side, y along the middle finger, z out of the palm; the
-wrist is the origin; units are metres of an average hand. A left hand is the mirror image of this one.
+Legend: T frames. The hand frame is that of a right hand: x to the thumb side, y along the middle finger, z out of the
+palm; the wrist is the origin; units are metres of an average hand. A left hand is the mirror image of this one.
 Joint order: 0 wrist, 1-4 thumb, 5-8 index, 9-12 middle, 13-16 ring, 17-20 pinky.
 """
 
@@ -22,7 +22,8 @@ _THUMB_BASE = np.array([0.026, 0.020, 0.006])
 _THUMB = np.array([0.044, 0.035, 0.029])  # metacarpal, proximal, distal
 _FINGER_DEPTH = 0.008  # from the bone to the skin of the pad, where the thumb touches
 
-# Flexion of (MCP, PIP, DIP) in degrees for each level of Flexion.2.0: Flat bends at the knuckle only, Bent at the PIP joint only.
+# Flexion of (MCP, PIP, DIP) in degrees for each level of Flexion.2.0: Flat bends at the knuckle only, Bent at
+# the PIP joint only.
 FLEXION: dict[str, tuple[float, float, float]] = {
     "FullyOpen": (2, 3, 2),
     "Curved": (28, 46, 28),
@@ -72,7 +73,9 @@ _THUMB_TARGETS = {
 
 @dataclass(frozen=True)
 class Handshape:
-    """One named handshape of ASL-LEX 2.0 with the features it usually carries and what its unselected fingers do."""
+    """One named handshape of ASL-LEX 2.0 with the features it usually carries and what its unselected fingers
+    do.
+    """
 
     selected: str
     flexion: str
@@ -82,7 +85,8 @@ class Handshape:
     unselected_open: str = ""  # letters of the unselected fingers that stay extended
 
 
-# The names of Handshape.2.0 and NonDominantHandshape.2.0. Unselected fingers are not coded in the table: they follow the name.
+# The names of Handshape.2.0 and NonDominantHandshape.2.0. Unselected fingers are not coded in the table: they
+# follow the name.
 HANDSHAPES: dict[str, Handshape] = {
     "1": Handshape("i", "FullyOpen", "NA", "Closed", "0"),
     "3": Handshape("im", "FullyOpen", "1", "Open", "0"),
@@ -172,7 +176,9 @@ class HandConfig:
     touching: np.ndarray
 
     def blend(self, other: HandConfig, amount: np.ndarray) -> HandConfig:
-        """The postures on the way to `other`; `amount` [T] is 0 here and 1 there. Both may carry a T axis themselves."""
+        """The postures on the way to `other`; `amount` [T] is 0 here and 1 there. Both may carry a T axis
+        themselves.
+        """
 
         def mix(a: np.ndarray, b: np.ndarray, rank: int) -> np.ndarray:
             weight = amount.reshape((-1,) + (1,) * rank)
@@ -290,10 +296,13 @@ def finger_directions(config: HandConfig) -> tuple[np.ndarray, np.ndarray]:
 
 
 def joints(config: HandConfig) -> np.ndarray:
-    """Forward kinematics: HandConfig with a T axis -> [T, 21, 3] in the hand frame. Segment lengths never change."""
+    """Forward kinematics: HandConfig with a T axis -> [T, 21, 3] in the hand frame. Segment lengths never
+    change.
+    """
     direction, normal = finger_directions(config)
     frames = direction.shape[0]
-    chains = _MCP[None, :, None, :] + np.cumsum(direction * _PHALANGES[None, :, :, None], axis=2)  # [T, 4, 3, 3]
+    # [T, 4, 3, 3]
+    chains = _MCP[None, :, None, :] + np.cumsum(direction * _PHALANGES[None, :, :, None], axis=2)
     out = np.zeros((frames, 21, 3))
     fingers = out[:, 5:].reshape(frames, 4, 4, 3)
     fingers[:, :, 0] = _MCP
@@ -328,7 +337,9 @@ def _thumb_chain(target: np.ndarray) -> np.ndarray:
 
 
 def contact_point(hand: np.ndarray, selected: str, flexion: str) -> np.ndarray:
-    """The part of the hand that touches a location: [21, 3] joints -> [3]; fingertips, knuckles of a fist, or the thumb."""
+    """The part of the hand that touches a location: [21, 3] joints -> [3]; fingertips, knuckles of a fist, or
+    the thumb.
+    """
     if selected == "t":
         return hand[4]
     which = [index for index, finger in enumerate(FINGERS) if finger in selected]

@@ -25,7 +25,8 @@ SIGN_TYPES = (
     "SymmetryViolation",
 )
 SELECTED_FINGERS = ("imrp", "i", "im", "t", "m", "p", "ip", "mrp", "mr", "imr", "imp", "r")
-# Values of NonDominantHandshape.2.0 that name no handshape; each is drawn with the stand-in of `Sign.other_handshape`.
+# Values of NonDominantHandshape.2.0 that name no handshape; each is drawn with the stand-in of
+# `Sign.other_handshape`.
 _VIOLATIONS = ("DominanceConditionViolation", "SymmetryViolation")
 _FLAG = ("0", "1")
 _MINOR = tuple(dict.fromkeys(minor for minors in LOCATIONS.values() for minor in minors))
@@ -63,7 +64,8 @@ BUNDLES: dict[str, tuple[str, ...]] = {
     "location": ("major_location", "minor_location", "second_minor_location"),
     "movement": ("movement", "repeated_movement", "ulnar_rotation", "second_minor_location"),
 }
-# What each column may hold. "NA" is ASL-LEX's own word for "does not apply"; an empty cell reads as NA and is a fallback.
+# What each column may hold. "NA" is ASL-LEX's own word for "does not apply"; an empty cell reads as NA and is
+# a fallback.
 VALUES: dict[str, tuple[str, ...]] = {
     "handshape": tuple(name for name in HANDSHAPES if name not in ("A", "B", "C", "O", "S", "Lax")),
     "selected_fingers": SELECTED_FINGERS,
@@ -127,7 +129,9 @@ class Sign:
         return name
 
     def second_region(self) -> str | None:
-        """Major location that holds the second minor location: the sign's own where it can be; None without a second place."""
+        """Major location that holds the second minor location: the sign's own where it can be; None without a
+        second place.
+        """
         second = self.second_minor_location
         for region in (self.major_location, *LOCATIONS):
             if second in LOCATIONS.get(region, ()):
@@ -171,7 +175,9 @@ def fallbacks(sign: Sign) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of a lexicon is rendered as coded: rows in full, rows with a stand-in, and the reasons with their counts."""
+    """How much of a lexicon is rendered as coded: rows in full, rows with a stand-in, and the reasons with
+    their counts.
+    """
 
     full: int
     fallback: int
@@ -192,10 +198,12 @@ def coverage(signs: Iterable[Sign]) -> Coverage:
 def read_lexicon(path: str | Path) -> list[Sign]:
     """Read a csv with ASL-LEX 2.0 columns (utf-8 or latin-1; extra columns are ignored).
 
-    Names are stripped of blanks around them; a name that occurs again gets its Code appended, so that every entry is unique.
+    Names are stripped of blanks around them; a name that occurs again gets its Code appended, so that every
+    entry is unique.
 
     Raises:
-        UserError: The file is missing, has no rows, lacks a column, or holds a value that cannot be rendered (named with row and column).
+        UserError: The file is missing, has no rows, lacks a column, or holds a value that cannot be
+            rendered (named with row and column).
     """
     path = Path(path)
     try:

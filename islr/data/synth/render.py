@@ -1,7 +1,7 @@
 """Pixels: a performance and a signer -> RGB frames. Painter's algorithm over limbs, fingers and head, supersampled.
 
-Legend: T frames. Everything is drawn on a canvas of `supersampling` times the picture, then averaged down. Side 0 is the signer's
-right, side 1 the left.
+Legend: T frames. Everything is drawn on a canvas of `supersampling` times the picture, then averaged down. Side 0 is
+the signer's right, side 1 the left.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ _PALM, _FOREARM, _UPPER_ARM, _HEAD = 5, 6, 7, 8  # units of a side; 0-4 are the 
 
 @dataclass(frozen=True)
 class Shot:
-    """One clip before it is drawn: 3-D performance projected by a camera. Pixels are those of the final picture."""
+    """One clip before it is drawn: 3-D performance projected by a camera. Pixels are those of the final
+    picture.
+    """
 
     points: np.ndarray  # [T, 75, 2] pixels
     depth: np.ndarray  # [T, 75] metres, larger is nearer
@@ -95,7 +97,9 @@ def frames(shot: Shot, body: Body, camera: Camera, look: Look, rng: np.random.Ge
 
 
 class _Painter:
-    """Draws the frames of one shot. What can be is prepared for the whole clip; `paint` mostly calls the canvas."""
+    """Draws the frames of one shot. What can be is prepared for the whole clip; `paint` mostly calls the
+    canvas.
+    """
 
     def __init__(self, shot: Shot, body: Body, camera: Camera, look: Look, rng: np.random.Generator) -> None:
         factor = supersampling(shot.size)
@@ -166,7 +170,8 @@ class _Painter:
 
     def _prepare_hands(self) -> None:
         """Widths and shades of fingers and palms for every frame, as plain lists: index 0 is the side."""
-        self.hand_unit = self.near[:, list(_HAND_START)].T * self.body.hand  # [2, T] canvas pixels per hand metre
+        # [2, T] canvas pixels per hand metre
+        self.hand_unit = self.near[:, list(_HAND_START)].T * self.body.hand
         self.widths = [
             [
                 np.maximum(np.round(unit[:, None] * width), 2).astype(int).tolist()
@@ -179,7 +184,9 @@ class _Painter:
         self.finger_colors = [self._finger_shades(side).tolist() for side in range(2)]
 
     def _skin_shades(self, facing: np.ndarray, lift: np.ndarray) -> np.ndarray:
-        """Skin colours [..., 3] for how far the palmar side faces the camera and how near the part is (metres)."""
+        """Skin colours [..., 3] for how far the palmar side faces the camera and how near the part is
+        (metres).
+        """
         toward_palm = np.clip(0.5 + 1.2 * facing, 0.0, 1.0)[..., None]
         color = np.array(self.skin) * (1 - toward_palm) + np.array(self.palm) * toward_palm
         level = 0.90 + 0.12 * np.abs(facing) + np.clip(1.1 * lift, -0.16, 0.12)
@@ -252,7 +259,9 @@ class _Painter:
         color: Color,
         edge: Color,
     ) -> None:
-        """A limb with outline and a lit side. Its first end has no outline: it grows out of what is drawn there."""
+        """A limb with outline and a lit side. Its first end has no outline: it grows out of what is drawn
+        there.
+        """
         capsule(picture, ends, (radii[0] + self.line, radii[1] + self.line), edge, round_start=False)
         capsule(picture, ends, radii, color)
         lit = 0.34 * min(radii) * self.light

@@ -83,7 +83,9 @@ class Camera:
     shift: tuple[float, float]  # share of the picture
 
     def project(self, points: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Points [..., 3] in the body frame -> pixels [..., 2] (y down), depth [...] (larger is nearer), pixels per metre [...].
+        """Points [..., 3] in the body frame -> pixels [..., 2] (y down), depth [...], pixels per metre [...].
+
+        Depth is in metres and larger when nearer.
 
         Args:
             size: side of the square picture in pixels.
@@ -143,7 +145,7 @@ def make_signer(seed: int, index: int, rates: tuple[Fraction, ...] = FRAME_RATES
     )
     style = Style(
         rest=str(rng.choice(list(REST))),
-        tempo=rng.uniform(0.86, 1.18),
+        tempo=rng.uniform(0.90, 1.20),
         amplitude=rng.uniform(0.85, 1.18),
         location_noise=rng.uniform(0.006, 0.012),
         handshape_noise=rng.uniform(2.0, 4.5),

@@ -1,12 +1,11 @@
 """A corpus on disk: H.264 videos, exact poses, WLASL-schema json, ASL-LEX-schema csv, manifest, sample sheet.
 
-Every clip is a function of (seed, sign, signer, rep), so the files are the same for any number of workers, and a run that was
-stopped continues where it was: a file under its final name is complete.
+Every clip is a function of (seed, sign, signer, rep), so the files are the same for any number of workers, and a
+run that was stopped continues where it was: a file under its final name is complete.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import multiprocessing
 from collections.abc import Callable, Iterator
@@ -16,29 +15,23 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import cv2
 import numpy as np
 
 from islr.data.guard import DecodeError
 from islr.data.manifest import Clip, Manifest
-from islr.data.pose import Pose, read_pose, write_pose
+from islr.data.pose import read_pose, write_pose
+from islr.data.synth.clip import Take, box_around, encode, film, pose_of_shot
 from islr.data.synth.design import built_in_lexicon
 from islr.data.synth.lexicon import Sign, coverage, read_lexicon, write_lexicon
-from islr.data.synth.motion import perform
-from islr.data.synth.render import Shot, frames, shoot
-from islr.data.synth.signer import FRAME_RATES, clip_camera, clip_generator, clip_style, make_signer
+from islr.data.synth.signer import FRAME_RATES, make_signer
 from islr.data.video import decode, probe_video
 from islr.errors import UserError
 from islr.files import file_sha256, write_atomic
 
 RENDER_VERSION = 1  # raised whenever the same options give other pixels or poses
 OPTIONS_FILE = "synth.json"
-_QUALITY = "20"  # x264 crf: visually clean at these sizes
-_PRESET = "veryfast"
-_BOX_MARGIN = 0.04  # share of the picture around the person in the WLASL bbox
 _SHEET_SIGNS, _SHEET_SIGNERS, _SHEET_CELL = 8, 6, 160
-_LEGS = slice(25, 33)
 _SIGNERS_PER_SEED = 1000  # signer ids of different seeds differ: seed * this + index
 
 Progress = Callable[[int, int], None]
@@ -83,7 +76,8 @@ class SynthOptions:
             raise UserError(f"size is {self.size}; it must be even and at least 48 pixels")
         if min(self.val_signers, self.test_signers) < 0 or self.val_signers + self.test_signers >= self.signers:
             raise UserError(
-                f"val_signers {self.val_signers} and test_signers {self.test_signers} leave none of {self.signers} signers to train on"
+                f"val_signers {self.val_signers} and test_signers {self.test_signers} leave none of"
+                f" {self.signers} signers to train on"
             )
         if not self.rates():
             raise UserError(f"fps {self.fps[0]:g} to {self.fps[1]:g} holds none of 24, 25, 29.97, 30")
@@ -103,17 +97,10 @@ class SynthOptions:
         return self.name or f"synth-{self.lexicon.stem if self.lexicon else self.variant}-{self.seed}"
 
 
-@dataclass(frozen=True)
-class Take:
-    """One clip to be: which sign, by whom, which time."""
-
-    sign: int
-    signer: int
-    rep: int
-
-    def video_id(self, options: SynthOptions) -> str:
-        prefix = "x" if options.lexicon else options.variant
-        return f"{prefix}{options.seed}-{self.sign:04d}-{self.signer:02d}-{self.rep:02d}"
+def video_id(take: Take, options: SynthOptions) -> str:
+    """Name of a clip, unlike that of any clip of another variant or seed."""
+    prefix = "x" if options.lexicon else options.variant
+    return f"{prefix}{options.seed}-{take.sign:04d}-{take.signer:02d}-{take.rep:02d}"
 
 
 @dataclass(frozen=True)
@@ -150,70 +137,14 @@ def load_signs(options: SynthOptions) -> list[Sign]:
     return signs[: options.signs]
 
 
-def shoot_take(sign: Sign, take: Take, options: SynthOptions) -> tuple[Shot, Iterator[np.ndarray], Fraction]:
-    """One clip as its projected geometry, its pictures (drawn while iterating) and its frame rate."""
-    signer = make_signer(options.seed, take.signer, options.rates())
-    rng = clip_generator(options.seed, take.sign, take.signer, take.rep)
-    camera, style = clip_camera(signer.camera, rng), clip_style(signer.style, rng)
-    performance = perform(sign, signer.body, style, float(signer.fps), rng)
-    shot = shoot(performance, signer.body, camera, options.size)
-    return shot, frames(shot, signer.body, camera, signer.look, rng), signer.fps
-
-
-def pose_of_shot(shot: Shot, fps: float) -> Pose:
-    """The exact pose of a shot: x and y in 0..1, z on the scale of x relative to the hips (hands: to the wrist), smaller is nearer.
-
-    Everything is certain (confidence 1) but the legs, which are never in the picture (0).
-    """
-    roots = np.concatenate(
-        [
-            np.repeat(shot.depth[:, [23, 24]].mean(axis=1, keepdims=True), 33, axis=1),
-            np.repeat(shot.depth[:, [33]], 21, axis=1),
-            np.repeat(shot.depth[:, [54]], 21, axis=1),
-        ],
-        axis=1,
-    )
-    z = -(shot.depth - roots) * shot.per_metre / shot.size
-    keypoints = np.concatenate([shot.points / shot.size, z[..., None]], axis=-1).astype(np.float32)
-    confidences = np.ones(keypoints.shape[:2], dtype=np.float32)
-    confidences[:, _LEGS] = 0.0
-    return Pose(keypoints, confidences, fps, shot.size, shot.size)
-
-
-def encode(pictures: Iterator[np.ndarray], fps: Fraction, size: int) -> tuple[bytes, int]:
-    """RGB pictures -> the bytes of an H.264 mp4 (yuv420p, one thread: the same bytes every time) and their number."""
-    buffer = io.BytesIO()
-    count = 0
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps)
-        stream.width = stream.height = size
-        stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": _QUALITY, "preset": _PRESET, "threads": "1"}
-        for picture in pictures:
-            planes = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
-            count += 1
-        container.mux(stream.encode(None))
-    return buffer.getvalue(), count
-
-
-def _box(pose: Pose) -> tuple[int, int, int, int]:
-    """Pixels around the visible person, as WLASL's bbox: xmin, ymin, xmax, ymax."""
-    seen = pose.keypoints[pose.confidences > 0][:, :2]
-    low, high = seen.min(axis=0) - _BOX_MARGIN, seen.max(axis=0) + _BOX_MARGIN
-    low[1] -= 0.08  # the crown of the head is above the highest landmark
-    x0, y0, x1, y1 = np.clip(np.concatenate([low, high]), 0.0, 1.0) * np.array([pose.width, pose.height] * 2)
-    return int(x0), int(y0), int(np.ceil(x1)), int(np.ceil(y1))
-
-
 def write_take(out: Path, sign: Sign, take: Take, options: SynthOptions) -> Written:
     """Render one clip into `videos/` and `poses/`, or keep it if both files are there and agree."""
-    name = take.video_id(options)
+    name = video_id(take, options)
     video, pose_file = out / "videos" / f"{name}.mp4", out / "poses" / f"{name}.npz"
     kept = _kept(video, pose_file, name)
     if kept is not None:
         return kept
-    shot, pictures, fps = shoot_take(sign, take, options)
+    shot, pictures, fps = film(sign, take, options.seed, options.size, options.rates())
     data, count = encode(pictures, fps, options.size)
     pose = pose_of_shot(shot, float(fps))
     write_atomic(video, data)
@@ -221,7 +152,7 @@ def write_take(out: Path, sign: Sign, take: Take, options: SynthOptions) -> Writ
     measured = probe_video(video)
     if (measured.frames, measured.width, measured.height) != (count, options.size, options.size):
         raise RuntimeError(f"{video}: wrote {count} frames of {options.size} px, decoded {measured}")
-    return Written(name, measured.frames, measured.fps, _box(pose))
+    return Written(name, measured.frames, measured.fps, box_around(pose))
 
 
 def _kept(video: Path, pose_file: Path, name: str) -> Written | None:
@@ -234,14 +165,15 @@ def _kept(video: Path, pose_file: Path, name: str) -> Written | None:
         return None  # a damaged clip is rendered again
     if measured.frames != len(pose.keypoints):
         return None
-    return Written(name, measured.frames, measured.fps, _box(pose))
+    return Written(name, measured.frames, measured.fps, box_around(pose))
 
 
 def write_corpus(out: str | Path, options: SynthOptions, progress: Progress | None = None) -> Path:
     """Render a corpus into a folder and return the path of its manifest.
 
-    The folder gets `videos/`, `poses/`, `wlasl.json`, `lexicon.csv`, `manifest.csv` with its json, `samples.png` and the options in
-    `synth.json`. Run again with the same options it completes what is missing and leaves what is there.
+    The folder gets `videos/`, `poses/`, `wlasl.json`, `lexicon.csv`, `manifest.csv` with its json, `samples.png`
+    and the options in `synth.json`. Run again with the same options it completes what is missing and leaves what is
+    there.
 
     Args:
         progress: called with (clips done, clips in all).
@@ -284,7 +216,8 @@ def _claim(out: Path, options: SynthOptions, signs: list[Sign]) -> None:
         if different:
             key = different[0]
             raise UserError(
-                f"{out} holds a corpus made with {key} {held.get(key)!r}, not {about[key]!r}; choose another folder or delete it"
+                f"{out} holds a corpus made with {key} {held.get(key)!r}, not {about[key]!r};"
+                " choose another folder or delete it"
             )
         return
     write_atomic(path, json.dumps(about, indent=1) + "\n")
@@ -404,7 +337,7 @@ def sample_sheet(out: Path, signs: list[Sign], options: SynthOptions) -> bytes:
     for sign in range(min(_SHEET_SIGNS, len(signs))):
         cells = []
         for signer in columns.tolist():
-            name = Take(sign, signer, 0).video_id(options)
+            name = video_id(Take(sign, signer, 0), options)
             pose = read_pose(out / "poses" / f"{name}.npz")
             picture = decode(out / "videos" / f"{name}.mp4", np.array([len(pose.keypoints) // 2]))[0]
             cell = cv2.resize(picture, (_SHEET_CELL, _SHEET_CELL), interpolation=cv2.INTER_AREA)
