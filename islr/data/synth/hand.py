@@ -343,7 +343,7 @@ def contact_point(hand: np.ndarray, selected: str, flexion: str) -> np.ndarray:
     if selected == "t":
         return hand[4]
     which = [index for index, finger in enumerate(FINGERS) if finger in selected]
-    row = PIP_JOINTS if flexion == "FullyClosed" else FINGERTIPS
+    row = PIP_JOINTS if flexion in ("FullyClosed", "Bent") else FINGERTIPS
     return hand[[row[index] for index in which]].mean(axis=0)
 
 
