@@ -4,6 +4,7 @@ else made.
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +44,8 @@ class Features:
     failed: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        assert self.layers and all(len(layer) == len(self.clip_ids) for layer in self.layers)
+        assert self.layers, "no layer"
+        assert all(len(layer) == len(self.clip_ids) for layer in self.layers), "one vector per clip"
 
     def aligned(self, clip_ids: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
         """Layers in the order of `clip_ids`, zeros where there are no features, and which clips have some."""
@@ -175,7 +177,7 @@ def read_features(path: str | Path) -> Features:
         raise UserError(f"{path}: features need '{_CLIP_IDS}', the clip id of each row") from None
     except UserError:
         raise
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read as features ({error})") from error
     names = [_FEATURES] if _FEATURES in arrays else [f"layer.{number}" for number in range(len(arrays))]
     if not names or any(name not in arrays for name in names):

@@ -128,9 +128,7 @@ def scored_labels(targets: Targets, fold: Fold, config: FitConfig) -> tuple[np.n
         kept = np.unique(row[row >= 0])
         if len(kept) < 2:
             row[:] = UNSCORED
-        notes.append(
-            {"feature": feature, "classes": len(kept), "dropped": dropped, "scored": len(kept) > 1}
-        )
+        notes.append({"feature": feature, "classes": len(kept), "dropped": dropped, "scored": len(kept) > 1})
     return labels, notes
 
 
@@ -239,7 +237,7 @@ def run_split(
         details=[],
     )
     shuffled = permuted_labels(targets, config.permutations, config.seed)
-    options = {"max_rank": max_rank, "device": device}
+    options: dict[str, Any] = {"max_rank": max_rank, "device": device}
     for number, fold in enumerate(split.folds):
         labels, notes = scored_labels(targets, fold, config)
         fit, select, train, test = (
@@ -258,7 +256,7 @@ def run_split(
             found = probes.fit(c)
             seen = probes.project(x[test])
             outcome.by_layer[layer][:, test] = probes.predict(found, seen)
-            for f in np.flatnonzero(score > best_score):
+            for f in np.flatnonzero(score > best_score).tolist():
                 best_score[f], chosen[f], chosen_c[f], converged[f] = (
                     score[f],
                     layer,
@@ -272,9 +270,9 @@ def run_split(
             notes[f] |= {"fold": number, "layer": int(chosen[f]), "C": float(chosen_c[f])}
             notes[f] |= {"converged": bool(converged[f]), "selection_macro_f1": float(best_score[f])}
         kept = [np.unique(row[row >= 0]) for row in labels]
-        for layer in np.unique(chosen) if config.permutations else ():
-            here = np.flatnonzero(chosen == layer)
-            x = standardise(layers[layer], train)
+        for used in np.unique(chosen).tolist() if config.permutations else ():
+            here = np.flatnonzero(chosen == used).tolist()
+            x = standardise(layers[used], train)
             control = shuffled[:, here].copy()
             for position, f in enumerate(here):
                 control[:, position][~np.isin(control[:, position], kept[f])] = UNSCORED

@@ -92,7 +92,7 @@ class LinearProbes:
         x = torch.as_tensor(features, device=device)
         x = x if x.dtype == torch.float64 else x.float()
         labels = np.asarray(labels)
-        assert labels.ndim == 2 and labels.shape[1] == len(x), f"labels {labels.shape} for {len(x)} samples"
+        assert labels.shape == (len(labels), len(x)), f"labels {labels.shape} for {len(x)} samples"
         assert bool(torch.isfinite(x).all()), "features must be finite"
         self.dtype = x.dtype
         self.center = x.mean(0, dtype=torch.float64).to(x.dtype)
@@ -164,7 +164,7 @@ class LinearProbes:
             descent = Descent(self.rotated, self.variance, self.basis, blocks, penalty, self.limits)
             change = start.change[rows] if start is not None and start.change is not None else None
             found = descent.minimise(base[rows], change)
-            weights[rows] = found["weights"]
+            weights[rows] = torch.as_tensor(found["weights"])
             objective[blocks.targets], gradient[blocks.targets] = found["objective"], found["gradient"]
             iterations[blocks.targets], converged[blocks.targets] = found["iterations"], found["converged"]
         change = None if start is None else weights - base
@@ -184,7 +184,7 @@ class LinearProbes:
         z = product_nt(rotated, fit.weights[self.rows[target]].contiguous()).double()
         if z.shape[1] == 1:
             z = torch.cat([torch.zeros_like(z), z], 1)
-        return torch.log_softmax(z, 1).cpu().numpy()  # type: ignore[no-any-return]
+        return torch.log_softmax(z, 1).cpu().numpy()
 
     def predict(self, fit: Fit, rotated: Tensor) -> np.ndarray:
         """Predicted labels `[T, N]` for `project`ed features; -1 for a target without any label."""

@@ -10,6 +10,7 @@ groups. Missing labels are masked.
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,9 +185,9 @@ class Study:
             stages = [*stages, {"recipe": "fine-tuning", "manifest": "", "fingerprint": "", "clips": ""}]
         provenance = self.provenance(source.architecture, self.count(features), source.sha256, stages)
         against = "random init" if "random-init" in self.config.controls and not source.external else ""
-        return Row(
-            source.name, "", provenance, self.outcomes(source.name, features, key, permuted=True), against
-        )
+        blocks = None if source.external else self.config.layers
+        outcomes = self.outcomes(source.name, features, key, permuted=True)
+        return Row(source.name, "", provenance, outcomes, against, blocks)
 
     def random_rows(self, step: Callable[[], None]) -> list[Row]:
         """The same architectures with fresh weights, several seeds to a row."""
@@ -196,28 +197,27 @@ class Study:
             outcomes: dict[str, list[Outcome]] = {name: [] for name in self.splits}
             marks, present = [], 0
             for seed in range(self.config.random_inits):
-                encoder = controls.random_encoder(architecture, source.arguments, seed)
-                sha = controls.weights_sha256(encoder)
-                features, key = self.encoded(lambda e=encoder: e, sha, source.facts["input_spec"])
+                fresh = partial(controls.random_encoder, architecture, source.arguments, seed)
+                sha = controls.weights_sha256(fresh())
+                features, key = self.encoded(fresh, sha, source.facts["input_spec"])
                 marks.append(sha)
                 present = self.count(features)
                 for name, found in self.outcomes(f"random-{architecture}-{seed}", features, key).items():
                     outcomes[name] += found
                 step()
             provenance = self.provenance(architecture, present, work_key(*marks), [])
-            rows.append(Row("random init", "random-init", provenance, outcomes))
+            rows.append(Row("random init", "random-init", provenance, outcomes, blocks=self.config.layers))
         return rows
 
     def simple_row(self, name: str, control: str, view: View, max_rank: int | None) -> Row:
         """A control whose features come straight from a view."""
         facts = {"control": control, **self.common_facts()}
-        features, key = cached(
-            self.folder / "features",
-            facts,
-            lambda: self.checked(
-                gather(lambda batch: [batch["clip"]], self.batches(view), self.ids(), self.alive)
-            ),
-        )
+
+        def make() -> Features:
+            found = gather(lambda batch: [batch["clip"]], self.batches(view), self.ids(), self.alive)
+            return self.checked(found)
+
+        features, key = cached(self.folder / "features", facts, make)
         provenance = self.provenance("", self.count(features), "", [])
         return Row(name, control, provenance, self.outcomes(control, features, key, max_rank=max_rank))
 
@@ -267,7 +267,12 @@ class Study:
 
     def encoded(self, load: Callable[[], Encoder], sha: str, spec: str) -> tuple[Features, str]:
         """Features of an encoder, from the cache where they are there."""
-        facts = {"weights": sha, "input": spec, "pool": self.config.pool, "layers": self.config.layers}
+        facts: dict[str, Any] = {
+            "weights": sha,
+            "input": spec,
+            "pool": self.config.pool,
+            "layers": self.config.layers,
+        }
         facts |= {"sampling": self.config.sampling.model_dump(), **self.common_facts()}
 
         def make() -> Features:
@@ -289,14 +294,12 @@ class Study:
         """The layers the config asks for."""
         if self.config.layers is None:
             return features
+        last = len(features.layers) - 1
         for layer in self.config.layers:
-            if not 0 <= layer < len(features.layers):
-                raise UserError(
-                    f"layers: there is no block {layer}; the encoder's blocks are 0..{len(features.layers) - 1}"
-                )
-        return Features(
-            features.clip_ids, tuple(features.layers[i] for i in self.config.layers), features.failed
-        )
+            if not 0 <= layer <= last:
+                raise UserError(f"layers: there is no block {layer}; the encoder's blocks are 0..{last}")
+        chosen = tuple(features.layers[layer] for layer in self.config.layers)
+        return Features(features.clip_ids, chosen, features.failed)
 
     def checked(self, features: Features) -> Features:
         """Features, if few enough clips failed.
@@ -308,8 +311,8 @@ class Study:
         if len(features.failed) > self.config.data.max_bad * total:
             clip, reason = next(iter(features.failed.items()))
             raise UserError(
-                f"{len(features.failed)} of {total} clips could not be read ({clip}: {reason}, ...), more than"
-                f" data.max_bad={self.config.data.max_bad}; audit the manifest"
+                f"{len(features.failed)} of {total} clips could not be read ({clip}: {reason}, ...),"
+                f" more than data.max_bad={self.config.data.max_bad}; audit the manifest"
             )
         return features
 

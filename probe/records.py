@@ -33,6 +33,7 @@ class Row:
         provenance: Where its numbers come from.
         outcomes: Split name -> predictions of each seed.
         floor: Name of the random-init row of the same architecture, to compare with; "" for none.
+        blocks: Number of the block behind each probed layer; None = all of them, in order.
     """
 
     name: str
@@ -40,6 +41,11 @@ class Row:
     provenance: Provenance
     outcomes: dict[str, list[Outcome]]
     floor: str = ""
+    blocks: tuple[int, ...] | None = None
+
+    def block(self, layer: int) -> int:
+        """The block behind a probed layer."""
+        return layer if self.blocks is None else self.blocks[layer]
 
     @property
     def key(self) -> tuple[str, str]:
@@ -154,13 +160,23 @@ class Recorder:
                 value=value,
                 ci_low=estimate.low if isinstance(estimate, Estimate) else None,
                 ci_high=estimate.high if isinstance(estimate, Estimate) else None,
-                ci_method=self.method if interval else "",
+                ci_method=self.method + self._mark(row, feature, split) if interval else "",
                 n=n,
                 higher_is_better=not metric.startswith(("ece", "p_holm", "seen_unseen")),
                 group=labels,
                 provenance=row.provenance,
             )
         )
+
+    def _mark(self, row: Row, feature: str, split: str) -> str:
+        """Words that mark a number in which a probe did not reach its optimum."""
+        if feature.startswith("mean:"):
+            members = set(self.targets.features)
+        else:
+            members = {feature}
+        fits = [record for o in row.outcomes[split] for record in o.details if record["feature"] in members]
+        missed = sum(not record.get("converged", True) for record in fits if record["scored"])
+        return f"; {missed} of {len(fits)} probes NOT CONVERGED" if missed else ""
 
     def _counts(self, outcome: Outcome) -> dict[str, int]:
         scored = ((outcome.truth >= 0) & (outcome.predicted >= 0)).sum(1)
@@ -208,7 +224,9 @@ class Recorder:
             parts = [board.series(o.truth, o.by_layer[layer]) for o in outcomes]
             values = {feature: metrics[HEADLINE] for feature, metrics in over_seeds(parts).items()}
             for feature, draws in (values | board.averages(values)).items():
-                self._add(row, HEADLINE, feature, split, Estimate.of(draws), n[feature], layer=str(layer))
+                self._add(
+                    row, HEADLINE, feature, split, Estimate.of(draws), n[feature], layer=str(row.block(layer))
+                )
 
     def _selectivity(
         self,
@@ -254,9 +272,9 @@ class Recorder:
                     p_values[key], found[key] = estimate.p_value, (a, "p_holm" + suffix, n)
             for family in ("single", "mean"):
                 members = {key: p for key, p in p_values.items() if key[0] == family}
-                for key, p in adjusted(members).items():
-                    row, metric, n = found[key]
-                    self._add(row, metric, key[-1], split, p, n)
+                for member, p in adjusted(members).items():
+                    row, metric, n = found[member]
+                    self._add(row, metric, member[-1], split, p, n)
 
     def _paired(
         self, board: Board, first: Sequence[Outcome], second: Sequence[Outcome]
@@ -287,7 +305,9 @@ def _calibration(outcome: Outcome, feature: int) -> float:
 def details(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """Per row, split, seed, fold and feature: classes, dropped classes, layer, C, convergence."""
     return [
-        {"row": row.name, "encoder": row.provenance.encoder, "split": split, "seed": seed, **record}
+        {"row": row.name, "encoder": row.provenance.encoder, "split": split, "seed": seed}
+        | record
+        | ({"layer": row.block(record["layer"])} if "layer" in record else {})
         for row in rows
         for split, outcomes in row.outcomes.items()
         for seed, outcome in enumerate(outcomes)

@@ -54,7 +54,7 @@ class Counts:
         np.add.at(table, (g[y == p], y[y == p]), 1)
         np.add.at(table, (g, classes + p), 1)
         np.add.at(table, (g, 2 * classes + y), 1)
-        np.add.at(table, (g, 3 * classes), log_loss[rows])
+        table[:, -1] = np.bincount(g, log_loss[rows], minlength=groups)
         return cls(table, classes)
 
     def scores(self, weights: np.ndarray) -> dict[str, np.ndarray]:

@@ -124,7 +124,9 @@ def _hold_out(
     """Training rows cut into (fit, select) between sign groups."""
     parts = max(2, round(1 / share))
     part = stratified_groups(targets.labels[:, rows], targets.groups[rows], parts, rng)
-    return rows[part != 0], rows[part == 0]
+    names, sizes = np.unique(part, return_counts=True)  # few groups leave parts empty
+    held = part == names[sizes.argmin()]
+    return rows[~held], rows[held]
 
 
 def unseen_sign(targets: Targets, folds: int, share: float, seed: int) -> Split:
@@ -159,8 +161,8 @@ def unseen_sign_signer(targets: Targets, folds: int, share: float, seed: int) ->
     signers = np.unique(targets.signers[targets.signers != ""])
     if len(signers) < folds:
         raise UserError(
-            f"{len(signers)} known signers are too few for {folds} folds of unseen signers; leave unseen_sign_signer"
-            " out of splits, or lower folds"
+            f"{len(signers)} known signers are too few for {folds} folds of unseen signers;"
+            " leave unseen_sign_signer out of splits, or lower folds"
         )
     base = unseen_sign(targets, folds, share, seed)
     dealt = np.random.default_rng([seed, 3]).permutation(len(signers)) % folds

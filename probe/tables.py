@@ -16,7 +16,8 @@ SHOWN = 8  # single features beside the mean; the others are in the records
 def render(results: Sequence[Result]) -> str:
     """Balanced accuracy in percent: a table per split, a line per row, the mean with its interval.
 
-    An asterisk marks a cell whose paired difference to random initialisation has an interval without zero.
+    * marks a cell whose paired difference to random initialisation has an interval without zero, ! one with a
+    probe that did not reach its optimum.
     """
     text = io.StringIO()
     console = Console(file=text, width=WIDTH)
@@ -42,6 +43,7 @@ def render(results: Sequence[Result]) -> str:
             for feature in (BUNDLES_MEAN, *features):
                 found = scores.get((row, feature))
                 mark = "*" if (row, feature) in better else ""
+                mark += "!" if found is not None and "NOT CONVERGED" in found.ci_method else ""
                 cell = "" if found is None else f"{100 * found.value:.1f}{mark}"
                 if found is not None and feature == BUNDLES_MEAN and found.ci_low is not None:
                     cell += f" ({100 * found.ci_low:.1f}-{100 * (found.ci_high or 0):.1f})"
@@ -51,7 +53,8 @@ def render(results: Sequence[Result]) -> str:
     if chosen:
         p = chosen[0].provenance
         console.print(
-            f"{p.clips_present} of {p.clips_expected} clips of {p.manifest}; * = above random init, paired 95 % interval",
+            f"{p.clips_present} of {p.clips_expected} clips of {p.manifest};"
+            " * above random init (paired 95 %); ! not converged",
             highlight=False,
         )
     return text.getvalue()
