@@ -95,7 +95,9 @@ def test_killed_runs_end_with_the_same_bits(
 def test_sigterm_saves_within_a_step(mini_corpus: Path, tmp_path: Path, reference: tuple[str, int]) -> None:
     config = _config(tmp_path, mini_corpus, "term", run=PRETRAIN["run"] | {"checkpoint_every": None})
     path = tmp_path / "term.yaml"
-    process = subprocess.Popen([sys.executable, "-m", "pretrain", str(path)], cwd=CHECKOUT, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pretrain", str(path)], cwd=CHECKOUT, stderr=subprocess.PIPE
+    )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not read_metrics(tmp_path / "term" / "metrics.jsonl"):
         time.sleep(0.002)
@@ -177,7 +179,7 @@ def test_divergence_stops_with_the_clips(mini_corpus: Path, tmp_path: Path, monk
         return {"loss": (weight * float("nan")).sum()}
 
     monkeypatch.setattr(maskfeat.Recipe, "forward", poisoned)
-    with pytest.raises(RunFailed, match=r"step 0: loss nan.*clips of the step: \w+, \w+, \w+, \w+"):
+    with pytest.raises(RunFailed, match=r"step 0: loss nan.*clips of the step: ([\w-]+, ){3}[\w-]+$"):
         run_pretrain(_config(tmp_path, mini_corpus, "nan"))
     assert not (tmp_path / "nan" / "last.ckpt").exists()
 
@@ -200,7 +202,9 @@ def test_too_many_broken_clips_stop_the_run(mini_corpus: Path, tmp_path: Path) -
 
 def test_stopping_at_the_end_of_an_epoch_keeps_its_evaluation(mini_corpus: Path, tmp_path: Path) -> None:
     def config(name: str) -> FinetuneConfig:
-        path = write_config(FINETUNE, tmp_path / f"{name}.yaml", mini_corpus / "manifest.csv", tmp_path / name)
+        path = write_config(
+            FINETUNE, tmp_path / f"{name}.yaml", mini_corpus / "manifest.csv", tmp_path / name
+        )
         return load_config(FinetuneConfig, path)
 
     whole = {result.metric: result.value for result in run_finetune(config("whole")) if not result.group}
@@ -235,9 +239,21 @@ def test_two_processes_score_every_clip_once(mini_corpus: Path, tmp_path: Path) 
     alone = write_config(FINETUNE, tmp_path / "alone.yaml", mini_corpus / "manifest.csv", tmp_path / "alone")
     pair = write_config(FINETUNE, tmp_path / "pair.yaml", mini_corpus / "manifest.csv", tmp_path / "pair")
     run_finetune(load_config(FinetuneConfig, alone))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29641"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "29641",
+    ]
     done = subprocess.run(
-        [*launcher, "-m", "islr", "finetune", str(pair)], cwd=CHECKOUT, capture_output=True, text=True, timeout=180
+        [*launcher, "-m", "islr", "finetune", str(pair)],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=180,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     ids = {}

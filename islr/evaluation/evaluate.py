@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import nn
 
 from islr.config import Config, config_hash
@@ -23,7 +23,7 @@ from islr.evaluation.predictions import Predictions, rank_scores, write_predicti
 from islr.evaluation.results import Provenance, Result, save_results
 from islr.files import file_sha256, write_atomic
 from islr.models import Classifier, create_model, to_input
-from islr.models.weights import read_metadata
+from islr.models.weights import read_metadata, serialise
 from islr.training.engine import to_device
 from islr.training.runtime import World, commit, device_name, libraries
 
@@ -201,7 +201,7 @@ def save_classifier(path: Path, classifier: Classifier, facts: dict[str, Any]) -
         "input_spec": encoder.input_spec.to_json(),
     }
     state = {name: value.detach().cpu().contiguous() for name, value in classifier.state_dict().items()}
-    write_atomic(path, save(state, metadata=metadata))
+    write_atomic(path, serialise(state, metadata))
 
 
 def load_classifier(path: Path) -> tuple[Classifier, tuple[str, ...]]:

@@ -45,7 +45,22 @@ def export_encoder(encoder: Encoder, path: str | Path, metadata: Mapping[str, st
         "input_spec": encoder.input_spec.to_json(),
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
-    write_atomic(Path(path), save(tensors, metadata=facts))
+    write_atomic(Path(path), serialise(tensors, facts))
+
+
+def serialise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file whose bytes depend on nothing but its content.
+
+    The library writes metadata in an order that changes from process to process; equal weights would then have
+    different hashes. Here the header is sorted.
+    """
+    raw = save(dict(tensors), metadata=dict(metadata))
+    end = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), sort_keys=True).encode()
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of eight bytes
+    return len(text).to_bytes(8, "little") + text + raw[end:]
 
 
 def load_encoder(path: str | Path, **overrides: Any) -> Encoder:

@@ -170,8 +170,9 @@ def run_folder(config: Config, out: str, world: World) -> Iterator[Path]:
         raise UserError(f"run folder {folder} cannot be created ({error.strerror})") from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            # A record lock belongs to this process alone: loader workers that outlive a kill do not hold it.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
             raise UserError(f"run folder {folder} is in use by another process") from error
         text = dump_yaml(config)
         kept = folder / "config.yaml"
