@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from islr.data.manifest import OK, Clip, Manifest
+from islr.data.published import PUBLISHED
 from islr.data.scan import Job, Progress, cache_beside, find_videos, scan
 from islr.data.wlasl import from_wlasl
 from islr.errors import UserError
@@ -107,4 +108,4 @@ def from_folder(
     return Manifest(name or folder.name, tuple(clips), base, classes)
 
 
-CORPORA: dict[str, Callable[..., Manifest]] = {"wlasl": from_wlasl, "folder": from_folder}
+CORPORA: dict[str, Callable[..., Manifest]] = {"wlasl": from_wlasl, "folder": from_folder, **PUBLISHED}

@@ -31,6 +31,8 @@ _FLOATS = ("start", "end", "fps")
 _INTS = ("label", "frames", "width", "height")
 VERSION = 1
 
+Box = tuple[float, float, float, float]
+
 
 @dataclass(frozen=True, slots=True)
 class Clip:
@@ -49,7 +51,7 @@ class Clip:
     split: str = "none"
     start: float | None = None
     end: float | None = None
-    box: tuple[float, float, float, float] | None = None
+    box: Box | None = None
     variation: str = ""
     signer: str = ""
     source: str = ""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from islr.data.labels import Labels, read_labels, revise
-from islr.data.manifest import MISSING, OK, Clip, Manifest
+from islr.data.manifest import MISSING, OK, Box, Clip, Manifest
 from islr.data.scan import Job, Progress, Range, Scanned, cache_beside, find_videos, scan
 from islr.errors import UserError
 from islr.files import file_sha256
@@ -28,8 +28,6 @@ _PRE_CUT_TOLERANCE_S = 0.2
 # files.
 _USUAL_HEIGHTS = (180, 192, 240, 270, 288, 320, 360, 370, 400, 414, 480, 540, 576, 720, 1080)
 _BOX_SLACK = 1.01  # detectors round outwards
-
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
