@@ -43,7 +43,6 @@ class FitConfig(Config):
     permutations: int = Field(
         5, ge=0, description="label permutations of the control, at the chosen layer and C"
     )
-    seed: int = Field(0, ge=0)
 
     @field_validator("inverse_penalties")
     @classmethod
@@ -208,6 +207,7 @@ def run_split(
     split: Split,
     config: FitConfig,
     *,
+    seed: int = 0,
     max_rank: int | None = None,
     device: str = "cpu",
     progress: Callable[[], None] = lambda: None,
@@ -221,6 +221,7 @@ def run_split(
         targets: What to predict.
         split: Who learns from what.
         config: Grid and thresholds.
+        seed: Of the label permutations.
         max_rank: Keep this many principal directions of the training clips at most.
         device: Where the solver computes.
         progress: Called after each layer of each fold.
@@ -236,7 +237,7 @@ def run_split(
         control_predicted=np.full((config.permutations, count, clips), UNSCORED, np.int16),
         details=[],
     )
-    shuffled = permuted_labels(targets, config.permutations, config.seed)
+    shuffled = permuted_labels(targets, config.permutations, seed)
     options: dict[str, Any] = {"max_rank": max_rank, "device": device}
     for number, fold in enumerate(split.folds):
         labels, notes = scored_labels(targets, fold, config)

@@ -37,7 +37,7 @@ from probe import controls
 from probe.config import ProbeConfig, Source, find_encoders
 from probe.extract import Features, cached, encode, gather, read_features
 from probe.fitting import FitConfig, Outcome, run_split, work_key
-from probe.records import Recorder, Row, details
+from probe.records import FINE_TUNING, Recorder, Row, details
 from probe.splits import SPLITS, Split, save
 from probe.targets import Targets, targets_from
 
@@ -95,7 +95,7 @@ class Study:
         self.targets: Targets = targets_from(self.manifest, phonology, table, config.features)
         labelled = set(self.targets.clip_ids.tolist())
         self.clips = self.manifest.replace(clip for clip in self.manifest if clip.clip_id in labelled)
-        seed = config.probes.seed
+        seed = config.run.seed
         self.splits: dict[str, Split] = {
             name: SPLITS[name](self.targets, config.folds, config.held_out, seed) for name in config.splits
         }
@@ -153,7 +153,7 @@ class Study:
 
     def finish(self, rows: list[Row]) -> list[Result]:
         """Score the rows and write the records."""
-        recorder = Recorder(self.targets, self.splits, self.config.draws, self.config.probes.seed)
+        recorder = Recorder(self.targets, self.splits, self.config.draws, self.config.run.seed)
         for row in rows:
             self.alive()
             recorder.row(row)
@@ -182,7 +182,7 @@ class Study:
             features, key = self.encoded(source.load, source.sha256, source.facts["input_spec"])
         stages = json.loads(source.facts.get("pretraining", "[]"))
         if "classes" in source.facts:
-            stages = [*stages, {"recipe": "fine-tuning", "manifest": "", "fingerprint": "", "clips": ""}]
+            stages = [*stages, {"recipe": FINE_TUNING, "manifest": "", "fingerprint": "", "clips": ""}]
         provenance = self.provenance(source.architecture, self.count(features), source.sha256, stages)
         against = "random init" if "random-init" in self.config.controls and not source.external else ""
         blocks = None if source.external else self.config.layers
@@ -343,7 +343,7 @@ class Study:
         for split_name, split in self.splits.items():
             path = self.folder / "predictions" / f"{slug}.{split_name}.npz"
             parts = (key, split.fingerprint(targets), targets.fingerprint(), config_hash(probes))
-            mark = work_key(*parts, str(max_rank), PROTOCOL, name)
+            mark = work_key(*parts, str(max_rank), str(self.config.run.seed), PROTOCOL, name)
             outcome = Outcome.load(path, mark)
             if outcome is None:
                 outcome = run_split(
@@ -352,6 +352,7 @@ class Study:
                     targets,
                     split,
                     probes,
+                    seed=self.config.run.seed,
                     max_rank=max_rank,
                     device=str(self.world.device),
                     progress=self.alive,
@@ -384,7 +385,7 @@ class Study:
             decoder=self.decoder(),
             encoder=encoder,
             pretraining=stages,
-            seed=config.probes.seed,
+            seed=config.run.seed,
             config_hash=config_hash(config),
             checkpoint_hash=sha,
             commit=commit(),

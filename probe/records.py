@@ -21,6 +21,7 @@ BUNDLES_MEAN, FEATURES_MEAN = "mean:bundles", "mean:features"
 HEADLINE = "balanced_accuracy"
 DIFFERENCE = "balanced_accuracy_difference"
 CHOSEN = "chosen"
+FINE_TUNING = "fine-tuning"  # the stage of an encoder that was taken out of a classifier
 
 
 @dataclass(frozen=True)

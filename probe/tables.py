@@ -7,9 +7,10 @@ from rich.console import Console
 from rich.table import Table
 
 from islr.evaluation.results import Result
-from probe.records import BUNDLES_MEAN, CHOSEN, DIFFERENCE, HEADLINE
+from probe.records import BUNDLES_MEAN, CHOSEN, DIFFERENCE, FINE_TUNING, HEADLINE
 
 WIDTH = 150
+WITH_LABELS = ("supervised", FINE_TUNING)
 SHOWN = 8  # single features beside the mean; the others are in the records
 
 
@@ -40,6 +41,7 @@ def render(results: Sequence[Result]) -> str:
             table.add_column(feature, justify="right")
         for row in dict.fromkeys(row for row, _ in scores):
             cells = []
+            informed = any(_saw_labels(r) for r in here if _row(r) == row)
             for feature in (BUNDLES_MEAN, *features):
                 found = scores.get((row, feature))
                 mark = "*" if (row, feature) in better else ""
@@ -48,16 +50,21 @@ def render(results: Sequence[Result]) -> str:
                 if found is not None and feature == BUNDLES_MEAN and found.ci_low is not None:
                     cell += f" ({100 * found.ci_low:.1f}-{100 * (found.ci_high or 0):.1f})"
                 cells.append(cell)
-            table.add_row(" / ".join(filter(None, row)), *cells)
+            table.add_row(" / ".join(filter(None, row)) + (" †" if informed else ""), *cells)
         console.print(table)
     if chosen:
         p = chosen[0].provenance
         console.print(
             f"{p.clips_present} of {p.clips_expected} clips of {p.manifest};"
-            " * above random init (paired 95 %); ! not converged",
+            " * above random init (paired 95 %); ! not converged;"
+            " † trained with sign labels: its unseen signs may be unseen by the probe only",
             highlight=False,
         )
     return text.getvalue()
+
+
+def _saw_labels(result: Result) -> bool:
+    return any(stage.get("recipe") in WITH_LABELS for stage in result.provenance.pretraining)
 
 
 def _row(result: Result) -> tuple[str, str]:
