@@ -103,17 +103,13 @@ MANIFEST = corpus(
 def test_ceiling_is_the_best_guess_of_a_perfect_form_recogniser() -> None:
     result = label_ceiling(MANIFEST, FormTable.count(MANIFEST))
     assert (result["n"], result["of"], result["unseen"]) == (5, 6, 1)
-    assert result["top1"] == pytest.approx(
-        3 / 5
-    )  # like, desert, desert; never also, and "new" was not in training
+    assert result["top1"] == pytest.approx(3 / 5)  # like, desert, desert; never also, and "new" was not in training
     assert result["top5"] == pytest.approx(4 / 5)
     assert result["top1_other_ties"] == result["top1"]
 
 
 def test_ceiling_shows_both_orders_of_ties() -> None:
-    tied = corpus(
-        ("train", "a", "f"), ("train", "b", "f"), ("test", "a", "f"), ("test", "a", "f"), ("test", "b", "f")
-    )
+    tied = corpus(("train", "a", "f"), ("train", "b", "f"), ("test", "a", "f"), ("test", "a", "f"), ("test", "b", "f"))
     result = label_ceiling(tied, FormTable.count(tied))
     assert (result["top1"], result["top1_other_ties"]) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
 

@@ -11,9 +11,7 @@ from islr.data.manifest import COLUMNS, Clip, Manifest
 from islr.errors import UserError
 
 CLIPS = (
-    Clip(
-        "00001", "a/00001.mp4", gloss="don't want", label=0, split="train", signer="7", frames=40, fps=29.97
-    ),
+    Clip("00001", "a/00001.mp4", gloss="don't want", label=0, split="train", signer="7", frames=40, fps=29.97),
     Clip("00002", 'b, "quoted".mp4', label=1, split="test", start=0.1, end=2.0, box=(0.0, 1.5, 20.0, 30.25)),
     Clip("é3", "c.mp4", form="dry+flat", split="test", status="missing", pose="p/c.npz"),
     Clip("4", "d.mp4", label=1, split="val", status="corrupt:not a video", width=96, height=64),
@@ -84,9 +82,7 @@ def test_plain_csv_without_json_takes_its_classes_from_the_glosses(tmp_path: Pat
 def test_json_of_other_rows_is_refused(tmp_path: Path) -> None:
     corpus(tmp_path).save(tmp_path / "manifest.csv")
     path = tmp_path / "manifest.csv"
-    path.write_text(
-        "".join(path.read_text().splitlines(keepends=True)[:-1])
-    )  # a copy that lost its last line
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))  # a copy that lost its last line
     with pytest.raises(UserError, match="not those recorded"):
         Manifest.load(path)
 

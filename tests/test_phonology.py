@@ -36,10 +36,7 @@ ROWS = [
 
 
 def manifest(*words: str, forms: bool = False) -> Manifest:
-    clips = [
-        Clip(f"{i}", f"{i}.mp4", split="train", **{"form" if forms else "gloss": w})
-        for i, w in enumerate(words)
-    ]
+    clips = [Clip(f"{i}", f"{i}.mp4", split="train", **{"form" if forms else "gloss": w}) for i, w in enumerate(words)]
     return Manifest("mini", tuple(clips), Path())
 
 
@@ -178,9 +175,7 @@ def test_asl_lex_joins_wlasl_as_counted(shared: Path) -> None:
     assert [entry.levels["NonDominantHandshape"] for entry in table.entries].count(None) == 1067
     with open(shared / "data" / "asl_lex" / "wlasl_to_asllex_join.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    clips = [
-        Clip(f"{i}", "x", gloss=r["gloss"]) for i, r in enumerate(rows) for _ in range(int(r["n_instances"]))
-    ]
+    clips = [Clip(f"{i}", "x", gloss=r["gloss"]) for i, r in enumerate(rows) for _ in range(int(r["n_instances"]))]
     unique = [Clip(f"{i}", "x", gloss=clip.gloss) for i, clip in enumerate(clips)]
     coverage = join(Manifest("w", tuple(unique), Path()), table).coverage
     assert (coverage["words_matched"], coverage["clips_matched"]) == (1383, 15911)
@@ -199,6 +194,4 @@ def test_revised_form_names_find_entries(shared: Path) -> None:
     coverage = join(revise(Manifest("w", clips, Path()), labels), table).coverage
     assert coverage["joined_by"] == "form"
     assert coverage["words"] == 1573
-    assert (
-        coverage["words_matched"] > 1098
-    )  # as many as stripping the prefix or taking the first alternative finds
+    assert coverage["words_matched"] > 1098  # as many as stripping the prefix or taking the first alternative finds

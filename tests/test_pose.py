@@ -114,9 +114,7 @@ def test_without_shoulders_the_hands_give_the_scale_and_without_hands_nothing_do
     result, used = normalise(changed(pose, keypoints=keypoints, confidences=confidences))
     assert used == "wrists"
     assert result[:, 33, :2] == pytest.approx(np.zeros((12, 2)), abs=1e-6)
-    assert result[:, 42, 1] == pytest.approx(
-        np.full(12, -1 / 3), abs=1e-5
-    )  # a palm is a third of the shoulders
+    assert result[:, 42, 1] == pytest.approx(np.full(12, -1 / 3), abs=1e-5)  # a palm is a third of the shoulders
     only_nose = np.zeros_like(confidences)
     only_nose[:, 0] = 1
     result, used = normalise(changed(pose, confidences=only_nose))

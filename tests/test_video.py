@@ -81,9 +81,7 @@ def test_time_range_selects_and_renumbers(good: Path, backend: str) -> None:
     assert probe_video(good, start=10 / FPS, end=20 / FPS).frames == 10
 
 
-def test_range_far_into_a_long_video_is_reached_by_jumping(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_range_far_into_a_long_video_is_reached_by_jumping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = make_video(tmp_path / "long.mp4", 200, gop=30)
     monkeypatch.setattr(video, "_SEEK_FROM_S", 1.0)
     decoded: list[float] = []
@@ -227,9 +225,7 @@ def _decodes(path: Path, last: int) -> bool:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("make", [make_playlist, make_hls])
-def test_playlist_under_a_video_name_is_not_followed(
-    tmp_path: Path, good: Path, make: object, backend: str
-) -> None:
+def test_playlist_under_a_video_name_is_not_followed(tmp_path: Path, good: Path, make: object, backend: str) -> None:
     path = make(tmp_path / "clip.mp4", good)
     assert kind_of(path, backend=backend) == "not a video"
 

@@ -158,9 +158,7 @@ def test_box_is_scaled_to_a_shrunk_file_and_clamped() -> None:
 
 
 def test_file_names_with_gloss_and_lost_zeros(tmp_path: Path) -> None:
-    path = write_json(
-        tmp_path / "w.json", {"ice cream": [instance("00020", "train"), instance("00300", "test")]}
-    )
+    path = write_json(tmp_path / "w.json", {"ice cream": [instance("00020", "train"), instance("00300", "test")]})
     (tmp_path / "a").mkdir()
     make_video(tmp_path / "a" / "ice cream_00020_7.mp4", 2)
     make_video(tmp_path / "a" / "ice cream_300_1.mp4", 3)
@@ -172,9 +170,7 @@ def test_file_names_with_gloss_and_lost_zeros(tmp_path: Path) -> None:
         from_wlasl(path, tmp_path / "a", pattern="{gloss}", workers=0)
 
 
-def test_nslt_restricts_checks_and_reports_its_extra_ids(
-    files: tuple[Path, Path, Path], tmp_path: Path
-) -> None:
+def test_nslt_restricts_checks_and_reports_its_extra_ids(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
     entries = {
         "00001": {"subset": "train", "action": [0, 1, 20]},
         "00011": {"subset": "test", "action": [1, 1, 30]},
@@ -194,12 +190,8 @@ def test_nslt_restricts_checks_and_reports_its_extra_ids(
             from_wlasl(files[0], files[1], nslt=nslt, workers=0)
 
 
-def test_revised_labels_replace_classes_and_shrink_splits(
-    files: tuple[Path, Path, Path], tmp_path: Path
-) -> None:
-    labels = Labels(
-        ("same", "unused", "sweet"), {"00001": 0, "00003": 0, "20": 2, "70023": 2}, {"l.csv": "0"}
-    )
+def test_revised_labels_replace_classes_and_shrink_splits(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    labels = Labels(("same", "unused", "sweet"), {"00001": 0, "00003": 0, "20": 2, "70023": 2}, {"l.csv": "0"})
     revised = from_wlasl(files[0], files[1], labels=labels, workers=0)
     assert {clip.clip_id: (clip.form, clip.label, clip.split) for clip in revised if clip.form} == {
         "00001": ("same", 0, "train"),
@@ -213,9 +205,7 @@ def test_revised_labels_replace_classes_and_shrink_splits(
     assert one.classes == ("same",)
     (tmp_path / "l.csv").write_text("00003.mp4 1\n")
     (tmp_path / "names.txt").write_text("a\nb\n")
-    read = from_wlasl(
-        files[0], files[1], labels=tmp_path / "l.csv", label_names=tmp_path / "names.txt", workers=0
-    )
+    read = from_wlasl(files[0], files[1], labels=tmp_path / "l.csv", label_names=tmp_path / "names.txt", workers=0)
     assert [clip.form for clip in read if clip.form] == ["b"]
 
 
@@ -261,9 +251,7 @@ def test_wrong_folders_are_one_line(files: tuple[Path, Path, Path], tmp_path: Pa
 @pytest.mark.real
 def test_the_full_json_with_a_few_real_clips(shared: Path, tmp_path: Path) -> None:
     for name in ("00623", "01383", "07070"):
-        (tmp_path / f"{name}.mp4").write_bytes(
-            (shared / "data" / "wlasl100_clips" / f"{name}.mp4").read_bytes()
-        )
+        (tmp_path / f"{name}.mp4").write_bytes((shared / "data" / "wlasl100_clips" / f"{name}.mp4").read_bytes())
     wlasl = shared / "data" / "wlasl"
     manifest = from_wlasl(wlasl / "WLASL_v0.3.json", tmp_path, nslt=wlasl / "nslt_2000.json", workers=0)
     assert len(manifest) == 21083

@@ -52,9 +52,7 @@ def numbers_of(frames: np.ndarray) -> list[int]:
 
 def _frame(rgb: np.ndarray, pixels: str) -> av.VideoFrame:
     """A frame ready to encode. Converted on one thread: with several, the bytes differ from run to run."""
-    return VideoReformatter().reformat(
-        av.VideoFrame.from_ndarray(rgb, format="rgb24"), format=pixels, threads=1
-    )
+    return VideoReformatter().reformat(av.VideoFrame.from_ndarray(rgb, format="rgb24"), format=pixels, threads=1)
 
 
 def make_video(

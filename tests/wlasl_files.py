@@ -45,8 +45,6 @@ def small_wlasl(folder: Path) -> tuple[Path, Path, Path]:
     (videos / "99999.mp4").write_bytes((videos / "00001.mp4").read_bytes())
     (videos / "notes.txt").write_text("not a video")
     for name, frames in (("00001", 20), ("00003", 7)):
-        pose = Pose(
-            np.full((frames, POINTS, 3), 0.5, np.float32), np.ones((frames, POINTS), np.float32), 25, 96, 64
-        )
+        pose = Pose(np.full((frames, POINTS, 3), 0.5, np.float32), np.ones((frames, POINTS), np.float32), 25, 96, 64)
         write_pose(poses / f"{name}.npz", pose)
     return write_json(folder / "WLASL.json", glosses), videos, poses

@@ -155,17 +155,13 @@ def _table(values: Iterable[str]) -> dict[str, int]:
 
 
 def _signers(manifest: Manifest, splits: Sequence[str]) -> dict[str, Any]:
-    of = {
-        split: {clip.signer for clip in manifest if clip.split == split and clip.signer} for split in splits
-    }
+    of = {split: {clip.signer for clip in manifest if clip.split == split and clip.signer} for split in splits}
     overlap = {}
     for a, b in itertools.combinations([split for split in splits if split != "none"], 2):
         shared = of[a] & of[b]
         overlap[f"{a}/{b}"] = {
             "signers": len(shared),
-            f"{b}_clips_of_signers_in_{a}": sum(
-                clip.split == b and clip.signer in of[a] for clip in manifest
-            ),
+            f"{b}_clips_of_signers_in_{a}": sum(clip.split == b and clip.signer in of[a] for clip in manifest),
         }
     return {"all": len(set().union(*of.values())), "overlap": overlap}
 
@@ -207,9 +203,7 @@ def _duplicates(groups: Sequence[Sequence[Clip]]) -> dict[str, Any]:
         "test_clips_in_train_with_the_same_label": leaks["test_clips_in_train_with_the_same_label"],
         "examples": [
             [f"{clip.clip_id} ({clip.split}, {clip.gloss or clip.label})" for clip in group]
-            for group in sorted(groups, key=lambda group: len({clip.split for clip in group}) < 2)[
-                :_MOST_EXAMPLES
-            ]
+            for group in sorted(groups, key=lambda group: len({clip.split for clip in group}) < 2)[:_MOST_EXAMPLES]
         ],
     }
 

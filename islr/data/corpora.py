@@ -64,9 +64,7 @@ def from_folder(
             raise UserError(f"{inside} is not inside the data root {base}")
 
     places = [PurePosixPath(path.relative_to(folder).as_posix()) for path in paths]
-    splits = [
-        _SPLIT_NAMES.get(place.parts[0].lower(), "") if len(place.parts) > 1 else "" for place in places
-    ]
+    splits = [_SPLIT_NAMES.get(place.parts[0].lower(), "") if len(place.parts) > 1 else "" for place in places]
     have_splits = all(splits)
     below = [place.parts[1:-1] if have_splits else place.parts[:-1] for place in places]
     if labelled is None:
@@ -79,9 +77,7 @@ def from_folder(
 
     clips: list[Clip] = []
     seen: dict[str, PurePosixPath] = {}
-    results = scan(
-        [Job(path) for path in paths], base, workers=workers, cache=cache_beside(out), progress=progress
-    )
+    results = scan([Job(path) for path in paths], base, workers=workers, cache=cache_beside(out), progress=progress)
     for path, place, split, parts, found in zip(paths, places, splits, below, results, strict=True):
         clip_id = place.with_suffix("").as_posix()
         if clip_id in seen:

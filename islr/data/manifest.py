@@ -166,9 +166,7 @@ class Manifest:
         """The clips of a split (None = all) with a status (None = any)."""
         if split is not None and split not in SPLITS:
             raise UserError(f"unknown split '{split}'; splits are {', '.join(SPLITS)}")
-        return self.replace(
-            clip for clip in self if split in (None, clip.split) and status in (None, clip.status)
-        )
+        return self.replace(clip for clip in self if split in (None, clip.split) and status in (None, clip.status))
 
     def replace(self, clips: Iterable[Clip]) -> "Manifest":
         """The same corpus with other rows."""

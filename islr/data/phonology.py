@@ -114,9 +114,7 @@ class Phonology:
 
         rows = np.stack([self.targets[feature] for feature in self.features], axis=1)  # [clips, features]
         # One row per sign is enough: all clips of a sign have the same targets.
-        for sign, row in {
-            sign: tuple(row.tolist()) for sign, row in zip(self.signs, rows, strict=True)
-        }.items():
+        for sign, row in {sign: tuple(row.tolist()) for sign, row in zip(self.signs, rows, strict=True)}.items():
             if sign:
                 keys = [*sign.split("|"), *([row] if max(row) != UNKNOWN else [])]
                 for key in keys:

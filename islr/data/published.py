@@ -147,9 +147,7 @@ def _measured(row: Row, job: Job, result: Scanned) -> dict[str, Any]:
     }
 
 
-def from_openasl(
-    tsv: str | Path, videos: str | Path, *, boxes: str | Path | None = None, **options: Any
-) -> Manifest:
+def from_openasl(tsv: str | Path, videos: str | Path, *, boxes: str | Path | None = None, **options: Any) -> Manifest:
     """OpenASL: a tsv with vid, yid, start, end (and split); `<yid>.mp4` are whole videos; boxes by vid."""
     known = _json(boxes, dict) if boxes is not None else {}
     rows = [
@@ -255,9 +253,7 @@ def from_lsa64(
     """
     names: dict[int, str] = {}
     if signs is not None:
-        names = {
-            int(line.split("|")[0]): line.split("|")[1] for line in _text(signs).splitlines() if "|" in line
-        }
+        names = {int(line.split("|")[0]): line.split("|")[1] for line in _text(signs).splitlines() if "|" in line}
     rows = []
     for path in find_videos(videos):
         match = re.fullmatch(r"(\d{3})_(\d{3})_(\d{3})", path.stem)
@@ -285,9 +281,7 @@ def from_slovo(annotations: str | Path, videos: str | Path, **options: Any) -> M
     return assemble(rows, videos, name="slovo", sources=[annotations], **options)
 
 
-def from_id_list(
-    ids: str | Path, videos: str | Path, *, name: str = "youtube-asl", **options: Any
-) -> Manifest:
+def from_id_list(ids: str | Path, videos: str | Path, *, name: str = "youtube-asl", **options: Any) -> Manifest:
     """A list of video ids, one a line (YouTube-ASL): whole unlabelled videos."""
     listed = [line.strip() for line in _text(ids).splitlines() if line.strip()]
     if not listed:

@@ -277,15 +277,11 @@ def _match(files: Iterable[Path], wanted: set[str], pattern: str) -> tuple[dict[
         else:
             unused += 1
     if not found:
-        raise UserError(
-            f"no video is named '{pattern}' with an id of the json; use --pattern for other names"
-        )
+        raise UserError(f"no video is named '{pattern}' with an id of the json; use --pattern for other names")
     return found, unused
 
 
-def _check_nslt(
-    instances: list[Instance], glosses: list[str], path: Path, notes: dict[str, Any]
-) -> list[Instance]:
+def _check_nslt(instances: list[Instance], glosses: list[str], path: Path, notes: dict[str, Any]) -> list[Instance]:
     entries = _read_json(path)
     known = {instance.video_id: instance for instance in instances}
     try:
