@@ -32,7 +32,7 @@ from probe.blocks import Blocks, product_nt, row_counts
 from probe.descent import Descent
 
 GRADIENT_TOLERANCE = 1e-4  # scikit-learn's default: largest |gradient| of the mean objective
-DECREMENT_TOLERANCE = 1e-4  # estimated gap to the optimum, relative to the objective
+DECREMENT_TOLERANCE = 2e-5  # estimated gap to the optimum, relative to the objective
 MAX_ITERATIONS = 1000
 RANK_TOLERANCE = 1e-10  # covariance eigenvalues below this part of the largest are directions without data
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from probe.benchmark import compare
 from probe.blocks import row_counts
 from probe.linear import LinearProbes
 
@@ -211,6 +212,15 @@ def test_limited_rank_is_a_principal_component_regression() -> None:
     model = LogisticRegression(C=0.1, tol=1e-8, max_iter=5000).fit(reduced[y >= 0], y[y >= 0])
     fit = LinearProbes(x, labels, max_rank=4).fit(0.1)
     assert fit.objective[0] == pytest.approx(objective(reduced, y, model, 0.1), rel=1e-3)
+
+
+def test_the_benchmark_compares_like_with_like() -> None:
+    found = compare(samples=400, width=32, targets=3, penalties=(1e-2, 1e-1))
+    assert found.fits == 6
+    assert found.converged
+    assert found.objective_gap < 1e-3
+    assert found.ratio == found.theirs / found.ours > 0
+    assert "ratio" in str(found)
 
 
 @pytest.mark.gpu
