@@ -96,15 +96,16 @@ MANIFEST = corpus(
     ("test", "desert", "dry"),
     ("test", "desert", "sand"),
     ("test", "desert", "new"),
+    ("test", "like", "dry"),
     ("test", "common", ""),
 )
 
 
 def test_ceiling_is_the_best_guess_of_a_perfect_form_recogniser() -> None:
     result = label_ceiling(MANIFEST, FormTable.count(MANIFEST))
-    assert (result["n"], result["of"], result["unseen"]) == (5, 6, 1)
-    assert result["top1"] == pytest.approx(3 / 5)  # like, desert, desert; never also, and "new" was not in training
-    assert result["top5"] == pytest.approx(4 / 5)
+    assert (result["n"], result["of"], result["unseen"]) == (6, 7, 1)
+    assert result["top1"] == pytest.approx(3 / 6)  # like, desert, desert; never also, and "new" was not in training
+    assert result["top5"] == pytest.approx(4 / 6)  # "like" never had the form dry: no guess, however many are allowed
     assert result["top1_other_ties"] == result["top1"]
 
 

@@ -125,8 +125,9 @@ def test_range_applies_to_uncut_videos_only(tmp_path: Path) -> None:
         "13": (200, 260),
         "14": (26, -1),
         "15": (99, -1),
+        "16": (2, 30),
     }
-    frames = {"10": 60, "11": 30, "12": 25, "13": 60, "14": 60, "15": 60}
+    frames = {"10": 60, "11": 30, "12": 25, "13": 60, "14": 60, "15": 60, "16": 29}
     fps = {"11": 30}
     items = [instance(n, "train", frame_start=a, frame_end=b) for n, (a, b) in ranges.items()]
     for name, count in frames.items():
@@ -140,9 +141,10 @@ def test_range_applies_to_uncut_videos_only(tmp_path: Path) -> None:
         "13": (None, None, 60),  # the range lies outside: already cut
         "14": (1.0, None, 35),
         "15": (None, None, 60),
+        "16": (None, None, 29),  # would fit, but the file is exactly as long as the range
     }
     assert manifest.notes["ranges_used"] == 2
-    assert manifest.notes["ranges_of_clips_already_cut"] == 4
+    assert manifest.notes["ranges_of_clips_already_cut"] == 5
 
 
 def test_box_is_scaled_to_a_shrunk_file_and_clamped() -> None:
