@@ -6,6 +6,7 @@ instead.
 """
 
 import csv
+import importlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -275,7 +276,7 @@ def _text(path: Path) -> str:
 
 def _sheet(path: Path) -> list[list[str]]:
     try:
-        import openpyxl
+        openpyxl = importlib.import_module("openpyxl")
     except ImportError:
         raise UserError(f"{path}: to read xlsx, `pip install islr-bench[xlsx]` or save it as csv") from None
     if not path.is_file():
