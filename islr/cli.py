@@ -103,6 +103,11 @@ def synth(
     size: Annotated[int, typer.Option(min=64, help="width and height in pixels")] = 128,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     vocabulary: Annotated[Literal["a", "b"], typer.Option(help="built-in lexicon; a and b share no sign")] = "a",
+    setting: Annotated[
+        Literal["varied", "studio"], typer.Option(help="everybody at home, or one wall and plain clothes")
+    ] = "varied",
+    val_signers: Annotated[int, typer.Option(min=0)] = 2,
+    test_signers: Annotated[int, typer.Option(min=0)] = 2,
     name: Annotated[str, typer.Option(help="corpus name in the manifest")] = "",
     workers: Annotated[int, typer.Option(min=1)] = 1,
 ) -> None:
@@ -118,6 +123,9 @@ def synth(
         reps=reps,
         size=size,
         seed=seed,
+        val_signers=val_signers,
+        test_signers=test_signers,
+        setting=setting,
         name=name,
         workers=workers,
     )
@@ -175,8 +183,9 @@ def probe(config: ConfigFile, overrides: Overrides = None) -> None:
     from islr.config import load_config
     from probe.config import ProbeConfig
     from probe.protocol import run_probe
+    from probe.tables import render
 
-    run_probe(load_config(ProbeConfig, config, overrides or []))
+    print(render(run_probe(load_config(ProbeConfig, config, overrides or []))))
 
 
 @app.command()
@@ -211,9 +220,16 @@ def perf(
     what: Annotated[Literal["hog", "probe", "all"], typer.Argument()] = "all",
 ) -> None:
     """Measure our code beside well-known or straightforward code, in one run, on one thread."""
-    from islr.perf import run_perf
+    from islr.perf import run_contests
 
-    run_perf(what)
+    if what in ("hog", "all"):
+        from pretrain.hog import speed_contest
+
+        run_contests([speed_contest()])
+    if what in ("probe", "all"):
+        from probe.benchmark import compare
+
+        print(compare())
 
 
 @data_app.command("wlasl")

@@ -170,7 +170,7 @@ class ClipStore:
             clip = self.manifest.clips[index]
             path = self.manifest.pose_of(clip)
             if path is None:
-                raise DecodeError("no pose", str(clip.clip_id))
+                raise DecodeError("pose", clip.clip_id, "it has no pose file")
             try:
                 pose = read_pose(path)
             except (OSError, ValueError) as error:

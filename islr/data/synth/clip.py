@@ -36,10 +36,15 @@ class Take:
 
 
 def film(
-    sign: Sign, take: Take, seed: int, size: int, rates: tuple[Fraction, ...] = FRAME_RATES
+    sign: Sign,
+    take: Take,
+    seed: int,
+    size: int,
+    rates: tuple[Fraction, ...] = FRAME_RATES,
+    setting: str = "varied",
 ) -> tuple[Shot, Iterator[np.ndarray], Fraction]:
     """One clip as its projected geometry, its pictures (drawn while iterating) and its frame rate."""
-    signer = make_signer(seed, take.signer, rates)
+    signer = make_signer(seed, take.signer, rates, setting)
     rng = clip_generator(seed, take.sign, take.signer, take.rep)
     camera, style = clip_camera(signer.camera, rng), clip_style(signer.style, rng)
     performance = perform(sign, signer.body, style, float(signer.fps), rng)

@@ -49,6 +49,12 @@ _HAIR: tuple[Color, ...] = (
 )
 NECKLINES = ("round", "v", "collar")
 
+# Where signers are filmed. `varied`: every signer at home, in their own clothes. `studio`: before one plain wall, in
+# plain dark or light clothes, evenly lit, as in recordings made for a dictionary (ASL-LEX, ASL Signbank).
+SETTINGS = ("varied", "studio")
+_STUDIO_WALL: Color = (92, 116, 148)
+_STUDIO_CLOTHES: tuple[Color, Color] = ((38, 38, 44), (214, 212, 206))
+
 
 @dataclass(frozen=True)
 class Look:
@@ -130,8 +136,8 @@ def clip_generator(seed: int, sign: int, signer: int, rep: int) -> np.random.Gen
     return generator(seed, _CLIP_STREAM, sign, signer, rep)
 
 
-def make_signer(seed: int, index: int, rates: tuple[Fraction, ...] = FRAME_RATES) -> Signer:
-    """The signer with this index in the world of this seed."""
+def make_signer(seed: int, index: int, rates: tuple[Fraction, ...] = FRAME_RATES, setting: str = "varied") -> Signer:
+    """The signer with this index in the world of this seed; the same person in every setting."""
     rng = generator(seed, _SIGNER_STREAM, index)
     tall = rng.uniform(0.94, 1.06)
     body = Body(
@@ -160,7 +166,8 @@ def make_signer(seed: int, index: int, rates: tuple[Fraction, ...] = FRAME_RATES
         shift=(rng.uniform(-0.03, 0.03), rng.uniform(-0.015, 0.02)),
     )
     fps = rates[int(rng.integers(len(rates)))]
-    return Signer(index, body, style, _look(rng), camera, fps)
+    look = _look(rng)
+    return Signer(index, body, style, _in_studio(look) if setting == "studio" else look, camera, fps)
 
 
 def _look(rng: np.random.Generator) -> Look:
@@ -186,6 +193,22 @@ def _look(rng: np.random.Generator) -> Look:
         shading=rng.uniform(0.45, 0.9),
         gain=(exposure * (1 + warm), exposure, exposure * (1 - warm)),
         noise=rng.uniform(1.0, 3.5),
+    )
+
+
+def _in_studio(look: Look) -> Look:
+    """The same person before the studio's wall, in the clothes their hands stand out from best."""
+    clothes = max(_STUDIO_CLOTHES, key=lambda color: abs(_luma(color) - _luma(look.skin)))
+    exposure = sum(look.gain) / 3
+    return replace(
+        look,
+        clothes=clothes,
+        sleeve=0.93,
+        stripes=False,
+        backdrop="plain",
+        backdrop_colors=(_STUDIO_WALL, _STUDIO_WALL),
+        gain=(exposure, exposure, exposure),
+        noise=min(look.noise, 1.5),
     )
 
 

@@ -24,7 +24,7 @@ from islr.data.pose import read_pose, write_pose
 from islr.data.synth.clip import Take, box_around, encode, film, pose_of_shot
 from islr.data.synth.design import built_in_lexicon
 from islr.data.synth.lexicon import Sign, coverage, read_lexicon, write_lexicon
-from islr.data.synth.signer import FRAME_RATES, make_signer
+from islr.data.synth.signer import SETTINGS, FRAME_RATES, make_signer
 from islr.data.video import decode, probe_video
 from islr.errors import UserError
 from islr.files import file_sha256, write_atomic
@@ -50,6 +50,7 @@ class SynthOptions:
         val_signers, test_signers: the last signers belong to test, those before them to val, the others to train.
         fps: slowest and fastest frame rate among 24, 25, 29.97 and 30.
         workers: processes; the files do not depend on it.
+        setting: "varied", everybody at home, or "studio", one wall and plain clothes.
         name: corpus name in the manifest; "" makes one from variant and seed.
     """
 
@@ -64,6 +65,7 @@ class SynthOptions:
     test_signers: int = 2
     fps: tuple[float, float] = (24.0, 30.0)
     workers: int = 1
+    setting: str = "varied"
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -79,6 +81,8 @@ class SynthOptions:
                 f"val_signers {self.val_signers} and test_signers {self.test_signers} leave none of"
                 f" {self.signers} signers to train on"
             )
+        if self.setting not in SETTINGS:
+            raise UserError(f"setting is '{self.setting}'; it must be {' or '.join(SETTINGS)}")
         if not self.rates():
             raise UserError(f"fps {self.fps[0]:g} to {self.fps[1]:g} holds none of 24, 25, 29.97, 30")
 
@@ -144,7 +148,7 @@ def write_take(out: Path, sign: Sign, take: Take, options: SynthOptions) -> Writ
     kept = _kept(video, pose_file, name)
     if kept is not None:
         return kept
-    shot, pictures, fps = film(sign, take, options.seed, options.size, options.rates())
+    shot, pictures, fps = film(sign, take, options.seed, options.size, options.rates(), options.setting)
     data, count = encode(pictures, fps, options.size)
     pose = pose_of_shot(shot, float(fps))
     write_atomic(video, data)
