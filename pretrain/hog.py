@@ -121,7 +121,7 @@ def dense_hog(frames: Tensor) -> Tensor:
 
 
 def speed_contest(frames: int = 16, size: int = 224) -> Contest:
-    """Targets of one clip under the published mask, beside the dense computation of every cell that one writes first."""
+    """Targets of one clip under the published mask, beside the dense computation that one writes first."""
     rng = np.random.Generator(np.random.Philox(0))
     clip = torch.from_numpy(rng.integers(0, 256, (1, CHANNELS, frames, size, size), dtype=np.uint8))
     cells = cube_mask((frames // 2, size // 32, size // 32), 0.4, rng)

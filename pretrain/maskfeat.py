@@ -55,11 +55,11 @@ def views(config: Config, input_spec: InputSpec) -> View:
     """One augmented clip and its mask, bool `[t, H / mask_pixels, W / mask_pixels]`, true = hidden.
 
     Raises:
-        UserError: The size is no multiple of the mask's cells.
+        UserError: The size is no multiple of the mask's cells, or holds too few of them.
     """
-    if input_spec.size % config.mask_pixels:
+    if input_spec.size % config.mask_pixels or input_spec.size < 2 * config.mask_pixels:
         raise UserError(
-            f"mask_pixels={config.mask_pixels} does not divide the encoder's size={input_spec.size}"
+            f"mask_pixels={config.mask_pixels} does not divide, twice or more, the encoder's size={input_spec.size}"
         )
     cells = input_spec.size // config.mask_pixels
     window = (input_spec.frames // FRAMES_PER_TOKEN, cells, cells)
@@ -169,9 +169,7 @@ class MaskFeat(nn.Module):
 def _cells(features: Tensor, grid: tuple[int, int, int]) -> np.ndarray:
     """Features of all tokens as histograms per cell, averaged over colours: `[B, t, rows, columns, 9]`."""
     side = round((features.shape[1] / (CHANNELS * BINS)) ** 0.5)  # cells along a token's side
-    tokens = (
-        features.float().view(-1, *grid, CHANNELS, BINS, side, side).mean(dim=4)
-    )  # [B, t, h, w, 9, cy, cx]
+    tokens = features.float().view(-1, *grid, CHANNELS, BINS, side, side).mean(dim=4)  # [B, t, h, w, 9, cy, cx]
     cells = tokens.permute(0, 1, 2, 5, 3, 6, 4).flatten(4, 5).flatten(2, 3)
     return cells.cpu().numpy()
 

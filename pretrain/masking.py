@@ -88,17 +88,23 @@ def _inner_cuboid(window: tuple[int, int, int], rng: np.random.Generator) -> tup
 def motion_mask(motion: np.ndarray, ratio: float, guidance: float, rng: np.random.Generator) -> np.ndarray:
     """Hide the tokens that move most, up to chance.
 
+    Movement counts by its rank among the moments of the same part. Divided by the clip's largest instead, one jerk
+    would hide the rest of the movement, and a hand that keeps moving would never be seen at all.
+
     Args:
-        motion: Amount of movement of each token, any shape, at least 0.
+        motion: Amount of movement, `[T, P]` moments and parts.
         ratio: Share of the tokens to hide; the count is exact.
-        guidance: Weight of movement (scaled to 0..1 by the clip's largest) against uniform chance; 0 = all
-            chance.
+        guidance: Weight of movement (rank, 0..1) against uniform chance; 0 = all chance.
         rng: Source of all choices.
 
     Returns:
-        bool, true = hidden.
+        bool `[T, P]`, true = hidden.
     """
-    score = rng.random(motion.shape) + guidance * motion / max(float(motion.max()), 1e-6)
+    score = rng.random(motion.shape)
+    # Equal movements are ranked by chance.
+    order = np.lexsort((rng.random(motion.shape), motion), axis=0)
+    ranks = np.argsort(order, axis=0) / max(len(motion) - 1, 1)
+    score += guidance * ranks
     mask = np.zeros(motion.shape, dtype=bool)
     mask.flat[np.argsort(score, axis=None)[score.size - round(score.size * ratio) :]] = True
     return mask

@@ -52,9 +52,7 @@ def hog_picture(histogram: np.ndarray, brightness: np.ndarray | None = None) -> 
     """
     rows, columns, bins = histogram.shape
     side = max(math.ceil(SIDE / min(rows, columns)), 12)
-    strength = (
-        np.clip(histogram, 0, 1) if brightness is None else np.clip(histogram, 0, 1) * brightness[..., None]
-    )
+    strength = np.clip(histogram, 0, 1) if brightness is None else np.clip(histogram, 0, 1) * brightness[..., None]
     canvas = np.einsum("rck,kyx->rycx", strength, _strokes(bins, side)).reshape(rows * side, columns * side)
     return np.clip(canvas * 255, 0, 255).astype(np.uint8)[..., None].repeat(3, axis=2)
 

@@ -42,6 +42,7 @@ from pretrain.masking import motion_mask
 from pretrain.pictures import skeleton_picture
 
 MODALITY = "pose"
+POSE_POINTS = (list(BODY_POINTS), LEFT_HAND, RIGHT_HAND)  # of the three parts, in a pose's 75
 
 
 class Config(BaseConfig):
@@ -86,9 +87,8 @@ def part_motion(pose: np.ndarray, stride: int) -> np.ndarray:
     before, after = pose[starts], pose[np.minimum(starts + stride, last)]
     moved = np.abs(after[..., :2] - before[..., :2]).mean(axis=-1)  # [T, 75]
     both = ((before[..., 2] > 0) & (after[..., 2] > 0)).astype(np.float32)
-    points = (list(BODY_POINTS), LEFT_HAND, RIGHT_HAND)
     return np.stack(
-        [(moved * both)[:, part].sum(1) / np.maximum(both[:, part].sum(1), 1) for part in points], axis=1
+        [(moved * both)[:, part].sum(1) / np.maximum(both[:, part].sum(1), 1) for part in POSE_POINTS], axis=1
     )
 
 
@@ -179,18 +179,18 @@ class PoseMAE(nn.Module):
         rebuilt = self.rebuild(clip, mask).cpu().numpy()
         panels: dict[str, list[np.ndarray]] = {"input": [], "visible": [], "predicted": []}
         for pose, guess, hidden in zip(clip.cpu().numpy(), rebuilt, mask.cpu().numpy(), strict=True):
+            seen = np.stack([pose[:, points, 2].any(axis=1) for points in POSE_POINTS], axis=1)  # [T, P]
+            telling = (hidden.sum(axis=1) == len(PARTS) - 1) & (seen & ~hidden).any(axis=1)
             far_from_middle = np.abs(np.arange(len(pose)) - len(pose) // 2)
-            time = int(np.argmin(far_from_middle + len(pose) * (hidden.sum(axis=1) != len(PARTS) - 1)))
+            time = int(np.argmin(far_from_middle + len(pose) * ~telling))
             marked = np.zeros(pose.shape[1], bool)
-            for part, points in enumerate((list(BODY_POINTS), LEFT_HAND, RIGHT_HAND)):
+            for part, points in enumerate(POSE_POINTS):
                 marked[points] = hidden[time, part]
             unseen = pose[time].copy()
             unseen[marked, 2] = 0
             panels["input"].append(skeleton_picture(pose[time]))
             panels["visible"].append(skeleton_picture(unseen))
-            panels["predicted"].append(
-                skeleton_picture(np.where(marked[:, None], guess[time], pose[time]), marked)
-            )
+            panels["predicted"].append(skeleton_picture(np.where(marked[:, None], guess[time], pose[time]), marked))
         return {name: np.stack(images) for name, images in panels.items()}
 
     def rebuild(self, clip: Tensor, mask: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """How the recorded oracles were made: the seed procedures of the index, and encoders from its overrides."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,14 @@ def fill_parameters(parameters: dict[str, Tensor], seed: int) -> None:
             values = values * np.float32((1 / target[0].numel()) ** 0.5)
         with torch.no_grad():
             target.copy_(values.view_as(target))
+
+
+def parameter_sha256(parameters: dict[str, Tensor]) -> str:
+    """The index's digest: float32 bytes of all parameters in sorted-name order."""
+    digest = hashlib.sha256()
+    for name in sorted(parameters):
+        digest.update(parameters[name].detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def slowfast_parameters(encoder: MViTEncoder, beside: dict[str, nn.Parameter]) -> dict[str, Tensor]:

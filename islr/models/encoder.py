@@ -20,6 +20,9 @@ NORM_EPS = 1e-6  # of every LayerNorm here, as in the MViT and ViT families
 INIT_STD = 0.02  # of truncated normals, as in the same families
 
 
+HeadNorm = Literal["layer", "batch"]
+
+
 class EncoderConfig(Config):
     """Which encoder a run builds, and the weights it starts from."""
 
@@ -142,21 +145,35 @@ class Encoder(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Mean-pooled tokens -> LayerNorm -> Linear (MaskFeat fine-tuning, arXiv 2112.09133 section 4).
+    """Pooled tokens -> norm -> Linear (MaskFeat fine-tuning, arXiv 2112.09133 section 4, has LayerNorm).
 
     Args:
         encoder: Its `forward` gives the pooled tokens.
         num_classes: Width of the result.
         dropout: Applied before the linear layer.
         head_init_scale: Multiplies the fresh head, so that training starts near uniform scores.
+        norm: `layer`, or `batch`: a BatchNorm without affine parameters (as in MAE's probes, arXiv 2111.06377
+            A.1). It removes what all clips have in common, which for signers before a camera is most of the
+            features; training from few clips then starts at once.
+
+    Raises:
+        UserError: Another `norm`.
     """
 
     def __init__(
-        self, encoder: Encoder, num_classes: int, dropout: float = 0.0, head_init_scale: float = 0.001
+        self,
+        encoder: Encoder,
+        num_classes: int,
+        dropout: float = 0.0,
+        head_init_scale: float = 0.001,
+        norm: HeadNorm = "layer",
     ) -> None:
         super().__init__()
+        if norm not in ("layer", "batch"):
+            raise UserError(f"norm='{norm}' is unknown; it is one of layer, batch")
         self.encoder = encoder
-        self.norm = nn.LayerNorm(encoder.dim, eps=NORM_EPS)
+        layer_norm = norm == "layer"
+        self.norm = nn.LayerNorm(encoder.dim, eps=NORM_EPS) if layer_norm else nn.BatchNorm1d(encoder.dim, affine=False)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(encoder.dim, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=INIT_STD)

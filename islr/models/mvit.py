@@ -8,12 +8,12 @@ Shapes: B batch, T H W frames and pixels, t h w a token grid, N = t * h * w toke
 width. Token sequences are `[B, 1 + N, D]`, the class token first.
 """
 
+import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.video.mvit import MViT
 
@@ -23,7 +23,12 @@ from islr.models.mvit_blocks import Grid, PooledBlock, block_settings
 
 # SlowFast's configs: DATA.MEAN, DATA.STD, the same for every channel.
 PIXEL_MEAN, PIXEL_STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
+FAN_IN_POSITION_STD = 0.5  # a third of what the patch embedding of a picture then varies by
 SLOWFAST_BIAS = 0.02  # SlowFast starts all Linear and LayerNorm biases here, torchvision at 0
+
+
+Pool = Literal["mean", "class"]
+Init = Literal["slowfast", "torchvision", "fan_in"]
 
 
 class BlockOutput(NamedTuple):
@@ -59,8 +64,14 @@ class MViTEncoder(Encoder):
             form) or in the MLP of the block before it (MaskFeat's form).
         pool: What `forward` returns of the last block: the mean of the patch tokens, or the class token.
         drop_path: Stochastic depth of the last block; earlier blocks have proportionally less.
-        init: `slowfast` (truncated normal, biases .02), or `torchvision` (biases 0, convolutions at PyTorch's
-            default).
+        init: `slowfast` (truncated normal of .02, biases .02); `torchvision` (the same with biases 0 and
+            convolutions at PyTorch's default); or `fan_in` (truncated normal of 1 / sqrt(inputs), biases 0),
+            with which narrow encoders start to learn many times sooner.
+        positions: Add learned absolute positions, separate in space and time (MViTv1's `SEP_POS_EMBED`), to
+            the patch embeddings. Where a hand is distinguishes signs, and the mean of the tokens forgets it.
+        change_channels: Share of the patch embedding that sees change alone: from each of its channels the
+            mean over the clip's visible moments at the same place is subtracted. A fixed camera's background
+            and the signer's clothes vanish there and stay in the other channels.
 
     Raises:
         UserError: The frame count or size does not fit the strides.
@@ -82,23 +93,26 @@ class MViTEncoder(Encoder):
         patch_stride: Grid = (2, 4, 4),
         patch_padding: Grid = (1, 3, 3),
         widen_in: Literal["attention", "mlp"] = "mlp",
-        pool: Literal["mean", "class"] = "mean",
+        pool: Pool = "mean",
         drop_path: float = 0.0,
-        init: Literal["slowfast", "torchvision"] = "slowfast",
+        init: Init = "slowfast",
+        positions: bool = False,
+        change_channels: float = 0.0,
     ) -> None:
         super().__init__()
-        if pool not in ("mean", "class") or init not in ("slowfast", "torchvision"):
-            raise UserError(
-                f"pool is 'mean' or 'class' and init 'slowfast' or 'torchvision', not '{pool}', '{init}'"
-            )
+        if depth < 2:
+            raise UserError(f"depth={depth}: an MViT has at least two blocks")
+        if not 0 <= change_channels <= 1:
+            raise UserError(f"change_channels={change_channels} is a share, from 0 to 1")
+        for name, value, known in (("pool", pool, get_args(Pool)), ("init", init, get_args(Init))):
+            if value not in known:
+                raise UserError(f"{name}='{value}' is unknown; it is one of {', '.join(known)}")
         _check_multiple("frames", frames, patch_stride[0])
         spatial_stride = patch_stride[1]
         for stride in q_stride.values():
             spatial_stride *= stride
         _check_multiple("size", size, spatial_stride)
-        blocks = block_settings(
-            depth, embed_dim, num_heads, dim_mul, head_mul, q_stride, kv_stride, widen_in
-        )
+        blocks = block_settings(depth, embed_dim, num_heads, dim_mul, head_mul, q_stride, kv_stride, widen_in)
         trunk = MViT(
             spatial_size=(size, size),
             temporal_size=frames,
@@ -123,8 +137,15 @@ class MViTEncoder(Encoder):
         self.input_spec = InputSpec(frames, size, PIXEL_MEAN, PIXEL_STD, "video")
         self.layer_dims = [block.output_channels for block in blocks]
         self.dim = self.layer_dims[-1]
-        if init == "slowfast":
-            self.apply(_slowfast_init)
+        if init != "torchvision":
+            self.apply(_slowfast_init if init == "slowfast" else _fan_in_init)
+        self.change_channels = round(embed_dim * change_channels)
+        self.pos_space: nn.Parameter | None = None
+        self.pos_time: nn.Parameter | None = None
+        if positions:
+            std = FAN_IN_POSITION_STD if init == "fan_in" else INIT_STD
+            self.pos_space = nn.Parameter(torch.randn(self.patch_grid[1] * self.patch_grid[2], embed_dim) * std)
+            self.pos_time = nn.Parameter(torch.randn(self.patch_grid[0], embed_dim) * std)
 
     @property
     def grids(self) -> list[Grid]:
@@ -152,12 +173,16 @@ class MViTEncoder(Encoder):
             mask_token: `[D_0]`, put in place of the hidden patches' embeddings (arXiv 2112.09133 section 3).
         """
         self.check_clip(clip)
-        tokens = self.conv_proj(clip).flatten(2).transpose(1, 2)  # [B, N, D_0]
-        if mask is not None:
+        tokens = self.conv_proj(clip).flatten(3).permute(0, 2, 3, 1)  # [B, t, h * w, D_0]
+        hidden = None if mask is None else resize_mask(mask, self.patch_grid).flatten(2)[..., None]
+        if self.change_channels:
+            tokens = _less_the_mean(tokens, hidden, self.change_channels)
+        if hidden is not None:
             assert mask_token is not None
-            hidden = resize_mask(mask, self.patch_grid).flatten(1)[..., None]  # [B, N, 1]
             tokens = torch.where(hidden, mask_token.to(tokens.dtype), tokens)
-        tokens, grid = self.pos_encoding(tokens), self.patch_grid
+        if self.pos_space is not None and self.pos_time is not None:
+            tokens = tokens + self.pos_time[:, None] + self.pos_space
+        tokens, grid = self.pos_encoding(tokens.flatten(1, 2)), self.patch_grid  # [B, 1 + N, D_0]
         outputs = []
         for block in self.blocks:
             tokens, grid = block(tokens, grid)
@@ -165,30 +190,52 @@ class MViTEncoder(Encoder):
         return outputs
 
     def layer_of(self, parameter_name: str) -> int:
-        """0 for the patch embedding and the class token, i + 1 for block i."""
+        """0 for the patch embedding, the positions and the class token, i + 1 for block i."""
         if parameter_name.startswith("blocks."):
             return int(parameter_name.split(".")[1]) + 1
-        assert parameter_name.startswith(("conv_proj.", "pos_encoding.")), parameter_name
+        assert parameter_name.startswith(("conv_proj.", "pos_")), parameter_name
         return 0
 
     def resize_parameter(self, name: str, value: Tensor, length: int) -> Tensor | None:
-        """Relative position tables follow the token grid; SlowFast resizes them linearly when it loads."""
-        is_table = name.rpartition(".")[2] in ("rel_pos_t", "rel_pos_h", "rel_pos_w") and value.ndim == 2
-        return interpolate_positions(value, length) if is_table else None
+        """Position tables follow the token grid: linear along one axis (as SlowFast loads), bilinear in space."""
+        table = name.rpartition(".")[2]
+        if value.ndim == 2 and table in ("rel_pos_t", "rel_pos_h", "rel_pos_w", "pos_time"):
+            return interpolate_positions(value, length)
+        if value.ndim == 2 and table == "pos_space":
+            old, new = math.isqrt(len(value)), math.isqrt(length)
+            tall = interpolate_positions(value.reshape(old, -1), new).view(new, old, -1)  # [new, old, D]
+            wide = interpolate_positions(tall.transpose(0, 1).flatten(1), new).view(new, new, -1)  # [w, h, D]
+            return wide.transpose(0, 1).flatten(0, 1)
+        return None
+
+
+def _less_the_mean(tokens: Tensor, hidden: Tensor | None, channels: int) -> Tensor:
+    """Subtract the mean over visible moments from the first `channels` of `[B, t, h * w, D]`.
+
+    Args:
+        tokens: Patch embeddings.
+        hidden: bool `[B, t, h * w, 1]`; what is hidden must not enter the mean that visible tokens carry.
+        channels: How many of D see change alone.
+    """
+    change, rest = tokens.split((channels, tokens.shape[-1] - channels), dim=-1)
+    if hidden is None:
+        mean = change.mean(dim=1, keepdim=True)
+    else:
+        visible = hidden.logical_not().to(tokens.dtype)
+        mean = (change * visible).sum(dim=1, keepdim=True) / visible.sum(dim=1, keepdim=True).clamp(min=1)
+    return torch.cat([change - mean, rest], dim=-1)
 
 
 def resize_mask(mask: Tensor, grid: Grid) -> Tensor:
-    """Nearest resize of a bool mask `[B, t, h, w]` along height and width to `grid`; time must agree.
+    """Repeat the cells of a bool mask `[B, t, h, w]` along height and width until it fits `grid`.
 
     Raises:
-        UserError: The time axes differ, or a side of one is no multiple of the other's.
+        UserError: The time axes differ, or a cell does not cover whole tokens.
     """
     height, width = mask.shape[2:]
-    if mask.shape[1] != grid[0] or any(
-        max(a, b) % min(a, b) for a, b in ((height, grid[1]), (width, grid[2]))
-    ):
+    if mask.shape[1] != grid[0] or grid[1] % height or grid[2] % width:
         raise UserError(f"a mask of {list(mask.shape[1:])} cells does not fit a token grid of {list(grid)}")
-    return F.interpolate(mask.float(), size=grid[1:], mode="nearest") > 0.5
+    return mask.repeat_interleave(grid[1] // height, dim=2).repeat_interleave(grid[2] // width, dim=3)
 
 
 def _check_multiple(name: str, value: int, stride: int) -> None:
@@ -210,13 +257,25 @@ def _slowfast_init(module: nn.Module) -> None:
         nn.init.constant_(module.bias, SLOWFAST_BIAS)
 
 
+def _fan_in_init(module: nn.Module) -> None:
+    """Keep the variance of what passes through: truncated normal of 1 / sqrt(inputs), LayerNorm at 1, biases 0."""
+    if isinstance(module, nn.Linear | nn.Conv3d):
+        nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+    elif isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+    if isinstance(module, nn.Linear | nn.Conv3d | nn.LayerNorm) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
 def mvit_tiny(
     frames: int = 8,
     size: int = 64,
     last_stride: int = 2,
-    pool: Literal["mean", "class"] = "mean",
+    pool: Pool = "mean",
     drop_path: float = 0.0,
-    init: Literal["slowfast", "torchvision"] = "slowfast",
+    init: Init = "fan_in",
+    positions: bool = True,
+    change_channels: float = 0.5,
 ) -> MViTEncoder:
     """Under a million parameters, for two CPU cores: the shape of `mvit_s` at a width and depth for 8 x 64 x
     64.
@@ -228,6 +287,8 @@ def mvit_tiny(
         pool: As in `MViTEncoder`.
         drop_path: As in `MViTEncoder`.
         init: As in `MViTEncoder`.
+        positions: As in `MViTEncoder`.
+        change_channels: As in `MViTEncoder`.
     """
     return MViTEncoder(
         frames=frames,
@@ -241,6 +302,8 @@ def mvit_tiny(
         pool=pool,
         drop_path=drop_path,
         init=init,
+        positions=positions,
+        change_channels=change_channels,
     )
 
 
@@ -249,9 +312,9 @@ def mvit_s(
     size: int = 224,
     last_stride: int = 2,
     widen_in: Literal["attention", "mlp"] = "mlp",
-    pool: Literal["mean", "class"] = "mean",
+    pool: Pool = "mean",
     drop_path: float = 0.0,
-    init: Literal["slowfast", "torchvision"] = "slowfast",
+    init: Init = "slowfast",
 ) -> MViTEncoder:
     """MViTv2-S, 16 x 4 (arXiv 2112.01526 table 1; SlowFast `k400_MVITv2_S_16x4_MaskFeat_PT`/`_FT`).
 

@@ -30,9 +30,7 @@ class PooledAttention(MultiscaleAttention):
     outside the fused kernel.
     """
 
-    def __init__(
-        self, input_size: list[int], *args: Any, stride_q: list[int], stride_kv: list[int], **kwargs: Any
-    ):
+    def __init__(self, input_size: list[int], *args: Any, stride_q: list[int], stride_kv: list[int], **kwargs: Any):
         super().__init__(input_size, *args, stride_q=stride_q, stride_kv=stride_kv, **kwargs)
         self.stride_q: Grid = (stride_q[0], stride_q[1], stride_q[2])
         self.stride_kv: Grid = (stride_kv[0], stride_kv[1], stride_kv[2])
@@ -61,9 +59,7 @@ class PooledAttention(MultiscaleAttention):
         """Pool queries, keys and values `[B, 1 + N, 3 * A * d]` of all heads at once, where they lie."""
         batch, width = qkv.shape[0], self.output_dim
         pools = (self.pool_q, self.pool_k, self.pool_v)
-        kernels = [
-            pool.pool.weight.repeat(self.num_heads, 1, 1, 1, 1) for pool in pools
-        ]  # [A * d, 1, 3, 3, 3]
+        kernels = [pool.pool.weight.repeat(self.num_heads, 1, 1, 1, 1) for pool in pools]  # [A * d, 1, 3, 3, 3]
         class_tokens, patches = qkv.split((1, qkv.shape[1] - 1), dim=1)
         patches = patches.reshape(batch, *grid, 3 * width).permute(0, 4, 1, 2, 3)  # [B, 3 * A * d, t, h, w]
         if self.stride_q == self.stride_kv:
@@ -76,9 +72,7 @@ class PooledAttention(MultiscaleAttention):
         heads = (batch, -1, self.num_heads, self.head_dim)
         results = []
         for part, pool, class_token in zip(pooled, pools, class_tokens.split(width, dim=2), strict=True):
-            tokens = torch.cat(
-                [class_token.reshape(heads), part.permute(0, 2, 3, 4, 1).reshape(heads)], dim=1
-            )
+            tokens = torch.cat([class_token.reshape(heads), part.permute(0, 2, 3, 4, 1).reshape(heads)], dim=1)
             results.append(pool.norm_act(tokens).transpose(1, 2))  # [B, A, 1 + N', d]
         return results[0], results[1], results[2]
 
@@ -120,9 +114,7 @@ def _one_hot_positions(grid: Grid) -> Tensor:
 class PooledBlock(MultiscaleBlock):
     """torchvision's block around `PooledAttention`."""
 
-    def __init__(
-        self, input_size: list[int], cnf: MSBlockConfig, proj_after_attn: bool, **kwargs: Any
-    ) -> None:
+    def __init__(self, input_size: list[int], cnf: MSBlockConfig, proj_after_attn: bool, **kwargs: Any) -> None:
         super().__init__(input_size=input_size, cnf=cnf, proj_after_attn=proj_after_attn, **kwargs)
         self.attn = PooledAttention(
             input_size,

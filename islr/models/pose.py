@@ -45,13 +45,9 @@ def part_points(clip: Tensor) -> list[PartPoints]:
         points, trust = xy[:, :, hand], confidence[:, :, hand]
         root = points[:, :, HAND_ROOT : HAND_ROOT + 1]  # [B, T, 1, 2]
         shape = (points - root) / hand_sizes(clip, hand)[:, None, None, None]
-        rooted = (
-            trust * seen[:, :, hand][..., HAND_ROOT, None]
-        )  # without its root a point has no relative place
+        rooted = trust * seen[:, :, hand][..., HAND_ROOT, None]  # without its root a point has no relative place
         parts.append(
-            _with_zeros(
-                torch.cat([shape, root], dim=2), torch.cat([rooted, trust[..., HAND_ROOT, None]], dim=2)
-            )
+            _with_zeros(torch.cat([shape, root], dim=2), torch.cat([rooted, trust[..., HAND_ROOT, None]], dim=2))
         )
     return parts
 
@@ -61,12 +57,7 @@ def hand_sizes(clip: Tensor, hand: slice) -> Tensor:
     root, knuckle = clip[:, :, hand.start + HAND_ROOT], clip[:, :, hand.start + HAND_MIDDLE_MCP]  # [B, T, 3]
     lengths = (knuckle[..., :2] - root[..., :2]).norm(dim=-1)
     absent = (root[..., 2] == 0) | (knuckle[..., 2] == 0)
-    return (
-        lengths.masked_fill(absent, torch.nan)
-        .nanmedian(dim=1)
-        .values.nan_to_num(USUAL_HAND)
-        .clamp(SMALLEST_HAND)
-    )
+    return lengths.masked_fill(absent, torch.nan).nanmedian(dim=1).values.nan_to_num(USUAL_HAND).clamp(SMALLEST_HAND)
 
 
 def _with_zeros(xy: Tensor, confidence: Tensor) -> PartPoints:

@@ -51,8 +51,8 @@ def export_encoder(encoder: Encoder, path: str | Path, metadata: Mapping[str, st
 def serialise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """A safetensors file whose bytes depend on nothing but its content.
 
-    The library writes metadata in an order that changes from process to process; equal weights would then have
-    different hashes. Here the header is sorted.
+    The library writes metadata in an order that changes from process to process; equal weights would then
+    have different hashes. Here the header is sorted.
     """
     raw = save(dict(tensors), metadata=dict(metadata))
     end = 8 + int.from_bytes(raw[:8], "little")
@@ -97,9 +97,7 @@ def build_encoder(config: EncoderConfig, **overrides: Any) -> Encoder:
         return create_model(config.name, **arguments)
     architecture = read_metadata(config.weights).get("architecture", "")
     if architecture != config.name:
-        raise UserError(
-            f"{config.weights} holds '{architecture or 'nothing named'}', not the wanted '{config.name}'"
-        )
+        raise UserError(f"{config.weights} holds '{architecture or 'nothing named'}', not the wanted '{config.name}'")
     return load_encoder(config.weights, **arguments)
 
 
@@ -120,9 +118,7 @@ def load_weights(encoder: Encoder, path: str | Path, allow_missing: Collection[s
     load_state(encoder, read_tensors(path), str(path), allow_missing)
 
 
-def load_state(
-    encoder: Encoder, state: Mapping[str, Tensor], where: str, allow_missing: Collection[str] = ()
-) -> None:
+def load_state(encoder: Encoder, state: Mapping[str, Tensor], where: str, allow_missing: Collection[str] = ()) -> None:
     """As `load_weights`, from tensors already in memory; `where` names them in errors."""
     own = encoder.state_dict()
     fitted: dict[str, Tensor] = {}
@@ -132,9 +128,7 @@ def load_state(
         if value.shape != own[name].shape:
             resized = encoder.resize_parameter(name, value, own[name].shape[0])
             if resized is None or resized.shape != own[name].shape:
-                raise UserError(
-                    f"{where}: '{name}' is {list(value.shape)}, the encoder needs {list(own[name].shape)}"
-                )
+                raise UserError(f"{where}: '{name}' is {list(value.shape)}, the encoder needs {list(own[name].shape)}")
             value = resized
         fitted[name] = value
     unknown = sorted(set(state) - set(own))
@@ -169,9 +163,7 @@ def _read(path: str | Path, tensors: bool = True) -> tuple[dict[str, Tensor], di
         raise UserError(f"{path}: no such weights file")
     with open(path, "rb") as file:
         if file.read(4).startswith(_PICKLE_STARTS):
-            raise UserError(
-                f"{path}: is a pickle, which can run code when opened; only safetensors files are loaded"
-            )
+            raise UserError(f"{path}: is a pickle, which can run code when opened; only safetensors files are loaded")
     try:
         with safe_open(path, framework="pt") as file:
             found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
