@@ -102,9 +102,7 @@ class Blocks:
         self.label = chosen.clamp(min=0)
         self.absent: list[Tensor | None] = []
         for size, _, start, count in self.spans:
-            real = torch.tensor(
-                [classes[t] for t in self.targets[start : start + count]], device=labels.device
-            )
+            real = torch.tensor([classes[t] for t in self.targets[start : start + count]], device=labels.device)
             empty = torch.arange(size, device=labels.device) >= real[:, None]  # [n, K]
             self.absent.append(empty[:, :, None] if size > 1 and bool(empty.any()) else None)
 
@@ -173,9 +171,7 @@ class Preconditioner:
 
     def __init__(self, blocks: Blocks, logits: Tensor, variance: Tensor, penalty: Tensor) -> None:
         self.parts = []
-        for (_, _, start, count), covariance in zip(
-            blocks.spans, blocks.class_covariance(logits), strict=True
-        ):
+        for (_, _, start, count), covariance in zip(blocks.spans, blocks.class_covariance(logits), strict=True):
             values, basis = torch.linalg.eigh(covariance.double())
             values = values.clamp(min=CURVATURE_FLOOR)[:, :, None]
             diagonal = values * variance + penalty[start : start + count, None]

@@ -35,12 +35,8 @@ class ProbeConfig(Config):
     data: DataConfig
     sampling: SamplingConfig = SamplingConfig()
     lexicon: str = Field(description="table with ASL-LEX's columns")
-    join_by: Literal["form", "gloss"] | None = Field(
-        None, description="none: by form where the manifest has forms"
-    )
-    ambiguous: Policy = Field(
-        "agree", description="labels of a word with several entries; see islr/data/phonology.py"
-    )
+    join_by: Literal["form", "gloss"] | None = Field(None, description="none: by form where the manifest has forms")
+    ambiguous: Policy = Field("agree", description="labels of a word with several entries; see islr/data/phonology.py")
     features: tuple[str, ...] | None = Field(None, description="phonological features to probe; none = all")
     splits: tuple[Literal["unseen_sign", "seen_sign", "unseen_sign_signer"], ...] = (
         "unseen_sign",
@@ -118,9 +114,7 @@ def find_encoders(paths: tuple[str, ...]) -> list[Source]:
         if path.is_dir():
             files = [path / name for name in (ENCODER_FILE, CLASSIFIER_FILE) if (path / name).is_file()]
             if not files:
-                raise UserError(
-                    f"{path}: holds no {ENCODER_FILE}; give a finished run folder, weights or features"
-                )
+                raise UserError(f"{path}: holds no {ENCODER_FILE}; give a finished run folder, weights or features")
             path = files[0]
         if not path.is_file():
             raise UserError(f"{path}: no such run folder, weights or features file")

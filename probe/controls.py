@@ -105,9 +105,7 @@ def majority(targets: Targets, split: Split, config: FitConfig) -> Outcome:
                 predicted[f, fold.test] = share.argmax()
                 confidence[f, fold.test] = share.max()
                 test = row[fold.test]
-                log_loss[f, fold.test] = np.where(
-                    test >= 0, -np.log(np.maximum(share[test.clip(0)], 1e-12)), 0
-                )
+                log_loss[f, fold.test] = np.where(test >= 0, -np.log(np.maximum(share[test.clip(0)], 1e-12)), 0)
         details += [note | {"fold": number} for note in notes]
     predicted[truth == UNSCORED] = UNSCORED
     empty = np.zeros((0, count, clips), np.int16)

@@ -107,15 +107,11 @@ class Descent:
         self.rotated, self.variance, self.basis, self.blocks = rotated, variance, basis, blocks
         self.gradient_tolerance, self.decrement_tolerance, self.max_iterations = limits
         self.penalty = penalty
-        self.rows = torch.arange(
-            blocks.rows, device=rotated.device
-        )  # where the active rows are in the result
+        self.rows = torch.arange(blocks.rows, device=rotated.device)  # where the active rows are in the result
 
     def penalties(self) -> Tensor:
         """Penalty of every weight, `[P, r + 1]`; none on the bias."""
-        column = (
-            self.blocks.rowwise(self.penalty, self.rotated.dtype).expand(-1, self.rotated.shape[1]).clone()
-        )
+        column = self.blocks.rowwise(self.penalty, self.rotated.dtype).expand(-1, self.rotated.shape[1]).clone()
         column[:, -1] = 0
         return column
 

@@ -181,9 +181,7 @@ def read_features(path: str | Path) -> Features:
         raise UserError(f"{path}: cannot be read as features ({error})") from error
     names = [_FEATURES] if _FEATURES in arrays else [f"layer.{number}" for number in range(len(arrays))]
     if not names or any(name not in arrays for name in names):
-        raise UserError(
-            f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; name arrays layer.0, layer.1, ..."
-        )
+        raise UserError(f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; name arrays layer.0, layer.1, ...")
     layers = tuple(np.asarray(arrays[name], dtype=np.float32) for name in names)
     for name, layer in zip(names, layers, strict=True):
         if layer.ndim != 2 or len(layer) != len(ids):

@@ -31,18 +31,10 @@ class FitConfig(Config):
         min_length=1,
         description="grid of C, scikit-learn's convention; fitted from strong to weak penalty",
     )
-    patience: int = Field(
-        4, ge=1, description="grid points without a better score after which a feature's path ends"
-    )
-    min_train_signs: int = Field(
-        10, ge=1, description="classes with fewer sign groups in a fold's training part drop"
-    )
-    min_test_signs: int = Field(
-        3, ge=1, description="classes with fewer sign groups in a fold's test part drop"
-    )
-    permutations: int = Field(
-        5, ge=0, description="label permutations of the control, at the chosen layer and C"
-    )
+    patience: int = Field(4, ge=1, description="grid points without a better score after which a feature's path ends")
+    min_train_signs: int = Field(10, ge=1, description="classes with fewer sign groups in a fold's training part drop")
+    min_test_signs: int = Field(3, ge=1, description="classes with fewer sign groups in a fold's test part drop")
+    permutations: int = Field(5, ge=0, description="label permutations of the control, at the chosen layer and C")
 
     @field_validator("inverse_penalties")
     @classmethod
@@ -118,9 +110,7 @@ def scored_labels(targets: Targets, fold: Fold, config: FitConfig) -> tuple[np.n
     for row, (feature, names) in zip(labels, targets.classes.items(), strict=True):
         dropped = []
         for label in np.unique(row[row >= 0]).tolist():
-            train, test = (
-                len(np.unique(targets.groups[rows[row[rows] == label]])) for rows in (fold.train, fold.test)
-            )
+            train, test = (len(np.unique(targets.groups[rows[row[rows] == label]])) for rows in (fold.train, fold.test))
             if train < config.min_train_signs or test < config.min_test_signs:
                 dropped.append({"class": names[label], "train_signs": train, "test_signs": test})
                 row[row == label] = UNSCORED
@@ -241,9 +231,7 @@ def run_split(
     options: dict[str, Any] = {"max_rank": max_rank, "device": device}
     for number, fold in enumerate(split.folds):
         labels, notes = scored_labels(targets, fold, config)
-        fit, select, train, test = (
-            rows[present[rows]] for rows in (fold.fit, fold.select, fold.train, fold.test)
-        )
+        fit, select, train, test = (rows[present[rows]] for rows in (fold.fit, fold.select, fold.train, fold.test))
         outcome.truth[:, test] = labels[:, test]
         best_score = np.full(count, -np.inf)
         chosen = np.zeros(count, dtype=int)

@@ -119,15 +119,11 @@ class LinearProbes:
     def project(self, features: np.ndarray | Tensor) -> Tensor:
         """Features in the rotated basis with a column of ones, `[N, r + 1]`."""
         x = torch.as_tensor(features, device=self.center.device).to(self.dtype) - self.center
-        return torch.cat(
-            [x @ self.basis, torch.ones(len(x), 1, dtype=x.dtype, device=x.device)], 1
-        ).contiguous()
+        return torch.cat([x @ self.basis, torch.ones(len(x), 1, dtype=x.dtype, device=x.device)], 1).contiguous()
 
     def _prior(self) -> Tensor:
         """The optimum under an infinite penalty: no weights, log class frequencies as biases."""
-        weights = torch.zeros(
-            self.total_rows, self.rotated.shape[1], dtype=self.dtype, device=self.rotated.device
-        )
+        weights = torch.zeros(self.total_rows, self.rotated.shape[1], dtype=self.dtype, device=self.rotated.device)
         for target, rows in self.rows.items():
             known = self.labels[target][self.labels[target] >= 0]
             log = torch.bincount(known, minlength=len(self.classes[target])).double().log()
@@ -157,9 +153,7 @@ class LinearProbes:
         if wanted:
             blocks = Blocks(wanted, *self._layout)
             first = [self.rows[target].start for target in blocks.targets]
-            rows = torch.cat(
-                [torch.arange(f, f + self.sizes[t]) for f, t in zip(first, blocks.targets, strict=True)]
-            )
+            rows = torch.cat([torch.arange(f, f + self.sizes[t]) for f, t in zip(first, blocks.targets, strict=True)])
             penalty = 1 / (torch.as_tensor(c[blocks.targets], device=blocks.count.device) * blocks.count)
             descent = Descent(self.rotated, self.variance, self.basis, blocks, penalty, self.limits)
             change = start.change[rows] if start is not None and start.change is not None else None

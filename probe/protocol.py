@@ -144,9 +144,7 @@ class Study:
             rows.append(self.label_row())
             step()
         if "majority" in self.config.controls or not rows:
-            outcomes = {
-                n: [controls.majority(self.targets, s, self.config.probes)] for n, s in self.splits.items()
-            }
+            outcomes = {n: [controls.majority(self.targets, s, self.config.probes)] for n, s in self.splits.items()}
             everyone = self.provenance("", len(self.clips), "", [])
             rows.append(Row("majority", "majority", everyone, outcomes))
         return self.finish(rows)
@@ -159,9 +157,7 @@ class Study:
             recorder.row(row)
         recorder.differences(rows)
         about = {"coverage": self.coverage, "splits": {n: s.notes for n, s in self.splits.items()}}
-        write_atomic(
-            self.folder / "details.json", json.dumps(about | {"fits": details(rows)}, indent=1) + "\n"
-        )
+        write_atomic(self.folder / "details.json", json.dumps(about | {"fits": details(rows)}, indent=1) + "\n")
         by_source: dict[str, list[Result]] = {}
         for result in recorder.results:
             by_source.setdefault(result.provenance.model_dump_json(), []).append(result)

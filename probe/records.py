@@ -225,9 +225,7 @@ class Recorder:
             parts = [board.series(o.truth, o.by_layer[layer]) for o in outcomes]
             values = {feature: metrics[HEADLINE] for feature, metrics in over_seeds(parts).items()}
             for feature, draws in (values | board.averages(values)).items():
-                self._add(
-                    row, HEADLINE, feature, split, Estimate.of(draws), n[feature], layer=str(row.block(layer))
-                )
+                self._add(row, HEADLINE, feature, split, Estimate.of(draws), n[feature], layer=str(row.block(layer)))
 
     def _selectivity(
         self,
@@ -288,9 +286,7 @@ class Recorder:
         for outcomes in (first, second):
             parts = [board.series(np.where(common, o.truth, UNSCORED), o.predicted) for o in outcomes]
             sides.append({feature: metrics[HEADLINE] for feature, metrics in over_seeds(parts).items()})
-        values = {
-            feature: draws - sides[1][feature] for feature, draws in sides[0].items() if feature in sides[1]
-        }
+        values = {feature: draws - sides[1][feature] for feature, draws in sides[0].items() if feature in sides[1]}
         counts = dict(zip(self.targets.features, common.sum(1).tolist(), strict=True))
         total = int(common.any(0).sum())
         for feature, draws in (values | board.averages(values)).items():

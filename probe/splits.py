@@ -71,9 +71,7 @@ class Split:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def stratified_groups(
-    labels: np.ndarray, groups: np.ndarray, parts: int, rng: np.random.Generator
-) -> np.ndarray:
+def stratified_groups(labels: np.ndarray, groups: np.ndarray, parts: int, rng: np.random.Generator) -> np.ndarray:
     """Deal groups into parts so that every class of every feature is spread evenly (Sechidis et al. 2011).
 
     The class with the fewest groups left is dealt first, each of its groups to the part that still wants that
@@ -118,9 +116,7 @@ def stratified_groups(
     return part[of_row]
 
 
-def _hold_out(
-    targets: Targets, rows: np.ndarray, share: float, rng: np.random.Generator
-) -> tuple[np.ndarray, ...]:
+def _hold_out(targets: Targets, rows: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     """Training rows cut into (fit, select) between sign groups."""
     parts = max(2, round(1 / share))
     part = stratified_groups(targets.labels[:, rows], targets.groups[rows], parts, rng)
@@ -137,9 +133,7 @@ def unseen_sign(targets: Targets, folds: int, share: float, seed: int) -> Split:
     """
     count = len(np.unique(targets.groups))
     if count < 2 * folds:
-        raise UserError(
-            f"{count} sign groups are too few for {folds} folds; set folds to {max(2, count // 2)} or less"
-        )
+        raise UserError(f"{count} sign groups are too few for {folds} folds; set folds to {max(2, count // 2)} or less")
     part = stratified_groups(targets.labels, targets.groups, folds, np.random.default_rng([seed, 1]))
     made = []
     for number in range(folds):
@@ -166,9 +160,7 @@ def unseen_sign_signer(targets: Targets, folds: int, share: float, seed: int) ->
         )
     base = unseen_sign(targets, folds, share, seed)
     dealt = np.random.default_rng([seed, 3]).permutation(len(signers)) % folds
-    of_row = np.where(
-        targets.signers == "", -1, dealt[np.searchsorted(signers, targets.signers) % len(signers)]
-    )
+    of_row = np.where(targets.signers == "", -1, dealt[np.searchsorted(signers, targets.signers) % len(signers)])
     made = []
     for number, fold in enumerate(base.folds):
         other = (of_row != number) & (of_row >= 0)
@@ -246,9 +238,7 @@ def check(split: Split, targets: Targets) -> None:
         parts = {"fit": fold.fit, "select": fold.select, "test": fold.test}
         for name, rows in parts.items():
             if not len(rows):
-                raise UserError(
-                    f"split {split.name}, fold {number}: no clip to {name}; use fewer folds or more clips"
-                )
+                raise UserError(f"split {split.name}, fold {number}: no clip to {name}; use fewer folds or more clips")
         for a, b in (("fit", "select"), ("fit", "test"), ("select", "test")):
             for what, values in columns.items():
                 shared = np.intersect1d(values[parts[a]], values[parts[b]])
@@ -260,9 +250,7 @@ def check(split: Split, targets: Targets) -> None:
         if split.name == "unseen_sign_signer":
             shared = np.intersect1d(targets.signers[fold.train], targets.signers[fold.test])
             if len(shared):
-                raise UserError(
-                    f"split {split.name}, fold {number}: signer '{shared[0]}' is in training and test"
-                )
+                raise UserError(f"split {split.name}, fold {number}: signer '{shared[0]}' is in training and test")
 
 
 def save(split: Split, targets: Targets, path: Path) -> str:
@@ -278,9 +266,7 @@ def save(split: Split, targets: Targets, path: Path) -> str:
     if path.is_file():
         _, kept = load(path, targets)
         if kept != mark:
-            raise UserError(
-                f"{path} holds another split; the clips or labels have changed: choose another run.out"
-            )
+            raise UserError(f"{path} holds another split; the clips or labels have changed: choose another run.out")
         return mark
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps({"fingerprint": mark, **split.content(targets)}, indent=1) + "\n")
@@ -300,12 +286,7 @@ def load(path: Path, targets: Targets) -> tuple[Split, str]:
         content = json.loads(path.read_text(encoding="utf-8"))
         position = {clip_id: row for row, clip_id in enumerate(targets.clip_ids.tolist())}
         folds = tuple(
-            Fold(
-                *(
-                    np.array([position[c] for c in fold[part]], dtype=np.int64)
-                    for part in ("fit", "select", "test")
-                )
-            )
+            Fold(*(np.array([position[c] for c in fold[part]], dtype=np.int64) for part in ("fit", "select", "test")))
             for fold in content["folds"]
         )
         split, mark = Split(content["name"], folds, content["notes"]), str(content["fingerprint"])

@@ -31,9 +31,7 @@ def render(results: Sequence[Result]) -> str:
             for r in here
             if r.metric == DIFFERENCE and r.ci_low is not None and r.ci_low > 0
         }
-        features = [f for f in dict.fromkeys(feature for _, feature in scores) if not f.startswith("mean:")][
-            :SHOWN
-        ]
+        features = [f for f in dict.fromkeys(feature for _, feature in scores) if not f.startswith("mean:")][:SHOWN]
         table = Table(title=f"Balanced accuracy, %, {split}", title_justify="left")
         table.add_column("row")
         table.add_column("mean of bundles (95 % CI)", justify="right", no_wrap=True)

@@ -107,9 +107,7 @@ def make_targets(
     rows = np.argsort(ids)
     rows = rows[labelled[rows]]
     if not len(rows):
-        raise UserError(
-            "no clip has a label of any of the features; check that manifest and lexicon belong together"
-        )
+        raise UserError("no clip has a label of any of the features; check that manifest and lexicon belong together")
 
     def column(values: Sequence[str] | None, default: Sequence[str]) -> np.ndarray:
         return np.array(default if values is None else values, dtype=np.str_)[rows]

@@ -69,7 +69,7 @@ def broken(tmp_path: Path, mini_corpus: Path) -> Path:
         ("pretrain {0}/pretrain.yaml encoder.name=mvit_tiney", "unknown model 'mvit_tiney'; did you mean 'mvit_tiny'"),
         ("pretrain {0}/pretrain.yaml encoder.arguments.depht=3", "no argument 'depht'"),
         ("pretrain {0}/pretrain.yaml encoder.arguments.size=33", "size=33 does not fit the strides"),
-        ("pretrain {0}/pretrain.yaml 'recipe={{name: posemae}}'", "posemae trains pose encoders, mvit_tiny takes video"),
+        ("pretrain {0}/pretrain.yaml 'recipe={{name: posemae}}'", "posemae trains pose encoders, mvit_tiny takes"),
         ("pretrain {0}/pretrain.yaml data.manifest={0}/none.csv", "none.csv: no such manifest"),
         ("pretrain {0}/pretrain.yaml data.manifest={0}/no_clips.csv", "the manifest has no clips"),
         ("pretrain {0}/pretrain.yaml optim.batch_size=4000", "batch_size is 4000 and the training clips are"),

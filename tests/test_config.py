@@ -129,9 +129,7 @@ def test_required_key_is_named() -> None:
 @pytest.mark.parametrize("name", sorted(shipped_configs()))
 def test_shipped_configs_resolve(name: str) -> None:
     path = shipped_configs()[name]
-    assert path.read_text(encoding="utf-8").startswith("#"), (
-        "a config opens with a comment that says what it trains"
-    )
+    assert path.read_text(encoding="utf-8").startswith("#"), "a config opens with a comment that says what it trains"
     task = name.partition("/")[0]
     for candidate, schema in SCHEMAS.items():
         if task == candidate or f"task: {candidate}" in path.read_text(encoding="utf-8"):

@@ -95,9 +95,7 @@ def test_killed_runs_end_with_the_same_bits(
 def test_sigterm_saves_within_a_step(mini_corpus: Path, tmp_path: Path, reference: tuple[str, int]) -> None:
     config = _config(tmp_path, mini_corpus, "term", run=PRETRAIN["run"] | {"checkpoint_every": None})
     path = tmp_path / "term.yaml"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pretrain", str(path)], cwd=CHECKOUT, stderr=subprocess.PIPE
-    )
+    process = subprocess.Popen([sys.executable, "-m", "pretrain", str(path)], cwd=CHECKOUT, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not read_metrics(tmp_path / "term" / "metrics.jsonl"):
         time.sleep(0.002)
@@ -202,9 +200,7 @@ def test_too_many_broken_clips_stop_the_run(mini_corpus: Path, tmp_path: Path) -
 
 def test_stopping_at_the_end_of_an_epoch_keeps_its_evaluation(mini_corpus: Path, tmp_path: Path) -> None:
     def config(name: str) -> FinetuneConfig:
-        path = write_config(
-            FINETUNE, tmp_path / f"{name}.yaml", mini_corpus / "manifest.csv", tmp_path / name
-        )
+        path = write_config(FINETUNE, tmp_path / f"{name}.yaml", mini_corpus / "manifest.csv", tmp_path / name)
         return load_config(FinetuneConfig, path)
 
     whole = {result.metric: result.value for result in run_finetune(config("whole")) if not result.group}

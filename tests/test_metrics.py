@@ -24,9 +24,7 @@ def predictions(n: int = 60, k: int = 8, seed: int = 0, skill: float = 1.0) -> P
     scores /= scores.sum(axis=1, keepdims=True)
     names = [f"sign {chr(97 + i)}" for i in range(k)]
     ids = [f"clip{i:03d}" for i in range(n)]
-    return rank_scores(
-        scores, labels, names, ids, [f"s{i % 3}" for i in range(n)], [f"src{i % 2}" for i in range(n)]
-    )
+    return rank_scores(scores, labels, names, ids, [f"s{i % 3}" for i in range(n)], [f"src{i % 2}" for i in range(n)])
 
 
 def by_key(results: list[Result]) -> dict[tuple[str, str], Result]:
@@ -167,13 +165,8 @@ def test_runs_are_matched_by_clip_not_by_row() -> None:
     order = np.random.default_rng(0).permutation(len(b))
     shuffled = dataclasses.replace(
         b,
-        **{
-            name: tuple(getattr(b, name)[i] for i in order)
-            for name in ("clip_ids", "signers", "classes", "ranked")
-        },
-        **{
-            name: getattr(b, name)[order] for name in ("labels", "scores", "true_probabilities", "true_ranks")
-        },
+        **{name: tuple(getattr(b, name)[i] for i in order) for name in ("clip_ids", "signers", "classes", "ranked")},
+        **{name: getattr(b, name)[order] for name in ("labels", "scores", "true_probabilities", "true_ranks")},
     )
     assert metrics.compare(a, shuffled) == metrics.compare(a, b)
     with pytest.raises(ValueError, match="only one of the runs"):
@@ -226,9 +219,7 @@ def test_foreign_predictions_are_scored_with_the_truth_of_the_manifest(tmp_path:
 
 def test_foreign_ties_count_against_the_model(tmp_path: Path) -> None:
     path = tmp_path / "theirs.csv"
-    path.write_text(
-        "clip_id,class,rank1,rank2,score1,score2\nc0,BOOK,BOOK,CUP,0.5,0.5\nc1,BOOK,BOOK,CUP,0.6,0.4\n"
-    )
+    path.write_text("clip_id,class,rank1,rank2,score1,score2\nc0,BOOK,BOOK,CUP,0.5,0.5\nc1,BOOK,BOOK,CUP,0.6,0.4\n")
     assert read_predictions(path).true_ranks.tolist() == [2, 1]
 
 

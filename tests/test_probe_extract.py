@@ -107,9 +107,7 @@ def test_cache_is_read_back_and_keyed_by_every_fact(tmp_path: Path) -> None:
 def test_files_of_others_are_read(tmp_path: Path) -> None:
     x = np.arange(6, dtype=np.float64).reshape(2, 3)
     np.savez(tmp_path / "a.npz", clip_ids=np.array(["p", "q"]), features=x)
-    save_file(
-        {"layer.0": x, "layer.1": x + 1}, tmp_path / "b.safetensors", metadata={"clip_ids": '["p", "q"]'}
-    )
+    save_file({"layer.0": x, "layer.1": x + 1}, tmp_path / "b.safetensors", metadata={"clip_ids": '["p", "q"]'})
     for name, count in (("a.npz", 1), ("b.safetensors", 2)):
         assert is_features_file(tmp_path / name)
         features = read_features(tmp_path / name)
@@ -184,9 +182,7 @@ def test_encoders_of_both_modalities_end_to_end(mini_corpus: Path, tmp_path: Pat
     ):
         torch.manual_seed(0)
         (tmp_path / name).mkdir()
-        export_encoder(
-            create_model(architecture, **arguments), tmp_path / name / "encoder.safetensors", {"name": name}
-        )
+        export_encoder(create_model(architecture, **arguments), tmp_path / name / "encoder.safetensors", {"name": name})
     config = validate(
         ProbeConfig,
         {

@@ -24,9 +24,7 @@ from probe.tables import render
 from probe.targets import Targets, make_targets
 
 SIGNS, SIGNERS = 60, 6
-FIT = FitConfig(
-    inverse_penalties=(1e-3, 1e-2, 1e-1, 1.0), min_train_signs=3, min_test_signs=1, permutations=2
-)
+FIT = FitConfig(inverse_penalties=(1e-3, 1e-2, 1e-1, 1.0), min_train_signs=3, min_test_signs=1, permutations=2)
 
 
 def corpus(seed: int = 0, signs: int = SIGNS) -> Targets:
@@ -71,9 +69,7 @@ def probe_one(features: np.ndarray, targets: Targets, split: str, **options: Any
 
 def score(truth: np.ndarray, predicted: np.ndarray, targets: Targets, feature: int = 0) -> Estimate:
     cluster = np.unique(targets.groups, return_inverse=True)[1]
-    counts = Counts.of(
-        truth[feature], predicted[feature], np.zeros(len(targets)), cluster, cluster.max() + 1, 3
-    )
+    counts = Counts.of(truth[feature], predicted[feature], np.zeros(len(targets)), cluster, cluster.max() + 1, 3)
     weights = draw_weights(np.zeros(cluster.max() + 1, int), 1000, 0)
     return Estimate.of(counts.scores(weights)["balanced_accuracy"])
 
@@ -111,12 +107,8 @@ def test_permuted_labels_on_unseen_signs_are_within_two_errors_of_majority() -> 
     split = unseen_sign(targets, 5, 0.2, 0)
     config = FIT.model_copy(update={"permutations": 5})
     outcome = run_split([linear_features(targets)], np.ones(len(targets), bool), targets, split, config)
-    parts = [
-        score(t, p, targets) for t, p in zip(outcome.control_truth, outcome.control_predicted, strict=True)
-    ]
-    assert abs(np.mean([part.value for part in parts]) - 1 / 3) <= 2 * np.mean(
-        [part.draws.std() for part in parts]
-    )
+    parts = [score(t, p, targets) for t, p in zip(outcome.control_truth, outcome.control_predicted, strict=True)]
+    assert abs(np.mean([part.value for part in parts]) - 1 / 3) <= 2 * np.mean([part.draws.std() for part in parts])
 
 
 def test_missing_labels_are_neither_learnt_nor_scored() -> None:
@@ -141,9 +133,7 @@ def test_the_informative_layer_is_chosen_and_the_curve_shows_it() -> None:
 def test_choices_and_fits_never_see_the_test_clips() -> None:
     targets = corpus()
     split = unseen_sign(targets, 5, 0.2, 0)
-    features = linear_features(targets) + np.random.default_rng(1).normal(size=(len(targets), 48)).astype(
-        np.float32
-    )
+    features = linear_features(targets) + np.random.default_rng(1).normal(size=(len(targets), 48)).astype(np.float32)
     first = split.folds[0]
     spoilt = features.copy()
     spoilt[first.test] = 1e3
@@ -277,9 +267,7 @@ def test_intervals_cover_and_naive_ones_do_not() -> None:
     covered = naive = 0
     for trial in range(250):
         counts = null_counts(rng, cluster)
-        estimate = Estimate.of(
-            counts.scores(draw_weights(np.zeros(50, int), 400, trial))["balanced_accuracy"]
-        )
+        estimate = Estimate.of(counts.scores(draw_weights(np.zeros(50, int), 400, trial))["balanced_accuracy"])
         covered += estimate.low <= 0.5 <= estimate.high
         half = 1.96 * np.sqrt(estimate.value * (1 - estimate.value) / len(cluster))
         naive += abs(estimate.value - 0.5) <= half
@@ -378,9 +366,7 @@ def numbers(results: list[Result]) -> dict[tuple[Any, ...], tuple[float, float |
 
 def find(results: list[Result], name: str, metric: str = "balanced_accuracy", **group: str) -> Result:
     wanted = {"feature": "Handshape", "split": "unseen_sign", "layer": "chosen", "control": "", **group}
-    (found,) = [
-        r for r in results if r.name == name and r.metric == metric and wanted.items() <= r.group.items()
-    ]
+    (found,) = [r for r in results if r.name == name and r.metric == metric and wanted.items() <= r.group.items()]
     return found
 
 
@@ -421,9 +407,7 @@ def test_run_scores_files_of_features(study: dict[str, Any]) -> None:
     assert run_probe(config, quiet) == results
 
 
-def test_a_probe_short_of_its_optimum_is_marked(
-    study: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_probe_short_of_its_optimum_is_marked(study: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("probe.fitting.LinearProbes", partial(LinearProbes, max_iterations=1))
     results = run_probe(validate(ProbeConfig, study, "study"), quiet)
     assert "NOT CONVERGED" in find(results, "good").ci_method
@@ -491,6 +475,4 @@ def test_wrong_input_is_one_clear_line(
 def test_features_of_other_clips_are_refused(study: dict[str, Any], tmp_path: Path) -> None:
     np.savez(tmp_path / "strange.npz", clip_ids=np.array(["x", "y"]), features=np.zeros((2, 3)))
     with pytest.raises(UserError, match="none of its clip ids"):
-        run_probe(
-            validate(ProbeConfig, study | {"encoders": [str(tmp_path / "strange.npz")]}, "study"), quiet
-        )
+        run_probe(validate(ProbeConfig, study | {"encoders": [str(tmp_path / "strange.npz")]}, "study"), quiet)

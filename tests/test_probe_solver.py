@@ -47,9 +47,7 @@ def test_agrees_with_scikit_learn() -> None:
         predicted = probes.predict(fit, probes.project(fresh))
         for target, y in enumerate(labels):
             known = y >= 0
-            model = LogisticRegression(C=c, tol=1e-8, max_iter=5000).fit(
-                x[known].astype(np.float64), y[known]
-            )
+            model = LogisticRegression(C=c, tol=1e-8, max_iter=5000).fit(x[known].astype(np.float64), y[known])
             assert fit.objective[target] == pytest.approx(objective(x, y, model, c), rel=2e-4)
             assert (predicted[target] != model.predict(fresh)).mean() <= 0.01
             mine = probes.log_probabilities(fit, probes.project(fresh), target)
@@ -190,9 +188,7 @@ def test_more_columns_than_rows() -> None:
     assert probes.basis.shape[1] <= 60
     fit = probes.fit(0.05)
     for target, y in enumerate(labels):
-        model = LogisticRegression(C=0.05, tol=1e-8, max_iter=5000).fit(
-            x[y >= 0].astype(np.float64), y[y >= 0]
-        )
+        model = LogisticRegression(C=0.05, tol=1e-8, max_iter=5000).fit(x[y >= 0].astype(np.float64), y[y >= 0])
         assert fit.objective[target] == pytest.approx(objective(x, y, model, 0.05), rel=1e-3)
 
 

@@ -188,14 +188,10 @@ def test_groups_join_homophones_lemmas_glosses_and_recordings(tmp_path: Path) ->
         "five,five,b,y,1\n"
         "six,six,c,x,2\n"
     )
-    table = read_table(
-        lexicon, Columns("EntryID", "LemmaID", {name: name for name in ("Shape", "Place", "Hands")})
-    )
+    table = read_table(lexicon, Columns("EntryID", "LemmaID", {name: name for name in ("Shape", "Place", "Hands")}))
     words = ["one", "two", "three", "four", "five", "six", "unknown"]
     clips = [Clip(f"{w}{i}", f"{w}{i}.mp4", gloss=w, label=0) for w in words for i in range(2)]
-    clips.append(
-        Clip("six2", "five0.mp4", gloss="six", label=0)
-    )  # the recording of `five0` under another word
+    clips.append(Clip("six2", "five0.mp4", gloss="six", label=0))  # the recording of `five0` under another word
     manifest = Manifest("m", tuple(clips), tmp_path, ("all",))
     targets = targets_from(manifest, join(manifest, table), table)
     group = dict(zip(targets.clip_ids.tolist(), targets.groups.tolist(), strict=True))
@@ -210,9 +206,7 @@ def test_groups_join_homophones_lemmas_glosses_and_recordings(tmp_path: Path) ->
 
 def test_targets_are_independent_of_manifest_order_and_feature_choice(tmp_path: Path) -> None:
     lexicon = tmp_path / "lexicon.csv"
-    lexicon.write_text(
-        "EntryID,LemmaID,Shape,Place\n" + "".join(f"w{i},w{i},{i % 3},{i % 4}\n" for i in range(24))
-    )
+    lexicon.write_text("EntryID,LemmaID,Shape,Place\n" + "".join(f"w{i},w{i},{i % 3},{i % 4}\n" for i in range(24)))
     table = read_table(lexicon, Columns("EntryID", "LemmaID", {"Shape": "Shape", "Place": "Place"}))
     clips = [Clip(f"c{i:02d}", f"{i}.mp4", gloss=f"w{i}", label=0) for i in range(24)]
     marks = []
@@ -228,9 +222,7 @@ def test_targets_are_independent_of_manifest_order_and_feature_choice(tmp_path: 
 
 def test_duplicate_clip_ids_are_refused() -> None:
     with pytest.raises(UserError, match="a clip id occurs twice"):
-        make_targets(
-            clip_ids=["a", "a"], features={"F": np.array([0, 1])}, classes={"F": ["x", "y"]}, signs=["s", "t"]
-        )
+        make_targets(clip_ids=["a", "a"], features={"F": np.array([0, 1])}, classes={"F": ["x", "y"]}, signs=["s", "t"])
 
 
 def test_fold_train_is_sorted_union() -> None:

@@ -73,9 +73,7 @@ def test_a_value_without_interval_is_allowed() -> None:
     assert result(ci_low=None, ci_high=None, ci_method="").ci_low is None
 
 
-@pytest.mark.parametrize(
-    "changes", [{"clips_present": 300}, {"selection_set": "test"}, {"wall_time_s": -1.0}]
-)
+@pytest.mark.parametrize("changes", [{"clips_present": 300}, {"selection_set": "test"}, {"wall_time_s": -1.0}])
 def test_impossible_provenance_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(pydantic.ValidationError):
         Provenance(**{**PROVENANCE, **changes})

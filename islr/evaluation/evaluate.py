@@ -23,6 +23,7 @@ from islr.evaluation.predictions import Predictions, rank_scores, write_predicti
 from islr.evaluation.results import Provenance, Result, save_results
 from islr.files import file_sha256, write_atomic
 from islr.models import Classifier, create_model, to_input
+from islr.models.encoder import HeadNorm
 from islr.models.weights import read_metadata, serialise
 from islr.training.engine import to_device
 from islr.training.runtime import World, commit, device_name, libraries
@@ -215,7 +216,8 @@ def load_classifier(path: Path) -> tuple[Classifier, tuple[str, ...]]:
         raise UserError(f"{path}: not a classifier written by a fine-tuning run")
     classes = tuple(json.loads(facts["classes"]))
     encoder = create_model(facts["architecture"], **json.loads(facts["arguments"]))
-    classifier = Classifier(encoder, len(classes))
+    norm: HeadNorm = "batch" if facts.get("head_norm") == "batch" else "layer"
+    classifier = Classifier(encoder, len(classes), norm=norm)
     classifier.load_state_dict(load_file(path))
     return classifier, classes
 

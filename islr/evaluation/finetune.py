@@ -204,7 +204,11 @@ def _train(
     if config.encoder.weights:
         facts = read_metadata(config.encoder.weights)
         inherited = {key: facts.get(key, empty) for key, empty in inherited.items()}
-    inherited |= {"classes": list(manifest.classes), "label_fingerprint": label_fingerprint(manifest)}
+    inherited |= {
+        "classes": list(manifest.classes),
+        "label_fingerprint": label_fingerprint(manifest),
+        "head_norm": config.classification.head_norm,
+    }
 
     def keep(module: nn.Module) -> None:
         save_classifier(folder / CLASSIFIER, module.classifier, inherited)  # type: ignore[arg-type]

@@ -70,9 +70,7 @@ def hits(predictions: Predictions, k: int) -> NDArray[np.float64]:
         ValueError: The predictions list fewer than k ranks, so that the answer is not known.
     """
     if k > predictions.known_ranks:
-        raise ValueError(
-            f"top-{k} needs {k} ranks for each clip; these predictions list {predictions.known_ranks}"
-        )
+        raise ValueError(f"top-{k} needs {k} ranks for each clip; these predictions list {predictions.known_ranks}")
     return (predictions.true_ranks <= k).astype(np.float64)
 
 
@@ -82,9 +80,7 @@ def defined_ks(num_classes: int, known_ranks: int, ks: Sequence[int] = TOP_KS) -
     return tuple(k for k in ks if k < num_classes and k <= known_ranks)
 
 
-def _weights(
-    n: int, clusters: NDArray[np.int64] | None, draws: int, seed: int
-) -> Iterator[NDArray[np.float64]]:
+def _weights(n: int, clusters: NDArray[np.int64] | None, draws: int, seed: int) -> Iterator[NDArray[np.float64]]:
     """Blocks [b, n] of how often each clip occurs in each bootstrap draw."""
     rng = np.random.default_rng(seed)
     units = n if clusters is None else int(clusters.max()) + 1
@@ -117,10 +113,7 @@ def _weighted(
 
 def _method(clusters: NDArray[np.int64] | None, draws: int, paired: bool = False) -> str:
     unit = "clips" if clusters is None else "whole signers"
-    return (
-        f"{CONFIDENCE * 100:.0f} % {'paired ' if paired else ''}percentile bootstrap over {unit}, {draws} "
-        "draws"
-    )
+    return f"{CONFIDENCE * 100:.0f} % {'paired ' if paired else ''}percentile bootstrap over {unit}, {draws} draws"
 
 
 def _distribution(
@@ -235,9 +228,7 @@ def compare(
         raise ValueError(f"{len(odd)} clips were scored by only one of the runs, such as {odd[0]}")
     if a.classes != b.classes:
         raise ValueError("the two runs give different true classes to the same clips")
-    return paired_bootstrap(
-        hits(a, k), hits(b, k), clusters=a.signers if cluster_by_signer else None, draws=draws
-    )
+    return paired_bootstrap(hits(a, k), hits(b, k), clusters=a.signers if cluster_by_signer else None, draws=draws)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -255,9 +246,7 @@ def confusions(predictions: Predictions, limit: int | None = None) -> list[Confu
     """Wrong first choices counted by (true, predicted), most frequent first, then by name."""
     of: dict[str, int] = {}
     counts: dict[tuple[str, str], int] = {}
-    for true, ranked, rank in zip(
-        predictions.classes, predictions.ranked, predictions.true_ranks, strict=True
-    ):
+    for true, ranked, rank in zip(predictions.classes, predictions.ranked, predictions.true_ranks, strict=True):
         of[true] = of.get(true, 0) + 1
         if rank != 1:
             counts[true, ranked[0]] = counts.get((true, ranked[0]), 0) + 1
@@ -297,9 +286,7 @@ def accuracy_results(
     clusters = predictions.signers if cluster_by_signer else None
     found: list[Result] = []
 
-    def add(
-        metric: str, interval: Interval, count: int, group: dict[str, str], higher_is_better: bool = True
-    ) -> None:
+    def add(metric: str, interval: Interval, count: int, group: dict[str, str], higher_is_better: bool = True) -> None:
         found.append(
             Result(
                 name=name,

@@ -95,9 +95,7 @@ def rank_scores(
     """
     n, k = scores.shape
     if not (n == len(labels) == len(clip_ids)) or k != len(classes):
-        raise ValueError(
-            f"scores [{n}, {k}] for {len(clip_ids)} clips, {len(labels)} labels, {len(classes)} classes"
-        )
+        raise ValueError(f"scores [{n}, {k}] for {len(clip_ids)} clips, {len(labels)} labels, {len(classes)} classes")
     if len(set(clip_ids)) != n or len(set(classes)) != k:
         raise ValueError("clip names and class names must be unique")
     if n and (labels.min() < 0 or labels.max() >= k):
@@ -112,9 +110,7 @@ def rank_scores(
     is_true = np.zeros((n, k), dtype=bool)
     is_true[rows, labels] = True
     index = np.broadcast_to(np.arange(k), (n, k))
-    order = np.lexsort((index, is_true, -table), axis=1)[
-        :, :LISTED
-    ]  # by score, then not-true first, then index
+    order = np.lexsort((index, is_true, -table), axis=1)[:, :LISTED]  # by score, then not-true first, then index
     return Predictions(
         tuple(clip_ids),
         tuple(signers or [""] * n),

@@ -72,13 +72,9 @@ class Provenance(Config):
     @pydantic.model_validator(mode="after")
     def _counts_agree(self) -> "Provenance":
         if self.clips_present > self.clips_expected:
-            raise ValueError(
-                f"clips_present {self.clips_present} is more than clips_expected {self.clips_expected}"
-            )
+            raise ValueError(f"clips_present {self.clips_present} is more than clips_expected {self.clips_expected}")
         if self.selection_set and self.selection_set == self.split == "test":
-            raise ValueError(
-                "selection_set is the scored test split; select on val or on a held-out part of train"
-            )
+            raise ValueError("selection_set is the scored test split; select on val or on a held-out part of train")
         return self
 
     @property
@@ -125,9 +121,7 @@ class Result(Config):
             raise ValueError("ci_low and ci_high are given together or not at all")
         if self.ci_low is not None and self.ci_high is not None:
             if not self.ci_low - _ROUNDING <= self.value <= self.ci_high + _ROUNDING:
-                raise ValueError(
-                    f"value {self.value} is outside its interval [{self.ci_low}, {self.ci_high}]"
-                )
+                raise ValueError(f"value {self.value} is outside its interval [{self.ci_low}, {self.ci_high}]")
             if not self.ci_method:
                 raise ValueError("an interval needs ci_method, the words that say how it was made")
         return self
@@ -170,9 +164,7 @@ def load_results(path: str | Path) -> list[Result]:
     if not isinstance(content, dict) or not {"version", "provenance", "results"} <= content.keys():
         raise UserError(f"{path}: not a results file (it needs version, provenance and results)")
     if content["version"] != FILE_VERSION:
-        raise UserError(
-            f"{path}: results file version {content['version']}; this release reads {FILE_VERSION}"
-        )
+        raise UserError(f"{path}: results file version {content['version']}; this release reads {FILE_VERSION}")
     try:
         provenance = Provenance.model_validate(content["provenance"])
         return [Result.model_validate({**row, "provenance": provenance}) for row in content["results"]]

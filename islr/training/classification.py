@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import CutMix, MixUp
 from islr.config import Config
 from islr.data.module import Batch
 from islr.errors import UserError
-from islr.models.encoder import Classifier, Encoder, to_input
+from islr.models.encoder import Classifier, Encoder, HeadNorm, to_input
 
 
 class ClassificationConfig(Config):
@@ -23,6 +23,7 @@ class ClassificationConfig(Config):
     mixup: float = Field(0.0, ge=0, description="alpha of the Beta distribution; 0 = off; video only")
     cutmix: float = Field(0.0, ge=0, description="alpha of the Beta distribution; 0 = off; video only")
     head_init_scale: float = Field(0.001, gt=0, description="factor on the fresh head's weights")
+    head_norm: HeadNorm = Field("layer", description="before the head; batch: without affine, for small encoders")
 
 
 class Classification(nn.Module):
@@ -42,7 +43,7 @@ class Classification(nn.Module):
         if encoder.input_spec.modality == "pose" and (config.mixup or config.cutmix):
             raise UserError("mixup and cutmix are for video; set both to 0 for a pose encoder")
         self.config = config
-        self.classifier = Classifier(encoder, num_classes, config.dropout, config.head_init_scale)
+        self.classifier = Classifier(encoder, num_classes, config.dropout, config.head_init_scale, config.head_norm)
         self._mixes = [
             mix(alpha=alpha, num_classes=num_classes)
             for mix, alpha in ((MixUp, config.mixup), (CutMix, config.cutmix))

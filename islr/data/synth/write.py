@@ -24,7 +24,7 @@ from islr.data.pose import read_pose, write_pose
 from islr.data.synth.clip import Take, box_around, encode, film, pose_of_shot
 from islr.data.synth.design import built_in_lexicon
 from islr.data.synth.lexicon import Sign, coverage, read_lexicon, write_lexicon
-from islr.data.synth.signer import SETTINGS, FRAME_RATES, make_signer
+from islr.data.synth.signer import FRAME_RATES, SETTINGS, make_signer
 from islr.data.video import decode, probe_video
 from islr.errors import UserError
 from islr.files import file_sha256, write_atomic
