@@ -20,34 +20,12 @@ from islr.bench import Execute, Outcome, Stage, run_stages
 from islr.errors import RunFailed
 from islr.evaluation.results import Result, load_results
 
-# 16 signers x 48 signs: 12 to train on, 2 to choose on, 2 that nothing has seen.
-TARGET = (
-    "--signs",
-    "48",
-    "--signers",
-    "16",
-    "--reps",
-    "1",
-    "--size",
-    "112",
-    "--seed",
-    "0",
-    "--name",
-    "target",
-)
+# 18 signers x 48 signs: 12 to train on, 2 to choose on, 4 that nothing has seen. The source vocabulary has no test.
+CORPUS = ("--reps", "1", "--size", "112", "--setting", "studio")
+TARGET = (*CORPUS, "--name", "target", "--signs", "48", "--signers", "18", "--test-signers", "4", "--seed", "0")
 SOURCE = (
-    "--signs",
-    "60",
-    "--signers",
-    "10",
-    "--reps",
-    "1",
-    "--size",
-    "112",
-    "--seed",
-    "7",
-    "--name",
-    "source",
+    *(*CORPUS, "--name", "source", "--vocabulary", "b", "--signs", "60", "--signers", "9"),
+    *("--val-signers", "1", "--test-signers", "0", "--seed", "7"),
 )
 VIDEO, POSE = "smoke/finetune_video.yaml", "smoke/finetune_pose.yaml"
 
@@ -60,7 +38,7 @@ def demo_stages(out: Path, workers: int) -> list[Stage]:
         Stage("render target", ("synth", str(target.parent), *TARGET, *render), target, cost=100),
         Stage(
             "render source",
-            ("synth", str(source.parent), *SOURCE, "--vocabulary", "b", *render),
+            ("synth", str(source.parent), *SOURCE, *render),
             source,
             ("render target",),
             cost=99,

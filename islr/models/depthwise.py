@@ -15,6 +15,8 @@ from torch import Tensor
 
 Stride = tuple[int, int, int]
 
+SMALL_GRID = 256  # positions up to which the zeros that a stride leaves cost less than PyTorch's backward pass
+
 
 def depthwise_conv3d(x: Tensor, weight: Tensor, stride: Stride) -> Tensor:
     """Convolve each channel with its own kernel, padding 1.
@@ -42,30 +44,34 @@ class _DepthwiseConv3d(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight = ctx.saved_tensors
-        return _input_gradient(grad, weight, x.shape, ctx.stride), _weight_gradient(grad, x, ctx.stride), None
+        channels = x.shape[1]
+        if ctx.stride == (1, 1, 1):
+            spread = grad
+        elif x[0, 0].numel() <= SMALL_GRID:
+            spread = _spread(grad, x.shape, ctx.stride)
+        else:
+            gradients = torch.ops.aten.convolution_backward(
+                grad, x, weight, None, ctx.stride, (1, 1, 1), (1, 1, 1), False, (0, 0, 0), channels, (True, True, False)
+            )
+            return gradients[0], gradients[1], None
+        input_gradient = F.conv3d(spread, weight.flip(2, 3, 4), padding=1, groups=channels)
+        return input_gradient, _weight_gradient(spread, x), None
 
 
-def _input_gradient(grad: Tensor, weight: Tensor, shape: torch.Size, stride: Stride) -> Tensor:
-    """Spread the gradient back over the positions it came from, then convolve with the flipped kernel."""
-    if stride != (1, 1, 1):
-        spread = grad.new_zeros(shape).contiguous(memory_format=torch.channels_last_3d)
-        spread[:, :, :: stride[0], :: stride[1], :: stride[2]] = grad
-        grad = spread
-    return F.conv3d(grad, weight.flip(2, 3, 4), padding=1, groups=shape[1])
+def _spread(grad: Tensor, shape: torch.Size, stride: Stride) -> Tensor:
+    """Put the gradient back on the positions it came from, zeros between."""
+    spread = grad.new_zeros(shape).contiguous(memory_format=torch.channels_last_3d)
+    spread[:, :, :: stride[0], :: stride[1], :: stride[2]] = grad
+    return spread
 
 
-def _weight_gradient(grad: Tensor, x: Tensor, stride: Stride) -> Tensor:
+def _weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """Correlate the input with the gradient: a convolution whose channels are all (clip, channel) pairs."""
     batch, channels = x.shape[:2]
-    if stride == (1, 1, 1):
-        taps = F.conv3d(
-            x.reshape(1, batch * channels, *x.shape[2:]),
-            grad.reshape(batch * channels, 1, *grad.shape[2:]),
-            padding=1,
-            groups=batch * channels,
-        )  # [1, B * C, 3, 3, 3]
-        return taps.view(batch, channels, 1, 3, 3, 3).sum(dim=0)
-    weight = x.new_empty(channels, 1, 3, 3, 3)
-    return torch.ops.aten.convolution_backward(
-        grad, x, weight, None, stride, (1, 1, 1), (1, 1, 1), False, (0, 0, 0), channels, (False, True, False)
-    )[1]
+    taps = F.conv3d(
+        x.reshape(1, batch * channels, *x.shape[2:]),
+        grad.reshape(batch * channels, 1, *grad.shape[2:]),
+        padding=1,
+        groups=batch * channels,
+    )  # [1, B * C, 3, 3, 3]
+    return taps.view(batch, channels, 1, 3, 3, 3).sum(dim=0)
