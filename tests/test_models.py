@@ -232,10 +232,11 @@ def test_pretraining_form_loads_into_fine_tuning_form(tmp_path: Path) -> None:
 # MViT -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2), (1, 4, 4)])
-def test_depthwise_gradients_are_the_convolution_s(stride: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2), (1, 4, 4), (2, 3, 1)])
+@pytest.mark.parametrize("size", [(7, 8), (12, 11)], ids=["small", "large"])
+def test_depthwise_gradients_are_the_convolution_s(size: tuple[int, int], stride: tuple[int, int, int]) -> None:
     torch.manual_seed(0)
-    x = torch.randn(2, 5, 3, 7, 8, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 5, 3, *size, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(5, 1, 3, 3, 3, dtype=torch.float64, requires_grad=True)
     ours = depthwise_conv3d(x, weight, stride)
     theirs = F.conv3d(x, weight, stride=stride, padding=1, groups=5)
