@@ -42,7 +42,7 @@ from pretrain.masking import motion_mask
 from pretrain.pictures import skeleton_picture
 
 MODALITY = "pose"
-POSE_POINTS = (list(BODY_POINTS), LEFT_HAND, RIGHT_HAND)  # of the three parts, in a pose's 75
+POSE_POINTS: tuple[Any, ...] = (list(BODY_POINTS), LEFT_HAND, RIGHT_HAND)  # of the three parts, in a pose's 75
 
 
 class Config(BaseConfig):
