@@ -25,7 +25,7 @@ from islr.models.encoder import INIT_STD, NORM_EPS, InputSpec, to_input
 from islr.models.mvit import MViTEncoder, resize_mask
 from pretrain.hog import BINS, CHANNELS, hog_targets, reference_hog_targets, target_dim
 from pretrain.masking import cube_mask, exact_cube_mask
-from pretrain.pictures import VISIBLE_DIM, enlarge, hide_cells, hog_picture
+from pretrain.pictures import VISIBLE_DIM, cell_contrast, enlarge, hide_cells, hog_picture
 
 MODALITY = "video"
 FRAMES_PER_TOKEN = 2  # time stride of the patch embedding
@@ -135,34 +135,30 @@ class MaskFeat(nn.Module):
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
-        """The middle frame of each clip: as seen, with its hidden cells, and the features wanted and
-        predicted.
+        """The moment of each clip with most hidden: as seen, what is hidden, the features wanted and predicted.
 
-        Visible cells are drawn dim in the last panel and show the features wanted there.
+        Strokes fade where the frame is flat, whose features are those of faint noise. Visible cells are dim in the
+        last panel and show the features wanted there.
         """
         clip, mask = batch["clip"], batch["mask"]
         everywhere = torch.ones_like(mask)
         grid = self.encoder.grids[self.config.depths[-1]]
         wanted = _cells(hog_targets(clip, resize_mask(everywhere, grid)), grid)
         guess = _cells(self.predict(to_input(clip, self.encoder.input_spec), mask, everywhere)[-1], grid)
-        time = mask.shape[1] // 2
-        panels: dict[str, list[np.ndarray]] = {
-            "input": [],
-            "masked": [],
-            "target HOG": [],
-            "predicted HOG": [],
-        }
+        panels: dict[str, list[np.ndarray]] = {"input": [], "masked": [], "target HOG": [], "predicted HOG": []}
         for index in range(len(clip)):
+            time = int(mask[index].sum(dim=(1, 2)).argmax())
             frame = clip[index, :, time * FRAMES_PER_TOKEN].permute(1, 2, 0).cpu().numpy()
             hidden = mask[index, time].cpu().numpy()
             target, predicted = wanted[index, time], guess[index, time]  # [rows, columns, 9]
             scale = target.shape[0] // hidden.shape[0]
             hidden_cells = hidden.repeat(scale, axis=0).repeat(scale, axis=1)
+            contrast = cell_contrast(frame, target.shape[0], target.shape[1])
             panels["input"].append(enlarge(frame))
             panels["masked"].append(enlarge(hide_cells(frame, hidden)))
-            panels["target HOG"].append(hog_picture(target))
+            panels["target HOG"].append(hog_picture(target, contrast))
             shown = np.where(hidden_cells[..., None], predicted, target)
-            panels["predicted HOG"].append(hog_picture(shown, np.where(hidden_cells, 1.0, VISIBLE_DIM)))
+            panels["predicted HOG"].append(hog_picture(shown, contrast * np.where(hidden_cells, 1.0, VISIBLE_DIM)))
         return {name: np.stack(images) for name, images in panels.items()}
 
 

@@ -42,6 +42,15 @@ def hide_cells(image: np.ndarray, hidden: np.ndarray) -> np.ndarray:
     return np.where(area[..., None], np.uint8(HIDDEN_GREY), image)
 
 
+def cell_contrast(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """How strong the edges of each of `rows` x `columns` cells are, 0..1, 1 for the strongest tenth."""
+    grey = image.astype(np.float32).mean(axis=2)
+    down, across = np.gradient(grey)
+    size = (rows, grey.shape[0] // rows, columns, grey.shape[1] // columns)
+    edges = np.hypot(down, across).reshape(size).mean(axis=(1, 3))
+    return np.sqrt(np.clip(edges / max(float(np.quantile(edges, 0.9)), 1e-6), 0, 1))
+
+
 def hog_picture(histogram: np.ndarray, brightness: np.ndarray | None = None) -> np.ndarray:
     """Draw each cell of a histogram `[rows, columns, 9]` as edges: strokes across the gradient, as bright as
     strong.
