@@ -86,8 +86,8 @@ def skeleton_picture(pose: np.ndarray, marked: np.ndarray | None = None) -> np.n
         marked: bool `[75]`, points drawn in the second colour.
     """
     image = np.full((SIDE, SIDE, 3), 18, np.uint8)
-    # A signing space of 4 shoulder widths, the shoulders a third from the top.
-    place = np.rint((pose[:, :2] / 4 + (0.5, 0.36)) * SIDE * 16)  # 1/16 pixel, the precision of cv2's shift=4
+    # A signing space of 3.4 shoulder widths, the shoulders a good third from the top.
+    place = np.rint((pose[:, :2] / 3.4 + (0.5, 0.38)) * SIDE * 16)  # 1/16 pixel, the precision of cv2's shift=4
     place = np.clip(np.nan_to_num(place), -(2**14), 2**14).astype(int)
     marked = np.zeros(len(pose), bool) if marked is None else marked
     for a, b in BONES:
