@@ -158,6 +158,24 @@ def test_confidence_weights_the_loss() -> None:
     assert loss.item() == pytest.approx(((error * weight).sum() / weight.sum()).item(), rel=1e-4)
 
 
+def test_true_points_and_motion_cost_nothing_and_others_do() -> None:
+    recipe = small_recipe()
+    batch = small_batch(recipe)
+    stride = recipe.config.motion_stride
+    truth = []
+    for part in part_points(batch["clip"]):
+        motion = torch.zeros_like(part.xy)
+        for time in range(16 - stride):
+            motion[:, time] = part.xy[:, time + stride] - part.xy[:, time]
+        truth.append(torch.stack([part.xy, motion], dim=3))
+    recipe.predict = lambda clip, mask: truth  # type: ignore[method-assign]
+    assert recipe(batch)["loss"] < 1e-9
+    recipe.predict = lambda clip, mask: [part * torch.tensor([1.0, -1.0])[:, None] for part in truth]  # type: ignore
+    out = recipe(batch)
+    assert out["points"] < 1e-9
+    assert out["loss"] == out["motion"] > 0.01
+
+
 def test_rebuilding_from_true_points_gives_the_pose() -> None:
     recipe = small_recipe()
     clip = small_batch(recipe)["clip"]
