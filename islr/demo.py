@@ -31,18 +31,12 @@ VIDEO, POSE = "smoke/finetune_video.yaml", "smoke/finetune_pose.yaml"
 
 
 def demo_stages(out: Path, workers: int) -> list[Stage]:
-    """The study's stages in `out`; `workers` processes render each corpus."""
+    """The study's stages in `out`; `workers` processes render each of the two corpora, side by side."""
     target, source = out / "target" / "manifest.csv", out / "source" / "manifest.csv"
     render = ("--workers", str(workers))
     stages = [
         Stage("render target", ("synth", str(target.parent), *TARGET, *render), target, cost=100),
-        Stage(
-            "render source",
-            ("synth", str(source.parent), *SOURCE, *render),
-            source,
-            ("render target",),
-            cost=99,
-        ),
+        Stage("render source", ("synth", str(source.parent), *SOURCE, *render), source, cost=99),
         _audit("target", target),
         _audit("source", source),
         _pretrain("maskfeat", out, f"[{target},{source}]", ("render target", "render source"), cost=90),
@@ -116,7 +110,7 @@ def run_demo(out: Path, execute: Execute, processes: int | None = None) -> Path:
     """
     began = time.monotonic()
     count = processes or os.cpu_count() or 1
-    stages = demo_stages(out, count)
+    stages = demo_stages(out, max(1, count // 2))
     print(f"islr demo: {len(stages)} stages on {count} CPU cores, results in {out}", flush=True)
     outcomes = run_stages(stages, execute, out / "logs", count)
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
