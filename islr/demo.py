@@ -138,10 +138,13 @@ def _summary(outcomes: Sequence[Outcome]) -> None:
         table.add_row(top1.name, f"{100 * top1.value:.1f}", _interval(top1), str(top1.n))
     table.caption = f"chance {100 * chance:.1f} %"
     console.print(table)
-    probe = [
-        result for outcome in outcomes if outcome.stage.name == "probe" for result in load_results(outcome.stage.done)
+    folder = next(outcome.stage.done.parent for outcome in outcomes if outcome.stage.name == "probe")
+    rows = [
+        result
+        for path in sorted(folder.glob("result*.json"))  # one file a row: each row has a provenance of its own
+        for result in load_results(path)
+        if is_headline(result)
     ]
-    rows = [result for result in probe if is_headline(result)]
     table = Table(
         "encoder",
         "balanced accuracy %",
@@ -149,19 +152,21 @@ def _summary(outcomes: Sequence[Outcome]) -> None:
         title="Phonology from frozen features, unseen signs",
     )
     for result in rows:
-        table.add_row(result.name, f"{100 * result.value:.1f}", _interval(result))
+        encoder = f" ({result.provenance.encoder})" if result.group.get("control") == "random-init" else ""
+        table.add_row(result.name + encoder, f"{100 * result.value:.1f}", _interval(result))
     table.caption = "mean over bundles of features; the report has every feature"
     console.print(table)
 
 
 def is_headline(result: Result) -> bool:
-    """Whether a probe record is an encoder's mean over bundles on unseen signs."""
+    """Whether a probe record is the mean over bundles of an encoder or a baseline on unseen signs."""
     group = result.group
     return (
         result.metric == "balanced_accuracy"
         and group.get("feature") == "mean:bundles"
         and group.get("split") == "unseen_sign"
-        and group.get("layer") in ("chosen", "")
+        and group.get("layer") == "chosen"
+        and group.get("control") != "permuted"
     )
 
 
