@@ -82,11 +82,12 @@ def _against_second(found: ScoredSet) -> str:
 def _probing(found: ProbeSet) -> str:
     if HEADLINE not in found.splits or not found.models:
         return ""
-    best = _best_probe(found)
+    best = _most_gained(found)
     control = _random_row(found, best)
     marks = [found.mark(best, feature, HEADLINE) for feature in found.singles]
     better, worse, n = _better(marks), sum(m in (WORSE, MAYBE_WORSE) for m in marks), len(found.singles)
-    ahead = f", the best of {len(found.models)} encoders," if len(found.models) > 1 else ""
+    count = len(found.models)
+    ahead = f", which gained most of {count} encoders by pre-training," if count > 1 and control else ""
     sentence = ""
     if found.mean is not None and (own := found.get(best, found.mean, HEADLINE)) is not None:
         sentence = (
@@ -112,14 +113,21 @@ def _better(marks: Sequence[str]) -> int:
     return sum(mark in (BETTER, MAYBE_BETTER) for mark in marks)
 
 
-def _best_probe(found: ProbeSet) -> ProbeRow:
+def _most_gained(found: ProbeSet) -> ProbeRow:
+    """The encoder furthest above the random initialisation of its own architecture; by value where there is none.
+
+    Encoders of different inputs (video, exact poses) start from different random features, so their plain values
+    would compare the inputs instead of the pre-training.
+    """
     feature = found.mean or found.features[0]
 
-    def score(row: ProbeRow) -> float:
+    def gain(row: ProbeRow) -> float:
         record = found.get(row, feature, HEADLINE, metric=METRIC)
-        return record.value if record else -1.0
+        control = _random_row(found, row)
+        floor = found.get(control, feature, HEADLINE, metric=METRIC) if control else None
+        return (record.value if record else -1.0) - (floor.value if floor else 0.0)
 
-    return max(found.models, key=score)
+    return max(found.models, key=gain)
 
 
 def _random_row(found: ProbeSet, row: ProbeRow) -> ProbeRow | None:
@@ -142,7 +150,7 @@ def facts(gathered: Gathered, sets: Sequence[ScoredSet], probes: Sequence[ProbeS
         made.append(Fact(clips, "", f"{p.split} clips scored"))
     for found in probes[:1]:
         if found.models and found.compared and HEADLINE in found.splits:
-            best_row = _best_probe(found)
+            best_row = _most_gained(found)
             better = _better([found.mark(best_row, f, HEADLINE) for f in found.singles])
             made.append(Fact(f"{better}/{len(found.singles)}", "", f"features read above random, {best_row.label}"))
     return tuple(made)
