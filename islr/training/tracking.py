@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,15 +102,24 @@ class Tracker:
         row = {"kind": kind, "step": step, "epoch": round(epoch, 4), **values}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        if self._wandb is not None:
-            self._wandb.log({f"{kind}/{key}": value for key, value in values.items()}, step=step)
+        values = {f"{kind}/{key}": value for key, value in values.items()}
+        self._outside(lambda run: run.log(values, step=step))
 
     def close(self) -> None:
         """Flush and end."""
         if self._file is not None:
             self._file.close()
-        if self._wandb is not None:
-            self._wandb.finish(quiet=True)
+        self._outside(lambda run: run.finish())
+
+    def _outside(self, action: Callable[[Any], object]) -> None:
+        """Do something with the wandb run; the first failure ends its use, never the training."""
+        if self._wandb is None:
+            return
+        try:
+            action(self._wandb)
+        except Exception as error:  # an outside service may fail in any way; the local record is complete without it
+            print(f"wandb is not used any more: {error}", file=sys.stderr)
+            self._wandb = None
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
