@@ -24,7 +24,7 @@ def html(report: Report) -> str:
 @cache
 def _template() -> jinja2.Template:
     folder = resources.files("islr.reporting") / "templates"
-    sources = {name: (folder / name).read_text(encoding="utf-8") for name in ("report.html", "style.css")}
+    sources = {name: (folder / name).read_text(encoding="utf-8") for name in ("page.html", "style.css")}
     environment = jinja2.Environment(
         loader=jinja2.DictLoader(sources),
         autoescape=True,
@@ -42,7 +42,7 @@ def _template() -> jinja2.Template:
         "unbroken": lambda words: words.replace(" %", "\N{NO-BREAK SPACE}%"),
         "heat": lambda shade: f"h{round(shade * HEAT_STEPS)}",
     }
-    return environment.get_template("report.html")
+    return environment.get_template("page.html")
 
 
 def data_uri(content: str, mime: str) -> str:
