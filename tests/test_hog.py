@@ -1,8 +1,6 @@
-"""HOG targets against a slow independent reference, the recorded originals, and a clock."""
+"""HOG targets against a slow independent reference and the recorded originals."""
 
 import math
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -151,22 +149,3 @@ def test_recorded_targets_of_all_tokens(oracles: Path) -> None:
     mask = torch.ones(len(clip), tensors["mask"].shape[1], side, side, dtype=torch.bool)
     for describe in (hog_targets, reference_hog_targets):
         assert (describe(clip, mask).view_as(recorded) - recorded).abs().max() < 1e-6
-
-
-def milliseconds(function: Callable[[Tensor, Tensor], Tensor], clip: Tensor, mask: Tensor, repeats: int) -> float:
-    """Least wall time of one call."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function(clip, mask)
-        times.append(time.perf_counter() - start)
-    return 1000 * min(times)
-
-
-def test_masked_tokens_cost_an_eighth_of_all_pixels() -> None:
-    clip = picture_clip(16, 224)
-    mask = torch.rand(1, 8, 14, 14, generator=torch.Generator().manual_seed(0)) < 0.4
-    fast = milliseconds(hog_targets, clip, mask, repeats=8)
-    straightforward = milliseconds(straightforward_hog_targets, clip, mask, repeats=4)
-    print(f"16 x 224 x 224, 40 % masked: {fast:.1f} ms, straightforward {straightforward:.1f} ms")
-    assert straightforward > 8 * fast
