@@ -1,6 +1,7 @@
 """The configuration of a probing run, and the encoders it names."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -130,3 +131,23 @@ def find_encoders(paths: tuple[str, ...]) -> list[Source]:
         if names.count(name) > 1:
             raise UserError(f"two encoders are called '{name}'; rename one's file or the run's name")
     return found
+
+
+def check_forms(sources: Sequence[Source]) -> None:
+    """Refuse encoders that one random initialisation cannot stand for.
+
+    Raises:
+        UserError: Two encoders of one architecture were built with different arguments (drop path apart, which does
+            nothing in a frozen encoder).
+    """
+    first: dict[str, tuple[str, dict[str, Any]]] = {}
+    for source in sources:
+        if source.external:
+            continue
+        form = {name: value for name, value in source.arguments.items() if name != "drop_path"}
+        name, known = first.setdefault(source.architecture, (source.name, form))
+        if form != known:
+            raise UserError(
+                f"{name} and {source.name} are both {source.architecture} built with different arguments, so one "
+                "random start cannot stand for both; probe them in two runs, or leave random-init out of controls"
+            )

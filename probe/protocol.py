@@ -34,7 +34,7 @@ from islr.training.runtime import (
 )
 from islr.training.tracking import Progression
 from probe import controls
-from probe.config import ProbeConfig, Source, find_encoders
+from probe.config import ProbeConfig, Source, check_forms, find_encoders
 from probe.extract import Features, cached, encode, gather, read_features
 from probe.fitting import FitConfig, Outcome, run_split, work_key
 from probe.records import FINE_TUNING, Recorder, Row, details
@@ -100,6 +100,8 @@ class Study:
             name: SPLITS[name](self.targets, config.folds, config.held_out, seed) for name in config.splits
         }
         self.sources = find_encoders(config.encoders)
+        if "random-init" in config.controls:
+            check_forms(self.sources)
         marks = [split.fingerprint(self.targets) for split in self.splits.values()]
         self.split_fingerprint = work_key(*marks)
         self.store: ClipStore | None = None

@@ -1,5 +1,6 @@
 """Frozen features: what is pooled, what is cached, what is refused."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from islr.evaluation.results import Result
 from islr.models import create_model, to_input
 from islr.models.weights import export_encoder
 from probe import controls
+from probe.config import Source, check_forms
 from probe.extract import Features, cache_key, cached, encode, is_features_file, read_features
 from probe.protocol import ProbeConfig, run_probe
 
@@ -235,3 +237,13 @@ def _check_reuse(config: ProbeConfig, results: list[Result], stored: list[Path],
         (r.name, r.metric, r.group, r.value) for r in results
     ]
     assert times == {path: path.stat().st_mtime_ns for path in stored}
+
+
+def test_one_random_start_must_fit_every_encoder_of_an_architecture() -> None:
+    def source(name: str, stride: int, drop_path: float = 0.0) -> Source:
+        arguments = {"frames": 8, "last_stride": stride, "drop_path": drop_path}
+        return Source(name, Path(name), "", {"architecture": "mvit_tiny", "arguments": json.dumps(arguments)})
+
+    check_forms([source("a", 1), source("b", 1, drop_path=0.1)])
+    with pytest.raises(UserError, match="a and b are both mvit_tiny built with different arguments"):
+        check_forms([source("a", 1), source("b", 2)])
