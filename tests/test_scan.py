@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from video_files import make_video
 
-from islr.data.scan import Job, Scanned, find_videos, scan
+from islr.data.scan import Job, Scanned, find_videos, measure_job, scan
+from islr.files import file_sha256
 
 
 def measure_or_misbehave(job: Job, root: Path) -> Scanned:
@@ -16,7 +17,7 @@ def measure_or_misbehave(job: Job, root: Path) -> Scanned:
             pass
     if "crash" in job.path.name:
         os.kill(os.getpid(), 9)
-    return Scanned("ok", int(job.path.stem), 25.0, 8, 8, (0,) * len(job.ranges))
+    return Scanned("ok", int(job.path.stem), 25.0, 8, 8, (0,) * len(job.ranges), f"{int(job.path.stem):064d}")
 
 
 def test_workers_find_what_one_process_finds(tmp_path: Path) -> None:
@@ -75,3 +76,58 @@ def test_cache_is_used_only_if_it_knows_the_ranges(tmp_path: Path) -> None:
     again = scan([Job(path, ((0.0, 0.4),))], tmp_path, workers=0, cache=cache, measure_one=refuse)
     assert again[0].counts == (10,)
     assert calls == []
+
+
+def refuse(job: Job, root: Path) -> Scanned:
+    """Stands in for decoding where nothing may be decoded."""
+    raise AssertionError(f"{job.path} was decoded again")
+
+
+def test_a_moved_or_touched_file_is_known_by_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    first = make_video(tmp_path / "old" / "a.mp4", 5)
+    (tmp_path / "old" / "b.mp4").write_bytes(b"text")
+    jobs = [Job(path) for path in find_videos(tmp_path)]
+    cache = tmp_path / "scan.json"
+    known = scan(jobs, tmp_path, workers=0, cache=cache)
+    assert [result.status for result in known] == ["ok", "corrupt:not a video"]
+    assert known[0].sha256 == file_sha256(first)
+    (tmp_path / "old").rename(tmp_path / "new")
+    os.utime(tmp_path / "new" / "a.mp4", (1, 1))
+    moved = [Job(path) for path in find_videos(tmp_path)]
+    assert scan(moved, tmp_path, workers=0, cache=cache, measure_one=refuse) == known
+
+
+def test_other_bytes_of_equal_size_are_measured(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"text")
+    cache = tmp_path / "scan.json"
+    before = scan([Job(path)], tmp_path, workers=0, cache=cache)
+    path.write_bytes(b"TEXT")
+    after = scan([Job(path)], tmp_path, workers=0, cache=cache)
+    assert before[0].sha256 != after[0].sha256
+
+
+def test_an_interrupted_scan_goes_on(tmp_path: Path) -> None:
+    for number in range(1, 5):
+        make_video(tmp_path / f"{number}.mp4", number)
+    jobs = [Job(path) for path in find_videos(tmp_path)]
+    cache = tmp_path / "scan.json"
+    decoded: list[str] = []
+
+    def stop_at_third(job: Job, root: Path) -> Scanned:
+        if len(decoded) == 2:
+            raise KeyboardInterrupt
+        decoded.append(job.path.name)
+        return measure_job(job, root)
+
+    with pytest.raises(KeyboardInterrupt):
+        scan(jobs, tmp_path, workers=0, cache=cache, measure_one=stop_at_third)
+    rest: list[str] = []
+
+    def count(job: Job, root: Path) -> Scanned:
+        rest.append(job.path.name)
+        return measure_job(job, root)
+
+    assert [found.frames for found in scan(jobs, tmp_path, workers=0, cache=cache, measure_one=count)] == [1, 2, 3, 4]
+    assert rest == ["3.mp4", "4.mp4"]

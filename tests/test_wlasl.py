@@ -10,9 +10,10 @@ from wlasl_files import instance, small_wlasl, write_json
 
 from islr.data.labels import Labels
 from islr.data.manifest import Manifest
-from islr.data.scan import Scanned
+from islr.data.scan import Job, Scanned
 from islr.data.wlasl import fit_box, from_wlasl, span_of
 from islr.errors import UserError
+from islr.files import file_sha256
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +92,9 @@ def test_second_scan_decodes_only_what_is_new(
 ) -> None:
     decoded: list[str] = []
 
-    def counted(job: object, root: Path) -> Scanned:
+    def counted(job: Job, root: Path) -> Scanned:
         decoded.append(job.path.stem)
-        return Scanned("ok", 1, 25.0, 8, 8)
+        return Scanned("ok", 1, 25.0, 8, 8, sha256=file_sha256(job.path))
 
     monkeypatch.setitem(__import__("islr.data.scan").data.scan.scan.__kwdefaults__, "measure_one", counted)
     out = tmp_path / "made" / "manifest.csv"
@@ -103,6 +104,9 @@ def test_second_scan_decodes_only_what_is_new(
     assert len(decoded) == 6
     assert again == first
     (files[1] / "00003.mp4").touch()
+    from_wlasl(files[0], files[1], workers=0, out=out)
+    assert len(decoded) == 6, "its bytes are known"
+    (files[1] / "00003.mp4").write_bytes(b"something else")
     from_wlasl(files[0], files[1], workers=0, out=out)
     assert decoded[6:] == ["00003"]
     (tmp_path / "made" / "manifest.scan.json").write_text("{broken")

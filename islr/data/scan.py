@@ -1,8 +1,8 @@
 """Decode every video of a corpus once, in parallel, to learn what it really holds.
 
 Each file is measured in a worker process. One that does not come back in time, or dies, costs its worker and
-marks that file; it never stops the scan. Results are kept in a small json by path, size and time of change,
-so a second scan, or one that was interrupted, only decodes what is new.
+marks that file; it never stops the scan. Results are kept in a small json by the hash of the file's bytes, so a
+second scan, one that was interrupted, or one of a folder that was moved or renamed only decodes what is new.
 """
 
 import json
@@ -15,11 +15,11 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from islr.data.guard import DecodeError
+from islr.data.guard import DecodeError, check_path
 from islr.data.manifest import CORRUPT, MISSING, OK
 from islr.data.video import measure
 from islr.errors import UserError
-from islr.files import write_atomic
+from islr.files import file_sha256, write_atomic
 
 VIDEO_SUFFIXES = frozenset(
     (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".swf", ".mpg", ".mpeg", ".ts", ".ogv", ".wmv")
@@ -27,7 +27,7 @@ VIDEO_SUFFIXES = frozenset(
 Range = tuple[float | None, float | None]
 Progress = Callable[[int, int], None]
 
-_VERSION = 1
+_VERSION = 2
 _DEADLINE_S = 60.0  # per file; a clip takes well under a second
 _DEADLINE_BYTES_PER_S = 100_000  # and more for long videos, at a rate any machine decodes
 _START_S = 120.0  # for a process to start on a busy machine
@@ -47,7 +47,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Scanned:
-    """What a file holds; `counts` are the frames in each of the job's ranges. Zeros unless `status` is ok."""
+    """What a file holds; `counts` are the frames in each of the job's ranges. Zeros unless `status` is ok.
+
+    `sha256` is that of the file's bytes; empty where there are none to read.
+    """
 
     status: str
     frames: int = 0
@@ -55,6 +58,7 @@ class Scanned:
     width: int = 0
     height: int = 0
     counts: tuple[int, ...] = ()
+    sha256: str = ""
 
     @property
     def duration(self) -> float:
@@ -92,8 +96,15 @@ def measure_job(job: Job, root: Path) -> Scanned:
     try:
         info, counts = measure(job.path, job.ranges, root)
     except DecodeError as error:
-        return Scanned(MISSING if error.kind == "missing" else CORRUPT + error.kind)
-    return Scanned(OK, info.frames, info.fps, info.width, info.height, counts)
+        return Scanned(MISSING if error.kind == "missing" else CORRUPT + error.kind, sha256=_hash(job.path, root))
+    return Scanned(OK, info.frames, info.fps, info.width, info.height, counts, _hash(job.path, root))
+
+
+def _hash(path: Path, root: Path) -> str:
+    try:
+        return file_sha256(check_path(path, root))
+    except (DecodeError, OSError):
+        return ""
 
 
 def scan(
@@ -112,7 +123,7 @@ def scan(
         jobs: Files and ranges; each path at most once.
         root: The data root that every file must be in.
         workers: Processes, one thread each; None = one per core, at most 8; 0 = in this process, no deadline.
-        cache: A json of earlier results, read and updated; None = neither.
+        cache: A json of earlier results by file hash, read and updated; None = neither.
         progress: Called with (files done, files in all).
         deadline_s: Seconds a small file may take; a large one gets more in proportion to its bytes.
         measure_one: What is done with a file; a module-level function.
@@ -145,45 +156,67 @@ def scan(
 
 
 class _Cache:
-    """Earlier results by path, valid while the file's size and time of change stay the same."""
+    """Earlier results by the hash of the bytes they were measured on.
+
+    A file whose size and time of change are as before is not hashed again; any other is, if a known file has its size.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self.files: dict[str, dict[str, Any]] = {}
+        self.content: dict[str, dict[str, Any]] = {}  # sha256 -> what the file holds
+        self.stamps: dict[str, list[Any]] = {}  # path -> [size, time of change, sha256]
         self.changed, self.saved_at = False, time.monotonic()
-        if path is None or not path.is_file():
-            return
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            if stored["version"] == _VERSION:
-                self.files = dict(stored["files"])
-        except (ValueError, KeyError, TypeError):
-            self.files = {}  # a cache that cannot be read is made again
+        if path is not None and path.is_file():
+            try:
+                stored = json.loads(path.read_text(encoding="utf-8"))
+                if stored["version"] == _VERSION:
+                    self.content, self.stamps = dict(stored["content"]), dict(stored["stamps"])
+            except (ValueError, KeyError, TypeError):
+                pass  # a cache that cannot be read is made again
+        self.sizes = {entry["bytes"] for entry in self.content.values()}
 
     def get(self, job: Job) -> Scanned | None:
-        entry = self.files.get(str(job.path))
-        if entry is None or entry["stamp"] != _stamp(job.path):
+        """What is known of a file; None = it, or one of its ranges, has to be measured."""
+        stamp = _stamp(job.path)
+        known = self.stamps.get(str(job.path))
+        if known is not None and known[:2] == stamp:
+            sha = known[2]
+        elif stamp and stamp[0] in self.sizes and job.path.is_file():
+            sha = file_sha256(job.path)
+        else:
+            return None
+        entry = self.content.get(sha)
+        if entry is None:
             return None
         if any(_range_key(span) not in entry["counts"] for span in job.ranges) and entry["status"] == OK:
             return None
+        if known is None or known[:2] != stamp:
+            self.stamps[str(job.path)], self.changed = [*stamp, sha], True
         values = {key: entry[key] for key in ("status", "frames", "fps", "width", "height")}
         counts = tuple(entry["counts"].get(_range_key(span), 0) for span in job.ranges)
-        return Scanned(**values, counts=counts)
+        return Scanned(**values, counts=counts, sha256=sha)
 
     def put(self, job: Job, result: Scanned) -> None:
-        # A missing file has nothing to stamp; a deadline or a crash may be the machine's fault, so try again.
-        if result.status in (MISSING, *_LOST_WORKER):
+        """Remember a result; not of a missing file, nor one that may have been the machine's fault."""
+        stamp = _stamp(job.path)
+        if not result.sha256 or result.status in (MISSING, *_LOST_WORKER) or not stamp:
             return
         counts = dict(zip(map(_range_key, job.ranges), result.counts, strict=False))
-        self.files[str(job.path)] = {**asdict(result), "counts": counts, "stamp": _stamp(job.path)}
+        entry = {**asdict(result), "counts": counts, "bytes": stamp[0]}
+        del entry["sha256"]
+        self.content[result.sha256] = entry
+        self.stamps[str(job.path)] = [*stamp, result.sha256]
+        self.sizes.add(stamp[0])
         self.changed = True
         if time.monotonic() - self.saved_at > _SAVE_EVERY_S:
             self.save()
 
     def save(self) -> None:
+        """Write what is new."""
         if self.path is not None and self.changed:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.path, json.dumps({"version": _VERSION, "files": self.files}))
+            stored = {"version": _VERSION, "content": self.content, "stamps": self.stamps}
+            write_atomic(self.path, json.dumps(stored))
             self.changed, self.saved_at = False, time.monotonic()
 
 
