@@ -117,16 +117,26 @@ def revise(manifest: Manifest, labels: Labels, *, only_used: bool = False) -> Ma
         clips=clips,
         classes=tuple(labels.classes[number] for number in kept),
         sources={**manifest.sources, **labels.sources},
-        notes={**manifest.notes, "revised_label_coverage": coverage},
+        notes={
+            **manifest.notes,
+            "label_space": f"revised ({', '.join(labels.sources)})",
+            "revised_label_coverage": coverage,
+        },
     )
 
 
 def with_forms(manifest: Manifest, labels: Labels) -> Manifest:
-    """The manifest with each clip's form named and its own labels kept: what form-aware scoring needs."""
+    """The manifest with each clip's form named and its own labels kept: what form-aware scoring needs.
+
+    Raises:
+        UserError: Not one clip has a form.
+    """
     clips = []
     for clip in manifest:
         number = labels.of_clip(clip.clip_id)
         clips.append(replace(clip, form="" if number is None else labels.classes[number]))
+    if not any(clip.form for clip in clips):
+        raise UserError(f"none of the {len(clips)} clips of '{manifest.name}' is in the file of forms")
     return replace(manifest, clips=tuple(clips), sources={**manifest.sources, **labels.sources})
 
 
@@ -154,6 +164,12 @@ class FormTable:
         if not counts.any():
             raise UserError(f"no {split} clip of '{manifest.name}' has both a label and a form")
         return cls(manifest.classes, forms, counts)
+
+    @property
+    def is_trivial(self) -> bool:
+        """Whether labels and forms are the same thing under two names, so that scores by form say nothing new."""
+        used = self.counts > 0
+        return bool((used.sum(axis=0) <= 1).all() and (used.sum(axis=1) <= 1).all())
 
 
 def label_ceiling(manifest: Manifest, table: FormTable, split: str = "test") -> dict[str, Any]:
@@ -190,32 +206,32 @@ def label_ceiling(manifest: Manifest, table: FormTable, split: str = "test") -> 
     return result
 
 
-def score_forms(
+def form_hits(
     table: FormTable, ranked: Sequence[Sequence[str]], classes: Sequence[str], forms: Sequence[str]
-) -> dict[str, Any]:
-    """Score a model of the original labels by the forms of its answers.
+) -> dict[str, np.ndarray]:
+    """Where a model of the original labels is right about the form of a sign, whatever word it gives it.
 
-    Three readings of the same ranked answers, each as top-1 and top-5 fractions over the clips that have a
-    form: `original` (the clip's own class is named), `same_form` (a named class was signed with the clip's
-    form in training) and `revised` (each named class stands for its most frequent form, repeats dropped,
-    and the clip's form is among them).
+    Three readings of the same ranked answers: `original` (the clip's own class is named), `same_form` (a named
+    class was signed with the clip's form in training) and `revised` (each named class stands for its most
+    frequent form, repeats dropped, and the clip's form is among them).
 
     Args:
         table: Counted on training clips.
         ranked: Class names for each clip, best first.
         classes: Each clip's class.
-        forms: Each clip's form; "" leaves the clip out.
+        forms: Each clip's form, never empty.
+
+    Returns:
+        `<reading>_top1` and `<reading>_top5`, 1.0 where right: float64 `[N]`.
 
     Raises:
-        UserError: A class is not one of the table's, or no clip has a form.
+        UserError: A class is not one of the table's.
     """
     class_index = {name: number for number, name in enumerate(table.classes)}
     form_index = {name: number for number, name in enumerate(table.forms)}
     usual = np.where(table.counts.any(axis=1), table.counts.argmax(axis=1), -1)
     hits: dict[str, list[bool]] = {f"{what}_top{k}": [] for what in _READINGS for k in (1, 5)}
     for names, own, form in zip(ranked, classes, forms, strict=True):
-        if not form:
-            continue
         unknown = [name for name in (*names, own) if name not in class_index]
         if unknown:
             raise UserError(f"class '{unknown[0]}' is not in the label space of the form table")
@@ -227,10 +243,7 @@ def score_forms(
             hits[f"original_top{k}"].append(own in names[:k])
             hits[f"same_form_top{k}"].append(any(shares[:k]))
             hits[f"revised_top{k}"].append(number in as_forms[:k])
-    n = len(hits["original_top1"])
-    if n == 0:
-        raise UserError("no clip has a form, so there is nothing to score by form")
-    return {"n": n, "of": len(forms), **{name: float(np.mean(values)) for name, values in hits.items()}}
+    return {name: np.array(values, dtype=np.float64) for name, values in hits.items()}
 
 
 def _relabel(clip: Clip, number: int | None, labels: Labels, index: dict[int, int]) -> Clip:

@@ -18,6 +18,7 @@ from islr.data.manifest import Manifest
 from islr.data.module import ClipStore, DataConfig, eval_batches
 from islr.data.transforms import SamplingConfig, multi_view
 from islr.errors import UserError
+from islr.evaluation.forms import form_results
 from islr.evaluation.metrics import accuracy_results
 from islr.evaluation.predictions import Predictions, rank_scores, write_predictions
 from islr.evaluation.results import Provenance, Result, save_results
@@ -223,13 +224,13 @@ def load_classifier(path: Path) -> tuple[Classifier, tuple[str, ...]]:
 
 
 def write_scores(
-    folder: Path, predictions: Predictions, name: str, num_classes: int, record: Provenance, stem: str = ""
+    folder: Path, predictions: Predictions, name: str, manifest: Manifest, split: str, record: Provenance
 ) -> list[Result]:
-    """Write `<stem>predictions.csv`, then `<stem>result.json`: a result never exists without its
-    predictions."""
-    results = accuracy_results(predictions, name, num_classes, record)
-    write_predictions(folder / f"{stem}predictions.csv", predictions)
-    save_results(folder / f"{stem}result.json", results)
+    """Write `predictions.csv`, then `result.json`: a result never exists without its predictions."""
+    results = accuracy_results(predictions, name, len(manifest.classes), record)
+    results += form_results(predictions, name, manifest, split, record)
+    write_predictions(folder / "predictions.csv", predictions)
+    save_results(folder / "result.json", results)
     return results
 
 
@@ -281,7 +282,7 @@ def evaluate_run(
     other = "" if manifest_path is None else f"_{manifest.name}"
     folder = run / f"evaluation_{split}_{chosen.clips}x{chosen.crops}{other}"
     folder.mkdir(exist_ok=True)
-    return write_scores(folder, ranked(scores, store.manifest), config.name, len(classes), record)
+    return write_scores(folder, ranked(scores, store.manifest), config.name, manifest, split, record)
 
 
 def refuse_unread(scores: Scores, store: ClipStore, allow_partial: bool) -> None:

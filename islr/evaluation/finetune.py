@@ -145,7 +145,7 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
         results: list[Result] = []
         if world.main:
             predictions = ranked(scores, store.manifest)
-            results = write_scores(folder, predictions, config.name, len(manifest.classes), record)
+            results = write_scores(folder, predictions, config.name, manifest, "test", record)
         world.barrier()
         return results
 

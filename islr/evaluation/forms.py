@@ -1,0 +1,66 @@
+"""Scores by sign form beside the scores by label: one sign has several words, and a word several signs.
+
+A model trained on English words is told that "mom" is wrong where the label says "mother", though the signer does
+the same thing. Where a manifest names each clip's form, its test records say how often the form was right, and what
+the best possible recogniser of form would reach on the words.
+"""
+
+import numpy as np
+
+from islr.data.labels import FormTable, form_hits, label_ceiling
+from islr.data.manifest import Manifest
+from islr.evaluation.metrics import Interval, bootstrap
+from islr.evaluation.predictions import Predictions
+from islr.evaluation.results import Provenance, Result
+
+CEILING = "label_ceiling"
+
+
+def form_results(
+    predictions: Predictions, name: str, manifest: Manifest, split: str, provenance: Provenance
+) -> list[Result]:
+    """Records of the clips that have a form; none where labels and forms are the same thing, or nothing ties them.
+
+    Args:
+        predictions: What was predicted for each clip of `split`.
+        name: Row name of the run.
+        manifest: The whole corpus; the training split ties words to forms.
+        split: The scored split.
+        provenance: Where the predictions come from.
+
+    Returns:
+        Metrics `original_top1`, `same_form_top1`, `revised_top1` (see `islr.data.labels.form_hits`) and
+        `label_ceiling_top1`, each also as top-5; n counts the clips that have a form.
+    """
+    forms = {clip.clip_id: clip.form for clip in manifest if clip.split == split}
+    rows = [row for row, clip_id in enumerate(predictions.clip_ids) if forms.get(clip_id)]
+    tied = any(clip.split == "train" and clip.form and clip.label is not None for clip in manifest)
+    if not rows or not tied:
+        return []
+    table = FormTable.count(manifest)
+    if table.is_trivial:
+        return []
+    hits = form_hits(
+        table,
+        [predictions.ranked[row] for row in rows],
+        [predictions.classes[row] for row in rows],
+        [forms[predictions.clip_ids[row]] for row in rows],
+    )
+    scored = {predictions.clip_ids[row] for row in rows}
+    ceiling = label_ceiling(manifest.replace(c for c in manifest if c.clip_id in scored), table, split)
+    intervals = {metric: bootstrap(np.asarray(right)) for metric, right in hits.items()}
+    intervals |= {f"{CEILING}_top{k}": Interval(ceiling[f"top{k}"], None, None, "") for k in (1, 5)}
+    return [
+        Result(
+            name=name,
+            metric=metric,
+            value=interval.value,
+            ci_low=interval.low,
+            ci_high=interval.high,
+            ci_method=interval.method,
+            n=len(rows),
+            higher_is_better=True,
+            provenance=provenance,
+        )
+        for metric, interval in intervals.items()
+    ]
