@@ -176,6 +176,37 @@ def test_incomplete_test_set_is_refused_before_any_work(
     assert f"on {tests - 1} of {tests} expected clips" in capsys.readouterr().out
 
 
+def test_a_selection_clip_that_is_a_test_clip_stops_the_run(
+    mini_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = tmp_path / "corpus"
+    subprocess.run(["cp", "-r", str(mini_corpus), str(corpus)], check=True)
+    with (corpus / "manifest.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    val, test = (next(row for row in rows if row["split"] == split) for split in ("val", "test"))
+    (corpus / val["path"]).write_bytes((corpus / test["path"]).read_bytes())
+    config = write_config(FINETUNE, tmp_path / "f.yaml", corpus / "manifest.csv", tmp_path / "fine")
+    assert run(["finetune", str(config)]) == 2
+    assert f"share 1 clips ({val['clip_id']} = {test['clip_id']})" in _error(capsys)
+    assert not (tmp_path / "fine").exists()
+    assert run(["finetune", str(config), "shared_with_test=drop"]) == 0
+    assert (
+        "1 that test also has left out" in load_results(tmp_path / "fine" / "result.json")[0].provenance.selection_set
+    )
+    # Scored on another corpus, the same model meets the clip again, now as test.
+    other = tmp_path / "other"
+    subprocess.run(["cp", "-r", str(mini_corpus), str(other)], check=True)
+    for row in rows:
+        row["split"] = {"val": "test", "test": "val"}.get(row["split"], row["split"])
+    with (other / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    capsys.readouterr()
+    assert run(["evaluate", str(tmp_path / "fine"), "--manifest", str(other / "manifest.csv")]) == 2
+    assert "selection and test share" in _error(capsys)
+
+
 def test_schema_and_resolved_config(capsys: pytest.CaptureFixture[str]) -> None:
     for task in ("pretrain", "finetune", "probe"):
         assert run(["config", "schema", task]) == 0

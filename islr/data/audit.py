@@ -96,7 +96,10 @@ def check_disjoint(selection: Manifest, test: Manifest) -> None:
     if pairs:
         shown = ", ".join(f"{a} = {b}" for a, b in pairs[:_MOST_EXAMPLES])
         more = f" and {len(pairs) - _MOST_EXAMPLES} more" if len(pairs) > _MOST_EXAMPLES else ""
-        raise UserError(f"selection and test share {len(pairs)} clips ({shown}{more}); select on other clips")
+        raise UserError(
+            f"selection and test share {len(pairs)} clips ({shown}{more}); leave them out of the selection with "
+            "shared_with_test=drop, or select on other clips"
+        )
 
 
 def without_shared(selection: Manifest, test: Manifest) -> tuple[Manifest, list[str]]:

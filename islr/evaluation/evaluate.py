@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from islr.config import Config, config_hash
+from islr.data.audit import check_disjoint
 from islr.data.manifest import Manifest
 from islr.data.module import ClipStore, DataConfig, eval_batches
 from islr.data.transforms import SamplingConfig, multi_view
@@ -247,9 +248,11 @@ def evaluate_run(
     The numbers go to `evaluation_<split>_<views>[_<manifest>]/` inside the run folder.
 
     Raises:
-        UserError: No finished run there, or the manifest's classes are not the classifier's.
+        UserError: No finished run there, the manifest's classes are not the classifier's, or it shares clips with
+            the set that chose the run's epoch.
     """
-    from islr.evaluation.finetune import FinetuneConfig  # the run's own schema; finetune imports this module
+    # The run's own schema; finetune imports this module.
+    from islr.evaluation.finetune import FinetuneConfig, selection_sets
 
     started = time.monotonic()
     config = FinetuneConfig.read(run)
@@ -261,6 +264,11 @@ def evaluate_run(
             f"the classes of {manifest.name} are not those the classifier was trained on ({len(classes)} classes)"
         )
     rows = labelled_split(manifest, split, allow_partial)
+    selection: str = config.select_on
+    if split == "test" and manifest_path is not None and Path(config.data.manifest[0]).is_file():
+        check_disjoint(selection_sets(Manifest.load(config.data.manifest[0]), config)[1], rows)
+    elif split == "test" and manifest_path is not None:
+        selection += f" of a corpus that is not here ({config.data.manifest[0]}), so not compared with this split"
     chosen = ViewsConfig.parse(views or config.views, config.video.sampling)
     world = World(config.run.device)
     store = ClipStore(rows, data)
@@ -274,7 +282,7 @@ def evaluate_run(
         data=data,
         weights=run / CLASSIFIER,
         config=config,
-        selection=config.select_on,
+        selection=selection,
         seed=config.run.seed,
         world=world,
         started=started,

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from islr.config import Config, load_config
-from islr.data.audit import without_shared
+from islr.data.audit import check_disjoint, without_shared
 from islr.data.manifest import Clip, Manifest
 from islr.data.module import ClipStore, DataConfig, TrainBatches
 from islr.data.transforms import AugmentConfig, PoseAugmentConfig, train_view
@@ -58,6 +58,10 @@ class FinetuneConfig(Config):
         "val",
         description="clips that choose the epoch: the val split, or a part held out of train; never test",
     )
+    shared_with_test: Literal["error", "drop"] = Field(
+        "error",
+        description="a selection clip that is also in test, by id or by its file's bytes: stop, or leave it out",
+    )
     held_out: float = Field(0.1, gt=0, lt=0.5, description="share of train for select_on: train_held_out")
     views: str = Field("1x1", pattern=r"^[1-9]\d?x[1-9]$", description="test views, temporal x spatial")
     allow_partial: bool = Field(False, description="score a test set with clips missing, as n/expected")
@@ -94,8 +98,10 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
     manifest = Manifest.load(config.data.manifest[0])
     test = labelled_split(manifest, "test", config.allow_partial)
     train, selection = selection_sets(manifest, config)
-    # WLASL's official splits hold the same recording in val and in test: such clips must not choose the epoch.
-    selection, shared = without_shared(selection, test)
+    shared: list[str] = []
+    if config.shared_with_test == "drop":
+        selection, shared = without_shared(selection, test)
+    check_disjoint(selection, test)
     task = Classification(build_encoder(config.encoder), len(manifest.classes), config.classification)
     stores = {"train": ClipStore(train, config.data), "select": ClipStore(selection, config.data)}
     batches = TrainBatches(
