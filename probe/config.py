@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from islr.config import Config
 from islr.data.module import DataConfig
-from islr.data.phonology import Policy
+from islr.data.phonology import ASL_LEX, Columns, Policy
 from islr.data.transforms import SamplingConfig
 from islr.errors import UserError
 from islr.files import file_sha256
@@ -35,9 +35,12 @@ class ProbeConfig(Config):
     )
     data: DataConfig
     sampling: SamplingConfig = SamplingConfig()
-    lexicon: str = Field(description="table with ASL-LEX's columns")
+    lexicon: str = Field(description="table of signs and their phonological features")
+    columns: Columns = Field(ASL_LEX, description="what the lexicon's columns mean; default: those of ASL-LEX 2.0")
     join_by: Literal["form", "gloss"] | None = Field(None, description="none: by form where the manifest has forms")
-    ambiguous: Policy = Field("agree", description="labels of a word with several entries; see islr/data/phonology.py")
+    ambiguous: Policy | dict[str, Policy] = Field(
+        "agree", description="labels of a word with several entries, for all features or feature -> policy"
+    )
     features: tuple[str, ...] | None = Field(None, description="phonological features to probe; none = all")
     splits: tuple[Literal["unseen_sign", "seen_sign", "unseen_sign_signer"], ...] = (
         "unseen_sign",

@@ -88,7 +88,7 @@ class Study:
     def __init__(self, config: ProbeConfig, world: World) -> None:
         self.config, self.world, self.started = config, world, time.monotonic()
         self.manifest: Manifest = load_manifests(config.data.manifest)
-        table = read_table(config.lexicon)
+        table = read_table(config.lexicon, config.columns)
         phonology = join(self.manifest, table, by=config.join_by, policy=config.ambiguous)
         self.coverage = phonology.coverage
         self.label_space = table.name

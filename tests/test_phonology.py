@@ -1,17 +1,21 @@
 """Phonology: the table as it is published, the join by form or gloss, ambiguity, what is missing."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from islr.cli import run
 from islr.data.labels import read_labels, revise
 from islr.data.manifest import Clip, Manifest
 from islr.data.phonology import ASL_LEX, FEATURES, UNKNOWN, Columns, join, read_table, render_coverage
 from islr.errors import UserError
 
-SMALL = Columns("EntryID", "LemmaID", {name: f"{name}.2.0" for name in ("Handshape", "Movement", "Spread")})
+SMALL = Columns(
+    entry="EntryID", lemma="LemmaID", features={name: f"{name}.2.0" for name in ("Handshape", "Movement", "Spread")}
+)
 
 
 def write(path: Path, rows: list[tuple[str, str, str, str, str]], encoding: str = "latin-1") -> Path:
@@ -140,7 +144,7 @@ def test_another_lexicon_declares_its_own_columns(tmp_path: Path) -> None:
     path = tmp_path / "other.csv"
     path.write_text("sign;x\n")
     path.write_text("sign,hand,note\nhello,flat,?\nbye,?,a\n")
-    columns = Columns("sign", None, {"Hand": "hand"}, frozenset({"?"}))
+    columns = Columns(entry="sign", features={"Hand": "hand"}, missing=("?",))
     found = join(manifest("hello", "bye"), read_table(path, columns))
     assert names(found, "Hand") == ["flat", "-"]
     assert found.features == ("Hand",)
@@ -195,3 +199,37 @@ def test_revised_form_names_find_entries(shared: Path) -> None:
     assert coverage["joined_by"] == "form"
     assert coverage["words"] == 1573
     assert coverage["words_matched"] > 1098  # as many as stripping the prefix or taking the first alternative finds
+
+
+def test_coverage_command_takes_another_lexicon_and_policies_by_feature(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lexicon = tmp_path / "words.csv"
+    lexicon.write_text("sign,hand,place\ndrink,c,mouth\ndrink_2,c,chin\nbook,b,?\n", encoding="utf-8")
+    columns = tmp_path / "columns.yaml"
+    columns.write_text('entry: sign\nfeatures: {Hand: hand, Place: place}\nmissing: ["?"]\n')
+    clips = [Clip("a", "a.mp4", gloss="drink", split="train"), Clip("b", "b.mp4", gloss="book", split="test")]
+    manifest = tmp_path / "manifest.csv"
+    Manifest("two", tuple(clips), tmp_path).save(manifest)
+    command = ["data", "phonology", str(manifest), "--lexicon", str(lexicon), "--columns", str(columns)]
+
+    def targets(*more: str) -> dict[str, int]:
+        assert run([*command, "--json", *more]) == 0
+        found = json.loads(capsys.readouterr().out)["features"]
+        return {feature: row["clips_with_target"] for feature, row in found.items()}
+
+    assert targets() == {"Hand": 2, "Place": 0}
+    assert targets("--policy", "single") == {"Hand": 1, "Place": 0}
+    assert targets("--policy", "Place=exact") == {"Hand": 2, "Place": 1}
+    assert run(command) == 0
+    assert "2 of 2 words" in capsys.readouterr().out
+    for wrong, message in (
+        (["--policy", "Shape=single"], "unknown feature 'Shape'"),
+        (["--policy", "often"], "unknown policy 'often'"),
+        (["--policy", "exact", "--policy", "Hand=single"], "policy 'exact'"),
+    ):
+        assert run([*command, *wrong]) == 2
+        assert message in capsys.readouterr().err
+    columns.write_text("entry: sign\nfeatures: {Hand: handshape}\n")
+    assert run(command) == 2
+    assert "handshape" in capsys.readouterr().err

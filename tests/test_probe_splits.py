@@ -15,6 +15,11 @@ from probe.splits import Fold, Split, seen_sign, stratified_groups, unseen_sign,
 from probe.targets import Targets, connected, make_targets, targets_from
 
 
+def same_names(*features: str) -> Columns:
+    """A lexicon's columns that are called as their features."""
+    return Columns(entry="EntryID", lemma="LemmaID", features={name: name for name in features})
+
+
 def corpus(signs: int = 40, signers: int = 6, seed: int = 0, official: str = "signers") -> Targets:
     """Every sign by every signer; a common and a rare feature; the last signer is the official test one."""
     rng = np.random.default_rng(seed)
@@ -188,7 +193,10 @@ def test_groups_join_homophones_lemmas_glosses_and_recordings(tmp_path: Path) ->
         "five,five,b,y,1\n"
         "six,six,c,x,2\n"
     )
-    table = read_table(lexicon, Columns("EntryID", "LemmaID", {name: name for name in ("Shape", "Place", "Hands")}))
+    table = read_table(
+        lexicon,
+        same_names("Shape", "Place", "Hands"),
+    )
     words = ["one", "two", "three", "four", "five", "six", "unknown"]
     clips = [Clip(f"{w}{i}", f"{w}{i}.mp4", gloss=w, label=0) for w in words for i in range(2)]
     clips.append(Clip("six2", "five0.mp4", gloss="six", label=0))  # the recording of `five0` under another word
@@ -207,7 +215,7 @@ def test_groups_join_homophones_lemmas_glosses_and_recordings(tmp_path: Path) ->
 def test_targets_are_independent_of_manifest_order_and_feature_choice(tmp_path: Path) -> None:
     lexicon = tmp_path / "lexicon.csv"
     lexicon.write_text("EntryID,LemmaID,Shape,Place\n" + "".join(f"w{i},w{i},{i % 3},{i % 4}\n" for i in range(24)))
-    table = read_table(lexicon, Columns("EntryID", "LemmaID", {"Shape": "Shape", "Place": "Place"}))
+    table = read_table(lexicon, same_names("Shape", "Place"))
     clips = [Clip(f"c{i:02d}", f"{i}.mp4", gloss=f"w{i}", label=0) for i in range(24)]
     marks = []
     for rows in (clips, clips[::-1]):

@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -78,6 +78,30 @@ def data_audit(
     if out is not None:
         write_atomic(out, text + "\n")
     print(text if as_json else render_audit(found))
+
+
+@data_app.command("phonology")
+def data_phonology(
+    manifest: Annotated[Path, typer.Argument(help="manifest.csv")],
+    lexicon: Annotated[Path, typer.Option(help="ASL-LEX's signdata.csv, or another lexicon with --columns")],
+    columns: Annotated[
+        Path | None, typer.Option(help="yaml: entry, lemma, features {feature: column}, missing [cells]")
+    ] = None,
+    policy: Annotated[
+        list[str] | None, typer.Option(help="agree, exact or single; or FEATURE=POLICY, repeated")
+    ] = None,
+    by: Annotated[Literal["form", "gloss"] | None, typer.Option(help="default: form where there are forms")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print json instead of a table")] = False,
+) -> None:
+    """Join a lexicon to a corpus and print what it covers: words, clips, and each feature's labels."""
+    from islr.config import load_config
+    from islr.data.manifest import Manifest
+    from islr.data.phonology import ASL_LEX, Columns, join, parse_policies, read_table, render_coverage
+
+    declared = ASL_LEX if columns is None else load_config(Columns, columns)
+    table = read_table(lexicon, declared)
+    coverage = join(Manifest.load(manifest), table, by=by, policy=parse_policies(policy or [])).coverage
+    print(json.dumps(coverage, indent=1) if as_json else render_coverage(coverage))
 
 
 def _print_audit(manifest: Any) -> None:

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
+from islr.config import Config
 from islr.data.manifest import SPLITS, Manifest
 from islr.errors import UserError
 from islr.files import file_sha256
@@ -28,22 +30,14 @@ Policy = Literal["agree", "exact", "single"]
 _POLICIES = ("agree", "exact", "single")
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Which columns of a lexicon mean what.
+class Columns(Config):
+    """Which columns of a lexicon mean what."""
 
-    Attributes:
-        entry: The entry's name, a word with an optional number (`drink_2`).
-        lemma: The name of the lemma, or None.
-        features: Feature name -> column.
-        missing: Cells that mean "not known" or "does not apply". Nothing else does: ASL-LEX's movement has a
-            level that is called None.
-    """
-
-    entry: str
-    lemma: str | None
-    features: Mapping[str, str]
-    missing: frozenset[str] = frozenset({"", "NA"})
+    entry: str = Field(description="column of the entry's name, a word with an optional number (drink_2)")
+    lemma: str | None = Field(None, description="column of the lemma's name")
+    features: dict[str, str] = Field(min_length=1, description="feature -> column")
+    # Nothing else is missing: ASL-LEX's movement has a level that is called None.
+    missing: tuple[str, ...] = Field(("", "NA"), description="cells that mean not known, or does not apply")
 
 
 FEATURES = (
@@ -51,7 +45,7 @@ FEATURES = (
     *("ThumbContact", "SignType", "Movement", "RepeatedMovement", "MajorLocation", "MinorLocation"),
     *("SecondMinorLocation", "Contact", "NonDominantHandshape", "UlnarRotation"),
 )
-ASL_LEX = Columns("EntryID", "LemmaID", {name: f"{name}.2.0" for name in FEATURES})
+ASL_LEX = Columns(entry="EntryID", lemma="LemmaID", features={name: f"{name}.2.0" for name in FEATURES})
 
 
 @dataclass(frozen=True)
@@ -314,6 +308,23 @@ def _decide(word: str, entries: Sequence[Entry], feature: str, policy: Policy) -
         return None
     levels = {entry.levels[feature] for entry in entries}
     return levels.pop() if len(levels) == 1 else None
+
+
+def parse_policies(texts: Sequence[str]) -> Policy | dict[str, Policy]:
+    """`["exact"]` -> exact for all features; `["Movement=single", ...]` -> by feature, the rest as by default.
+
+    Raises:
+        UserError: Both kinds at once, or more than one policy for all features.
+    """
+    if len(texts) == 1 and "=" not in texts[0]:
+        return texts[0]  # type: ignore[return-value]  # `join` checks the name
+    chosen = {}
+    for text in texts:
+        feature, equals, name = text.partition("=")
+        if not equals:
+            raise UserError(f"policy '{text}': give one policy for all features, or FEATURE=POLICY for each")
+        chosen[feature] = name
+    return chosen  # type: ignore[return-value]
 
 
 def _policies(policy: Policy | Mapping[str, Policy], features: Sequence[str]) -> dict[str, Policy]:
