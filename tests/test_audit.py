@@ -9,7 +9,8 @@ import pytest
 from video_files import make_video
 from wlasl_files import small_wlasl
 
-from islr.data.audit import audit, check_disjoint, render_audit, same_content, shared_clips, without_shared
+from islr.data.audit import audit, render_audit
+from islr.data.duplicates import check_disjoint, same_content, shared_clips, without_shared
 from islr.data.manifest import Clip, Manifest
 from islr.data.pose import POINTS, Pose, write_pose
 from islr.data.wlasl import from_wlasl

@@ -8,6 +8,7 @@ import pytest
 from video_files import make_video
 from wlasl_files import instance, small_wlasl, write_json
 
+from islr.cli import run
 from islr.data.labels import Labels
 from islr.data.manifest import Manifest
 from islr.data.scan import Job, Scanned
@@ -194,6 +195,47 @@ def test_nslt_restricts_checks_and_reports_its_extra_ids(files: tuple[Path, Path
         nslt.write_text(json.dumps({**entries, "00001": {**entries["00001"], key: value}}))
         with pytest.raises(UserError, match="clip 00001"):
             from_wlasl(files[0], files[1], nslt=nslt, workers=0)
+
+
+def test_class_list_is_checked_and_respelt_classes_are_noted(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    listed = tmp_path / "classes.txt"
+    listed.write_text("0\tbook\r\n1\tdont want\r\n2\tice cream\r\n")  # a copy with Windows line ends
+    manifest = from_wlasl(files[0], files[1], class_list=listed, workers=0)
+    assert manifest.notes["classes_spelt_otherwise"] == ["1: dont want, in the json don't want"]
+    assert manifest.classes[1] == "don't want"
+    for content, message in (
+        ("0\tbook\n1\tice cream\n2\tdon't want\n", "do not belong together"),  # sorted otherwise
+        ("0\tbook\n", "do not belong together"),
+        ("book\n", "not a class list"),
+    ):
+        listed.write_text(content)
+        with pytest.raises(UserError, match=message):
+            from_wlasl(files[0], files[1], class_list=listed, workers=0)
+
+
+def test_command_takes_forms_or_labels(
+    files: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train.csv").write_text("x/00001.mp4 1\nx/00020.mp4 1\nx/00010.mp4 0\n")
+    (tmp_path / "test.csv").write_text("x/00003.mp4 1\nx/00022.mp4 1\n")
+    (tmp_path / "names.txt").write_text("WANT\nBOOK")
+    out = tmp_path / "manifest.csv"
+    command = ["data", "wlasl", "--json", str(files[0]), "--videos", str(files[1]), "--out", str(out), "--workers", "1"]
+    lists = [str(tmp_path / "train.csv"), str(tmp_path / "test.csv")]
+    names = ["--label-names", str(tmp_path / "names.txt")]
+    assert run([*command, "--forms", lists[0], "--forms", lists[1], *names]) == 0
+    kept = Manifest.load(out)
+    assert kept.classes == ("book", "don't want", "ice cream")
+    assert {clip.clip_id: clip.form for clip in kept if clip.form} == {
+        **dict.fromkeys(("00001", "00003", "00020", "00022"), "BOOK"),
+        "00010": "WANT",
+    }
+    # The form BOOK is signed for two glosses; a form recogniser that names the first misses the other.
+    assert "top-1 50.00" in capsys.readouterr().out
+    assert run([*command, "--labels", lists[0], "--labels", lists[1], *names]) == 0
+    assert Manifest.load(out).classes == ("WANT", "BOOK")
+    assert run([*command, "--labels", lists[0], "--forms", lists[0]]) == 2
+    assert run([*command, *names]) == 2
 
 
 def test_revised_labels_replace_classes_and_shrink_splits(files: tuple[Path, Path, Path], tmp_path: Path) -> None:

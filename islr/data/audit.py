@@ -4,16 +4,17 @@ Everything is computed from the manifest and its files; nothing is repaired here
 """
 
 import itertools
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from islr.data.duplicates import same_content
+from islr.data.labels import FormTable, label_ceiling
 from islr.data.manifest import CORRUPT, MISSING, OK, SPLITS, Clip, Manifest
 from islr.data.pose import BODY, LEFT_HAND, LEFT_SHOULDER, RIGHT_HAND, RIGHT_SHOULDER, normalise, read_pose
 from islr.errors import UserError
-from islr.files import file_sha256
 
 _MOST_EXAMPLES = 10
 _NOSE = 0
@@ -46,83 +47,15 @@ def audit(manifest: Manifest, *, poses: bool = True, content: bool = True) -> di
     if "same_origin" in manifest.notes:
         known = {clip.clip_id: clip for clip in manifest}
         groups = [[known[i] for i in group if i in known] for group in manifest.notes["same_origin"]]
-        report["same_origin"] = _duplicates([group for group in groups if len(group) > 1])
+        report["same_origin"] = _duplicates(manifest, [group for group in groups if len(group) > 1])
     if content:
-        report["same_content"] = _duplicates(same_content(manifest))
+        report["same_content"] = _duplicates(manifest, same_content(manifest))
+    forms = _forms(manifest, splits)
+    if forms:
+        report["forms"] = forms
     if poses and any(clip.pose for clip in manifest):
         report["poses"] = _poses(manifest)
     return report
-
-
-def same_content(*manifests: Manifest) -> list[list[Clip]]:
-    """Groups of present clips that show the very same pictures: equal bytes, and time ranges that overlap."""
-    by_size: dict[int, list[tuple[Manifest, Clip]]] = defaultdict(list)
-    for manifest in manifests:
-        for clip in manifest:
-            if clip.status == OK and manifest.path_of(clip).is_file():
-                by_size[manifest.path_of(clip).stat().st_size].append((manifest, clip))
-    groups: list[list[Clip]] = []
-    for pairs in by_size.values():
-        files = {manifest.path_of(clip) for manifest, clip in pairs}
-        if len(pairs) < 2:
-            continue
-        hashes = {path: file_sha256(path) if len(files) > 1 else "" for path in files}
-        by_hash: dict[str, list[Clip]] = defaultdict(list)
-        for manifest, clip in pairs:
-            by_hash[hashes[manifest.path_of(clip)]].append(clip)
-        for clips in by_hash.values():
-            groups += _overlapping(clips)
-    return groups
-
-
-def shared_clips(selection: Manifest, test: Manifest) -> list[tuple[str, str]]:
-    """Pairs (clip id in selection, clip id in test) that are one clip or the same pictures."""
-    tested = {clip.clip_id for clip in test}
-    pairs = [(clip.clip_id, clip.clip_id) for clip in selection if clip.clip_id in tested]
-    mine, theirs = {clip.clip_id for clip in selection} - tested, tested
-    for group in same_content(selection, test):
-        names = [clip.clip_id for clip in group]
-        pairs += itertools.product([n for n in names if n in mine], [n for n in names if n in theirs])
-    return sorted(set(pairs))
-
-
-def check_disjoint(selection: Manifest, test: Manifest) -> None:
-    """Refuse a selection set that has a clip of the test set, by its id or by its pictures.
-
-    Raises:
-        UserError: It does; the message names the pairs.
-    """
-    pairs = shared_clips(selection, test)
-    if pairs:
-        shown = ", ".join(f"{a} = {b}" for a, b in pairs[:_MOST_EXAMPLES])
-        more = f" and {len(pairs) - _MOST_EXAMPLES} more" if len(pairs) > _MOST_EXAMPLES else ""
-        raise UserError(
-            f"selection and test share {len(pairs)} clips ({shown}{more}); leave them out of the selection with "
-            "shared_with_test=drop, or select on other clips"
-        )
-
-
-def without_shared(selection: Manifest, test: Manifest) -> tuple[Manifest, list[str]]:
-    """The selection set without the clips that the test set also has, and their ids."""
-    dropped = {mine for mine, _ in shared_clips(selection, test)}
-    return selection.replace(clip for clip in selection if clip.clip_id not in dropped), sorted(dropped)
-
-
-def _overlapping(clips: Sequence[Clip]) -> list[list[Clip]]:
-    """Clips of one file, cut into groups whose time ranges overlap."""
-    if len(clips) < 2:
-        return []
-    ordered = sorted(clips, key=lambda clip: (clip.start or 0.0, clip.clip_id))
-    groups = [[ordered[0]]]
-    reach = ordered[0].end if ordered[0].end is not None else np.inf
-    for clip in ordered[1:]:
-        if (clip.start or 0.0) < reach:
-            groups[-1].append(clip)
-        else:
-            groups.append([clip])
-            reach = -np.inf
-        reach = max(reach, clip.end if clip.end is not None else np.inf)
-    return [group for group in groups if len(group) > 1]
 
 
 def _split(manifest: Manifest, split: str) -> dict[str, Any]:
@@ -183,31 +116,54 @@ def _classes(manifest: Manifest, splits: Sequence[str]) -> dict[str, Any]:
     return report
 
 
-def _duplicates(groups: Sequence[Sequence[Clip]]) -> dict[str, Any]:
+def _label(manifest: Manifest, clip: Clip) -> str:
+    return manifest.classes[clip.label] if clip.label is not None and manifest.classes else clip.gloss
+
+
+def _duplicates(manifest: Manifest, groups: Sequence[Sequence[Clip]]) -> dict[str, Any]:
     """Numbers about groups of clips that are the same recording."""
-    across_splits = [group for group in groups if len({clip.split for clip in group}) > 1]
-    across_labels = [group for group in groups if len({clip.gloss or clip.label for clip in group}) > 1]
+    labels = [sorted({_label(manifest, clip) for clip in group}) for group in groups]
     leaks: Counter[str] = Counter()
     for group in groups:
         for clip in group:
             if clip.split != "test":
                 continue
-            twins = {other.gloss or other.label for other in group if other.split == "train"}
-            if twins - {clip.gloss or clip.label}:
-                leaks["test_clips_in_train_with_another_label"] += 1
-            if clip.gloss in twins or (not clip.gloss and clip.label in twins):
-                leaks["test_clips_in_train_with_the_same_label"] += 1
+            twins = {_label(manifest, other) for other in group if other.split == "train"}
+            leaks["another"] += bool(twins - {_label(manifest, clip)})
+            leaks["same"] += _label(manifest, clip) in twins
+    noise = Counter(" / ".join(names) for names in labels if len(names) > 1)
     return {
         "groups": len(groups),
         "clips": sum(map(len, groups)),
-        "groups_across_splits": len(across_splits),
-        "groups_across_labels": len(across_labels),
-        "test_clips_in_train_with_another_label": leaks["test_clips_in_train_with_another_label"],
-        "test_clips_in_train_with_the_same_label": leaks["test_clips_in_train_with_the_same_label"],
+        "groups_across_splits": sum(len({clip.split for clip in group}) > 1 for group in groups),
+        "groups_across_labels": noise.total(),
+        "label_sets": len(noise),
+        "most_frequent_label_sets": dict(noise.most_common(_MOST_EXAMPLES)),
+        "test_clips_in_train_with_another_label": leaks["another"],
+        "test_clips_in_train_with_the_same_label": leaks["same"],
         "examples": [
-            [f"{clip.clip_id} ({clip.split}, {clip.gloss or clip.label})" for clip in group]
+            [f"{clip.clip_id} ({clip.split}, {_label(manifest, clip)})" for clip in group]
             for group in sorted(groups, key=lambda group: len({clip.split for clip in group}) < 2)[:_MOST_EXAMPLES]
         ],
+    }
+
+
+def _forms(manifest: Manifest, splits: Sequence[str]) -> dict[str, Any]:
+    """How far labels and sign forms differ; empty where the manifest has none, or they are the same thing."""
+    if not any(clip.split == "train" and clip.form and clip.label is not None for clip in manifest):
+        return {}
+    table = FormTable.count(manifest)
+    if table.is_trivial:
+        return {}
+    used = table.counts > 0
+    scored = [split for split in splits if split in ("val", "test")]
+    scored = [split for split in scored if any(clip.split == split and clip.form for clip in manifest)]
+    return {
+        "forms": len(table.forms),
+        "clips_with_form": {split: sum(c.split == split and bool(c.form) for c in manifest) for split in splits},
+        "train_forms_with_several_labels": int((used.sum(axis=0) > 1).sum()),
+        "train_labels_with_several_forms": int((used.sum(axis=1) > 1).sum()),
+        "label_ceiling": {split: label_ceiling(manifest, table, split) for split in scored},
     }
 
 
@@ -280,7 +236,13 @@ def render_audit(report: dict[str, Any]) -> str:
             f" {row['test_clips_in_train_with_another_label']},"
             f" under the same {row['test_clips_in_train_with_the_same_label']}"
         )
+        if row["label_sets"]:
+            lines.append(
+                f"  {row['label_sets']} sets of labels for one recording: " + _pairs(row["most_frequent_label_sets"])
+            )
         lines += [f"  {' = '.join(group)}" for group in row["examples"][:3]]
+    if "forms" in report:
+        lines += _render_forms(report["forms"])
     if "poses" in report:
         row = report["poses"]
         hands = ", ".join(f"{name} {share:.0%}" for name, share in row["share_of_frames_with_hand"].items())
@@ -294,6 +256,26 @@ def render_audit(report: dict[str, Any]) -> str:
     for key, value in report["notes"].items():
         lines.append(f"note: {key.replace('_', ' ')}: {_short(value)}")
     return "\n".join(lines)
+
+
+def _render_forms(forms: dict[str, Any]) -> list[str]:
+    named = ", ".join(f"{split} {count}" for split, count in forms["clips_with_form"].items())
+    many = (forms["train_forms_with_several_labels"], forms["train_labels_with_several_forms"])
+    lines = [
+        f"sign forms: {forms['forms']} named on clips of {named};"
+        f" in train {many[0]} forms have several labels and {many[1]} labels several forms"
+    ]
+    for split, ceiling in forms["label_ceiling"].items():
+        reached = []
+        for k in (1, 5):
+            value, other = 100 * ceiling[f"top{k}"], 100 * ceiling[f"top{k}_other_ties"]
+            ties = f" ({other:.2f} with ties the other way)" if f"{value:.2f}" != f"{other:.2f}" else ""
+            reached.append(f"top-{k} {value:.2f} %{ties}")
+        lines.append(
+            f"label ceiling, {split}: a perfect recogniser of form reaches {', '.join(reached)}"
+            f" on the {ceiling['n']} of {ceiling['of']} clips that have a form"
+        )
+    return lines
 
 
 def _pairs(counts: dict[str, int]) -> str:

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from islr.errors import UserError
+
 data_app = typer.Typer(no_args_is_help=True, help="Turn files into manifests, and look at what is really there.")
 
 
@@ -17,23 +19,36 @@ def data_wlasl(
     out: Annotated[Path, typer.Option(help="manifest.csv to write")],
     poses: Annotated[Path | None, typer.Option(help="folder of <video_id>.npz")] = None,
     nslt: Annotated[Path | None, typer.Option(help="nslt_*.json with the published splits")] = None,
-    labels: Annotated[Path | None, typer.Option(help="video_id -> class file of a revised label space")] = None,
+    labels: Annotated[
+        list[Path] | None, typer.Option(help="revised label space: video_id -> class (csv, tsv, xlsx, lists); repeat")
+    ] = None,
+    forms: Annotated[
+        list[Path] | None, typer.Option(help="the same kind of file, to score by form and keep the glosses as labels")
+    ] = None,
+    label_names: Annotated[Path | None, typer.Option(help="names of numbered classes, one a line")] = None,
+    class_list: Annotated[Path | None, typer.Option(help="wlasl_class_list.txt, to check the order of classes")] = None,
     subset: Annotated[int | None, typer.Option(help="first 100, 300, 1000 or 2000 classes")] = None,
     pattern: Annotated[str, typer.Option(help="file names without suffix, such as {gloss}_{id}_{n}")] = "{id}",
     workers: Annotated[int, typer.Option(min=1, help="processes that decode")] = os.cpu_count() or 1,
 ) -> None:
     """WLASL json and a folder of videos -> manifest; absent videos stay in it as missing."""
-    from islr.data.labels import read_labels
+    from islr.data.labels import read_labels, with_forms
     from islr.data.wlasl import from_wlasl
     from islr.training.tracking import Progression
 
-    space = read_labels(labels) if labels else None
+    if labels and forms:
+        raise UserError("--labels makes the forms the labels, --forms keeps the glosses as labels; give one of the two")
+    if label_names and not (labels or forms):
+        raise UserError("--label-names names the numbered classes of --labels or --forms; give one of the two")
+    space = read_labels(labels, label_names) if labels else None
+    shapes = read_labels(forms, label_names) if forms else None
     with Progression("scanning", 0) as bar:
         manifest = from_wlasl(
             json_file,
             videos,
             poses=poses,
             nslt=nslt,
+            class_list=class_list,
             labels=space,
             subset=subset,
             pattern=pattern,
@@ -41,6 +56,8 @@ def data_wlasl(
             out=out,
             progress=bar.callback,
         )
+    if shapes is not None:
+        manifest = with_forms(manifest, shapes)
     manifest.save(out)
     _print_audit(manifest)
 

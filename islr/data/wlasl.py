@@ -27,6 +27,7 @@ _PRE_CUT_TOLERANCE_S = 0.2
 # Picture heights that the source sites deliver. Boxes are in pixels of the original, and mirrors shrink
 # files.
 _USUAL_HEIGHTS = (180, 192, 240, 270, 288, 320, 360, 370, 400, 414, 480, 540, 576, 720, 1080)
+_MOST_RESPELT = 0.01  # share of classes; a list in another order differs almost everywhere
 _BOX_SLACK = 1.01  # detectors round outwards
 
 
@@ -52,6 +53,7 @@ def from_wlasl(
     *,
     poses: str | Path | None = None,
     nslt: str | Path | None = None,
+    class_list: str | Path | None = None,
     subset: int | None = None,
     labels: Labels | str | Path | Sequence[str | Path] | None = None,
     label_names: str | Path | None = None,
@@ -72,12 +74,13 @@ def from_wlasl(
         poses: A folder of `<video_id>.npz` pose files.
         nslt: `nslt_<n>.json`: only its clips are kept, and its splits and classes are checked against the
             json.
+        class_list: `wlasl_class_list.txt`: its order is checked against the json's glosses; a class that is spelt
+            otherwise there (163: "losear", in the json "lose") is noted.
         subset: Only the first n glosses.
         labels: A revised label space, or its files; see `islr.data.labels`.
         label_names: The class names of numbered labels, one a line.
-        pattern: What a file is called, without suffix: `{id}`, `{gloss}` and `{n}` stand for the video id,
-            the
-            gloss and any number, e.g. `{gloss}_{id}_{n}`.
+        pattern: What a file is called, without suffix: `{id}`, `{gloss}` and `{n}` stand for the video id, the gloss
+            and any number, e.g. `{gloss}_{id}_{n}`.
         name: The corpus's name.
         root: The data root; None = the folder that holds both videos and poses.
         out: Where the manifest is going to be saved; what the scan finds is kept beside it for the next time.
@@ -92,6 +95,9 @@ def from_wlasl(
     if nslt is not None:
         instances = _check_nslt(instances, glosses, Path(nslt), notes)
         sources[Path(nslt).name] = file_sha256(nslt)
+    if class_list is not None:
+        notes["classes_spelt_otherwise"] = _check_class_list(glosses, Path(class_list))
+        sources[Path(class_list).name] = file_sha256(class_list)
     if subset is not None:
         if not 0 < subset <= len(glosses):
             raise UserError(f"subset {subset}: {json} has {len(glosses)} glosses; usual are {SUBSETS}")
@@ -302,6 +308,24 @@ def _check_nslt(instances: list[Instance], glosses: list[str], path: Path, notes
         raise UserError(f"{path}: shares no clip with the json")
     notes["json_ids_not_in_nslt"] = len(instances) - len(kept)
     return kept
+
+
+def _check_class_list(glosses: Sequence[str], path: Path) -> list[str]:
+    """Classes that the list `index<TAB>gloss` names otherwise than the json."""
+    try:
+        rows = [line.split("\t") for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        listed = {int(index): name.strip() for index, name in rows}
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a class list, lines of index, tab, gloss ({error})") from error
+    other = {i: name for i, name in listed.items() if name != (glosses[i] if 0 <= i < len(glosses) else "")}
+    if len(listed) != len(glosses) or len(other) > max(1, len(glosses) * _MOST_RESPELT):
+        raise UserError(
+            f"{path}: {len(listed)} classes, {len(other)} of them other than the json's {len(glosses)} glosses; "
+            "the files do not belong together"
+        )
+    return [f"{i}: {name}, in the json {glosses[i]}" for i, name in sorted(other.items())]
 
 
 def _read_json(path: Path) -> Any:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from islr.config import Config, config_hash
-from islr.data.audit import check_disjoint
+from islr.data.duplicates import check_disjoint
 from islr.data.manifest import Manifest
 from islr.data.module import ClipStore, DataConfig, eval_batches
 from islr.data.transforms import SamplingConfig, multi_view

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from islr.config import Config, load_config
-from islr.data.audit import check_disjoint, without_shared
+from islr.data.duplicates import check_disjoint, without_shared
 from islr.data.manifest import Clip, Manifest
 from islr.data.module import ClipStore, DataConfig, TrainBatches
 from islr.data.transforms import AugmentConfig, PoseAugmentConfig, train_view

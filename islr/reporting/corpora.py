@@ -112,7 +112,20 @@ def _checks(audited: dict[str, Any]) -> list[tuple[str, str]]:
         if facts:
             n = facts.get("groups", 0)
             where = f"{facts.get('groups_across_splits', 0)} across splits, {facts.get('groups_across_labels', 0)} "
-            items.append((title, f"{n} groups ({where}across labels)." if n else "none."))
+            sets = list(facts.get("most_frequent_label_sets") or {})[:4]
+            noise = f" One recording, several labels: {'; '.join(sets)}." if sets else ""
+            items.append((title, f"{n} groups ({where}across labels).{noise}" if n else "none."))
+    forms = audited.get("forms")
+    if forms:
+        for split, ceiling in (forms.get("label_ceiling") or {}).items():
+            low, high = sorted((ceiling["top1"], ceiling["top1_other_ties"]))
+            top1 = text.percent(low) if text.percent(low) == text.percent(high) else f"{text.interval(low, high)}"
+            words = (
+                f"a perfect recogniser of sign form reaches {top1} % top-1 and {text.percent(ceiling['top5'])} % top-5 on "
+                f"the labels of {text.count(ceiling['n'])} of {text.count(ceiling['of'])} clips, because in training "
+                f"{forms['train_forms_with_several_labels']} forms have several labels."
+            )
+            items.append((f"Label ceiling, {split}.", words))
     poses = audited.get("poses")
     if poses:
         shares = poses.get("share_of_frames_with_hand") or {}
