@@ -211,6 +211,43 @@ def test_an_incomplete_test_set_is_in_the_headline(tmp_path: Path) -> None:
     assert "Incomplete test set: 231 of 258 clips" in read
 
 
+def test_scores_by_form_and_the_ceiling_are_shown_where_they_were_measured(
+    tmp_path: Path, runs: Path, page: str
+) -> None:
+    assert "By sign form on" not in page
+    shutil.copytree(runs, tmp_path / "runs")
+    path = tmp_path / "runs" / "finetune" / "maskfeat" / "result.json"
+    records = load_results(path)
+    top1 = next(record for record in records if record.metric == "top1" and not record.group)
+    by_form = {"value": 0.8765, "ci_low": 0.8, "ci_high": 0.9, "n": 200}
+    ceiling = {"value": 0.9123, "ci_low": None, "ci_high": None, "ci_method": "", "n": 200}
+    new = [
+        top1.model_copy(update={**by_form, "metric": f"{what}_top1"}) for what in ("original", "same_form", "revised")
+    ]
+    save_results(path, [*records, *new, top1.model_copy(update={**ceiling, "metric": "label_ceiling_top1"})])
+    audited = tmp_path / "runs" / "corpus" / "audit.json"
+    assert audited.is_file()
+    facts = json.loads(audited.read_text())
+    known = {
+        "n": 2660,
+        "of": 2878,
+        "top1": 0.8124,
+        "top1_other_ties": 0.8098,
+        "top5": 0.9914,
+        "top5_other_ties": 0.9917,
+    }
+    facts["forms"] = {"train_forms_with_several_labels": 439, "label_ceiling": {"test": known}}
+    facts["same_content"] |= {"groups": 2, "most_frequent_label_sets": {"mom / mother": 2}}
+    audited.write_text(json.dumps(facts))
+    read = words(build_report([tmp_path / "runs"], tmp_path / "report.html").read_text())
+    table = read.partition("By sign form on synthetic signs")[2]
+    assert "On the 200 test clips whose sign form is known" in table
+    assert "87.6" in table or "87.7" in table
+    assert "91.2" in table
+    assert "reaches 81.0–81.2 % top-1 and 99.1 % top-5 on the labels of 2,660 of 2,878 clips" in read
+    assert "One recording, several labels: mom / mother." in read
+
+
 def test_a_score_at_chance_is_said_to_be_no_more(tmp_path: Path, runs: Path) -> None:
     shutil.copytree(runs / "finetune" / "maskfeat", tmp_path / "runs" / "maskfeat")
     path = tmp_path / "runs" / "maskfeat" / "result.json"

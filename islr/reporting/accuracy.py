@@ -84,6 +84,7 @@ def _accuracy(found: ScoredSet, headed: bool) -> list[Block]:
         )
     )
     blocks.append(_table(found))
+    blocks += _by_form(found)
     blocks += _differences(found)
     absent = found.rows[0].overall.get("classes_absent")
     if absent is not None and absent.value > 0:
@@ -137,6 +138,31 @@ def _table(found: ScoredSet) -> Table:
         note += " With five classes or fewer there is no top-5: it would be 100 % for any model."
     note += " Ties count against the model."
     return Table(f"accuracy-{text.slug(found.title)}", f"Accuracy on {found.title}", tuple(columns), tuple(rows), note)
+
+
+def _by_form(found: ScoredSet) -> list[Block]:
+    """What the same answers are worth when a word for the right sign form counts; only where the corpus has forms."""
+    rows = [row for row in found.ranked if "revised_top1" in row.overall]
+    if not rows:
+        return []
+    metrics = [f"{what}_top{k}" for k in (1, 5) for what in ("original", "same_form", "revised", "label_ceiling")]
+    columns = [Column("Model"), *(Column(f"{text.metric_name(m)}, %", numeric=True, interval=True) for m in metrics)]
+    cells = [
+        (
+            Cell(row.label, series=row.series, chip=True, link=row.run.anchor),
+            *(result_cell(row.overall.get(metric)) for metric in metrics),
+        )
+        for row in rows
+    ]
+    note = (
+        f"On the {text.count(rows[0].overall['revised_top1'].n)} test clips whose sign form is known. By label: the "
+        "label itself is named. Same form: a word is named that was signed in this form in training. By form: each "
+        "named word stands for its most frequent form. Ceiling: what a recogniser that knows every form, and no more, "
+        "reaches by label."
+    )
+    return [
+        Table(f"forms-{text.slug(found.title)}", f"By sign form on {found.title}", tuple(columns), tuple(cells), note)
+    ]
 
 
 def _differences(found: ScoredSet) -> list[Block]:

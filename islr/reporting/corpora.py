@@ -115,17 +115,7 @@ def _checks(audited: dict[str, Any]) -> list[tuple[str, str]]:
             sets = list(facts.get("most_frequent_label_sets") or {})[:4]
             noise = f" One recording, several labels: {'; '.join(sets)}." if sets else ""
             items.append((title, f"{n} groups ({where}across labels).{noise}" if n else "none."))
-    forms = audited.get("forms")
-    if forms:
-        for split, ceiling in (forms.get("label_ceiling") or {}).items():
-            low, high = sorted((ceiling["top1"], ceiling["top1_other_ties"]))
-            top1 = text.percent(low) if text.percent(low) == text.percent(high) else f"{text.interval(low, high)}"
-            words = (
-                f"a perfect recogniser of sign form reaches {top1} % top-1 and {text.percent(ceiling['top5'])} % top-5 on "
-                f"the labels of {text.count(ceiling['n'])} of {text.count(ceiling['of'])} clips, because in training "
-                f"{forms['train_forms_with_several_labels']} forms have several labels."
-            )
-            items.append((f"Label ceiling, {split}.", words))
+    items += _ceilings(audited.get("forms") or {})
     poses = audited.get("poses")
     if poses:
         shares = poses.get("share_of_frames_with_hand") or {}
@@ -142,6 +132,21 @@ def _checks(audited: dict[str, Any]) -> list[tuple[str, str]]:
             common = list(table.items())[:4]
             rest = f" and {len(table) - 4} more" if len(table) > 4 else ""
             items.append((title, ", ".join(f"{name} ({text.count(n)})" for name, n in common) + rest + "."))
+    return items
+
+
+def _ceilings(forms: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the labels allow a perfect recogniser of sign form, per split."""
+    items = []
+    for split, ceiling in (forms.get("label_ceiling") or {}).items():
+        low, high = sorted((ceiling["top1"], ceiling["top1_other_ties"]))
+        top1 = text.percent(low) if text.percent(low) == text.percent(high) else text.interval(low, high)
+        top5, n, of = text.percent(ceiling["top5"]), text.count(ceiling["n"]), text.count(ceiling["of"])
+        why = f"in training {forms['train_forms_with_several_labels']} forms have several labels"
+        words = (
+            f"a perfect recogniser of sign form reaches {top1} % top-1 and {top5} % top-5 on the labels of {n} of {of}"
+        )
+        items.append((f"Label ceiling, {split}.", f"{words} clips, because {why}."))
     return items
 
 
