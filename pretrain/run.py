@@ -16,7 +16,7 @@ from islr.errors import UserError
 from islr.files import write_atomic_with
 from islr.models import EncoderConfig
 from islr.models.weights import build_encoder, export_encoder, read_metadata
-from islr.training.engine import fit, to_device
+from islr.training.engine import fit, to_device, train_batches
 from islr.training.optim import OptimConfig
 from islr.training.runtime import RunConfig, World, commit, prepare_process, run_folder
 from islr.training.tracking import Progression
@@ -61,15 +61,8 @@ def run_pretrain(config: PretrainConfig) -> None:
     manifest = seen_manifest(config)
     recipe = build_recipe(config, manifest)
     store = ClipStore(manifest, config.data)
-    batches = TrainBatches(
-        store,
-        recipe_module.views(config.recipe, recipe.encoder.input_spec),
-        batch_size=config.optim.batch_size,
-        seed=config.run.seed,
-        accumulate=config.optim.accumulate,
-        rank=world.rank,
-        world=world.size,
-    )
+    view = recipe_module.views(config.recipe, recipe.encoder.input_spec)
+    batches = train_batches(store, view, config.optim, config.run, world)
     with world.connected(), run_folder(config, config.run.out, world) as folder:
         if (folder / ENCODER).exists():
             return

@@ -33,7 +33,7 @@ from islr.evaluation.results import Result, load_results
 from islr.models import EncoderConfig
 from islr.models.weights import build_encoder, read_metadata
 from islr.training.classification import Classification, ClassificationConfig
-from islr.training.engine import fit
+from islr.training.engine import fit, train_batches
 from islr.training.optim import OptimConfig, parameter_groups
 from islr.training.runtime import RunConfig, World, prepare_process, run_folder
 from islr.training.tracking import Progression
@@ -104,15 +104,8 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
     check_disjoint(selection, test)
     task = Classification(build_encoder(config.encoder), len(manifest.classes), config.classification)
     stores = {"train": ClipStore(train, config.data), "select": ClipStore(selection, config.data)}
-    batches = TrainBatches(
-        stores["train"],
-        train_view(task.encoder.input_spec, config.video, config.pose),
-        batch_size=config.optim.batch_size,
-        seed=config.run.seed,
-        accumulate=config.optim.accumulate,
-        rank=world.rank,
-        world=world.size,
-    )
+    view = train_view(task.encoder.input_spec, config.video, config.pose)
+    batches = train_batches(stores["train"], view, config.optim, config.run, world)
     with world.connected(), run_folder(config, config.run.out, world) as folder:
         if (folder / RESULT).exists():
             return load_results(folder / RESULT)

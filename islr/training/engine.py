@@ -18,7 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from islr.config import Config, dump_yaml
-from islr.data.module import Batch, TrainBatches
+from islr.data.module import Batch, ClipStore, TrainBatches
+from islr.data.transforms import View
 from islr.errors import Interrupted, RunFailed, UserError
 from islr.training.checkpoint import latest_checkpoint, save_checkpoint
 from islr.training.optim import (
@@ -48,6 +49,23 @@ class State:
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on `device`."""
     return {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+
+
+def train_batches(store: ClipStore, view: View, optim: OptimConfig, run: RunConfig, world: World) -> TrainBatches:
+    """The batches of a run, for this process.
+
+    Raises:
+        UserError: The batch size does not fit the corpus or cannot be cut evenly.
+    """
+    return TrainBatches(
+        store,
+        view,
+        batch_size=optim.batch_size,
+        seed=run.seed,
+        accumulate=optim.accumulate,
+        rank=world.rank,
+        world=world.size,
+    )
 
 
 def fit(
