@@ -82,7 +82,13 @@ def pictures(gathered: Gathered) -> Section | None:
             blocks.append(Notice(f"The pictures of {run.label} cannot be read ({error}).", "warning"))
             continue
         names = text.enumerate_words([name for name, _ in rows])
-        caption = f"{run.name}: {names}. Each column is one clip the recipe was trained on."
+        caption = f"{run.name}: {names}. Each column is one clip the recipe was trained on"
+        if any("HOG" in name for name, _ in rows):
+            caption += (
+                ", at the moment when most of it is hidden. Strokes run along edges and fade where the frame itself has no "
+                "contrast; in the prediction, cells that were visible are dim"
+            )
+        caption += "."
         blocks.append(Picture(caption, rows, pixelated=True))
     if not blocks:
         return None
