@@ -85,7 +85,7 @@ def pictures(gathered: Gathered) -> Section | None:
         caption = f"{run.name}: {names}. Each column is one clip the recipe was trained on"
         if any("HOG" in name for name, _ in rows):
             caption += (
-                ", at the moment when most of it is hidden. Strokes run along edges and fade where the frame itself has "
+                ", at the moment when most of it is hidden. Strokes run along edges and fade where the frame has "
                 "no contrast; in the prediction, cells that were visible are dim"
             )
         caption += "."
