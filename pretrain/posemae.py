@@ -27,7 +27,7 @@ from islr.data.module import Batch, ClipSource
 from islr.data.pose import HAND_ROOT, LEFT_HAND, RIGHT_HAND
 from islr.data.transforms import PoseAugmentConfig, View, augmented_pose
 from islr.errors import UserError
-from islr.models.encoder import INIT_STD, NORM_EPS, InputSpec
+from islr.models.encoder import FAN_IN_POSITION_STD, NORM_EPS, InputSpec
 from islr.models.pose import (
     BODY_POINTS,
     PART_POINTS,
@@ -121,8 +121,8 @@ class PoseMAE(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(dim, 2 * 2 * points) for points in PART_POINTS)
         for module in (self.to_decoder, self.decoder, self.heads):
             module.apply(init_linear)
-        nn.init.trunc_normal_(self.mask_token, std=INIT_STD)
-        nn.init.trunc_normal_(self.place_embed, std=INIT_STD)
+        nn.init.normal_(self.mask_token, std=FAN_IN_POSITION_STD)
+        nn.init.normal_(self.place_embed, std=FAN_IN_POSITION_STD)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss, and its two terms."""

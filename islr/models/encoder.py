@@ -18,6 +18,7 @@ from islr.errors import UserError
 
 NORM_EPS = 1e-6  # of every LayerNorm here, as in the MViT and ViT families
 INIT_STD = 0.02  # of truncated normals, as in the same families
+FAN_IN_POSITION_STD = 0.5  # of learned positions where layers start at 1 / sqrt(inputs): half of what tokens vary by
 
 
 HeadNorm = Literal["layer", "batch"]

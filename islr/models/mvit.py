@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from torchvision.models.video.mvit import MViT
 
 from islr.errors import UserError
-from islr.models.encoder import INIT_STD, NORM_EPS, Encoder, InputSpec, interpolate_positions
+from islr.models.encoder import FAN_IN_POSITION_STD, INIT_STD, NORM_EPS, Encoder, InputSpec, interpolate_positions
 from islr.models.mvit_blocks import Grid, PooledBlock, block_settings
 
 # SlowFast's configs: DATA.MEAN, DATA.STD, the same for every channel.
 PIXEL_MEAN, PIXEL_STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
-FAN_IN_POSITION_STD = 0.5  # a third of what the patch embedding of a picture then varies by
 SLOWFAST_BIAS = 0.02  # SlowFast starts all Linear and LayerNorm biases here, torchvision at 0
 
 
