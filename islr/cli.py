@@ -217,11 +217,16 @@ def models(pattern: Annotated[str, typer.Argument(help="shell pattern")] = "*") 
 
 @app.command()
 def perf(
-    what: Annotated[Literal["hog", "probe", "all"], typer.Argument()] = "all",
+    what: Annotated[Literal["decode", "hog", "probe", "all"], typer.Argument()] = "all",
+    videos: Annotated[Path | None, typer.Option(help="decode: folder of clips; default: clips drawn now")] = None,
+    short_side: Annotated[int, typer.Option(min=16, help="decode: pixels of the output and of the pack")] = 256,
+    clips: Annotated[int, typer.Option(min=1, help="decode: clips taken from the folder, evenly spaced")] = 40,
 ) -> None:
     """Measure our code beside well-known or straightforward code, in one run, on one thread."""
-    from islr.perf import run_contests
+    from islr.perf import decode_speed, run_contests
 
+    if what in ("decode", "all"):
+        print(decode_speed(videos, short_side, clips))
     if what in ("hog", "all"):
         from pretrain.hog import speed_contest
 

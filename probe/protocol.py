@@ -17,6 +17,7 @@ from typing import Any
 from islr.config import config_hash
 from islr.data.manifest import Manifest
 from islr.data.module import ClipStore, eval_batches, load_manifests
+from islr.data.packed import decoder_name
 from islr.data.phonology import join, read_table
 from islr.data.transforms import View, eval_view
 from islr.errors import Interrupted, UserError
@@ -362,9 +363,8 @@ class Study:
     # ---- provenance
 
     def decoder(self) -> str:
-        """Decoding backend and its version."""
-        backend = self.config.data.backend
-        return f"{backend} {libraries().get('av' if backend == 'pyav' else 'decord', '')}".strip()
+        """What the pictures went through: decoder and version, and the pack if there is one."""
+        return decoder_name(self.manifest, self.config.data.backend)
 
     def provenance(self, encoder: str, present: int, sha: str, stages: list[dict[str, str]]) -> Provenance:
         """Where a row's numbers come from."""

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from islr.data.duplicates import same_content
+from islr.data.guard import DecodeError
 from islr.data.labels import FormTable, label_ceiling
 from islr.data.manifest import CORRUPT, MISSING, OK, SPLITS, Clip, Manifest
-from islr.data.pose import BODY, LEFT_HAND, LEFT_SHOULDER, RIGHT_HAND, RIGHT_SHOULDER, normalise, read_pose
-from islr.errors import UserError
+from islr.data.packed import PackReader, clip_pose
+from islr.data.pose import BODY, LEFT_HAND, LEFT_SHOULDER, RIGHT_HAND, RIGHT_SHOULDER, normalise
 
 _MOST_EXAMPLES = 10
 _NOSE = 0
@@ -172,13 +173,13 @@ def _poses(manifest: Manifest) -> dict[str, Any]:
     unreadable, lengths, upside_down = [], [], []
     scales: Counter[str] = Counter()
     seen: dict[str, list[float]] = {"left": [], "right": [], "either": []}
+    packs = PackReader(manifest.root)
     for clip in clips:
-        path = manifest.pose_of(clip)
-        if path is None:
+        if not clip.pose:
             continue
         try:
-            pose = read_pose(path)
-        except UserError:
+            pose = clip_pose(manifest, clip, packs)
+        except DecodeError:
             unreadable.append(clip.clip_id)
             continue
         scales[normalise(pose)[1]] += 1

@@ -121,6 +121,32 @@ def data_phonology(
     print(json.dumps(coverage, indent=1) if as_json else render_coverage(coverage))
 
 
+@data_app.command("pack")
+def data_pack(
+    manifest: Annotated[Path, typer.Argument(help="manifest.csv")],
+    out: Annotated[Path, typer.Argument(help="folder for the pack; one that holds a part of it is continued")],
+    short_side: Annotated[int, typer.Option(min=16, help="shrink to this many pixels; smaller frames stay")] = 256,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality")] = 90,
+    shard_mb: Annotated[int, typer.Option(min=1, help="megabytes of one file")] = 256,
+    max_bad: Annotated[float, typer.Option(min=0, max=1, help="share of clips that may fail to decode")] = 0.01,
+    workers: Annotated[int, typer.Option(min=1, help="processes that decode")] = os.cpu_count() or 1,
+    check: Annotated[bool, typer.Option("--check", help="read what is there already against its checksums")] = False,
+) -> None:
+    """Manifest -> trimmed, upright, shrunk clips in a few large files with random access, and their manifest."""
+    from islr.data.manifest import Manifest
+    from islr.data.pack import PackOptions, pack_manifest
+    from islr.training.tracking import Progression
+
+    options = PackOptions(short_side, quality, shard_mb, max_bad)
+    with Progression("packing", 0) as bar:
+        packed = pack_manifest(
+            Manifest.load(manifest), out, options, workers=workers, check=check, progress=bar.callback
+        )
+    present = len(packed.select())
+    size = sum(path.stat().st_size for path in out.glob("*.pack"))
+    print(f"{out / 'manifest.csv'}: {present} of {len(packed)} clips, {size / 1e6:.1f} MB")
+
+
 def _print_audit(manifest: Any) -> None:
     from islr.data.audit import audit, render_audit
 

@@ -1,12 +1,15 @@
 """Clips that are the same pictures under two names; no such pair may join a selection set to a test set."""
 
+import dataclasses
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from islr.data.manifest import OK, Clip, Manifest
+from islr.data.packed import is_packed, origin_of
 from islr.errors import UserError
 from islr.files import file_sha256
 
@@ -14,24 +17,37 @@ _MOST_NAMED = 10
 
 
 def same_content(*manifests: Manifest) -> list[list[Clip]]:
-    """Groups of present clips that show the very same pictures: equal bytes, and time ranges that overlap."""
-    by_size: dict[int, list[tuple[Manifest, Clip]]] = defaultdict(list)
+    """Groups of present clips that show the very same pictures: equal bytes, and time ranges that overlap.
+
+    A packed clip counts as the file and range it was packed from.
+    """
+    by_size: dict[int, list[tuple[Path | str, Clip, Clip]]] = defaultdict(list)  # file or hash, in the file, as listed
     for manifest in manifests:
         for clip in manifest:
-            if clip.status == OK and manifest.path_of(clip).is_file():
-                by_size[manifest.path_of(clip).stat().st_size].append((manifest, clip))
+            path = manifest.path_of(clip)
+            if clip.status == OK and is_packed(path):
+                origin = origin_of(path)
+                by_size[origin.bytes].append(
+                    (origin.sha256, dataclasses.replace(clip, start=origin.start, end=origin.end), clip)
+                )
+            elif clip.status == OK and path.is_file():
+                by_size[path.stat().st_size].append((path, clip, clip))
     groups: list[list[Clip]] = []
-    for pairs in by_size.values():
-        files = {manifest.path_of(clip) for manifest, clip in pairs}
-        if len(pairs) < 2:
+    for entries in by_size.values():
+        if len(entries) < 2:
             continue
-        hashes = {path: file_sha256(path) if len(files) > 1 else "" for path in files}
-        by_hash: dict[str, list[Clip]] = defaultdict(list)
-        for manifest, clip in pairs:
-            by_hash[hashes[manifest.path_of(clip)]].append(clip)
-        for clips in by_hash.values():
-            groups += _overlapping(clips)
+        files = {file for file, _, _ in entries}
+        hashes = {file: _content(file) if len(files) > 1 else "" for file in files}
+        by_hash: dict[str, list[tuple[Clip, Clip]]] = defaultdict(list)
+        for file, inside, listed in entries:
+            by_hash[hashes[file]].append((inside, listed))
+        for pairs in by_hash.values():
+            groups += _overlapping(pairs)
     return groups
+
+
+def _content(file: Path | str) -> str:
+    return file if isinstance(file, str) else file_sha256(file)
 
 
 def shared_clips(selection: Manifest, test: Manifest) -> list[tuple[str, str]]:
@@ -67,18 +83,18 @@ def without_shared(selection: Manifest, test: Manifest) -> tuple[Manifest, list[
     return selection.replace(clip for clip in selection if clip.clip_id not in dropped), sorted(dropped)
 
 
-def _overlapping(clips: Sequence[Clip]) -> list[list[Clip]]:
-    """Clips of one file, cut into groups whose time ranges overlap."""
-    if len(clips) < 2:
+def _overlapping(pairs: Sequence[tuple[Clip, Clip]]) -> list[list[Clip]]:
+    """Clips of one file, as (range in the file, row), cut into groups of rows whose time ranges overlap."""
+    if len(pairs) < 2:
         return []
-    ordered = sorted(clips, key=lambda clip: (clip.start or 0.0, clip.clip_id))
-    groups = [[ordered[0]]]
-    reach = ordered[0].end if ordered[0].end is not None else np.inf
-    for clip in ordered[1:]:
-        if (clip.start or 0.0) < reach:
-            groups[-1].append(clip)
+    ordered = sorted(pairs, key=lambda pair: (pair[0].start or 0.0, pair[0].clip_id))
+    groups: list[list[Clip]] = []
+    reach = -np.inf
+    for inside, listed in ordered:
+        if groups and (inside.start or 0.0) < reach:
+            groups[-1].append(listed)
         else:
-            groups.append([clip])
+            groups.append([listed])
             reach = -np.inf
-        reach = max(reach, clip.end if clip.end is not None else np.inf)
+        reach = max(reach, inside.end if inside.end is not None else np.inf)
     return [group for group in groups if len(group) > 1]

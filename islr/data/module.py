@@ -5,7 +5,6 @@ sample is a function of (seed, epoch, index, view) drawn from a counter-based ge
 s are the same whatever the number of workers, and after any number of interruptions.
 """
 
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -20,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from islr.config import Config
 from islr.data.manifest import Clip, Manifest
-from islr.data.pose import Pose, read_pose
+from islr.data.packed import PackReader, check_short_side, clip_pose, is_packed
+from islr.data.pose import Pose
 from islr.data.transforms import View
 from islr.data.video import DecodeError, decode, probe_video
 from islr.errors import UserError
@@ -125,7 +125,11 @@ class ClipSource:
 
 
 class ClipStore:
-    """The readable clips of a manifest, with an optional cache of decoded frames in memory."""
+    """The readable clips of a manifest, in files or in packs, with an optional cache of decoded frames in memory.
+
+    Raises:
+        UserError: No clip is readable, or a pack is smaller than `short_side`.
+    """
 
     def __init__(self, manifest: Manifest, config: DataConfig) -> None:
         self.manifest = manifest.select(status="ok")
@@ -133,8 +137,10 @@ class ClipStore:
         self._frames: dict[int, np.ndarray] = {}
         self._poses: dict[int, Pose] = {}
         self._lengths: dict[int, int] = {}
+        self._packs = PackReader(manifest.root)
         if not len(self.manifest):
             raise UserError(f"manifest {manifest.name} has no readable clip ({len(manifest)} rows)")
+        check_short_side(self.manifest, config.short_side)
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -151,7 +157,9 @@ class ClipStore:
         if clip.frames is not None and clip.start is None and clip.end is None:
             return clip.frames
         if index not in self._lengths:
-            if clip.start is None and clip.end is None:
+            if is_packed(clip.path):
+                self._lengths[index] = self._packs.length(self.manifest.path_of(clip), clip.clip_id)
+            elif clip.start is None and clip.end is None:
                 self._lengths[index] = probe_video(self.manifest.path_of(clip), root=self.manifest.root).frames
             else:
                 self._lengths[index] = len(self._decode(index, None))
@@ -167,23 +175,13 @@ class ClipStore:
     def pose(self, index: int) -> Pose:
         """See `ClipSource.pose`."""
         if index not in self._poses:
-            clip = self.manifest.clips[index]
-            path = self.manifest.pose_of(clip)
-            if path is None:
-                raise DecodeError("pose", clip.clip_id, "it has no pose file")
-            try:
-                pose = read_pose(path)
-            except (OSError, ValueError) as error:
-                raise DecodeError("pose", str(path), str(error)) from error
-            times = np.arange(len(pose.keypoints)) / pose.fps
-            inside = (times >= (clip.start or 0.0)) & (times < (math.inf if clip.end is None else clip.end))
-            if not inside.any():
-                raise DecodeError("pose", str(path), "it has no frame in the clip's range")
-            self._poses[index] = replace(pose, keypoints=pose.keypoints[inside], confidences=pose.confidences[inside])
+            self._poses[index] = clip_pose(self.manifest, self.manifest.clips[index], self._packs)
         return self._poses[index]
 
     def _decode(self, index: int, indices: np.ndarray | None) -> np.ndarray:
         clip = self.manifest.clips[index]
+        if is_packed(clip.path):
+            return self._packs.frames(self.manifest.path_of(clip), clip.clip_id, indices, self.config.short_side)
         return decode(
             self.manifest.path_of(clip),
             indices,

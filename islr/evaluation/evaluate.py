@@ -17,6 +17,7 @@ from islr.config import Config, config_hash
 from islr.data.duplicates import check_disjoint
 from islr.data.manifest import Manifest
 from islr.data.module import ClipStore, DataConfig, eval_batches
+from islr.data.packed import decoder_name
 from islr.data.transforms import SamplingConfig, multi_view
 from islr.errors import UserError
 from islr.evaluation.forms import form_results
@@ -180,7 +181,7 @@ def provenance(
         clips_expected=len(manifest.select(split, status=None)),
         selection_set=selection,
         views=str(views),
-        decoder=f"{data.backend} {versions.get('av' if data.backend == 'pyav' else 'decord', '')}".strip(),
+        decoder=decoder_name(manifest, data.backend),
         encoder=facts["architecture"],
         pretraining=json.loads(facts.get("pretraining", "[]")),
         seed=seed,

@@ -34,7 +34,7 @@ class Provenance(Config):
         clips_expected: Clips the split lists.
         selection_set: Data on which checkpoint and hyper-parameters were chosen; never the scored split.
         views: Temporal x spatial views averaged, such as "1x1".
-        decoder: Decoding backend and its version.
+        decoder: Decoding backend and its version; for packed clips also size, codec and quality of the pack.
         encoder: Architecture name.
         pretraining: Stages in order, each with recipe, manifest, fingerprint, clips; empty for random
             initialisation.
