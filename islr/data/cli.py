@@ -62,6 +62,52 @@ def data_folder(
     _print_audit(manifest)
 
 
+@data_app.command("fetch")
+def data_fetch(
+    json_file: Annotated[Path, typer.Option("--json", help="WLASL_v0.3.json, or one with its schema")],
+    out: Annotated[Path, typer.Option(help="folder for <video_id>.<suffix> and fetch.csv; run again to go on")],
+    subset: Annotated[int | None, typer.Option(help="first 100, 300, 1000 or 2000 classes")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="files at a time, in all")] = 8,
+    per_host: Annotated[int, typer.Option(min=1, help="files of one host at a time")] = 2,
+    rate: Annotated[float, typer.Option(min=0.001, help="files of one host started per second")] = 2.0,
+    retries: Annotated[int, typer.Option(min=0, help="further attempts after a temporary failure")] = 3,
+    timeout: Annotated[float, typer.Option(min=0.1, help="seconds without an answer or data")] = 30.0,
+    max_mb: Annotated[int, typer.Option(min=1, help="largest file, in MiB")] = 2048,
+    trim: Annotated[
+        bool, typer.Option("--trim/--no-trim", help="cut clips to their range, or keep whole videos")
+    ] = True,
+    retry_dead: Annotated[bool, typer.Option("--retry-dead", help="also try what was found lost for good")] = False,
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private", help="also from this machine and the local network")
+    ] = False,
+    cookies: Annotated[Path | None, typer.Option(help="cookies.txt for yt-dlp, which fetches from YouTube")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes that check and cut")] = os.cpu_count() or 1,
+) -> None:
+    """Get the videos of a WLASL json: resumable, one outcome per clip in fetch.csv, checked by decoding."""
+    from islr.data.fetch import FetchOptions, fetch
+    from islr.data.fetch_http import Limits
+    from islr.data.fetch_table import TABLE, summarise
+    from islr.errors import UserError
+    from islr.training.tracking import Progression
+
+    if cookies is not None and not cookies.is_file():
+        raise UserError(f"{cookies}: no such file of cookies")
+    options = FetchOptions(
+        jobs=jobs,
+        per_host=per_host,
+        rate=rate,
+        retries=retries,
+        trim=trim,
+        retry_dead=retry_dead,
+        workers=workers,
+        limits=Limits(timeout, max_mb << 20, allow_private),
+        cookies=cookies,
+    )
+    with Progression("fetching", 0) as bar:
+        rows = fetch(json_file, out, options, subset=subset, progress=bar.callback)
+    print(f"{summarise(rows)}\n\n{out / TABLE}")
+
+
 @data_app.command("audit")
 def data_audit(
     manifest: Annotated[Path, typer.Argument(help="manifest.csv")],

@@ -30,7 +30,7 @@ Progress = Callable[[int, int], None]
 _VERSION = 1
 _DEADLINE_S = 60.0  # per file; a clip takes well under a second
 _DEADLINE_BYTES_PER_S = 100_000  # and more for long videos, at a rate any machine decodes
-_START_S = 120.0  # for a process to start on a busy machine
+START_S = 120.0  # for a process to start on a busy machine
 _SAVE_EVERY_S = 10.0
 _MOST_WORKERS = 8  # beyond, one disk is the limit
 
@@ -85,6 +85,11 @@ def find_videos(folder: str | Path) -> list[Path]:
 def cache_beside(manifest: str | Path | None) -> Path | None:
     """Where the results of a scan are kept: beside the manifest that is made of them."""
     return None if manifest is None else Path(manifest).with_suffix(".scan.json")
+
+
+def deadline_of(path: Path, small_s: float = _DEADLINE_S) -> float:
+    """Seconds that decoding a file may take: `small_s`, and more in proportion to its bytes."""
+    return small_s + (_stamp(path) or [0])[0] / _DEADLINE_BYTES_PER_S
 
 
 def measure_job(job: Job, root: Path) -> Scanned:
@@ -216,7 +221,7 @@ class _Worker:
     def give(self, index: int, job: Job, seconds: float) -> None:
         """Hand over a file; its time runs from now, or from when the process has started."""
         self.index, self.seconds = index, seconds
-        self.deadline = time.monotonic() + seconds + (0 if self.ready else _START_S)
+        self.deadline = time.monotonic() + seconds + (0 if self.ready else START_S)
         self.pipe.send(job)
 
     def take(self) -> Scanned | None:
@@ -289,5 +294,4 @@ def _next_job(worker: _Worker, jobs: Sequence[Job], waiting: list[int], deadline
     worker.index = None
     if waiting:
         index = waiting.pop()
-        size = (_stamp(jobs[index].path) or [0])[0]
-        worker.give(index, jobs[index], deadline_s + size / _DEADLINE_BYTES_PER_S)
+        worker.give(index, jobs[index], deadline_of(jobs[index].path, deadline_s))
