@@ -26,7 +26,7 @@ from islr.data.fetch_http import Failure, Limits, Stopped, download, host_of
 from islr.data.fetch_schedule import Schedule
 from islr.data.fetch_table import Row, Table
 from islr.data.fetch_youtube import HOST as YOUTUBE
-from islr.data.fetch_youtube import download_youtube, find_command, youtube_id
+from islr.data.fetch_youtube import download_youtube, find_command, on_youtube, youtube_id
 from islr.data.guard import DecodeError
 from islr.data.scan import VIDEO_SUFFIXES
 from islr.data.wlasl import Instance, read_instances
@@ -277,6 +277,8 @@ class _Run:
             video.clips.append(instance)
         for video in videos.values():
             try:
+                if on_youtube(video.url) and not video.youtube:
+                    raise Failure(table.BAD_LINK, "a YouTube address that shows no single video")
                 if video.youtube and not self.command and not (self.work / video.key).is_file():
                     raise Failure(table.NEEDS_YTDLP, "pip install 'islr-bench[fetch]'")
                 host = YOUTUBE if video.youtube else host_of(video.url)

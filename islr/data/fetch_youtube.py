@@ -37,17 +37,30 @@ _OF_HOST = re.compile(r"not a bot|HTTP Error 429|rate.limit|failed to resolve|ur
 _FULL_DISK = re.compile(r"No space left on device")
 
 
+def on_youtube(url: str) -> bool:
+    """Whether an address is one of YouTube's."""
+    host = _parts(url).hostname or ""
+    return host.removeprefix("www.").removeprefix("m.") in _HOSTS
+
+
 def youtube_id(url: str) -> str | None:
-    """The id of the one video that an address shows; None if it is not on YouTube.
+    """The id of the one video that an address shows; None if it shows none, or is not on YouTube.
 
     A playlist in the address is left out, so that it can never be expanded.
     """
-    parts = urllib.parse.urlsplit(url if "//" in url else f"//{url}")
-    host = (parts.hostname or "").removeprefix("www.").removeprefix("m.")
-    if host not in _HOSTS:
+    if not on_youtube(url):
         return None
-    found = _ID.search(f"{parts.path}?{parts.query}" if parts.query else parts.path)
+    parts = _parts(url)
+    found = _ID.search(f"{parts.path}?{parts.query}")
     return found[1] if found else None
+
+
+def _parts(url: str) -> urllib.parse.SplitResult:
+    """The parts of an address; some lists leave the scheme out. No parts if it is none."""
+    try:
+        return urllib.parse.urlsplit(url if "//" in url else f"//{url}")
+    except ValueError:
+        return urllib.parse.SplitResult("", "", "", "", "")
 
 
 def find_command() -> tuple[str, ...]:
