@@ -1,9 +1,10 @@
 """The `islr data` commands. Like `islr/cli.py` it imports inside its commands, so that `--help` answers at once."""
 
+import inspect
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -60,6 +61,104 @@ def data_folder(
         manifest = from_folder(videos, poses=poses, workers=workers, out=out, progress=bar.callback)
     manifest.save(out)
     _print_audit(manifest)
+
+
+def _corpus(corpus: str, summary: str, /, **inputs: Any) -> None:
+    """Add `islr data NAME`: its own inputs, and those that every corpus published as a list has.
+
+    Args:
+        corpus: A name in `islr.data.corpora.CORPORA`, whose function is called.
+        summary: The command's help.
+        inputs: The function's arguments, as types with a `typer.Option`; one that may be None may be left out.
+    """
+    common = {
+        "videos": Annotated[Path, typer.Option(help="folder of videos; files are found at any depth by their name")],
+        "out": Annotated[Path, typer.Option(help="manifest.csv to write")],
+        "poses": Annotated[Path | None, typer.Option(help="folder of <clip id>.npz")],
+        "workers": Annotated[int, typer.Option(min=1, help="processes that decode")],
+    }
+    defaults = {"workers": os.cpu_count() or 1}
+
+    def command(**given: Any) -> None:
+        from islr.data.corpora import CORPORA
+        from islr.training.tracking import Progression
+
+        chosen = {key: value for key, value in given.items() if value is not None}
+        with Progression("scanning", 0) as bar:
+            manifest = CORPORA[corpus](**chosen, progress=bar.callback)
+        manifest.save(chosen["out"])
+        _print_audit(manifest)
+
+    types = inputs | common
+    command.__annotations__ = types
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                key,
+                inspect.Parameter.KEYWORD_ONLY,
+                annotation=kind,
+                default=defaults.get(
+                    key, None if type(None) in get_args(get_args(kind)[0]) else inspect.Parameter.empty
+                ),
+            )
+            for key, kind in types.items()
+        ]
+    )
+    data_app.command(corpus, help=summary)(command)
+
+
+def _input(kind: Any, text: str, name: str | None = None) -> Any:
+    """The type of an input of a corpus: what it is, what it is for, and the option's name if it is another."""
+    return Annotated[kind, typer.Option(*([name] if name else []), help=text)]
+
+
+_EACH = "; give it once for each"
+_corpus(
+    "openasl",
+    "OpenASL -> manifest; whole YouTube videos named <yid>.mp4, whose time ranges are decoded in place.",
+    tsv=_input(Path, "tsv of vid, yid, start, end, and split if it has one"),
+    boxes=_input(Path | None, "json of vid -> x0, y0, x1, y1 as shares of the picture"),
+)
+_corpus(
+    "kinetics",
+    "Kinetics -> manifest; cut clips named <youtube id>_<start>_<end>.mp4 with six digits each.",
+    lists=_input(list[Path], "csv of label, youtube_id, time_start, time_end, split" + _EACH, "--list"),
+)
+_corpus(
+    "asl-citizen",
+    "ASL Citizen -> manifest; videos under the names that its lists give them.",
+    lists=_input(list[Path], "train.csv, val.csv or test.csv of its splits folder" + _EACH, "--list"),
+)
+_corpus(
+    "msasl",
+    "MS-ASL -> manifest; whole YouTube videos named <youtube id>.mp4, whose time ranges are decoded in place.",
+    lists=_input(list[Path], "MSASL_train.json, MSASL_val.json or MSASL_test.json" + _EACH, "--list"),
+    subset=_input(int | None, "first 100, 200, 500 or 1000 classes"),
+)
+_corpus(
+    "autsl",
+    "AUTSL -> manifest; the colour videos signerX_sampleY_color.mp4.",
+    lists=_input(list[Path], "train_labels.csv, validation_labels.csv or test_labels.csv" + _EACH, "--list"),
+    signs=_input(Path, "SignList_ClassId_TR_EN.csv, the names of the classes"),
+)
+_corpus(
+    "lsa64",
+    "LSA64 -> manifest; videos SSS_PPP_RRR.mp4 (sign, person, repetition), split by person.",
+    signs=_input(Path | None, "the published list of signs, 01|Opaque|R|; without it classes are numbers"),
+    val_signers=_input(list[int] | None, "a person held out for validation; default 9" + _EACH, "--val-signer"),
+    test_signers=_input(list[int] | None, "a person held out for the test; default 10" + _EACH, "--test-signer"),
+)
+_corpus(
+    "slovo",
+    "Slovo -> manifest; trimmed videos <attachment_id>.mp4, or whole ones, whose ranges are decoded in place.",
+    annotations=_input(Path, "annotations.csv: attachment_id, user_id, text, train, begin, end"),
+)
+_corpus(
+    "youtube-asl",
+    "A list of YouTube ids, as YouTube-ASL is published -> manifest of whole unlabelled videos <id>.mp4.",
+    ids=_input(Path, "a text file of ids, one a line"),
+    name=_input(str | None, "the corpus's name in the manifest; default youtube-asl"),
+)
 
 
 @data_app.command("fetch")
