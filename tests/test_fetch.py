@@ -6,7 +6,9 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -37,7 +39,7 @@ from wlasl_files import instance, write_json
 from islr.cli import run
 from islr.data.fetch import FetchOptions, fetch
 from islr.data.fetch_clip import cut
-from islr.data.fetch_http import Failure, Limits, Stopped, _retry_after, download, host_of
+from islr.data.fetch_http import Failure, Limits, Stopped, _retry_after, _trusted, download, host_of
 from islr.data.fetch_schedule import Schedule
 from islr.data.fetch_table import COLUMNS, FINAL, OUTCOMES, Row, summarise
 from islr.data.fetch_youtube import _failure, youtube_id
@@ -262,6 +264,57 @@ def test_private_addresses_are_refused_unless_allowed(site: Site, fetched: Fetch
     assert not site.seen
     (row,) = fetched(site.url("/a.mp4"), options=dataclasses.replace(QUICK, retry_dead=True))
     assert row.outcome == "ok"
+
+
+def _certificate(folder: Path) -> tuple[Path, Path]:
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    about = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    made = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command = ["openssl", *made, *about, "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    return key, certificate
+
+
+def test_https_is_checked_like_http_and_certificates_too(
+    site: Site, fetched: Fetched, clip: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, certificate = _certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with serving() as safe:
+        safe.socket = context.wrap_socket(safe.socket, server_side=True)
+        safe.pages["/a"] = plain(clip)
+        url = safe.url("/a").replace("http:", "https:")
+        site.pages["/moved"] = status(302, Location=url)
+        (row,) = fetched(url)
+        assert (row.outcome, row.attempts) == ("unreachable", 1)
+        assert "no safe connection" in row.detail
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        _trusted.cache_clear()
+        try:
+            public = dataclasses.replace(QUICK, limits=Limits(timeout=1.0))
+            assert fetched(url, options=public)[0].detail == "leads to the private address 127.0.0.1"
+            retry = dataclasses.replace(QUICK, retry_dead=True)
+            assert fetched.outcomes(url, site.url("/moved"), options=retry) == ["ok", "ok"]
+        finally:
+            _trusted.cache_clear()
+
+
+def test_a_proxy_is_used_and_decides_for_itself(
+    site: Site, fetched: Fetched, clip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", site.url(""))
+    site.pages["http://far.example/a.mp4"] = plain(clip)
+    public = dataclasses.replace(QUICK, limits=Limits(timeout=1.0))
+    assert fetched.outcomes("http://far.example/a.mp4", options=public) == ["ok"]
+
+
+def test_a_new_address_is_tried(site: Site, fetched: Fetched, clip: bytes) -> None:
+    site.pages["/new"] = plain(clip)
+    assert fetched.outcomes(site.url("/old")) == ["dead"]
+    assert fetched.outcomes(site.url("/new")) == ["ok"]
 
 
 def test_only_web_addresses() -> None:

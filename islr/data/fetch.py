@@ -1,37 +1,28 @@
 """Get the videos of a WLASL json: one file and one outcome per clip, continued by running it again.
 
 Everything lies in one folder: `<video_id>.<suffix>`, `fetch.csv` (see `islr.data.fetch_table`), and `.fetch/` with
-what is on its way. A video that several clips use is downloaded once. A file gets its final name only after it was
-decoded from its first frame to its last, so what has that name is good, and only something as good replaces it.
+what is on its way. A video that several clips use is downloaded once.
 """
 
-import dataclasses
 import fcntl
-import os
-import queue
 import random
-import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
 from islr.data import fetch_table as table
-from islr.data.fetch_clip import Checked, Checker
+from islr.data.fetch_files import ClipFiles
 from islr.data.fetch_http import Failure, Limits, Stopped, download, host_of
 from islr.data.fetch_schedule import Schedule
 from islr.data.fetch_table import Row, Table
 from islr.data.fetch_youtube import HOST as YOUTUBE
 from islr.data.fetch_youtube import download_youtube, find_command, on_youtube, youtube_id
-from islr.data.guard import DecodeError
-from islr.data.scan import VIDEO_SUFFIXES
 from islr.data.wlasl import Instance, read_instances
 from islr.errors import Interrupted, UserError
-from islr.files import file_sha256, write_atomic_with
 from islr.signals import StopSignal
 
 _WORK = ".fetch"
@@ -41,16 +32,6 @@ _BACKOFF_FACTOR, _LONGEST_BACKOFF_S = 2.0, 60.0
 _SAVE_EVERY_S = 30.0
 _LOOK_EVERY_S = 0.2
 _LAST_WORDS_S = 5.0  # for threads to stop
-
-_OUTCOME_OF_FAULT = {
-    "truncated": table.TRUNCATED,
-    "no frames": table.TOO_SHORT,
-    "not a video": table.WRONG_TYPE,
-    "no video stream": table.WRONG_TYPE,
-    "empty": table.WRONG_TYPE,
-    "too large": table.TOO_LARGE,
-    "deadline": table.TIMEOUT,
-}
 
 
 @dataclass(frozen=True)
@@ -163,22 +144,15 @@ class _Run:
         self.command = find_command() if options.yt_dlp is None else options.yt_dlp
         self.ids = [instance.video_id for instance in instances]
         self.table = Table(folder, self.work / "journal.jsonl", self.ids)
-        wanted = set(self.ids)
-        self.files: dict[str, Path] = {}
-        for path in sorted(folder.iterdir()):
-            if path.stem in wanted and path.suffix.lower() in VIDEO_SUFFIXES:
-                self.files.setdefault(path.stem, path)
         self.stop = threading.Event()
-        self.checkers: queue.LifoQueue[Checker] = queue.LifoQueue()  # few files need few processes
+        self.files = ClipFiles(folder, self.work, self.table, self.ids, options.workers, options.trim, self.stop)
+        self.turn = threading.Lock()
         self.silent: Counter[str] = Counter()  # files in a row that a host gave no answer for
         self.done = 0
         self.fault: BaseException | None = None
 
     def go(self) -> list[Row]:
         """Do everything that is left to do."""
-        checkers = [Checker() for _ in range(self.options.workers)]
-        for checker in checkers:
-            self.checkers.put(checker)
         try:
             with StopSignal() as signals:
                 pending = self._work_through(self._all_present, signals)
@@ -186,11 +160,8 @@ class _Run:
                 self._work_through(self._all_videos, signals)
         finally:
             self.stop.set()
-            for checker in checkers:
-                checker.close()
+            self.files.close()
             self.table.close()
-        for leftover in self.work.glob("*.cut"):
-            leftover.unlink()
         return self.table.rows(self.ids)
 
     def _work_through(self, task: Callable[[], None], signals: StopSignal) -> list[Instance]:
@@ -201,7 +172,6 @@ class _Run:
         """
         self.left: list[Instance] = []
         self.todo = iter(self.instances)
-        self.turn = threading.Lock()
         threads = [threading.Thread(target=self._guarded, args=(task,), daemon=True) for _ in range(self.options.jobs)]
         for thread in threads:
             thread.start()
@@ -233,37 +203,17 @@ class _Run:
         except BaseException as error:  # raised again by the main thread
             self.fault = self.fault or error
 
-    # What is there already
-
     def _all_present(self) -> None:
         while not self.stop.is_set():
             with self.turn:
                 instance = next(self.todo, None)
             if instance is None:
                 return
-            known = self._settled(instance)
+            known = self.files.are_there(instance, self.options.retry_dead)
             with self.turn:
                 self.done += known
                 if not known:
                     self.left.append(instance)
-
-    def _settled(self, instance: Instance) -> bool:
-        """Whether a clip needs no fetching: it is there as recorded, or was found to be lost for good."""
-        row, path = self.table.get(instance.video_id), self.files.get(instance.video_id)
-        if path is not None and row is not None and row.sha256:
-            if row.outcome == table.OK and file_sha256(path) == row.sha256:
-                return True
-        elif path is not None:
-            try:
-                found = self._checked(path)
-            except DecodeError:
-                pass  # not good, so it may be replaced
-            else:
-                self.table.put(self._row(instance, "was there before", path, found, "", 0))
-                return True
-        return row is not None and row.outcome in table.FINAL and not self.options.retry_dead
-
-    # What is to be fetched
 
     def _videos(self, pending: list[Instance]) -> Iterator[tuple[str, _Video]]:
         """(host, video) of the pending clips; those that no request can be made for get their outcome here."""
@@ -299,7 +249,8 @@ class _Run:
                 self._judge(host, failure)
             else:
                 self.silent[host] = 0
-                self._make_clips(video)
+                self.files.make(video.clips, self.work / video.key, video.attempts)
+                self._count(video)
             self.schedule.done(host)
 
     def _get(self, video: _Video) -> None:
@@ -340,101 +291,9 @@ class _Run:
 
     def _fail(self, video: _Video, failure: Failure) -> None:
         for instance in video.clips:
-            self._put(instance, failure.outcome, failure.detail, video.attempts)
+            self.files.note_failure(instance, failure.outcome, failure.detail, video.attempts)
+        self._count(video)
 
-    # From a video to its clips
-
-    def _make_clips(self, video: _Video) -> None:
-        """Make every clip of a video that came; what is kept whole is decoded once for all of them."""
-        source = self.work / video.key
-        whole: Checked | DecodeError | None = None
-        for instance in video.clips:
-            try:
-                if self.options.trim and instance.span != (None, None):
-                    made = self.work / f"{instance.video_id}.cut"
-                    found = self._checked(source, instance, made)
-                    self._name(instance, made, found, "yes", video.attempts)
-                    continue
-                whole = whole or self._check_result(source)
-                if isinstance(whole, DecodeError):
-                    raise whole
-                self._name(instance, source, whole, "no", video.attempts)
-            except DecodeError as error:
-                outcome = _OUTCOME_OF_FAULT.get(error.kind, table.DAMAGED)
-                self._put(instance, outcome, f"{error.kind} {error.detail}".strip(), video.attempts)
-        source.unlink()
-
-    def _check_result(self, path: Path) -> Checked | DecodeError:
-        try:
-            return self._checked(path)
-        except DecodeError as error:
-            return error
-
-    def _name(self, instance: Instance, path: Path, found: Checked, trimmed: str, attempts: int) -> None:
-        """Give a file that was found good the name of its clip."""
-        target = self.folder / f"{instance.video_id}{found.suffix}"
-        if trimmed == "yes":
-            os.replace(path, target)
-        else:
-            _link(path, target)
-        old = self.files.get(instance.video_id)
-        if old is not None and old != target:
-            old.unlink(missing_ok=True)  # the same clip in another container
-        self.table.put(self._row(instance, "", target, found, trimmed, attempts))
-        self._count()
-
-    def _checked(self, path: Path, instance: Instance | None = None, made: Path | None = None) -> Checked:
-        checker = self.checkers.get()
-        try:
-            return checker.run(path, instance.span if instance else None, made, self.stop)
-        finally:
-            self.checkers.put(checker)
-
-    def _put(self, instance: Instance, outcome: str, detail: str, attempts: int) -> None:
-        """Record a failure. The hash of a file that is still there stays, so that it is not taken for a new one."""
-        old = self.table.get(instance.video_id)
-        kept = old.sha256 if old is not None and instance.video_id in self.files else ""
-        row = Row(instance.video_id, outcome, detail, instance.source, instance.url, attempts=attempts, at=_now())
-        self.table.put(dataclasses.replace(row, sha256=kept))
-        self._count()
-
-    def _count(self) -> None:
+    def _count(self, video: _Video) -> None:
         with self.turn:
-            self.done += 1
-
-    def _row(self, instance: Instance, detail: str, path: Path, found: Checked, trimmed: str, attempts: int) -> Row:
-        return Row(
-            instance.video_id,
-            table.OK,
-            detail,
-            instance.source,
-            instance.url,
-            path.name,
-            trimmed,
-            found.frames,
-            round(found.fps, 4),
-            found.width,
-            found.height,
-            path.stat().st_size,
-            file_sha256(path),
-            attempts,
-            _now(),
-        )
-
-
-def _link(whole: Path, target: Path) -> None:
-    """Give a whole video another name: without taking space where the disk can, else as a copy."""
-    beside = target.with_name(f".{target.name}.partial")
-    beside.unlink(missing_ok=True)
-    try:
-        os.link(whole, beside)
-    except OSError:  # not every file system has links
-        with whole.open("rb") as source:
-            write_atomic_with(target, lambda file: shutil.copyfileobj(source, file))
-        return
-    os.replace(beside, target)
-    beside.unlink(missing_ok=True)  # still there if the target was this very file already
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            self.done += len(video.clips)

@@ -16,7 +16,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from islr.data.fetch_http import Stopped
-from islr.data.guard import DecodeError, container_suffix
+from islr.data.guard import HEAD_BYTES, DecodeError, container_suffix
 from islr.data.scan import START_S, Range, deadline_of
 from islr.data.video import measure, play
 
@@ -25,7 +25,6 @@ CRF, PRESET = 17, "fast"
 _TICKS = 90_000  # per second: any frame rate's times to within 6 microseconds
 _BT601 = 6  # the matrix that the conversion from RGB uses (ITU-T H.273, table 4: SMPTE 170M)
 _LIMITED = 1  # the range of grey levels it uses
-_HEAD = 512
 _POLL_S = 0.2
 # A range counts 25 frames a second whatever the file's rate is, so its end may round past the last frame.
 _END_TOLERANCE_S = 0.2
@@ -52,7 +51,7 @@ def check(path: Path) -> Checked:
     """
     info, _ = measure(path)
     with path.open("rb") as file:
-        suffix = container_suffix(file.read(_HEAD))
+        suffix = container_suffix(file.read(HEAD_BYTES))
     if suffix is None:
         raise DecodeError("not a video", path, "a container without a known beginning")
     seconds = info.frames / info.fps if info.fps else 0.0

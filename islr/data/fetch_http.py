@@ -6,6 +6,7 @@ on the address actually connected to; behind a proxy it is the proxy that decide
 """
 
 import email.utils
+import functools
 import http.client
 import ipaddress
 import json
@@ -24,14 +25,13 @@ from typing import Any, BinaryIO
 
 import islr
 from islr.data import fetch_table as table
-from islr.data.guard import container_suffix
+from islr.data.guard import HEAD_BYTES, container_suffix
 from islr.files import write_atomic
 
 USER_AGENT = f"islr-bench/{islr.__version__} (fetches the videos of a sign language data set; slow on purpose)"
 
 _REDIRECTS = 8
 _CHUNK = 1 << 16
-_HEAD = 512  # bytes that show what a file is
 _SLOWEST_BYTES_PER_S = 1000  # a clip of a megabyte would take longer than anybody waits
 _MANY = 429
 _RETRY = frozenset((408, 425, 500, 502, 503, 504))
@@ -149,10 +149,10 @@ def _receive(answer: Any, file: BinaryIO, have: int, total: int | None, limits: 
         file.write(chunk)
         file.flush()  # what has come outlives a kill
         come += len(chunk)
-        if not have and len(head) < _HEAD:
+        if not have and len(head) < HEAD_BYTES:
             head += chunk
             # A page that stands in for a video need not be read to its end.
-            if len(head) >= _HEAD and container_suffix(bytes(head)) is None:
+            if len(head) >= HEAD_BYTES and container_suffix(bytes(head)) is None:
                 return
         if stop.is_set():
             raise Stopped
@@ -223,7 +223,7 @@ def _refused(code: int, headers: Any) -> Failure:
 def _no_connection(reason: Any) -> Failure:
     if isinstance(reason, TimeoutError):
         return Failure(table.TIMEOUT, "no connection in time", retry=True, of_host=True)
-    if isinstance(reason, ssl.SSLError):
+    if isinstance(reason, ssl.SSLCertVerificationError):
         return Failure(table.UNREACHABLE, f"no safe connection ({reason})", of_host=True)
     return Failure(table.UNREACHABLE, str(reason), retry=True, of_host=True)
 
@@ -273,7 +273,13 @@ class _Https(urllib.request.HTTPSHandler):
         self._kind = _SafeConnection if check else http.client.HTTPSConnection
 
     def https_open(self, req: urllib.request.Request) -> Any:
-        return self.do_open(self._kind, req, context=ssl.create_default_context())
+        return self.do_open(self._kind, req, context=_trusted())
+
+
+@functools.cache
+def _trusted() -> ssl.SSLContext:
+    """Certificates of the system, read once."""
+    return ssl.create_default_context()
 
 
 def _check_public(connection: http.client.HTTPConnection) -> None:
@@ -306,7 +312,7 @@ def _validator(headers: Any) -> str:
 
 def _is_video(path: Path) -> bool:
     with path.open("rb") as file:
-        return container_suffix(file.read(_HEAD)) is not None
+        return container_suffix(file.read(HEAD_BYTES)) is not None
 
 
 def _number(text: str | None) -> int | None:

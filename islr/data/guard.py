@@ -34,6 +34,8 @@ KINDS = {
 
 _ISO_FIRST = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"}
 _ISO_BOXES = _ISO_FIRST | {b"moof", b"mfra", b"udta", b"uuid", b"sidx", b"meta"}
+HEAD_BYTES = 512  # enough to tell containers apart
+
 _TS_PACKET, _TS_SYNC = 188, 0x47
 _MAGIC = {
     b"FWS": ".swf",
@@ -65,7 +67,7 @@ class DecodeError(ValueError):
 
 
 def container_suffix(head: bytes) -> str | None:
-    """The usual suffix of the container that a file's first 512 bytes begin; None if it is none that we read.
+    """The usual suffix of the container that a file's first HEAD_BYTES begin; None if it is none that we read.
 
     Addresses lie: a `.mp4` on the web may be a QuickTime file, a Flash film, or a page that says "not found".
     """
