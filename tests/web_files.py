@@ -100,7 +100,7 @@ def ranged(data: bytes, tag: str = '"one"') -> Answer:
 
     def answer(request: Request) -> None:
         wanted = request.headers.get("Range")
-        if wanted is None or request.headers.get("If-Range") != tag:
+        if wanted is None or request.headers.get("If-Range", tag) != tag:
             request.send(200, data, ETag=tag)
             return
         first = int(wanted.removeprefix("bytes=").rstrip("-"))
