@@ -24,8 +24,8 @@ from islr.errors import Interrupted, UserError
 from islr.evaluation.results import Provenance, Result, load_results, save_results
 from islr.files import write_atomic
 from islr.models import Encoder
+from islr.signals import StopSignal
 from islr.training.runtime import (
-    StopSignal,
     World,
     commit,
     device_name,

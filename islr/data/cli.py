@@ -1,9 +1,10 @@
 """The `islr data` commands. Like `islr/cli.py` it imports inside its commands, so that `--help` answers at once."""
 
+import inspect
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -77,6 +78,150 @@ def data_folder(
         manifest = from_folder(videos, poses=poses, workers=workers, out=out, progress=bar.callback)
     manifest.save(out)
     _print_audit(manifest)
+
+
+def _corpus(corpus: str, summary: str, /, **inputs: Any) -> None:
+    """Add `islr data NAME`: its own inputs, and those that every corpus published as a list has.
+
+    Args:
+        corpus: A name in `islr.data.corpora.CORPORA`, whose function is called.
+        summary: The command's help.
+        inputs: The function's arguments, as types with a `typer.Option`; one that may be None may be left out.
+    """
+    common = {
+        "videos": Annotated[Path, typer.Option(help="folder of videos; files are found at any depth by their name")],
+        "out": Annotated[Path, typer.Option(help="manifest.csv to write")],
+        "poses": Annotated[Path | None, typer.Option(help="folder of <clip id>.npz")],
+        "workers": Annotated[int, typer.Option(min=1, help="processes that decode")],
+    }
+    defaults = {"workers": os.cpu_count() or 1}
+
+    def command(**given: Any) -> None:
+        from islr.data.corpora import CORPORA
+        from islr.training.tracking import Progression
+
+        chosen = {key: value for key, value in given.items() if value is not None}
+        with Progression("scanning", 0) as bar:
+            manifest = CORPORA[corpus](**chosen, progress=bar.callback)
+        manifest.save(chosen["out"])
+        _print_audit(manifest)
+
+    types = inputs | common
+    command.__annotations__ = types
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                key,
+                inspect.Parameter.KEYWORD_ONLY,
+                annotation=kind,
+                default=defaults.get(
+                    key, None if type(None) in get_args(get_args(kind)[0]) else inspect.Parameter.empty
+                ),
+            )
+            for key, kind in types.items()
+        ]
+    )
+    data_app.command(corpus, help=summary)(command)
+
+
+def _input(kind: Any, text: str, name: str | None = None) -> Any:
+    """The type of an input of a corpus: what it is, what it is for, and the option's name if it is another."""
+    return Annotated[kind, typer.Option(*([name] if name else []), help=text)]
+
+
+_EACH = "; give it once for each"
+_corpus(
+    "openasl",
+    "OpenASL -> manifest; whole YouTube videos named <yid>.mp4, whose time ranges are decoded in place.",
+    tsv=_input(Path, "tsv of vid, yid, start, end, and split if it has one"),
+    boxes=_input(Path | None, "json of vid -> x0, y0, x1, y1 as shares of the picture"),
+)
+_corpus(
+    "kinetics",
+    "Kinetics -> manifest; cut clips named <youtube id>_<start>_<end>.mp4 with six digits each.",
+    lists=_input(list[Path], "csv of label, youtube_id, time_start, time_end, split" + _EACH, "--list"),
+)
+_corpus(
+    "asl-citizen",
+    "ASL Citizen -> manifest; videos under the names that its lists give them.",
+    lists=_input(list[Path], "train.csv, val.csv or test.csv of its splits folder" + _EACH, "--list"),
+)
+_corpus(
+    "msasl",
+    "MS-ASL -> manifest; whole YouTube videos named <youtube id>.mp4, whose time ranges are decoded in place.",
+    lists=_input(list[Path], "MSASL_train.json, MSASL_val.json or MSASL_test.json" + _EACH, "--list"),
+    subset=_input(int | None, "first 100, 200, 500 or 1000 classes"),
+)
+_corpus(
+    "autsl",
+    "AUTSL -> manifest; the colour videos signerX_sampleY_color.mp4.",
+    lists=_input(list[Path], "train_labels.csv, validation_labels.csv or test_labels.csv" + _EACH, "--list"),
+    signs=_input(Path, "SignList_ClassId_TR_EN.csv, the names of the classes"),
+)
+_corpus(
+    "lsa64",
+    "LSA64 -> manifest; videos SSS_PPP_RRR.mp4 (sign, person, repetition), split by person.",
+    signs=_input(Path | None, "the published list of signs, 01|Opaque|R|; without it classes are numbers"),
+    val_signers=_input(list[int] | None, "a person held out for validation; default 9" + _EACH, "--val-signer"),
+    test_signers=_input(list[int] | None, "a person held out for the test; default 10" + _EACH, "--test-signer"),
+)
+_corpus(
+    "slovo",
+    "Slovo -> manifest; trimmed videos <attachment_id>.mp4, or whole ones, whose ranges are decoded in place.",
+    annotations=_input(Path, "annotations.csv: attachment_id, user_id, text, train, begin, end"),
+)
+_corpus(
+    "youtube-asl",
+    "A list of YouTube ids, as YouTube-ASL is published -> manifest of whole unlabelled videos <id>.mp4.",
+    ids=_input(Path, "a text file of ids, one a line"),
+    name=_input(str | None, "the corpus's name in the manifest; default youtube-asl"),
+)
+
+
+@data_app.command("fetch")
+def data_fetch(
+    json_file: Annotated[Path, typer.Option("--json", help="WLASL_v0.3.json, or one with its schema")],
+    out: Annotated[Path, typer.Option(help="folder for <video_id>.<suffix> and fetch.csv; run again to go on")],
+    subset: Annotated[int | None, typer.Option(help="first 100, 300, 1000 or 2000 classes")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="files at a time, in all")] = 8,
+    per_host: Annotated[int, typer.Option(min=1, help="files of one host at a time")] = 2,
+    rate: Annotated[float, typer.Option(min=0.001, help="files of one host started per second")] = 2.0,
+    retries: Annotated[int, typer.Option(min=0, help="further attempts after a temporary failure")] = 3,
+    timeout: Annotated[float, typer.Option(min=0.1, help="seconds without an answer or data")] = 30.0,
+    max_mb: Annotated[int, typer.Option(min=1, help="largest file, in MiB")] = 2048,
+    trim: Annotated[
+        bool, typer.Option("--trim/--no-trim", help="cut clips to their range, or keep whole videos")
+    ] = True,
+    retry_dead: Annotated[bool, typer.Option("--retry-dead", help="also try what was found lost for good")] = False,
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private", help="also from this machine and the local network")
+    ] = False,
+    cookies: Annotated[Path | None, typer.Option(help="cookies.txt for yt-dlp, which fetches from YouTube")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes that check and cut")] = os.cpu_count() or 1,
+) -> None:
+    """Get the videos of a WLASL json: resumable, one outcome per clip in fetch.csv, checked by decoding."""
+    from islr.data.fetch import FetchOptions, fetch
+    from islr.data.fetch_http import Limits
+    from islr.data.fetch_table import TABLE, summarise
+    from islr.errors import UserError
+    from islr.training.tracking import Progression
+
+    if cookies is not None and not cookies.is_file():
+        raise UserError(f"{cookies}: no such file of cookies")
+    options = FetchOptions(
+        jobs=jobs,
+        per_host=per_host,
+        rate=rate,
+        retries=retries,
+        trim=trim,
+        retry_dead=retry_dead,
+        workers=workers,
+        limits=Limits(timeout, max_mb << 20, allow_private),
+        cookies=cookies,
+    )
+    with Progression("fetching", 0) as bar:
+        rows = fetch(json_file, out, options, subset=subset, progress=bar.callback)
+    print(f"{summarise(rows)}\n\n{out / TABLE}")
 
 
 @data_app.command("audit")

@@ -34,6 +34,18 @@ KINDS = {
 
 _ISO_FIRST = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"}
 _ISO_BOXES = _ISO_FIRST | {b"moof", b"mfra", b"udta", b"uuid", b"sidx", b"meta"}
+HEAD_BYTES = 512  # enough to tell containers apart
+
+_TS_PACKET, _TS_SYNC = 188, 0x47
+_MAGIC = {
+    b"FWS": ".swf",
+    b"CWS": ".swf",
+    b"FLV": ".flv",
+    b"OggS": ".ogv",
+    b"\x00\x00\x01\xba": ".mpg",
+    b"\x00\x00\x01\xb3": ".mpg",
+    b"\x30\x26\xb2\x75": ".wmv",
+}
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
@@ -52,6 +64,23 @@ class DecodeError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.kind}" + (f" ({self.detail})" if self.detail else "")
+
+
+def container_suffix(head: bytes) -> str | None:
+    """The usual suffix of the container that a file's first HEAD_BYTES begin; None if it is none that we read.
+
+    Addresses lie: a `.mp4` on the web may be a QuickTime file, a Flash film, or a page that says "not found".
+    """
+    if head[4:8] in _ISO_FIRST:
+        # Before the `ftyp` box was invented, QuickTime files began with their content.
+        return ".mov" if head[4:8] not in (b"ftyp", b"styp") or head[8:12] == b"qt  " else ".mp4"
+    if head[:4] == _EBML:
+        return ".webm" if b"webm" in head[:64] else ".mkv"
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return ".avi"
+    if len(head) > _TS_PACKET and head[0] == head[_TS_PACKET] == _TS_SYNC:
+        return ".ts"
+    return next((suffix for magic, suffix in _MAGIC.items() if head.startswith(magic)), None)
 
 
 def check_path(path: str | Path, root: str | Path | None) -> Path:

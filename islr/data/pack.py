@@ -46,7 +46,7 @@ from islr.data.packed import (
     pack_record,
     reference,
 )
-from islr.data.scan import file_seconds
+from islr.data.scan import deadline_of
 from islr.data.shards import Shards, entries, failed_kind
 from islr.data.video import decode, probe_video
 from islr.data.workers import in_workers
@@ -215,7 +215,7 @@ def _in_order(clips: Sequence[Clip], root: Path, options: PackOptions, workers: 
 
 
 def _seconds(clip: Clip, root: Path) -> float:
-    return file_seconds(root / clip.path)
+    return deadline_of(root / clip.path)
 
 
 def _lost(how: str) -> Packed:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from islr.data.fetch_youtube import youtube_id
 from islr.data.manifest import CORRUPT, MISSING, OK, Box, Clip, Manifest
 from islr.data.scan import Job, Progress, Range, Scanned, cache_beside, find_videos, scan
 from islr.errors import UserError
@@ -29,7 +30,6 @@ _SPLITS = {
     "dev": "val",
 }
 _SPLITS |= {"test": "test"}
-_YOUTUBE_ID = re.compile(r"(?:v=|youtu\.be/|embed/|^)([A-Za-z0-9_-]{11})(?:$|[?&#/])")
 
 
 @dataclass(frozen=True)
@@ -209,15 +209,15 @@ def from_msasl(lists: Paths, videos: str | Path, *, subset: int | None = None, *
                 y0, x0, y1, x1 = item["box"]
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(f"{where}: not of the MS-ASL schema ({error!r})") from error
-            video = _YOUTUBE_ID.search(url)
+            video = youtube_id(url)
             if video is None:
                 raise UserError(f"{where}: no YouTube id in '{url}'")
             if subset is not None and label >= subset:
                 continue
             names.setdefault(label, text)
-            clip_id = f"{split}_{number:05d}_{video[1]}"
+            clip_id = f"{split}_{number:05d}_{video}"
             box = _box([x0, y0, x1, y1], where)
-            rows.append(Row(clip_id, video[1], names[label], split, signer, start, end, box))
+            rows.append(Row(clip_id, video, names[label], split, signer, start, end, box))
     classes = [names.get(label, str(label)) for label in range(max(names, default=-1) + 1)]
     return assemble(rows, videos, name="msasl", sources=files, classes=classes, **options)
 

@@ -90,6 +90,11 @@ def cache_beside(manifest: str | Path | None) -> Path | None:
     return None if manifest is None else Path(manifest).with_suffix(".scan.json")
 
 
+def deadline_of(path: Path, small_s: float = _DEADLINE_S) -> float:
+    """Seconds that decoding a file may take: `small_s`, and more in proportion to its bytes."""
+    return small_s + (_stamp(path) or [0])[0] / _DEADLINE_BYTES_PER_S
+
+
 def measure_job(job: Job, root: Path) -> Scanned:
     """Decode one file from its first frame to its last."""
     try:
@@ -234,13 +239,8 @@ def _range_key(span: Range) -> str:
     return f"{span[0]}..{span[1]}"
 
 
-def file_seconds(path: Path, deadline_s: float = _DEADLINE_S) -> float:
-    """How long decoding a file may take: `deadline_s`, and more in proportion to its bytes."""
-    return deadline_s + (_stamp(path) or [0])[0] / _DEADLINE_BYTES_PER_S
-
-
 def _job_seconds(job: Job, deadline_s: float) -> float:
-    return file_seconds(job.path, deadline_s)
+    return deadline_of(job.path, deadline_s)
 
 
 def _call(job: Job, measure_one: Callable[[Job, Path], Scanned], root: Path) -> Scanned:

@@ -21,7 +21,7 @@ from av.video.reformatter import VideoReformatter
 from islr.data.guard import MAX_FRAME_PIXELS, DecodeError, check_output, check_path
 from islr.errors import UserError
 
-__all__ = ["BACKENDS", "DecodeError", "VideoInfo", "decode", "measure", "probe_video", "shrink"]
+__all__ = ["BACKENDS", "DecodeError", "VideoInfo", "decode", "measure", "play", "probe_video", "shrink"]
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,swf,ogg,asf"
 _OPEN = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
@@ -126,6 +126,22 @@ def decode(
         return frames
     check_output(path, len(places) * frames[0].nbytes)
     return frames[places]
+
+
+def play(
+    path: str | Path, *, start: float | None = None, end: float | None = None, root: str | Path | None = None
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Frames of a time range one at a time, however long it is: seconds from the file's first frame, picture.
+
+    Yields:
+        The time and the uint8 `[H, W, 3]` picture, RGB, upright, of each frame with start <= time < end.
+
+    Raises:
+        DecodeError: The file cannot give exactly those frames.
+    """
+    with _Reader(check_path(path, root)) as reader:
+        for time, frame in reader.frames(start, end):
+            yield time, reader.picture(frame, None)
 
 
 class _Reader:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from islr.data.fetch_table import trimmed_ids
 from islr.data.labels import Labels, read_labels, revise
 from islr.data.manifest import MISSING, OK, Box, Clip, Manifest
 from islr.data.scan import Job, Progress, Range, Scanned, cache_beside, find_videos, scan
@@ -122,9 +123,13 @@ def from_wlasl(
     results = scan(jobs, base, workers=workers, cache=cache_beside(out), progress=progress)
     scanned = {job.path: result for job, result in zip(jobs, results, strict=True)}
     counts: Counter[str] = Counter()
+    cut = trimmed_ids(folder)
     clips = []
     for instance in instances:
         path = files.get(instance.video_id)
+        if instance.video_id in cut:
+            instance = replace(instance, span=(None, None))
+            counts["ranges_of_clips_already_cut"] += 1
         clip = _clip(instance, path, scanned[path] if path else Scanned(MISSING), base, folder, counts)
         if poses is not None:
             pose = folders[1] / f"{instance.video_id}.npz"

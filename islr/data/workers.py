@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-_START_S = 120.0  # for a process to start on a busy machine
+START_S = 120.0  # for a process to start on a busy machine
 
 
 def in_workers(
@@ -83,7 +83,7 @@ class _Worker:
     def give(self, place: int, job: Any, seconds: float) -> None:
         """Hand over a job; its time runs from now, or from when the process has started."""
         self.place, self.seconds = place, seconds
-        self.deadline = time.monotonic() + seconds + (0 if self.ready else _START_S)
+        self.deadline = time.monotonic() + seconds + (0 if self.ready else START_S)
         self.pipe.send(job)
 
     def collect(self, ready: bool) -> tuple[Any] | str | None:

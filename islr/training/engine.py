@@ -21,6 +21,7 @@ from islr.config import Config, dump_yaml
 from islr.data.module import Batch, ClipStore, TrainBatches
 from islr.data.transforms import View
 from islr.errors import Interrupted, RunFailed, UserError
+from islr.signals import StopSignal
 from islr.training.checkpoint import latest_checkpoint, save_checkpoint
 from islr.training.optim import (
     OptimConfig,
@@ -29,7 +30,7 @@ from islr.training.optim import (
     parameter_groups,
     set_learning_rate,
 )
-from islr.training.runtime import RunConfig, StopSignal, World, seed_step
+from islr.training.runtime import RunConfig, World, seed_step
 from islr.training.tracking import Progression, Tracker
 
 Evaluate = Callable[[nn.Module], Mapping[str, float]]

@@ -5,7 +5,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
@@ -125,30 +123,6 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed the model's own randomness (dropout, drop path, mixing) as a function of the step, so none is saved."""
     state = np.random.SeedSequence([seed, step, rank]).generate_state(2, np.uint32)
     torch.manual_seed(int(state[0]) << 32 | int(state[1]))
-
-
-class StopSignal:
-    """Turns SIGTERM, SIGINT and SIGUSR1 into a flag that the loop reads; a second signal ends the process at once."""
-
-    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-
-    def __init__(self) -> None:
-        self.received = False
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopSignal":
-        for number in self.SIGNALS:
-            self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received:
-            os._exit(128 + number)
-        self.received = True
 
 
 @contextmanager
