@@ -5,7 +5,6 @@ sample is a function of (seed, epoch, index, view) drawn from a counter-based ge
 s are the same whatever the number of workers, and after any number of interruptions.
 """
 
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -175,11 +174,10 @@ class ClipStore:
                 pose = read_pose(path)
             except (OSError, ValueError) as error:
                 raise DecodeError("pose", str(path), str(error)) from error
-            times = np.arange(len(pose.keypoints)) / pose.fps
-            inside = (times >= (clip.start or 0.0)) & (times < (math.inf if clip.end is None else clip.end))
-            if not inside.any():
+            pose = pose.within(clip.start, clip.end)
+            if not len(pose):
                 raise DecodeError("pose", str(path), "it has no frame in the clip's range")
-            self._poses[index] = replace(pose, keypoints=pose.keypoints[inside], confidences=pose.confidences[inside])
+            self._poses[index] = pose
         return self._poses[index]
 
     def _decode(self, index: int, indices: np.ndarray | None) -> np.ndarray:

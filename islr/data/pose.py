@@ -6,7 +6,7 @@ left. A missing point has confidence 0; its coordinates mean nothing.
 
 import itertools
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,26 +24,43 @@ FILLED_CONFIDENCE = 0.5
 PALMS_PER_SHOULDER_WIDTH = 3.0  # shoulders are about three palm lengths apart
 _SMALLEST_SCALE = 1e-6
 _KEYS = ("keypoints", "confidences", "fps", "width", "height")
+_SAME_TIME_S = 1e-4  # as in decoding: containers round times
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Pose of one clip: keypoints float32 [T, 75, 3], confidences float32 [T, 75], the video's rate, size."""
+    """Pose of one clip: keypoints float32 [T, 75, 3], confidences float32 [T, 75], the video's rate, size.
+
+    `start` is the time of the first pose in the video file, in seconds; it is not 0 where only a range of a
+    longer file was looked at.
+    """
 
     keypoints: np.ndarray
     confidences: np.ndarray
     fps: float
     width: int
     height: int
+    start: float = 0.0
 
     def __post_init__(self) -> None:
         frames = len(self.keypoints)
         assert self.keypoints.shape == (frames, POINTS, 3), self.keypoints.shape
         assert self.confidences.shape == (frames, POINTS), self.confidences.shape
 
+    def __len__(self) -> int:
+        return len(self.keypoints)
+
+    def within(self, start: float | None, end: float | None) -> "Pose":
+        """The poses with start <= time < end, in seconds of the video file; None = no limit. May be none."""
+        times = self.start + np.arange(len(self)) / self.fps
+        inside = times >= (-np.inf if start is None else start - _SAME_TIME_S)
+        inside &= times < (np.inf if end is None else end - _SAME_TIME_S)
+        first = float(times[inside][0]) if inside.any() else self.start
+        return replace(self, keypoints=self.keypoints[inside], confidences=self.confidences[inside], start=first)
+
 
 def read_pose(path: str | Path) -> Pose:
-    """Read a canonical pose file (npz with keypoints, confidences, fps, width, height).
+    """Read a canonical pose file: npz with keypoints, confidences, fps, width, height and, optionally, start.
 
     Raises:
         UserError: The file is missing, is not such an npz, or holds values that are not finite.
@@ -57,6 +74,7 @@ def read_pose(path: str | Path) -> Pose:
             keypoints = stored["keypoints"].astype(np.float32)
             confidences = stored["confidences"].astype(np.float32)
             fps, width, height = float(stored["fps"]), int(stored["width"]), int(stored["height"])
+            start = float(stored["start"]) if "start" in stored else 0.0
     except FileNotFoundError:
         raise UserError(f"{path}: no such pose file") from None
     except UserError:
@@ -72,9 +90,9 @@ def read_pose(path: str | Path) -> Pose:
         raise UserError(f"{path}: the pose has no frames")
     if not np.isfinite(confidences).all() or not np.isfinite(keypoints[confidences > 0]).all():
         raise UserError(f"{path}: a point with confidence above 0 is not finite")
-    if min(fps, width, height) <= 0:
-        raise UserError(f"{path}: fps, width and height must be above 0")
-    return Pose(keypoints, confidences, fps, width, height)
+    if not (np.isfinite([fps, start]).all() and min(fps, width, height) > 0 and start >= 0):
+        raise UserError(f"{path}: fps, width and height must be above 0, and start at least 0")
+    return Pose(keypoints, confidences, fps, width, height, start)
 
 
 def write_pose(path: str | Path, pose: Pose) -> None:
@@ -88,6 +106,7 @@ def write_pose(path: str | Path, pose: Pose) -> None:
             fps=np.float64(pose.fps),
             width=np.int64(pose.width),
             height=np.int64(pose.height),
+            start=np.float64(pose.start),
         ),
     )
 
