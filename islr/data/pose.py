@@ -6,6 +6,7 @@ left. A missing point has confidence 0; its coordinates mean nothing.
 
 import itertools
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 from islr.errors import UserError
 from islr.files import write_atomic_with
 
-POINTS = 75
+POINTS, BODY_POINTS, HAND_POINTS = 75, 33, 21
 BODY, LEFT_HAND, RIGHT_HAND = slice(0, 33), slice(33, 54), slice(54, 75)
 LEFT_SHOULDER, RIGHT_SHOULDER = 11, 12
 HAND_ROOT, HAND_MIDDLE_MCP = 0, 9  # indices inside one hand
@@ -57,6 +58,36 @@ class Pose:
         inside &= times < (np.inf if end is None else end - _SAME_TIME_S)
         first = float(times[inside][0]) if inside.any() else self.start
         return replace(self, keypoints=self.keypoints[inside], confidences=self.confidences[inside], start=first)
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What the user or a manifest says about a clip's video: frames per second, pixels."""
+
+    fps: float | None = None
+    width: int | None = None
+    height: int | None = None
+
+
+def canonical(points: np.ndarray, confidences: np.ndarray, facts: VideoFacts, path: Path) -> Pose:
+    """The pose of points `[T, 75, 2 or 3]` in 0..1, y down; one that is not finite is missing.
+
+    Raises:
+        UserError: There is no frame, or frame rate or picture size is not known.
+    """
+    if not len(points):
+        raise UserError(f"{path}: the pose has no frames")
+    if facts.fps is None or facts.width is None or facts.height is None:
+        lacking = ["frame rate (--fps)"] if facts.fps is None else []
+        lacking += ["picture size (--size)"] if facts.width is None or facts.height is None else []
+        raise UserError(f"{path}: the format does not say its {' and '.join(lacking)}; or give a --manifest")
+    whole = np.zeros((len(points), POINTS, 3), np.float32)
+    whole[:, :, : points.shape[2]] = points
+    known = np.isfinite(whole[:, :, :2]).all(axis=2) & np.isfinite(confidences) & (confidences > 0)
+    whole[~known] = 0.0
+    whole = np.nan_to_num(whole, posinf=0.0, neginf=0.0)  # a depth that is not known
+    sure = np.where(known, np.clip(confidences, 0.0, 1.0), 0.0).astype(np.float32)
+    return Pose(whole, sure, facts.fps, facts.width, facts.height)
 
 
 def read_pose(path: str | Path) -> Pose:
@@ -109,6 +140,15 @@ def write_pose(path: str | Path, pose: Pose) -> None:
             start=np.float64(pose.start),
         ),
     )
+
+
+def frame_rows(numbers: Sequence[int], path: Path) -> np.ndarray:
+    """Row of each numbered frame: frames that a file leaves out keep their place, without points."""
+    rows = np.asarray(numbers, np.int64)
+    rows = rows - rows.min()
+    if rows.max() >= 10 * len(set(numbers)) + 1000:  # a wrong number must not ask for millions of frames
+        raise UserError(f"{path}: frame numbers reach from {min(numbers)} to {max(numbers)} for {len(numbers)} frames")
+    return rows
 
 
 def normalise(pose: Pose) -> tuple[np.ndarray, str]:

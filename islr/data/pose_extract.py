@@ -9,6 +9,7 @@ import json
 import subprocess
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -150,7 +151,7 @@ def _jobs(videos: Manifest | str | Path) -> list[_Job]:
     root = Path(videos)
     found = find_videos(root)
     names = [path.relative_to(root).with_suffix("").as_posix() for path in found]
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise UserError(f"{root}: several videos are called {twice[0]}; their poses would be one file")
     return [_Job(name, path, root) for name, path in zip(names, found, strict=True)]
@@ -234,7 +235,7 @@ class Extractor:
 
     def _running(self) -> "subprocess.Popen[bytes]":
         if self._process is None:
-            self._words = tempfile.TemporaryFile()
+            self._words = tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop(), with its process
             self._process = subprocess.Popen(
                 _command(self._python), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words
             )

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from islr.data.pose import Pose, read_pose, write_pose
 from islr.errors import UserError
@@ -20,6 +20,7 @@ TABLE = "outcomes.csv"
 _SAVE_EVERY_S = 10.0
 
 Status = Literal["ok", "kept", "failed"]
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 
 @dataclass(frozen=True)
@@ -77,22 +78,22 @@ class PoseFolder:
             self.rows[clip_id] = Outcome(clip_id, "ok", frames)
         return True
 
-    def put(self, clip_id: str, pose: Pose, **about: str) -> None:
+    def put(self, clip_id: str, pose: Pose, *, source: str, made_by: str, label: str = "") -> None:
         """Write a pose and its row."""
         path = self.path_of(clip_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_pose(path, pose)
-        self._add(Outcome(clip_id, "ok", len(pose), **about))
+        self._add(Outcome(clip_id, "ok", len(pose), source, made_by, label))
 
-    def fail(self, clip_id: str, detail: str, **about: str) -> None:
+    def fail(self, clip_id: str, detail: str, *, source: str, made_by: str, label: str = "") -> None:
         """Record that a clip gave no pose; a good file of before stays."""
         detail = " ".join(detail.split())
         try:
             frames = len(read_pose(self.path_of(clip_id)))
         except UserError:
-            self._add(Outcome(clip_id, "failed", detail=detail, **about))
+            self._add(Outcome(clip_id, "failed", 0, source, made_by, label, detail))
         else:
-            self._add(Outcome(clip_id, "kept", frames, detail=detail, **about))
+            self._add(Outcome(clip_id, "kept", frames, source, made_by, label, detail))
 
     def counts(self) -> dict[str, int]:
         """Rows by status."""
@@ -118,7 +119,13 @@ def _read(path: Path) -> dict[str, Outcome]:
         return {}
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = [Outcome(**{**row, "frames": int(row["frames"])}) for row in csv.DictReader(file, strict=True)]
-    except (OSError, UnicodeDecodeError, csv.Error, TypeError, KeyError, ValueError) as error:
+            rows = [_outcome(row) for row in csv.DictReader(file, strict=True)]
+    except (OSError, UnicodeDecodeError, csv.Error, TypeError, KeyError, ValueError, StopIteration) as error:
         raise UserError(f"{path}: not a table of pose outcomes ({error}); move it away") from None
     return {row.clip_id: row for row in rows}
+
+
+def _outcome(row: dict[str, str]) -> Outcome:
+    status = next(known for known in STATUSES if known == row["status"])
+    about = (row[name] for name in ("source", "made_by", "label", "detail"))
+    return Outcome(row["clip_id"], status, int(row["frames"]), *about)
