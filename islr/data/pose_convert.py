@@ -66,6 +66,8 @@ def convert(
             except UserError as error:
                 reason = reason or str(error)
                 folder.fail(clip.clip_id, str(error), **about)
+        if progress is not None:
+            progress(len(found), len(found))
     finally:
         folder.save()
     if set(folder.counts()) <= {"failed"}:

@@ -14,39 +14,41 @@ import os
 import sys
 from typing import Any, BinaryIO
 
-import mediapipe
 import numpy as np
 
 BODY, HAND = 33, 21
 
 
 def main() -> None:
-    # MediaPipe's own messages must not mix with the answers.
+    # What MediaPipe prints, from its import on, must not mix with the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    import mediapipe
+
     if "--check" in sys.argv:
         legacy = hasattr(mediapipe, "solutions")
         answers.write(json.dumps({"mediapipe": mediapipe.__version__, "holistic": legacy}).encode() + b"\n")
         return
     while line := sys.stdin.buffer.readline():
-        points = _clip(json.loads(line), sys.stdin.buffer).tobytes()
+        # Every clip gets a fresh tracker, so that nothing of the clip before it is left. Complexity 1 is the
+        # only one whose models are inside the package.
+        with mediapipe.solutions.holistic.Holistic(static_image_mode=False, model_complexity=1) as tracker:
+            points = _clip(tracker, json.loads(line), sys.stdin.buffer).tobytes()
         answers.write(json.dumps({"bytes": len(points)}).encode() + b"\n")
         answers.write(points)
         answers.flush()
 
 
-def _clip(clip: dict[str, int], frames: BinaryIO) -> np.ndarray:
-    """float32 [T, 75, 4]. Every clip gets a fresh tracker, so that nothing of the clip before it is left."""
+def _clip(tracker: Any, clip: dict[str, int], frames: BinaryIO) -> np.ndarray:
+    """float32 [T, 75, 4] of the frames of one clip."""
     shape = (clip["height"], clip["width"], 3)
     found = np.zeros((clip["frames"], BODY + 2 * HAND, 4), np.float32)
-    # Complexity 1 is the only one whose models are inside the package.
-    with mediapipe.solutions.holistic.Holistic(static_image_mode=False, model_complexity=1) as holistic:
-        for row in found:
-            content = frames.read(shape[0] * shape[1] * 3)
-            result = holistic.process(np.frombuffer(content, np.uint8).reshape(shape))
-            _fill(row[:BODY], result.pose_landmarks, has_visibility=True)
-            _fill(row[BODY : BODY + HAND], result.left_hand_landmarks, has_visibility=False)
-            _fill(row[BODY + HAND :], result.right_hand_landmarks, has_visibility=False)
+    for row in found:
+        content = frames.read(shape[0] * shape[1] * 3)
+        result = tracker.process(np.frombuffer(content, np.uint8).reshape(shape))
+        _fill(row[:BODY], result.pose_landmarks, has_visibility=True)
+        _fill(row[BODY : BODY + HAND], result.left_hand_landmarks, has_visibility=False)
+        _fill(row[BODY + HAND :], result.right_hand_landmarks, has_visibility=False)
     return found
 
 

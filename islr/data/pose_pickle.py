@@ -29,7 +29,7 @@ class _Dtype:
         self.order = state[1]
 
     def numpy(self) -> np.dtype:
-        return np.dtype(self.code).newbyteorder(self.order)
+        return np.dtype(self.order + self.code)
 
 
 class _Array:

@@ -43,8 +43,7 @@ def read_kaggle(path: Path, facts: VideoFacts) -> Pose:
             points[:, ours] = values[:, theirs]
     else:
         points = _kaggle_table(path)
-    seen = np.isfinite(points[:, :, :2]).all(axis=2)
-    return canonical(points, seen.astype(np.float32), facts, path)
+    return canonical(points, np.ones(points.shape[:2], np.float32), facts, path)  # NaN is what is missing
 
 
 def _kaggle_table(path: Path) -> np.ndarray:
@@ -141,7 +140,7 @@ def _numbers(row: Mapping[str, Any], name: str, where: str) -> np.ndarray:
     try:
         values = np.asarray(ast.literal_eval(text), np.float32)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        values = np.zeros(())
-    if values.ndim != 1:
+        values = None
+    if values is None or values.ndim != 1:
         raise UserError(f"{where}: {name} is not a list of numbers")
     return values
