@@ -171,6 +171,8 @@ def test_a_range_of_a_pose_is_cut_in_the_time_of_the_video(tmp_path: Path) -> No
     assert np.array_equal(again.confidences, pose.confidences[20:30])
     assert len(back.within(0.4, 1.2)) == len(back.within(None, None)) == 20  # the range it was made for
     assert len(back.within(5.0, 6.0)) == 0
+    third = Pose(pose.keypoints, pose.confidences, 29.97, 320, 240)
+    assert np.array_equal(third.within(0.3337, None).keypoints, pose.keypoints[10:])  # frame 10 is at 0.333667
 
 
 def test_a_file_without_start_begins_with_the_video(tmp_path: Path) -> None:
