@@ -11,3 +11,8 @@ class RunFailed(RuntimeError):
 
 class Interrupted(Exception):
     """Work was stopped by a signal after its state was saved; the command exits with 75 and can be run again."""
+
+
+def one_line(error: Exception, longest: int = 200) -> str:
+    """The message of somebody else's exception, as part of a one-line message of ours."""
+    return " ".join(str(error).split())[:longest] or type(error).__name__

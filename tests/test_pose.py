@@ -158,6 +158,47 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
             read_pose(tmp_path / "b.npz")
 
 
+def test_a_range_of_a_pose_is_cut_in_the_time_of_the_video(tmp_path: Path) -> None:
+    pose = pose_of(50)
+    cut = pose.within(0.4, 1.2)  # 25 per second: frames 10 to 29
+    assert np.array_equal(cut.keypoints, pose.keypoints[10:30])
+    assert cut.start == pytest.approx(0.4)
+    write_pose(tmp_path / "cut.npz", cut)
+    back = read_pose(tmp_path / "cut.npz")
+    assert back.start == cut.start
+    again = back.within(0.8, None)
+    assert np.array_equal(again.keypoints, pose.keypoints[20:30])
+    assert np.array_equal(again.confidences, pose.confidences[20:30])
+    assert len(back.within(0.4, 1.2)) == len(back.within(None, None)) == 20  # the range it was made for
+    assert len(back.within(5.0, 6.0)) == 0
+    third = Pose(pose.keypoints, pose.confidences, 29.97, 320, 240)
+    assert np.array_equal(third.within(0.3337, None).keypoints, pose.keypoints[10:])  # frame 10 is at 0.333667
+
+
+def test_a_file_without_start_begins_with_the_video(tmp_path: Path) -> None:
+    pose = pose_of()
+    stored = {name: getattr(pose, name) for name in ("keypoints", "confidences", "fps", "width", "height")}
+    np.savez(tmp_path / "a.npz", **stored)
+    assert read_pose(tmp_path / "a.npz").start == 0
+    np.savez(tmp_path / "a.npz", **stored, start=-1.0)
+    with pytest.raises(UserError, match="start at least 0"):
+        read_pose(tmp_path / "a.npz")
+
+
+@pytest.mark.oracle
+def test_shoulder_normalisation_is_that_of_openhands(oracles: Path) -> None:
+    """Recorded from its CenterAndScaleNormalize over the clip. It has no aspect ratio and fills no gaps."""
+    recorded = np.load(oracles / "pose" / "openhands_transforms.npz")
+    points, chosen = recorded["kps75"], recorded["idx27"]
+    confidences = recorded["conf75"]
+    result, used = normalise(Pose(points, confidences, 25.0, 100, 100))
+    assert used == "shoulders"
+    seen = confidences[:, chosen] > 0
+    assert seen.mean() > 0.9
+    expected = recorded["norm_clip"].transpose(1, 2, 0)  # [T, 27, 2]
+    assert result[:, chosen, :2][seen] == pytest.approx(expected[seen], abs=2e-6)
+
+
 @pytest.mark.real
 def test_real_poses_are_scaled_by_shoulders_with_the_nose_above(shared: Path) -> None:
     files = sorted((shared / "data" / "wlasl100_poses").glob("*.npz"))[:5]

@@ -11,11 +11,8 @@ from typing import Any
 import numpy as np
 
 from islr.data.duplicates import same_content
-from islr.data.guard import DecodeError
 from islr.data.labels import FormTable, label_ceiling
 from islr.data.manifest import CORRUPT, MISSING, OK, SPLITS, Clip, Manifest
-from islr.data.packed import PackReader, clip_pose
-from islr.data.pose import BODY, LEFT_HAND, LEFT_SHOULDER, RIGHT_HAND, RIGHT_SHOULDER, normalise
 
 _MOST_EXAMPLES = 10
 _NOSE = 0
@@ -55,7 +52,7 @@ def audit(manifest: Manifest, *, poses: bool = True, content: bool = True) -> di
     if forms:
         report["forms"] = forms
     if poses and any(clip.pose for clip in manifest):
-        report["poses"] = _poses(manifest)
+        report["poses"] = pose_audit(manifest)
     return report
 
 
@@ -165,44 +162,6 @@ def _forms(manifest: Manifest, splits: Sequence[str]) -> dict[str, Any]:
         "train_forms_with_several_labels": int((used.sum(axis=0) > 1).sum()),
         "train_labels_with_several_forms": int((used.sum(axis=1) > 1).sum()),
         "label_ceiling": {split: label_ceiling(manifest, table, split) for split in scored},
-    }
-
-
-def _poses(manifest: Manifest) -> dict[str, Any]:
-    clips = [clip for clip in manifest if clip.status == OK]
-    unreadable, lengths, upside_down = [], [], []
-    scales: Counter[str] = Counter()
-    seen: dict[str, list[float]] = {"left": [], "right": [], "either": []}
-    packs = PackReader(manifest.root)
-    for clip in clips:
-        if not clip.pose:
-            continue
-        try:
-            pose = clip_pose(manifest, clip, packs)
-        except DecodeError:
-            unreadable.append(clip.clip_id)
-            continue
-        scales[normalise(pose)[1]] += 1
-        if clip.frames is not None and len(pose.keypoints) != clip.frames:
-            lengths.append(f"{clip.clip_id}: {len(pose.keypoints)} poses, {clip.frames} frames")
-        left, right = ((pose.confidences[:, hand] > 0).any(axis=1) for hand in (LEFT_HAND, RIGHT_HAND))
-        for name, frames in (("left", left), ("right", right), ("either", left | right)):
-            seen[name].append(float(frames.mean()))
-        body, sure = pose.keypoints[:, BODY, 1], pose.confidences[:, BODY] > 0
-        known = sure[:, _NOSE] & sure[:, LEFT_SHOULDER] & sure[:, RIGHT_SHOULDER]
-        shoulders = body[:, [LEFT_SHOULDER, RIGHT_SHOULDER]].mean(axis=1)
-        if known.any() and float(np.median((shoulders - body[:, _NOSE])[known])) < 0:
-            upside_down.append(clip.clip_id)
-    return {
-        "clips": len(clips),
-        "with_pose": sum(bool(clip.pose) for clip in clips),
-        "unreadable": unreadable,
-        "other_length_than_video": len(lengths),
-        "other_length_examples": lengths[:_MOST_EXAMPLES],
-        "nose_below_shoulders": upside_down,
-        "scaled_by": dict(scales),
-        "share_of_frames_with_hand": {name: round(float(np.mean(v)), 4) for name, v in seen.items() if v},
-        "clips_where_never_seen": {name: sum(share == 0 for share in v) for name, v in seen.items()},
     }
 
 

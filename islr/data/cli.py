@@ -8,9 +8,11 @@ from typing import Annotated, Any, Literal, get_args
 
 import typer
 
+from islr.data.pose_cli import poses_app
 from islr.errors import UserError
 
 data_app = typer.Typer(no_args_is_help=True, help="Turn files into manifests, and look at what is really there.")
+data_app.add_typer(poses_app, name="poses")
 
 
 @data_app.command("wlasl")

@@ -18,13 +18,12 @@ Frames are checked one by one, so those not asked for need not be read.
 
 import importlib.metadata
 import json
-import math
 import os
 import re
 import struct
 import zlib
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -291,11 +290,10 @@ def clip_pose(manifest: Manifest, clip: Clip, packs: PackReader | None = None) -
         pose = read_pose(path)
     except (OSError, ValueError) as error:
         raise DecodeError("pose", str(path), str(error)) from error
-    times = np.arange(len(pose.keypoints)) / pose.fps
-    inside = (times >= (clip.start or 0.0)) & (times < (math.inf if clip.end is None else clip.end))
-    if not inside.any():
+    pose = pose.within(clip.start, clip.end)
+    if not len(pose):
         raise DecodeError("pose", str(path), "it has no frame in the clip's range")
-    return replace(pose, keypoints=pose.keypoints[inside], confidences=pose.confidences[inside])
+    return pose
 
 
 def read_about(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,8 @@ left. A missing point has confidence 0; its coordinates mean nothing.
 
 import itertools
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from islr.errors import UserError
 from islr.files import write_atomic_with
 
-POINTS = 75
+POINTS, BODY_POINTS, HAND_POINTS = 75, 33, 21
 BODY, LEFT_HAND, RIGHT_HAND = slice(0, 33), slice(33, 54), slice(54, 75)
 LEFT_SHOULDER, RIGHT_SHOULDER = 11, 12
 HAND_ROOT, HAND_MIDDLE_MCP = 0, 9  # indices inside one hand
@@ -24,26 +25,73 @@ FILLED_CONFIDENCE = 0.5
 PALMS_PER_SHOULDER_WIDTH = 3.0  # shoulders are about three palm lengths apart
 _SMALLEST_SCALE = 1e-6
 _KEYS = ("keypoints", "confidences", "fps", "width", "height")
+_SAME_TIME_S = 1e-4  # as in decoding: containers round times
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Pose of one clip: keypoints float32 [T, 75, 3], confidences float32 [T, 75], the video's rate, size."""
+    """Pose of one clip: keypoints float32 [T, 75, 3], confidences float32 [T, 75], the video's rate, size.
+
+    `start` is the time of the first pose in the video file, in seconds; it is not 0 where only a range of a
+    longer file was looked at.
+    """
 
     keypoints: np.ndarray
     confidences: np.ndarray
     fps: float
     width: int
     height: int
+    start: float = 0.0
 
     def __post_init__(self) -> None:
         frames = len(self.keypoints)
         assert self.keypoints.shape == (frames, POINTS, 3), self.keypoints.shape
         assert self.confidences.shape == (frames, POINTS), self.confidences.shape
 
+    def __len__(self) -> int:
+        return len(self.keypoints)
+
+    def within(self, start: float | None, end: float | None) -> "Pose":
+        """The poses with start <= time < end, in seconds of the video file; None = no limit. May be none."""
+        times = self.start + np.arange(len(self)) / self.fps
+        inside = times >= (-np.inf if start is None else start - _SAME_TIME_S)
+        inside &= times < (np.inf if end is None else end - _SAME_TIME_S)
+        first = float(times[inside][0]) if inside.any() else self.start
+        return replace(self, keypoints=self.keypoints[inside], confidences=self.confidences[inside], start=first)
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What the user or a manifest says about a clip's video: frames per second, pixels."""
+
+    fps: float | None = None
+    width: int | None = None
+    height: int | None = None
+
+
+def canonical(points: np.ndarray, confidences: np.ndarray, facts: VideoFacts, path: Path) -> Pose:
+    """The pose of points `[T, 75, 2 or 3]` in 0..1, y down; one that is not finite is missing.
+
+    Raises:
+        UserError: There is no frame, or frame rate or picture size is not known.
+    """
+    if not len(points):
+        raise UserError(f"{path}: the pose has no frames")
+    if facts.fps is None or facts.width is None or facts.height is None:
+        lacking = ["frame rate (--fps)"] if facts.fps is None else []
+        lacking += ["picture size (--size)"] if facts.width is None or facts.height is None else []
+        raise UserError(f"{path}: the format does not say its {' and '.join(lacking)}; or give a --manifest")
+    whole = np.zeros((len(points), POINTS, 3), np.float32)
+    whole[:, :, : points.shape[2]] = points
+    known = np.isfinite(whole[:, :, :2]).all(axis=2) & np.isfinite(confidences) & (confidences > 0)
+    whole[~known] = 0.0
+    whole = np.nan_to_num(whole, posinf=0.0, neginf=0.0)  # a depth that is not known
+    sure = np.where(known, np.clip(confidences, 0.0, 1.0), 0.0).astype(np.float32)
+    return Pose(whole, sure, facts.fps, facts.width, facts.height)
+
 
 def read_pose(path: str | Path) -> Pose:
-    """Read a canonical pose file (npz with keypoints, confidences, fps, width, height).
+    """Read a canonical pose file: npz with keypoints, confidences, fps, width, height and, optionally, start.
 
     Raises:
         UserError: The file is missing, is not such an npz, or holds values that are not finite.
@@ -57,6 +105,7 @@ def read_pose(path: str | Path) -> Pose:
             keypoints = stored["keypoints"].astype(np.float32)
             confidences = stored["confidences"].astype(np.float32)
             fps, width, height = float(stored["fps"]), int(stored["width"]), int(stored["height"])
+            start = float(stored["start"]) if "start" in stored else 0.0
     except FileNotFoundError:
         raise UserError(f"{path}: no such pose file") from None
     except UserError:
@@ -72,9 +121,9 @@ def read_pose(path: str | Path) -> Pose:
         raise UserError(f"{path}: the pose has no frames")
     if not np.isfinite(confidences).all() or not np.isfinite(keypoints[confidences > 0]).all():
         raise UserError(f"{path}: a point with confidence above 0 is not finite")
-    if min(fps, width, height) <= 0:
-        raise UserError(f"{path}: fps, width and height must be above 0")
-    return Pose(keypoints, confidences, fps, width, height)
+    if not (np.isfinite([fps, start]).all() and min(fps, width, height) > 0 and start >= 0):
+        raise UserError(f"{path}: fps, width and height must be above 0, and start at least 0")
+    return Pose(keypoints, confidences, fps, width, height, start)
 
 
 def write_pose(path: str | Path, pose: Pose) -> None:
@@ -88,8 +137,18 @@ def write_pose(path: str | Path, pose: Pose) -> None:
             fps=np.float64(pose.fps),
             width=np.int64(pose.width),
             height=np.int64(pose.height),
+            start=np.float64(pose.start),
         ),
     )
+
+
+def frame_rows(numbers: Sequence[int], path: Path) -> np.ndarray:
+    """Row of each numbered frame: frames that a file leaves out keep their place, without points."""
+    rows = np.asarray(numbers, np.int64)
+    rows = rows - rows.min()
+    if rows.max() >= 10 * len(set(numbers)) + 1000:  # a wrong number must not ask for millions of frames
+        raise UserError(f"{path}: frame numbers reach from {min(numbers)} to {max(numbers)} for {len(numbers)} frames")
+    return rows
 
 
 def normalise(pose: Pose) -> tuple[np.ndarray, str]:

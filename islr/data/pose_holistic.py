@@ -1,0 +1,61 @@
+"""Runs MediaPipe Holistic on frames that another process sends. A script, not a module of this package.
+
+MediaPipe cannot share an environment with the rest of the suite (it needs older numpy and protobuf), so this file
+is run by the Python of an environment of its own, and imports nothing but MediaPipe and numpy. `pose_extract.py`
+starts it.
+
+Conversation, per clip: a line of json {"frames", "height", "width"} and that many frames, uint8 [H, W, 3] RGB,
+arrive on standard input; a line of json {"bytes"} and float32 [T, 75, 4] (x, y, z, confidence) leave on
+standard output. Points: 33 body, 21 left hand, 21 right hand; a part that was not found is all zeros.
+"""
+
+import json
+import os
+import sys
+from typing import Any, BinaryIO
+
+import numpy as np
+
+BODY, HAND = 33, 21
+
+
+def main() -> None:
+    # What MediaPipe prints, from its import on, must not mix with the answers.
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    import mediapipe
+
+    if "--check" in sys.argv:
+        legacy = hasattr(mediapipe, "solutions")
+        answers.write(json.dumps({"mediapipe": mediapipe.__version__, "holistic": legacy}).encode() + b"\n")
+        return
+    while line := sys.stdin.buffer.readline():
+        # Every clip gets a fresh tracker, so that nothing of the clip before it is left. Complexity 1 is the
+        # only one whose models are inside the package.
+        with mediapipe.solutions.holistic.Holistic(static_image_mode=False, model_complexity=1) as tracker:
+            points = _clip(tracker, json.loads(line), sys.stdin.buffer).tobytes()
+        answers.write(json.dumps({"bytes": len(points)}).encode() + b"\n")
+        answers.write(points)
+        answers.flush()
+
+
+def _clip(tracker: Any, clip: dict[str, int], frames: BinaryIO) -> np.ndarray:
+    """float32 [T, 75, 4] of the frames of one clip."""
+    shape = (clip["height"], clip["width"], 3)
+    found = np.zeros((clip["frames"], BODY + 2 * HAND, 4), np.float32)
+    for row in found:
+        content = frames.read(shape[0] * shape[1] * 3)
+        result = tracker.process(np.frombuffer(content, np.uint8).reshape(shape))
+        _fill(row[:BODY], result.pose_landmarks, has_visibility=True)
+        _fill(row[BODY : BODY + HAND], result.left_hand_landmarks, has_visibility=False)
+        _fill(row[BODY + HAND :], result.right_hand_landmarks, has_visibility=False)
+    return found
+
+
+def _fill(row: np.ndarray, landmarks: Any, *, has_visibility: bool) -> None:
+    if landmarks is not None:
+        row[:] = [(p.x, p.y, p.z, p.visibility if has_visibility else 1.0) for p in landmarks.landmark]
+
+
+if __name__ == "__main__":
+    main()
