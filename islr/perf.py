@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from islr.data.module import pin_threads
+from islr.data.loader import pin_threads
 
 REPEATS = 15
 

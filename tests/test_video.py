@@ -28,7 +28,7 @@ from video_files import (
     picture,
 )
 
-from islr.data import guard, video
+from islr.data import guard, reader
 from islr.data.guard import KINDS
 from islr.data.video import BACKENDS, DecodeError, VideoInfo, decode, measure, probe_video, shrink
 from islr.errors import UserError
@@ -83,16 +83,16 @@ def test_time_range_selects_and_renumbers(good: Path, backend: str) -> None:
 
 def test_range_far_into_a_long_video_is_reached_by_jumping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     long = make_video(tmp_path / "long.mp4", 200, gop=30)
-    monkeypatch.setattr(video, "_SEEK_FROM_S", 1.0)
+    monkeypatch.setattr(reader, "_SEEK_FROM_S", 1.0)
     decoded: list[float] = []
-    original = video._Reader._decoded
+    original = reader.Reader._decoded
 
-    def counted(reader: video._Reader):
-        for time, frame in original(reader):
+    def counted(opened: reader.Reader):
+        for time, frame in original(opened):
             decoded.append(time)
             yield time, frame
 
-    monkeypatch.setattr(video._Reader, "_decoded", counted)
+    monkeypatch.setattr(reader.Reader, "_decoded", counted)
     assert numbers_of(decode(long, start=150 / FPS, end=155 / FPS)) == list(range(150, 155))
     assert len(decoded) < 60  # one frame for the file's first time, then from the key frame at 150
 
@@ -174,9 +174,9 @@ def test_decoding_starts_no_threads(good: Path) -> None:
         return len(list(Path("/proc/self/task").iterdir()))
 
     before = threads()
-    with video._Reader(good) as reader:
-        for _, frame in reader.frames():
-            reader.picture(frame, None)
+    with reader.Reader(good) as opened:
+        for _, frame in opened.frames():
+            opened.picture(frame, None)
             assert threads() <= before
 
 
@@ -265,7 +265,7 @@ def test_caps_on_pixels_bytes_and_output(good: Path, monkeypatch: pytest.MonkeyP
     for backend in BACKENDS:
         assert kind_of(good, backend=backend) == "too large"
         assert kind_of(good, indices=np.zeros(11, int), backend=backend) == "too large"
-    monkeypatch.setattr(video, "MAX_FRAME_PIXELS", WIDTH * HEIGHT - 1)
+    monkeypatch.setattr(reader, "MAX_FRAME_PIXELS", WIDTH * HEIGHT - 1)
     assert kind_of(good, indices=np.array([0])) == "too large"
     monkeypatch.setattr(guard, "MAX_FILE_BYTES", 1000)
     assert kind_of(good, indices=np.array([0])) == "too large"
@@ -309,8 +309,8 @@ def test_absent_decord_is_the_users_to_install(good: Path, monkeypatch: pytest.M
 def test_file_cut_between_frames_would_decode_without_error(tmp_path: Path) -> None:
     """Without the check of the container's own size, the decoder calls this file whole."""
     path = make_cut_between_frames(tmp_path / "cut.mp4", keep=20)
-    with video._Reader(path) as reader:
-        assert len(list(reader.frames())) == 20
+    with reader.Reader(path) as opened:
+        assert len(list(opened.frames())) == 20
 
 
 @pytest.mark.real

@@ -5,19 +5,21 @@ marks that file; it never stops the scan. Results are kept in a small json by pa
 so a second scan, or one that was interrupted, only decodes what is new.
 """
 
+import itertools
 import json
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
+
+import cv2
 
 from islr.data.guard import DecodeError
 from islr.data.manifest import CORRUPT, MISSING, OK
 from islr.data.video import measure
+from islr.data.workers import Clock, Lost, Pool
 from islr.errors import UserError
 from islr.files import write_atomic
 
@@ -30,7 +32,6 @@ Progress = Callable[[int, int], None]
 _VERSION = 1
 _DEADLINE_S = 60.0  # per file; a clip takes well under a second
 _DEADLINE_BYTES_PER_S = 100_000  # and more for long videos, at a rate any machine decodes
-_START_S = 120.0  # for a process to start on a busy machine
 _SAVE_EVERY_S = 10.0
 _MOST_WORKERS = 8  # beyond, one disk is the limit
 
@@ -129,7 +130,7 @@ def scan(
         workers = min(os.cpu_count() or 1, _MOST_WORKERS)
     workers = min(workers, len(pending))
     results = (
-        _in_workers(jobs, pending, root, workers, deadline_s, measure_one)
+        _in_workers(jobs, pending, workers, _Measure(root, deadline_s, measure_one))
         if workers
         else ((index, measure_one(jobs[index], root)) for index in pending)
     )
@@ -199,95 +200,30 @@ def _range_key(span: Range) -> str:
     return f"{span[0]}..{span[1]}"
 
 
-class _Worker:
-    """A process that measures one file at a time."""
+class _Measure:
+    """What a worker does with a job."""
 
-    def __init__(self, root: Path, measure_one: Callable[[Job, Path], Scanned]) -> None:
-        # Spawned, not forked: the caller may hold threads and an open progress display.
-        context = multiprocessing.get_context("spawn")
-        self.pipe, other = context.Pipe()
-        self.process = context.Process(target=_serve, args=(other, root, measure_one), daemon=True)
-        self.process.start()
-        other.close()
-        self.ready = False
-        self.index: int | None = None
-        self.seconds = self.deadline = float("inf")
+    def __init__(self, root: Path, deadline_s: float, measure_one: Callable[[Job, Path], Scanned]) -> None:
+        self.root, self.deadline_s, self.measure_one = root, deadline_s, measure_one
 
-    def give(self, index: int, job: Job, seconds: float) -> None:
-        """Hand over a file; its time runs from now, or from when the process has started."""
-        self.index, self.seconds = index, seconds
-        self.deadline = time.monotonic() + seconds + (0 if self.ready else _START_S)
-        self.pipe.send(job)
-
-    def take(self) -> Scanned | None:
-        """What the process has sent; None = it has only just started."""
-        try:
-            result = self.pipe.recv()
-        except EOFError:
-            return Scanned(CORRUPT + "crash")
-        if result is None:
-            self.ready = True
-            self.deadline = time.monotonic() + self.seconds
-        return result
-
-    def stop(self) -> None:
-        """End the process, whatever it is doing."""
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
-
-
-def _serve(pipe: Connection, root: Path, measure_one: Callable[[Job, Path], Scanned]) -> None:
-    import cv2
-
-    cv2.setNumThreads(1)
-    try:
-        pipe.send(None)
-        while True:
-            pipe.send(measure_one(pipe.recv(), root))
-    except (EOFError, BrokenPipeError, KeyboardInterrupt):
-        return
+    def __call__(self, job: Job, clock: Clock) -> Scanned:
+        cv2.setNumThreads(1)
+        size = (_stamp(job.path) or [0])[0]
+        clock.begin(0, self.deadline_s + size / _DEADLINE_BYTES_PER_S)
+        return self.measure_one(job, self.root)
 
 
 def _in_workers(
-    jobs: Sequence[Job],
-    pending: list[int],
-    root: Path,
-    count: int,
-    deadline_s: float,
-    measure_one: Callable[[Job, Path], Scanned],
+    jobs: Sequence[Job], pending: list[int], count: int, measure: _Measure
 ) -> Iterator[tuple[int, Scanned]]:
     """(index, result) of the pending jobs, as they come."""
-    waiting = pending[::-1]
-    workers = [_Worker(root, measure_one) for _ in range(count)]
-    try:
-        for worker in workers:
-            _next_job(worker, jobs, waiting, deadline_s)
-        while busy := [worker for worker in workers if worker.index is not None]:
-            soonest = min(worker.deadline for worker in busy)
-            ready = wait([worker.pipe for worker in busy], timeout=max(0.0, soonest - time.monotonic()))
-            for place, worker in enumerate(workers):
-                index, result = worker.index, None
-                if index is not None and worker.pipe in ready:
-                    result = worker.take()
-                elif index is not None and time.monotonic() > worker.deadline:
-                    result = Scanned(CORRUPT + "deadline")
-                if index is None or result is None:
-                    continue
-                if result.status in _LOST_WORKER:
-                    worker.stop()
-                    if waiting:
-                        worker = workers[place] = _Worker(root, measure_one)
-                _next_job(worker, jobs, waiting, deadline_s)
-                yield index, result
-    finally:
-        for worker in workers:
-            worker.stop()
-
-
-def _next_job(worker: _Worker, jobs: Sequence[Job], waiting: list[int], deadline_s: float) -> None:
-    worker.index = None
-    if waiting:
-        index = waiting.pop()
-        size = (_stamp(jobs[index].path) or [0])[0]
-        worker.give(index, jobs[index], deadline_s + size / _DEADLINE_BYTES_PER_S)
+    waiting = iter(pending)
+    # Spawned, not forked: the caller may hold threads and an open progress display.
+    with Pool(measure, count, "spawn") as pool:
+        for index in itertools.islice(waiting, count):
+            pool.submit(index, jobs[index])
+        while outcomes := pool.wait():
+            for outcome in outcomes:
+                for index in itertools.islice(waiting, 1):
+                    pool.submit(index, jobs[index])
+                yield outcome.job, (Scanned(CORRUPT + outcome.kind) if isinstance(outcome, Lost) else outcome.result)
