@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from islr.config import config_hash
+from islr.data.backends import BACKEND_PACKAGES
 from islr.data.manifest import Manifest
 from islr.data.module import ClipStore, eval_batches, load_manifests
 from islr.data.phonology import join, read_table
@@ -364,7 +365,7 @@ class Study:
     def decoder(self) -> str:
         """Decoding backend and its version."""
         backend = self.config.data.backend
-        return f"{backend} {libraries().get('av' if backend == 'pyav' else 'decord', '')}".strip()
+        return f"{backend} {libraries().get(BACKEND_PACKAGES[backend], '')}".strip()
 
     def provenance(self, encoder: str, present: int, sha: str, stages: list[dict[str, str]]) -> Provenance:
         """Where a row's numbers come from."""

@@ -90,6 +90,7 @@ def _decode_torchcodec(
 
 
 BACKENDS: dict[str, Backend] = {"pyav": _decode_pyav, "decord": _decode_decord, "torchcodec": _decode_torchcodec}
+BACKEND_PACKAGES = {"pyav": "av", "decord": "decord", "torchcodec": "torchcodec"}  # whose version a result records
 
 
 def _no_ffmpeg() -> UserError:

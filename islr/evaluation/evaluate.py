@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from islr.config import Config, config_hash
+from islr.data.backends import BACKEND_PACKAGES
 from islr.data.manifest import Manifest
 from islr.data.module import ClipStore, DataConfig, eval_batches
 from islr.data.transforms import SamplingConfig, multi_view
@@ -178,7 +179,7 @@ def provenance(
         clips_expected=len(manifest.select(split, status=None)),
         selection_set=selection,
         views=str(views),
-        decoder=f"{data.backend} {versions.get('av' if data.backend == 'pyav' else 'decord', '')}".strip(),
+        decoder=f"{data.backend} {versions.get(BACKEND_PACKAGES[data.backend], '')}".strip(),
         encoder=facts["architecture"],
         pretraining=json.loads(facts.get("pretraining", "[]")),
         seed=seed,

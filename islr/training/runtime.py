@@ -36,6 +36,7 @@ RECORDED_LIBRARIES = (
     "numpy",
     "av",
     "decord",
+    "torchcodec",
     "opencv-python-headless",
     "scikit-learn",
 )
