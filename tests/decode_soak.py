@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+from fault_table import ENABLED
 from video_files import (
-    ENABLED,
     make_audio_only,
     make_bad_title,
     make_flipped,

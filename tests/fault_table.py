@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from video_files import (
-    ENABLED,
     FPS,
     FRAMES,
     make_audio_only,
@@ -32,8 +31,21 @@ from video_files import (
     numbers_of,
 )
 
-from islr.data.video import DecodeError, decode
+from islr.data.video import BACKENDS, DecodeError, decode
+from islr.errors import UserError
 
+
+def _usable(backend: str) -> bool:
+    """Whether a backend and the libraries it needs are installed."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            decode(make_video(Path(folder) / "one.mp4", 1), backend=backend)
+        except UserError:
+            return False
+    return True
+
+
+ENABLED = [backend for backend in BACKENDS if _usable(backend)]
 _VARIED = np.cumsum(np.random.default_rng(0).choice([0.02, 0.04, 0.12], FRAMES)).tolist()
 
 

@@ -12,9 +12,8 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from fault_table import CASES, outcome
+from fault_table import CASES, ENABLED, outcome
 from video_files import (
-    ENABLED,
     FPS,
     FRAMES,
     HEIGHT,

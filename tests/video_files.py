@@ -5,7 +5,6 @@ can read from the decoded pixels which frame it was given.
 """
 
 import struct
-import tempfile
 import wave
 from collections.abc import Sequence
 from fractions import Fraction
@@ -14,9 +13,6 @@ from pathlib import Path
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
-
-from islr.data.video import BACKENDS, decode
-from islr.errors import UserError
 
 BITS = 8
 FRAMES = 40
@@ -253,16 +249,3 @@ def make_eight_k(path: Path, frames: int) -> Path:
             container.mux(stream.encode(_frame(large, "yuv420p")))
         container.mux(stream.encode())
     return path
-
-
-def _usable(backend: str) -> bool:
-    """Whether a backend and the libraries it needs are installed."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            decode(make_video(Path(folder) / "one.mp4", 1), backend=backend)
-        except UserError:
-            return False
-    return True
-
-
-ENABLED = [backend for backend in BACKENDS if _usable(backend)]
