@@ -17,14 +17,16 @@ import av
 import cv2
 import numpy as np
 
+from islr.data.backends import decord_unchecked
+from islr.data.loader import pin_threads
 from islr.data.manifest import Clip, Manifest
-from islr.data.module import ClipStore, DataConfig, pin_threads
+from islr.data.module import ClipStore, DataConfig
 from islr.data.pack import PackOptions, pack_manifest
 from islr.data.scan import find_videos
 from islr.data.synth.clip import Take, film
 from islr.data.synth.design import built_in_lexicon
 from islr.data.transforms import uniform_indices
-from islr.data.video import decode, decord_unchecked, probe_video, shrink
+from islr.data.video import decode, probe_video, shrink
 
 REPEATS = 15
 DECODE_REPEATS = 5

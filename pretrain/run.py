@@ -10,8 +10,9 @@ import torch
 from pydantic import Field
 
 from islr.config import Config, config_hash
+from islr.data.loader import pin_threads
 from islr.data.manifest import Manifest
-from islr.data.module import ClipStore, DataConfig, TrainBatches, load_manifests, pin_threads
+from islr.data.module import ClipStore, DataConfig, TrainBatches, load_manifests
 from islr.errors import UserError
 from islr.files import write_atomic_with
 from islr.models import EncoderConfig

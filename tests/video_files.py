@@ -6,7 +6,7 @@ can read from the decoded pixels which frame it was given.
 
 import struct
 import wave
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -238,24 +238,14 @@ def make_hls(path: Path, target: Path) -> Path:
     return path
 
 
-def _bytes(data: bytes) -> Callable[[Path], Path]:
-    def write(path: Path) -> Path:
-        path.write_bytes(data)
-        return path
-
-    return write
-
-
-# Name -> (maker, kind of the DecodeError it must give).
-FAULTS: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "zero bytes": (_bytes(b""), "empty"),
-    "random bytes": (_bytes(np.random.default_rng(0).bytes(5000)), "not a video"),
-    "text": (_bytes(b"<html><body>404 not found</body></html>\n" * 20), "not a video"),
-    "audio only": (make_audio_only, "no video stream"),
-    "wave": (make_wave, "not a video"),
-    "cut, index lost": (lambda path: make_cut(path, front_index=False), "truncated"),
-    "cut, index kept": (make_cut, "truncated"),
-    "cut between frames": (make_cut_between_frames, "truncated"),
-    "zeroed tail": (make_zeroed, "damaged"),
-    "flipped bytes": (make_flipped, "damaged"),
-}
+def make_eight_k(path: Path, frames: int) -> Path:
+    """The largest picture that is decoded: 7680x4320, 100 MB a frame."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = 7680, 4320, "yuv420p"
+        stream.codec_context.thread_count = 1
+        for index in range(frames):
+            large = picture(index, 96, 54).repeat(80, axis=0).repeat(80, axis=1)
+            container.mux(stream.encode(_frame(large, "yuv420p")))
+        container.mux(stream.encode())
+    return path

@@ -13,6 +13,7 @@ import numpy as np
 from islr.data.duplicates import same_content
 from islr.data.labels import FormTable, label_ceiling
 from islr.data.manifest import CORRUPT, MISSING, OK, SPLITS, Clip, Manifest
+from islr.data.pose_audit import pose_audit
 
 _MOST_EXAMPLES = 10
 _NOSE = 0

@@ -11,13 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
-import torch
 from pydantic import Field, field_validator
-from torch.utils.data import DataLoader, Dataset, default_collate
 
 from islr.config import Config
+from islr.data.loader import Batch, Key, Sample, load
 from islr.data.manifest import Clip, Manifest
 from islr.data.packed import PackReader, check_short_side, clip_pose, is_packed
 from islr.data.pose import Pose
@@ -25,7 +23,6 @@ from islr.data.transforms import View
 from islr.data.video import DecodeError, decode, probe_video
 from islr.errors import UserError
 
-Batch = dict[str, Any]
 _STREAM = 0x15A1  # keeps our generators apart from any other use of Philox with the same seed
 
 
@@ -33,8 +30,9 @@ class DataConfig(Config):
     """Where clips come from and how they are read."""
 
     manifest: tuple[str, ...] = Field(min_length=1, description="one manifest.csv, or several for a mixed corpus")
-    backend: Literal["pyav", "decord"] = "pyav"
-    workers: int = Field(0, ge=0, description="loader processes; each uses one thread")
+    backend: Literal["pyav", "decord", "torchcodec"] = "pyav"
+    workers: int = Field(0, ge=0, description="loader processes, one thread each; 0: none, and no deadline")
+    deadline_s: float = Field(60.0, gt=0, description="seconds for one clip; then its loader process is killed")
     short_side: int | None = Field(None, ge=16, description="resize while reading; cached and fresh reads agree")
     cache: Literal["none", "memory"] = Field("none", description="memory: decode every clip once, at the start")
     max_bad: float = Field(0.01, ge=0, le=1, description="share of unreadable clips above which a run stops")
@@ -138,6 +136,7 @@ class ClipStore:
         self._poses: dict[int, Pose] = {}
         self._lengths: dict[int, int] = {}
         self._packs = PackReader(manifest.root)
+        self.lost: dict[int, str] = {}  # row -> kind, the clips that cost a loader process
         if not len(self.manifest):
             raise UserError(f"manifest {manifest.name} has no readable clip ({len(manifest)} rows)")
         check_short_side(self.manifest, config.short_side)
@@ -206,35 +205,25 @@ class ClipStore:
                     progress(index + 1, len(self))
 
 
-class _Views(Dataset[dict[str, Any]]):
+class _Views:
     """Maps (epoch, row) to the view's dict, or to the reason why there is none."""
 
     def __init__(self, store: ClipStore, view: View, seed: int) -> None:
         self.store, self.view, self.seed = store, view, seed
+        self.lost = store.lost
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+    def __call__(self, key: Key) -> Sample:
         epoch, index = key
         source = self.store.source(index)
         try:
             sample = self.view(source, sample_rng(self.seed, epoch, index))
         except DecodeError as error:
-            return {"failed": (index, f"{error.kind}: {source.clip.path}")}
+            return self.failure(key, error.kind)
         label = source.clip.label
         return {**sample, "index": index, "label": -1 if label is None else label}
 
-
-def collate(samples: Sequence[dict[str, Any]]) -> Batch:
-    """Stack samples; `failed` lists (row, reason) of the clips that could not be read."""
-    failed = [sample["failed"] for sample in samples if "failed" in sample]
-    good = [sample for sample in samples if "failed" not in sample]
-    batch: Batch = default_collate(good) if good else {"index": torch.empty(0, dtype=torch.int64)}
-    return {**batch, "failed": failed}
-
-
-def pin_threads(_: int = 0) -> None:
-    """One thread per process: small operations on busy cores run many times slower with more."""
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    def failure(self, key: Key, kind: str) -> Sample:
+        return {"failed": (key[1], f"{kind}: {self.store.manifest.clips[key[1]].path}")}
 
 
 class TrainBatches:
@@ -291,7 +280,7 @@ class TrainBatches:
     def iterate(self, first_step: int, last_step: int) -> Iterator[list[Batch]]:
         """For each step in `[first_step, last_step)`, its `accumulate` batches."""
         plan = [self.rows(step, part) for step in range(first_step, last_step) for part in range(self.accumulate)]
-        batches = iter(_loader(self.store, self.view, self.seed, plan))
+        batches = _loader(self.store, self.view, self.seed, plan)
         for _ in range(first_step, last_step):
             yield [next(batches) for _ in range(self.accumulate)]
 
@@ -308,14 +297,6 @@ def eval_batches(store: ClipStore, view: View, *, batch_size: int, rank: int = 0
     yield from _loader(store, view, 0, plan)
 
 
-def _loader(store: ClipStore, view: View, seed: int, plan: list[list[tuple[int, int]]]) -> DataLoader:
-    workers = min(store.config.workers, len(plan))
-    return DataLoader(
-        _Views(store, view, seed),
-        batch_sampler=plan,
-        num_workers=workers,
-        collate_fn=collate,
-        worker_init_fn=pin_threads,
-        pin_memory=torch.cuda.is_available(),
-        prefetch_factor=2 if workers else None,
-    )
+def _loader(store: ClipStore, view: View, seed: int, plan: list[list[Key]]) -> Iterator[Batch]:
+    config = store.config
+    return load(_Views(store, view, seed), plan, workers=config.workers, deadline_s=config.deadline_s)

@@ -31,6 +31,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from islr.data.backends import BACKEND_PACKAGES
 from islr.data.guard import MAX_FRAME_PIXELS, DecodeError, check_output, check_path
 from islr.data.manifest import OK, Clip, Manifest
 from islr.data.pose import POINTS, Pose, read_pose
@@ -349,7 +350,7 @@ def decoder_name(manifest: Manifest, backend: str) -> str:
 def backend_version(backend: str) -> str:
     """Version of the package behind a decoding backend; empty if it is not installed."""
     try:
-        return importlib.metadata.version({"pyav": "av"}.get(backend, backend))
+        return importlib.metadata.version(BACKEND_PACKAGES[backend])
     except importlib.metadata.PackageNotFoundError:
         return ""
 

@@ -21,7 +21,7 @@ from torch import distributed
 
 import islr
 from islr.config import Config, dump_yaml
-from islr.data.module import pin_threads
+from islr.data.loader import pin_threads
 from islr.errors import UserError
 from islr.files import write_atomic
 
@@ -34,6 +34,7 @@ RECORDED_LIBRARIES = (
     "numpy",
     "av",
     "decord",
+    "torchcodec",
     "opencv-python-headless",
     "scikit-learn",
 )
@@ -160,7 +161,7 @@ def run_folder(config: Config, out: str, world: World) -> Iterator[Path]:
 
 def _comparable(text: str) -> str:
     """A config's text without what may change between launches of one run."""
-    free = ("  device:", "  wandb:", "  log_every:", "  checkpoint_every:", "  workers:", "  out:")
+    free = ("  device:", "  wandb:", "  log_every:", "  checkpoint_every:", "  workers:", "  deadline_s:", "  out:")
     return "\n".join(line for line in text.splitlines() if not line.startswith(free))
 
 
