@@ -1,6 +1,7 @@
 """The command line as a user meets it: exit codes and one clear line for whatever is wrong."""
 
 import csv
+import dataclasses
 import json
 import os
 import pickle
@@ -16,6 +17,7 @@ import yaml
 from tiny_runs import FINETUNE, PRETRAIN, write_config
 
 from islr.cli import run
+from islr.data.manifest import Manifest
 from islr.evaluation.results import load_results
 from islr.models.weights import read_metadata
 
@@ -159,17 +161,13 @@ def test_incomplete_test_set_is_refused_before_any_work(
 ) -> None:
     corpus = tmp_path / "corpus"
     subprocess.run(["cp", "-r", str(mini_corpus), str(corpus)], check=True)
-    with (corpus / "manifest.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    gone = next(row for row in rows if row["split"] == "test")
-    gone["status"] = "missing"
-    with (corpus / "manifest.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
+    manifest = Manifest.load(corpus / "manifest.csv")
+    gone = manifest.select("test").clips[0]
+    lost = dataclasses.replace(gone, status="missing")
+    manifest.replace(lost if clip is gone else clip for clip in manifest).save(corpus / "manifest.csv")
     config = write_config(FINETUNE, tmp_path / "f.yaml", corpus / "manifest.csv", tmp_path / "fine")
     assert run(["finetune", str(config)]) == 2
-    tests = sum(row["split"] == "test" for row in rows)
+    tests = len(manifest.select("test"))
     assert f"{tests - 1} of {tests} clips of split test are readable" in _error(capsys)
     assert not (tmp_path / "fine").exists()
     assert run(["finetune", str(config), "allow_partial=true"]) == 0
@@ -181,13 +179,12 @@ def test_a_selection_clip_that_is_a_test_clip_stops_the_run(
 ) -> None:
     corpus = tmp_path / "corpus"
     subprocess.run(["cp", "-r", str(mini_corpus), str(corpus)], check=True)
-    with (corpus / "manifest.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    val, test = (next(row for row in rows if row["split"] == split) for split in ("val", "test"))
-    (corpus / val["path"]).write_bytes((corpus / test["path"]).read_bytes())
+    manifest = Manifest.load(corpus / "manifest.csv")
+    val, test = (manifest.select(split).clips[0] for split in ("val", "test"))
+    manifest.path_of(val).write_bytes(manifest.path_of(test).read_bytes())
     config = write_config(FINETUNE, tmp_path / "f.yaml", corpus / "manifest.csv", tmp_path / "fine")
     assert run(["finetune", str(config)]) == 2
-    assert f"share 1 clips ({val['clip_id']} = {test['clip_id']})" in _error(capsys)
+    assert f"share 1 clips ({val.clip_id} = {test.clip_id})" in _error(capsys)
     assert not (tmp_path / "fine").exists()
     assert run(["finetune", str(config), "shared_with_test=drop"]) == 0
     assert (
@@ -196,12 +193,9 @@ def test_a_selection_clip_that_is_a_test_clip_stops_the_run(
     # Scored on another corpus, the same model meets the clip again, now as test.
     other = tmp_path / "other"
     subprocess.run(["cp", "-r", str(mini_corpus), str(other)], check=True)
-    for row in rows:
-        row["split"] = {"val": "test", "test": "val"}.get(row["split"], row["split"])
-    with (other / "manifest.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
+    swapped = {"val": "test", "test": "val", "train": "train"}
+    turned = manifest.replace(dataclasses.replace(clip, split=swapped[clip.split]) for clip in manifest)
+    dataclasses.replace(turned, root=other).save(other / "manifest.csv")
     capsys.readouterr()
     assert run(["evaluate", str(tmp_path / "fine"), "--manifest", str(other / "manifest.csv")]) == 2
     assert "selection and test share" in _error(capsys)

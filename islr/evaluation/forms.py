@@ -50,17 +50,4 @@ def form_results(
     ceiling = label_ceiling(manifest.replace(c for c in manifest if c.clip_id in scored), table, split)
     intervals = {metric: bootstrap(np.asarray(right)) for metric, right in hits.items()}
     intervals |= {f"{CEILING}_top{k}": Interval(ceiling[f"top{k}"], None, None, "") for k in (1, 5)}
-    return [
-        Result(
-            name=name,
-            metric=metric,
-            value=interval.value,
-            ci_low=interval.low,
-            ci_high=interval.high,
-            ci_method=interval.method,
-            n=len(rows),
-            higher_is_better=True,
-            provenance=provenance,
-        )
-        for metric, interval in intervals.items()
-    ]
+    return [interval.record(name, metric, len(rows), provenance) for metric, interval in intervals.items()]

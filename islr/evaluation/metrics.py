@@ -40,6 +40,29 @@ class Interval:
     high: float | None
     method: str
 
+    def record(
+        self,
+        name: str,
+        metric: str,
+        n: int,
+        provenance: Provenance,
+        group: dict[str, str] | None = None,
+        higher_is_better: bool = True,
+    ) -> Result:
+        """The result record of this value; see `Result` for the arguments."""
+        return Result(
+            name=name,
+            metric=metric,
+            value=self.value,
+            ci_low=self.low,
+            ci_high=self.high,
+            ci_method=self.method,
+            n=n,
+            higher_is_better=higher_is_better,
+            group=group or {},
+            provenance=provenance,
+        )
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -287,20 +310,7 @@ def accuracy_results(
     found: list[Result] = []
 
     def add(metric: str, interval: Interval, count: int, group: dict[str, str], higher_is_better: bool = True) -> None:
-        found.append(
-            Result(
-                name=name,
-                metric=metric,
-                value=interval.value,
-                ci_low=interval.low,
-                ci_high=interval.high,
-                ci_method=interval.method,
-                n=count,
-                higher_is_better=higher_is_better,
-                group=group,
-                provenance=provenance,
-            )
-        )
+        found.append(interval.record(name, metric, count, provenance, group, higher_is_better))
 
     for k in defined_ks(num_classes, predictions.known_ranks):
         right = hits(predictions, k)
