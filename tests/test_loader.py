@@ -107,15 +107,17 @@ def test_batches_are_the_callers_and_leave_no_open_files() -> None:
 
 @linux
 @pytest.mark.parametrize(("fault", "kind"), [(hang, "deadline"), (crash, "crash")])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("workers", "cache"), [(1, "none"), (2, "none"), (2, "memory")])
 def test_clip_that_hangs_or_kills_its_process_is_left_out_of_training(
-    mini_corpus: Path, monkeypatch: pytest.MonkeyPatch, fault: Any, kind: str, workers: int
+    mini_corpus: Path, monkeypatch: pytest.MonkeyPatch, fault: Any, kind: str, workers: int, cache: str
 ) -> None:
     path = str(mini_corpus / "manifest.csv")
 
     def open_store(count: int) -> ClipStore:
-        config = DataConfig(manifest=(path,), workers=count, deadline_s=1.0)
-        return ClipStore(Manifest.load(path).select("train"), config)
+        config = DataConfig(manifest=(path,), workers=count, deadline_s=1.0, cache=cache)
+        store = ClipStore(Manifest.load(path).select("train"), config)
+        store.fill_cache()
+        return store
 
     def steps(store: ClipStore) -> list[dict[str, Any]]:
         batches = TrainBatches(store, eval_view(SPEC), batch_size=6, seed=1)
@@ -216,8 +218,8 @@ def _run_until_told(pipe: Connection) -> None:
     batches = load(Samples(lambda row: hang() if row == 6 else None), PLAN, workers=2, deadline_s=1000)
     next(batches)
     time.sleep(0.3)  # one worker is in its endless call now, the other waits for work
-    pipe.send(list(children()))
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt):  # it may come while the pipe is still being written
+        pipe.send(list(children()))
         time.sleep(1000)
 
 

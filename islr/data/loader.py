@@ -28,7 +28,7 @@ Empty = Callable[..., torch.Tensor]
 _AHEAD = 2  # batches under way per worker, so that it never waits for the training step
 _SHARED_BYTES = 2**16  # smaller tensors travel in the message
 # Forked workers share the parent's decoded clips and take any view; macOS cannot fork a process with threads.
-_METHOD = "fork" if sys.platform == "linux" else "spawn"
+METHOD = "fork" if sys.platform == "linux" else "spawn"
 
 
 class Samples(Protocol):
@@ -98,7 +98,7 @@ def _from_workers(samples: Samples, plan: Sequence[Sequence[Key]], workers: int,
         keys = plan[number]
         pool.submit(number, (keys, {row: lost[row] for _, row in keys if row in lost}))
 
-    with Pool(_Maker(samples, deadline_s), workers, _METHOD) as pool:
+    with Pool(_Maker(samples, deadline_s), workers, METHOD) as pool:
         for number in range(len(plan)):
             while given < min(len(plan), number + workers * _AHEAD):
                 submit(given)

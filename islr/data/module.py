@@ -6,7 +6,7 @@ s are the same whatever the number of workers, and after any number of interrupt
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,12 +15,13 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from islr.config import Config
-from islr.data.loader import Batch, Key, Sample, load
+from islr.data.loader import METHOD, Batch, Key, Sample, load
 from islr.data.manifest import Clip, Manifest
 from islr.data.packed import PackReader, check_short_side, clip_pose, is_packed
 from islr.data.pose import Pose
 from islr.data.transforms import View
 from islr.data.video import DecodeError, decode, probe_video
+from islr.data.workers import in_workers
 from islr.errors import UserError
 
 _STREAM = 0x15A1  # keeps our generators apart from any other use of Philox with the same seed
@@ -192,17 +193,35 @@ class ClipStore:
         )
 
     def fill_cache(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Decode every clip into memory when the config asks for it; unreadable ones fail again when they are used."""
+        """Decode every clip into memory when the config asks for it; unreadable ones fail again when they are used.
+
+        Loader processes, where there are any, do it: a decoder that never returns costs one of them and its clip.
+        """
         if self.config.cache != "memory":
             return
-        for index in range(len(self)):
-            try:
-                self._frames[index] = self._decode(index, None)
-            except DecodeError:
-                continue
-            finally:
-                if progress is not None:
-                    progress(index + 1, len(self))
+        workers = min(self.config.workers, len(self))
+        rows = range(len(self))
+        found: Iterable[tuple[int, np.ndarray | str | None]] = (
+            in_workers(self._whole, rows, workers, seconds=self._seconds, lost=str, method=METHOD)
+            if workers
+            else ((row, self._whole(row)) for row in rows)
+        )
+        for done, (row, frames) in enumerate(found, start=1):
+            if isinstance(frames, str):
+                self.lost[row] = frames
+            elif frames is not None:
+                self._frames[row] = frames
+            if progress is not None:
+                progress(done, len(self))
+
+    def _whole(self, index: int) -> np.ndarray | None:
+        try:
+            return self._decode(index, None)
+        except DecodeError:
+            return None
+
+    def _seconds(self, _: int) -> float:
+        return self.config.deadline_s
 
 
 class _Views:

@@ -174,22 +174,23 @@ def in_workers(
     seconds: Callable[[Any], float],
     lost: Callable[[str], Any],
     window: int | None = None,
+    method: str = "spawn",
 ) -> Iterator[tuple[int, Any]]:
     """A function over many jobs: (place in `jobs`, result) as they come.
 
     Args:
-        function: Module-level function of one job, run in the workers on one thread each.
+        function: Of one job, run in the workers on one thread each; module-level, where they are spawned.
         jobs: What to run it on; handed out in order.
         count: Worker processes.
-        seconds: Module-level function: how long a job may take before its process is killed.
+        seconds: Of one job, as `function`: how long it may take before its process is killed.
         lost: The result of a job whose process was killed ("deadline") or died ("crash").
         window: How far the jobs handed out may run ahead of the first one without a result, so that a caller who
             wants them in order keeps few; None = any distance.
+        method: See `Pool`; spawned processes do not mind that the caller holds threads and an open progress display.
     """
     following, oldest, under_way = 0, 0, 0
     finished: set[int] = set()
-    # Spawned, not forked: the caller may hold threads and an open progress display.
-    with Pool(_OneStep(function, seconds), count, "spawn") as pool:
+    with Pool(_OneStep(function, seconds), count, method) as pool:
         while True:
             while under_way < count and following < len(jobs) and (window is None or following < oldest + window):
                 pool.submit(following, jobs[following])
