@@ -330,7 +330,7 @@ class Recorder:
                     continue
                 suffix = "" if b.control else f":{b.name}"
                 metric = "difference_to" + suffix if suffix else DIFFERENCE
-                for feature, draws, chance, n in self._paired(board, a.outcomes[split], b.outcomes[split]):
+                for feature, draws, chance, n in self.paired(board, a.outcomes[split], b.outcomes[split]):
                     estimate = Estimate.of(draws, (-1.0, 1.0))
                     self._add(a, metric, feature, split, estimate, n)
                     self._add(a, "p_permutation" + suffix, feature, split, chance, n)
@@ -342,7 +342,7 @@ class Recorder:
                     row, metric, n = found[member]
                     self._add(row, metric, member[-1], split, p, n)
 
-    def _paired(
+    def paired(
         self, board: Board, first: Sequence[Outcome], second: Sequence[Outcome]
     ) -> Iterable[tuple[str, np.ndarray, float, int]]:
         """Feature (or mean), difference of the headline score `[1 + B]`, p-value of the permutation test that
