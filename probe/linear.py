@@ -32,7 +32,9 @@ from probe.blocks import Blocks, product_nt, row_counts
 from probe.descent import Descent
 
 GRADIENT_TOLERANCE = 1e-4  # scikit-learn's default: largest |gradient| of the mean objective
-DECREMENT_TOLERANCE = 2e-5  # estimated gap to the optimum, relative to the objective
+# Estimated gap to the optimum, relative to the objective. Ten times looser saves an eighth of the time and moves the
+# accuracy of single fits on 2,500 clips by up to 0.12 points from the optimum's, instead of 0.05.
+DECREMENT_TOLERANCE = 2e-6
 MAX_ITERATIONS = 1000
 RANK_TOLERANCE = 1e-10  # covariance eigenvalues below this part of the largest are directions without data
 

@@ -184,7 +184,7 @@ def row(name: str, setting: Setting, feature: str, tally: Tally) -> str:
 
 HEADER = (
     f"{'':30} {'balanced':13}   {'covered by 95 % interval':19}   {'false positives':19}   variance over\n"
-    f"{'setting':13} {'signs':5} {'feature':10} {'accuracy':13}   clips  signs  prot.   signs  prot.  perm.   bootstrap's"
+    f"{'setting':13} {'signs':5} {'feature':10} {'accuracy':13}   clips  signs  prot.   signs  prot.  perm.   bootstrap"
 )
 
 

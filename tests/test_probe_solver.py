@@ -217,6 +217,11 @@ def test_the_benchmark_compares_like_with_like() -> None:
     assert found.objective_gap < 1e-3
     assert found.ratio == found.theirs / found.ours > 0
     assert "ratio" in str(found)
+    assert found.ours_to_optimum <= 0.02
+    assert found.theirs_to_optimum <= 0.02
+    assert len(found.targets) == 3
+    assert found.theirs == pytest.approx(sum(row.theirs for row in found.targets))
+    assert found.table().count("\n") == 3
 
 
 @pytest.mark.gpu
