@@ -212,7 +212,7 @@ class LinearProbes:
 
 
 def _badly_scaled(x: Tensor) -> bool:
-    """Whether the columns' variances differ by more than `SCALE_LIMIT`; constant columns do not count."""
+    """Whether the columns' variances differ by more than `SCALE_LIMIT`; constant ones do not count."""
     variance, mean = torch.var_mean(x.double(), 0, correction=0)
     variance = variance[variance > CONSTANT * mean.square()]
     return bool(len(variance) and variance.max() > SCALE_LIMIT * variance.min())
