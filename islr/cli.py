@@ -232,9 +232,10 @@ def perf(
 
         run_contests([speed_contest()])
     if what in ("probe", "all"):
-        from probe.benchmark import compare
+        from probe.benchmark import PUBLISHED, compare
 
-        print(compare())
+        found = compare(*PUBLISHED)
+        print(found.table(), found, sep="\n")
 
 
 @config_app.command("schema")

@@ -21,8 +21,10 @@ from probe.extract import is_features_file
 from probe.fitting import FitConfig
 
 ENCODER_FILE, CLASSIFIER_FILE = "encoder.safetensors", "classifier.safetensors"
-Control = Literal["majority", "random-init", "pixel", "pose", "label-only"]
-ALL_CONTROLS: tuple[Control, ...] = ("majority", "random-init", "pixel", "pose", "label-only")
+FINE_TUNING = "fine-tuning"  # the stage of an encoder that was taken out of a classifier
+Control = Literal["majority", "random-init", "pixel", "pose", "label-only", "sign-identity"]
+ALL_CONTROLS: tuple[Control, ...] = ("majority", "random-init", "pixel", "pose", "label-only", "sign-identity")
+LABEL_RECIPES = ("supervised",)  # pre-training that was told which sign a clip shows
 
 
 class ProbeConfig(Config):
@@ -45,6 +47,12 @@ class ProbeConfig(Config):
     splits: tuple[Literal["unseen_sign", "seen_sign", "unseen_sign_signer"], ...] = (
         "unseen_sign",
         "seen_sign",
+    )
+    shared_with_test: Literal["error", "drop"] = Field(
+        "error", description="seen_sign: a training clip that is a recording of the test part: stop, or leave it out"
+    )
+    label_trained: Literal["mark", "refuse"] = Field(
+        "mark", description="encoders trained with sign labels, whose unseen signs only the probe has not seen"
     )
     folds: int = Field(5, ge=2)
     held_out: float = Field(
@@ -96,6 +104,19 @@ class Source:
         """What builds the architecture."""
         return dict(json.loads(self.facts["arguments"]))
 
+    @property
+    def stages(self) -> list[dict[str, str]]:
+        """Stages of its training, fine-tuning included."""
+        stages = list(json.loads(self.facts.get("pretraining", "[]")))
+        if "classes" in self.facts:
+            stages.append({"recipe": FINE_TUNING, "manifest": "", "fingerprint": "", "clips": ""})
+        return stages
+
+    @property
+    def saw_labels(self) -> bool:
+        """Whether any stage was told which sign a clip shows."""
+        return any(stage.get("recipe") in (*LABEL_RECIPES, FINE_TUNING) for stage in self.stages)
+
     def load(self) -> Encoder:
         """The encoder with its weights."""
         if self.path.name == CLASSIFIER_FILE:
@@ -134,6 +155,20 @@ def find_encoders(paths: tuple[str, ...]) -> list[Source]:
         if names.count(name) > 1:
             raise UserError(f"two encoders are called '{name}'; rename one's file or the run's name")
     return found
+
+
+def check_labels(sources: Sequence[Source]) -> None:
+    """Refuse encoders that were trained with sign labels.
+
+    Raises:
+        UserError: There is one; all are named.
+    """
+    found = [source.name for source in sources if source.saw_labels]
+    if found:
+        raise UserError(
+            f"{', '.join(found)}: trained with sign labels, so no sign is known to be unseen; leave out, train without"
+            " the test signs, or set label_trained=mark"
+        )
 
 
 def check_forms(sources: Sequence[Source]) -> None:

@@ -18,6 +18,7 @@ from probe.fitting import UNSCORED, FitConfig, Outcome, scored_labels
 from probe.splits import Split
 from probe.targets import Targets
 
+LEAST_PROBABILITY = 1e-12  # log-loss of a guess that rules the truth out is finite
 PIXEL_SIDE = 32
 PIXEL_FRAMES = 16
 PIXEL_RANK = 768  # principal directions kept, so that a picture has no more dimensions than a large encoder
@@ -88,6 +89,33 @@ def other_labels(targets: Targets, bundle: tuple[str, ...]) -> np.ndarray:
     return np.concatenate(columns, axis=1) if columns else np.zeros((len(targets), 1), np.float32)
 
 
+def sign_identity(targets: Targets, split: Split, config: FitConfig) -> Outcome:
+    """Look the sign up: the commonest training label of the clip's sign, where no training clip shows it the
+    commonest class.
+
+    The ceiling of what sign identity alone reaches: everything on seen signs, chance on unseen ones. Nothing is
+    learnt from any clip.
+    """
+    outcome = majority(targets, split, config)
+    signs = np.unique(targets.signs, return_inverse=True)[1]
+    for fold in split.folds:
+        labels, _ = scored_labels(targets, fold, config)
+        for f, row in enumerate(labels):
+            train = fold.train[row[fold.train] >= 0]
+            if not len(train):
+                continue
+            table = np.zeros((signs.max() + 1, row.max() + 1), dtype=np.int64)
+            np.add.at(table, (signs[train], row[train]), 1)
+            here = fold.test[(row[fold.test] >= 0) & (table[signs[fold.test]].sum(1) > 0)]
+            count = table[signs[here]]
+            share = count / count.sum(1, keepdims=True)  # [n, K]
+            outcome.predicted[f, here] = share.argmax(1)
+            outcome.confidence[f, here] = share.max(1)
+            right = share[np.arange(len(here)), row[here]]
+            outcome.log_loss[f, here] = -np.log(np.maximum(right, LEAST_PROBABILITY))
+    return outcome
+
+
 def majority(targets: Targets, split: Split, config: FitConfig) -> Outcome:
     """Always the commonest class of the training clips, with the training frequencies as probabilities."""
     count, clips = len(targets.features), len(targets)
@@ -105,7 +133,9 @@ def majority(targets: Targets, split: Split, config: FitConfig) -> Outcome:
                 predicted[f, fold.test] = share.argmax()
                 confidence[f, fold.test] = share.max()
                 test = row[fold.test]
-                log_loss[f, fold.test] = np.where(test >= 0, -np.log(np.maximum(share[test.clip(0)], 1e-12)), 0)
+                log_loss[f, fold.test] = np.where(
+                    test >= 0, -np.log(np.maximum(share[test.clip(0)], LEAST_PROBABILITY)), 0
+                )
         details += [note | {"fold": number} for note in notes]
     predicted[truth == UNSCORED] = UNSCORED
     empty = np.zeros((0, count, clips), np.int16)

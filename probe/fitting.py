@@ -21,6 +21,7 @@ from probe.splits import Fold, Split
 from probe.targets import Targets
 
 UNSCORED = -1
+DINOV2_PENALTIES = tuple(float(c) for c in np.logspace(-6, 5, 45))  # facebookresearch/dinov2, eval/log_regression
 
 
 class FitConfig(Config):
@@ -29,12 +30,17 @@ class FitConfig(Config):
     inverse_penalties: tuple[float, ...] = Field(
         tuple(float(c) for c in np.logspace(-5, 2, 15)),
         min_length=1,
-        description="grid of C, scikit-learn's convention; fitted from strong to weak penalty",
+        description="grid of C, scikit-learn's convention, fitted from strong to weak penalty; or dinov2: its 45",
     )
     patience: int = Field(4, ge=1, description="grid points without a better score after which a feature's path ends")
     min_train_signs: int = Field(10, ge=1, description="classes with fewer sign groups in a fold's training part drop")
     min_test_signs: int = Field(3, ge=1, description="classes with fewer sign groups in a fold's test part drop")
     permutations: int = Field(5, ge=0, description="label permutations of the control, at the chosen layer and C")
+
+    @field_validator("inverse_penalties", mode="before")
+    @classmethod
+    def _named_grid(cls, value: Any) -> Any:
+        return DINOV2_PENALTIES if value == "dinov2" else value
 
     @field_validator("inverse_penalties")
     @classmethod

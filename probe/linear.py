@@ -32,9 +32,16 @@ from probe.blocks import Blocks, product_nt, row_counts
 from probe.descent import Descent
 
 GRADIENT_TOLERANCE = 1e-4  # scikit-learn's default: largest |gradient| of the mean objective
-DECREMENT_TOLERANCE = 2e-5  # estimated gap to the optimum, relative to the objective
+# Estimated gap to the optimum, relative to the objective. Ten times looser saves an eighth of the time and moves the
+# accuracy of single fits on 2,500 clips by up to 0.12 points from the optimum's, instead of 0.05.
+DECREMENT_TOLERANCE = 2e-6
 MAX_ITERATIONS = 1000
 RANK_TOLERANCE = 1e-10  # covariance eigenvalues below this part of the largest are directions without data
+EXACT_RANK_TOLERANCE = 1e-24  # the same of float64 features, whose directions come from their singular values
+# Columns whose variances differ by more than this are fitted in float64: in float32 the rounding of the large ones
+# would drown the small ones.
+SCALE_LIMIT = 1e8
+CONSTANT = 1e-13  # a variance below this part of the squared mean is rounding of float32 values
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,8 @@ class LinearProbes:
     """Logistic regressions of several targets on one feature matrix.
 
     Args:
-        features: `[N, D]`, finite; standardise before if the penalty should treat columns alike.
+        features: `[N, D]`, finite; standardise before if the penalty should treat columns alike. float32, unless
+            they are float64 or their scales differ too much for float32.
         labels: `[T, N]` integers; -1 = missing.
         device: Where to compute.
         gradient_tolerance: Stop rule, largest |gradient| of the mean objective.
@@ -91,6 +99,8 @@ class LinearProbes:
         self.limits = (gradient_tolerance, decrement_tolerance, max_iterations)
         x = torch.as_tensor(features, device=device)
         x = x if x.dtype == torch.float64 else x.float()
+        if _badly_scaled(x):
+            x = x.double()
         labels = np.asarray(labels)
         assert labels.shape == (len(labels), len(x)), f"labels {labels.shape} for {len(x)} samples"
         assert bool(torch.isfinite(x).all()), "features must be finite"
@@ -201,9 +211,27 @@ class LinearProbes:
         return weights.cpu().numpy(), (rows[:, -1] - weights @ self.center.double()).cpu().numpy()
 
 
+def _badly_scaled(x: Tensor) -> bool:
+    """Whether the columns' variances differ by more than `SCALE_LIMIT`; constant ones do not count."""
+    variance, mean = torch.var_mean(x.double(), 0, correction=0)
+    variance = variance[variance > CONSTANT * mean.square()]
+    return bool(len(variance) and variance.max() > SCALE_LIMIT * variance.min())
+
+
 def _eigenbasis(centred: Tensor, max_rank: int | None) -> tuple[Tensor, Tensor]:
-    """Variances (float64 `[r]`, largest first) and directions `[D, r]` of centred features that hold data."""
+    """Variances (float64 `[r]`, largest first) and directions `[D, r]` of centred features that hold data.
+
+    Of float32 features from their covariance, which is cheaper; that squares the differences of scale, so float64
+    features are decomposed themselves.
+    """
     n, d = centred.shape
+    if centred.dtype == torch.float64:
+        _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
+        values = singular.square() / max(n, 1)
+        kept = values > EXACT_RANK_TOLERANCE * values[:1].clamp(min=torch.finfo(torch.float64).tiny)
+        if max_rank is not None:
+            kept[max_rank:] = False
+        return values[kept], directions[kept].T.contiguous()
     x = centred.double()
     gram = (x.T @ x if d <= n else x @ x.T) / max(n, 1)
     values, vectors = torch.linalg.eigh(gram)

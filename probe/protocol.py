@@ -3,8 +3,13 @@
 Protocol probe/1. Splits are fixed before any feature is seen and kept in files; headline: signs the probe
 never saw. Features are standardised on a fold's training clips; penalty and layer are chosen inside them, by
 macro-F1 on held-out sign groups (signers or clips, for seen signs); the probe is fitted again on all training
-clips; every sign group is tested once and the predictions of all folds are pooled. Intervals resample sign
-groups. Missing labels are masked.
+clips; every sign group is tested once and the predictions of all folds are pooled. Missing labels are masked.
+
+What a number estimates: the score this procedure has on average, over samples of this many signs from the
+population that the corpus's signs were drawn from, trained on four fifths of them and tested on signs like them
+(`seen_sign`: on the official test part). Its interval is about the choice of signs: sign groups are resampled, and
+the result is widened because signs train each other's probes (`probe.dependence`). It is not about other signers,
+other recordings or other seeds of the encoder.
 """
 
 import json
@@ -15,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from islr.config import config_hash
+from islr.data.duplicates import same_content
 from islr.data.manifest import Manifest
 from islr.data.module import ClipStore, eval_batches, load_manifests
 from islr.data.packed import decoder_name
@@ -35,17 +41,21 @@ from islr.training.runtime import (
 )
 from islr.training.tracking import Progression
 from probe import controls
-from probe.config import ProbeConfig, Source, check_forms, find_encoders
+from probe.config import ProbeConfig, Source, check_forms, check_labels, find_encoders
 from probe.extract import Features, cached, encode, gather, read_features
 from probe.fitting import FitConfig, Outcome, run_split, work_key
-from probe.records import FINE_TUNING, Recorder, Row, details
-from probe.splits import SPLITS, Split, save
+from probe.records import Recorder, Row, details
+from probe.splits import SPLITS, Split, save, without_shared
 from probe.targets import Targets, targets_from
 
 __all__ = ["PROTOCOL", "RESULT", "ProbeConfig", "Study", "run_probe"]
 
 PROTOCOL = "probe/1"
 RESULT = "result.json"
+GUESSES = (  # rows without features; last of all, so that their records are those in `result.json`
+    ("sign identity", "sign-identity", controls.sign_identity),
+    ("majority", "majority", controls.majority),
+)
 Progress = Callable[[int, int], None]
 
 
@@ -53,7 +63,7 @@ def run_probe(config: ProbeConfig, progress: Progress | None = None) -> list[Res
     """Probe encoders and controls; resumes by features and by row; a finished run is read back.
 
     The run folder gets `splits/*.json`, `features/`, `predictions/`, `details.json`, `result-<row>.json` for
-    every row with an encoder or features of its own, and last `result.json` with the majority-class row.
+    every row with an encoder or features of its own, and last `result.json` with the rows that need none.
 
     Args:
         config: The run.
@@ -93,7 +103,11 @@ class Study:
         phonology = join(self.manifest, table, by=config.join_by, policy=config.ambiguous)
         self.coverage = phonology.coverage
         self.label_space = table.name
-        self.targets: Targets = targets_from(self.manifest, phonology, table, config.features)
+        same = [[clip.clip_id for clip in clips] for clips in same_content(self.manifest)]
+        self.targets: Targets = targets_from(self.manifest, phonology, table, config.features, same)
+        self.left_out: list[str] = []
+        if config.shared_with_test == "drop":
+            self.targets, self.left_out = without_shared(self.targets)
         labelled = set(self.targets.clip_ids.tolist())
         self.clips = self.manifest.replace(clip for clip in self.manifest if clip.clip_id in labelled)
         seed = config.run.seed
@@ -101,6 +115,8 @@ class Study:
             name: SPLITS[name](self.targets, config.folds, config.held_out, seed) for name in config.splits
         }
         self.sources = find_encoders(config.encoders)
+        if config.label_trained == "refuse":
+            check_labels(self.sources)
         if "random-init" in config.controls:
             check_forms(self.sources)
         marks = [split.fingerprint(self.targets) for split in self.splits.values()]
@@ -146,10 +162,11 @@ class Study:
         if "label-only" in self.config.controls:
             rows.append(self.label_row())
             step()
-        if "majority" in self.config.controls or not rows:
-            outcomes = {n: [controls.majority(self.targets, s, self.config.probes)] for n, s in self.splits.items()}
-            everyone = self.provenance("", len(self.clips), "", [])
-            rows.append(Row("majority", "majority", everyone, outcomes))
+        everyone = self.provenance("", len(self.clips), "", [])
+        for name, control, guess in GUESSES:
+            if control in self.config.controls or (control == "majority" and not rows):
+                outcomes = {n: [guess(self.targets, s, self.config.probes)] for n, s in self.splits.items()}
+                rows.append(Row(name, control, everyone, outcomes))
         return self.finish(rows)
 
     def finish(self, rows: list[Row]) -> list[Result]:
@@ -159,7 +176,8 @@ class Study:
             self.alive()
             recorder.row(row)
         recorder.differences(rows)
-        about = {"coverage": self.coverage, "splits": {n: s.notes for n, s in self.splits.items()}}
+        about: dict[str, Any] = {"coverage": self.coverage, "shared_with_test_left_out": self.left_out}
+        about["splits"] = {name: split.notes for name, split in self.splits.items()}
         write_atomic(self.folder / "details.json", json.dumps(about | {"fits": details(rows)}, indent=1) + "\n")
         by_source: dict[str, list[Result]] = {}
         for result in recorder.results:
@@ -179,10 +197,7 @@ class Study:
             features, key = read_features(source.path), source.sha256
         else:
             features, key = self.encoded(source.load, source.sha256, source.facts["input_spec"])
-        stages = json.loads(source.facts.get("pretraining", "[]"))
-        if "classes" in source.facts:
-            stages = [*stages, {"recipe": FINE_TUNING, "manifest": "", "fingerprint": "", "clips": ""}]
-        provenance = self.provenance(source.architecture, self.count(features), source.sha256, stages)
+        provenance = self.provenance(source.architecture, self.count(features), source.sha256, source.stages)
         against = "random init" if "random-init" in self.config.controls and not source.external else ""
         blocks = None if source.external else self.config.layers
         outcomes = self.outcomes(source.name, features, key, permuted=True)

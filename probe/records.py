@@ -12,8 +12,23 @@ from typing import Any
 import numpy as np
 
 from islr.evaluation.results import Provenance, Result
+from probe.dependence import alike, widening
 from probe.fitting import UNSCORED, Outcome
-from probe.scores import CI_METHOD, METRICS, Counts, Estimate, adjusted, calibration_error, draw_weights
+from probe.scores import (
+    BOUNDS,
+    CI_METHOD,
+    LIKELIHOODS,
+    METRICS,
+    UNBOUNDED,
+    Counts,
+    Estimate,
+    adjusted,
+    calibration_error,
+    draw_weights,
+    failures,
+    swapped,
+    widened,
+)
 from probe.splits import Split
 from probe.targets import Targets
 
@@ -21,7 +36,7 @@ BUNDLES_MEAN, FEATURES_MEAN = "mean:bundles", "mean:features"
 HEADLINE = "balanced_accuracy"
 DIFFERENCE = "balanced_accuracy_difference"
 CHOSEN = "chosen"
-FINE_TUNING = "fine-tuning"  # the stage of an encoder that was taken out of a classifier
+LOWER_IS_BETTER = ("ece", "log_loss", "p_holm", "p_permutation", "seen_unseen")
 
 
 @dataclass(frozen=True)
@@ -60,6 +75,8 @@ class Board:
 
     Attributes:
         weights: Sample and bootstrap draws over the groups tested, `[1 + B, G]`.
+        cluster: Number of the tested group of each clip `[N]`, -1 for a clip that is not tested.
+        crossed: Whether tested groups train the probes of each other.
     """
 
     targets: Targets
@@ -67,7 +84,8 @@ class Board:
     draws: int
     seed: int
     weights: np.ndarray = field(init=False)
-    _cluster: np.ndarray = field(init=False)
+    cluster: np.ndarray = field(init=False)
+    crossed: bool = field(init=False)
 
     def __post_init__(self) -> None:
         fold_of = np.full(len(self.targets), -1)
@@ -75,30 +93,69 @@ class Board:
             fold_of[fold.test] = number
         tested = fold_of >= 0
         names, index, inverse = np.unique(self.targets.groups[tested], return_index=True, return_inverse=True)
-        self._cluster = np.full(len(self.targets), -1)
-        self._cluster[tested] = inverse
+        self.cluster = np.full(len(self.targets), -1)
+        self.cluster[tested] = inverse
         self.groups = len(names)
         self.weights = draw_weights(fold_of[tested][index], self.draws, self.seed)
+        self.crossed = len(self.split.folds) > 1
 
     def series(
         self, truth: np.ndarray, predicted: np.ndarray, log_loss: np.ndarray | None = None
     ) -> dict[str, dict[str, np.ndarray]]:
         """Feature -> metric -> values of the sample and the draws, `[1 + B]`; features without scored clips
-        are out.
+        are out. The draws are widened for what a bootstrap does not see (`probe.dependence`).
 
         Args:
             truth, predicted: Labels `[F, N]`, -1 = not scored.
-            log_loss: `[F, N]`; without it there are no bits.
+            log_loss: `[F, N]`; without it there are no bits and no log-loss.
         """
         result = {}
-        for f, (feature, classes) in enumerate(self.targets.classes.items()):
-            loss = np.zeros(len(self.targets)) if log_loss is None else log_loss[f]
-            counts = Counts.of(truth[f], predicted[f], loss, self._cluster, self.groups, len(classes))
+        for f, feature in enumerate(self.targets.classes):
+            counts = self.counts(f, truth[f], predicted[f], None if log_loss is None else log_loss[f])
             if counts.table.any():
-                result[feature] = counts.scores(self.weights)
-                if log_loss is None:
-                    result[feature].pop("bits")
+                scores = counts.scores(self.weights)
+                factor = widening(float(scores[HEADLINE][0]), counts.groups_of_classes, self.crossed)
+                result[feature] = {
+                    metric: self._with_doubt(metric, values, factor, counts.tested)
+                    for metric, values in scores.items()
+                    if log_loss is not None or metric not in LIKELIHOODS
+                }
         return result
+
+    def counts(self, f: int, truth: np.ndarray, predicted: np.ndarray, log_loss: np.ndarray | None = None) -> Counts:
+        """Counts of one feature by tested group, from `[N]`."""
+        loss = np.zeros(len(self.targets)) if log_loss is None else log_loss
+        classes = len(list(self.targets.classes.values())[f])
+        return Counts.of(truth, predicted, loss, self.cluster, self.groups, classes)
+
+    def side(
+        self, f: int, seeds: Sequence[tuple[np.ndarray, np.ndarray]]
+    ) -> tuple[np.ndarray, np.ndarray, float, int] | None:
+        """One side of a paired difference of the headline score, over truths and predictions `[N]` of each seed.
+
+        Returns:
+            The score of the sample and of the draws `[1 + B]`, not widened; what each group adds to the score
+            `[G]`; the factor to widen by; the number of classes. None where nothing is scored.
+        """
+        parts = [self.counts(f, truth, predicted) for truth, predicted in seeds]
+        if not parts[0].table.any():
+            return None
+        scores = np.mean([self._doubted(part) for part in parts], axis=0)
+        groups = parts[0].groups_of_classes
+        factor = widening(float(scores[0]), groups, self.crossed)
+        return scores, np.mean([part.contributions() for part in parts], axis=0), factor, int((groups > 0).sum())
+
+    def _doubted(self, counts: Counts) -> np.ndarray:
+        """Draws of the headline score, of the exact bound where every group is right."""
+        return self._with_doubt(HEADLINE, counts.scores(self.weights)[HEADLINE], 1.0, counts.tested)
+
+    def _with_doubt(self, metric: str, values: np.ndarray, factor: float, groups: int) -> np.ndarray:
+        """Widened draws; where every group is right (or wrong), draws of the exact binomial bound."""
+        low, high = BOUNDS.get(metric, UNBOUNDED)
+        if values[0] in (low, high) and (values == values[0]).all():
+            wrong = failures(len(values) - 1, groups, self.seed) * (high - low)
+            return np.concatenate([values[:1], values[0] + np.where(values[0] == high, -wrong, wrong)])
+        return widened(values, factor)
 
     def averages(self, series: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Means over the features of each bundle, over bundles, and over all features."""
@@ -138,6 +195,7 @@ class Recorder:
         self.boards = {name: Board(targets, split, draws, seed) for name, split in splits.items()}
         self.method = f"{CI_METHOD}, {draws} draws"
         self.results: list[Result] = []
+        self._sizes: dict[tuple[str, ...], dict[str, str]] = {}
 
     def _add(
         self,
@@ -154,6 +212,7 @@ class Recorder:
         if not np.isfinite(value) or n < 1:
             return
         labels = {"feature": feature, "split": split, "layer": CHOSEN, "control": row.control, **group}
+        labels |= self._sizes.get((*row.key, split, feature), {})
         self.results.append(
             Result(
                 name=row.name,
@@ -163,7 +222,7 @@ class Recorder:
                 ci_high=estimate.high if isinstance(estimate, Estimate) else None,
                 ci_method=self.method + self._mark(row, feature, split) if interval else "",
                 n=n,
-                higher_is_better=not metric.startswith(("ece", "p_holm", "seen_unseen")),
+                higher_is_better=not metric.startswith(LOWER_IS_BETTER),
                 group=labels,
                 provenance=row.provenance,
             )
@@ -199,12 +258,17 @@ class Recorder:
         headline: dict[str, dict[str, np.ndarray]] = {}
         for split, outcomes in row.outcomes.items():
             board, n = self.boards[split], self._counts(outcomes[0])
+            for f, feature in enumerate(self.targets.features):
+                counts = board.counts(f, outcomes[0].truth[f], outcomes[0].predicted[f])
+                classes = int((counts.groups_of_classes > 0).sum())
+                self._sizes[*row.key, split, feature] = {"sign_groups": str(counts.tested), "classes": str(classes)}
             real = over_seeds([board.series(o.truth, o.predicted, o.log_loss) for o in outcomes])
             for metric in METRICS:
                 values = {feature: metrics[metric] for feature, metrics in real.items()}
                 both = values | board.averages(values)
                 for feature, draws in both.items():
-                    self._add(row, metric, feature, split, Estimate.of(draws), n[feature])
+                    estimate = Estimate.of(draws, BOUNDS.get(metric, UNBOUNDED))
+                    self._add(row, metric, feature, split, estimate, n[feature])
                 if metric == HEADLINE:
                     headline[split] = both
             for f, feature in enumerate(self.targets.features):
@@ -225,7 +289,8 @@ class Recorder:
             parts = [board.series(o.truth, o.by_layer[layer]) for o in outcomes]
             values = {feature: metrics[HEADLINE] for feature, metrics in over_seeds(parts).items()}
             for feature, draws in (values | board.averages(values)).items():
-                self._add(row, HEADLINE, feature, split, Estimate.of(draws), n[feature], layer=str(row.block(layer)))
+                estimate = Estimate.of(draws, BOUNDS[HEADLINE])
+                self._add(row, HEADLINE, feature, split, estimate, n[feature], layer=str(row.block(layer)))
 
     def _selectivity(
         self,
@@ -246,7 +311,8 @@ class Recorder:
         control = over_seeds([board.series(truth, predicted) for truth, predicted in pairs])
         values = {feature: metrics[HEADLINE] for feature, metrics in control.items()}
         for feature, draws in (values | board.averages(values)).items():
-            self._add(row, HEADLINE, feature, split, Estimate.of(draws), n[feature], control="permuted")
+            estimate = Estimate.of(draws, BOUNDS[HEADLINE])
+            self._add(row, HEADLINE, feature, split, estimate, n[feature], control="permuted")
             if feature in real:
                 self._add(row, "selectivity", feature, split, Estimate.of(real[feature] - draws), n[feature])
 
@@ -264,9 +330,10 @@ class Recorder:
                     continue
                 suffix = "" if b.control else f":{b.name}"
                 metric = "difference_to" + suffix if suffix else DIFFERENCE
-                for feature, draws, n in self._paired(board, a.outcomes[split], b.outcomes[split]):
-                    estimate = Estimate.of(draws)
+                for feature, draws, chance, n in self.paired(board, a.outcomes[split], b.outcomes[split]):
+                    estimate = Estimate.of(draws, (-1.0, 1.0))
                     self._add(a, metric, feature, split, estimate, n)
+                    self._add(a, "p_permutation" + suffix, feature, split, chance, n)
                     key = ("mean" if feature.startswith("mean:") else "single", *a.key, *b.key, feature)
                     p_values[key], found[key] = estimate.p_value, (a, "p_holm" + suffix, n)
             for family in ("single", "mean"):
@@ -275,22 +342,33 @@ class Recorder:
                     row, metric, n = found[member]
                     self._add(row, metric, member[-1], split, p, n)
 
-    def _paired(
+    def paired(
         self, board: Board, first: Sequence[Outcome], second: Sequence[Outcome]
-    ) -> Iterable[tuple[str, np.ndarray, int]]:
-        """Feature (or mean), difference of the headline score `[1 + B]`, clips; on the clips that both
-        have.
+    ) -> Iterable[tuple[str, np.ndarray, float, int]]:
+        """Feature (or mean), difference of the headline score `[1 + B]`, p-value of the permutation test that
+        swaps the two rows' predictions of whole sign groups, clips; on the clips that both have.
         """
         common = (first[0].predicted >= 0) & (second[0].predicted >= 0)  # [F, N]
-        sides = []
-        for outcomes in (first, second):
-            parts = [board.series(np.where(common, o.truth, UNSCORED), o.predicted) for o in outcomes]
-            sides.append({feature: metrics[HEADLINE] for feature, metrics in over_seeds(parts).items()})
-        values = {feature: draws - sides[1][feature] for feature, draws in sides[0].items() if feature in sides[1]}
+        values: dict[str, np.ndarray] = {}
+        moves: dict[str, np.ndarray] = {}
+        for f, feature in enumerate(self.targets.classes):
+            sides = [
+                board.side(f, [(np.where(common[f], o.truth[f], UNSCORED), o.predicted[f]) for o in outcomes])
+                for outcomes in (first, second)
+            ]
+            if any(side is None for side in sides):
+                continue
+            (a, a_groups, factor, classes), (b, b_groups, _, _) = (side for side in sides if side is not None)
+            if board.crossed:
+                factor *= alike(a[1:], b[1:], float(a[0] + b[0]) / 2, classes)
+            values[feature] = widened(a - b, factor)
+            moves[feature] = (a_groups - b_groups) * factor
         counts = dict(zip(self.targets.features, common.sum(1).tolist(), strict=True))
         total = int(common.any(0).sum())
+        moves |= board.averages(moves)
         for feature, draws in (values | board.averages(values)).items():
-            yield feature, draws, counts.get(feature, total)
+            p = swapped(moves[feature], float(draws[0]), len(draws) - 1, board.seed)
+            yield feature, draws, p, counts.get(feature, total)
 
 
 def _calibration(outcome: Outcome, feature: int) -> float:

@@ -10,7 +10,7 @@ clips, by the same kind of boundary as its test clips, on which penalty and laye
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from islr.files import write_atomic
 from probe.targets import Targets
 
 VERSION = 1
+MOST_NAMED = 10  # pairs in one message
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,17 @@ def _whole_recordings(contents: np.ndarray, held: np.ndarray) -> np.ndarray:
     return np.isin(contents, contents[held])
 
 
+def without_shared(targets: Targets) -> tuple[Targets, list[str]]:
+    """Targets whose official training part has no recording of the official test part, and the clips taken out.
+
+    A clip taken out keeps its labels: splits by sign still use it.
+    """
+    shared = np.isin(targets.official, ("train", "val"))
+    shared &= np.isin(targets.contents, targets.contents[targets.official == "test"])
+    official = np.where(shared, "none", targets.official)
+    return replace(targets, official=official), targets.clip_ids[shared].tolist()
+
+
 SPLITS: dict[str, Callable[[Targets, int, float, int], Split]] = {
     "unseen_sign": unseen_sign,
     "seen_sign": seen_sign,
@@ -243,14 +255,26 @@ def check(split: Split, targets: Targets) -> None:
             for what, values in columns.items():
                 shared = np.intersect1d(values[parts[a]], values[parts[b]])
                 if len(shared):
+                    choice = ", or set shared_with_test=drop" if split.name == "seen_sign" and b == "test" else ""
                     raise UserError(
                         f"split {split.name}, fold {number}: {what} '{shared[0]}' is in {a} and in {b}"
-                        f" ({len(shared)} such); remove the duplicate or correct its split"
+                        f" ({_pairs(shared, values, parts[a], parts[b], targets)}); remove the duplicate or correct"
+                        f" its split{choice}"
                     )
         if split.name == "unseen_sign_signer":
             shared = np.intersect1d(targets.signers[fold.train], targets.signers[fold.test])
             if len(shared):
                 raise UserError(f"split {split.name}, fold {number}: signer '{shared[0]}' is in training and test")
+
+
+def _pairs(shared: np.ndarray, values: np.ndarray, first: np.ndarray, second: np.ndarray, targets: Targets) -> str:
+    """Pairs of clip ids, one for each shared value."""
+    pairs = [
+        " = ".join(str(targets.clip_ids[rows[values[rows] == value][0]]) for rows in (first, second))
+        for value in shared[:MOST_NAMED]
+    ]
+    more = f" and {len(shared) - MOST_NAMED} more" if len(shared) > MOST_NAMED else ""
+    return ", ".join(pairs) + more
 
 
 def save(split: Split, targets: Targets, path: Path) -> str:

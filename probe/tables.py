@@ -7,10 +7,11 @@ from rich.console import Console
 from rich.table import Table
 
 from islr.evaluation.results import Result
-from probe.records import BUNDLES_MEAN, CHOSEN, DIFFERENCE, FINE_TUNING, HEADLINE
+from probe.config import FINE_TUNING, LABEL_RECIPES
+from probe.records import BUNDLES_MEAN, CHOSEN, DIFFERENCE, HEADLINE
 
 WIDTH = 150
-WITH_LABELS = ("supervised", FINE_TUNING)
+WITH_LABELS = (*LABEL_RECIPES, FINE_TUNING)
 SHOWN = 8  # single features beside the mean; the others are in the records
 
 

@@ -126,7 +126,11 @@ def make_targets(
 
 
 def targets_from(
-    manifest: Manifest, phonology: Phonology, table: Table, features: Sequence[str] | None = None
+    manifest: Manifest,
+    phonology: Phonology,
+    table: Table,
+    features: Sequence[str] | None = None,
+    same: Sequence[Sequence[str]] = (),
 ) -> Targets:
     """Targets of a manifest's clips, present or not.
 
@@ -138,6 +142,7 @@ def targets_from(
         phonology: Its join with the table.
         table: The lexicon.
         features: The features to probe; None = all.
+        same: Clip ids that show the same pictures under several names (`islr.data.duplicates.same_content`).
 
     Raises:
         UserError: An unknown feature is asked for, or no clip has a label.
@@ -147,7 +152,12 @@ def targets_from(
         if feature not in phonology.features:
             raise UserError(f"unknown feature '{feature}'; the lexicon has {', '.join(phonology.features)}")
     lemma = {entry.name: entry.lemma for entry in table.entries}
-    contents = [f"{clip.path}|{clip.start}|{clip.end}" for clip in manifest]
+    ranges = [f"{clip.path}|{clip.start}|{clip.end}" for clip in manifest]
+    shown: dict[str, list[Hashable]] = {}
+    for number, clips in enumerate(same):
+        for clip_id in clips:
+            shown.setdefault(clip_id, []).append(("pictures", number))
+    contents = connected(ranges, [shown.get(clip.clip_id, []) for clip in manifest])
     keys: list[list[Hashable]] = []
     for clip, sign, number, content in zip(
         manifest, phonology.signs, phonology.groups().tolist(), contents, strict=True

@@ -18,7 +18,7 @@ from islr.evaluation.results import Result
 from islr.models import create_model, to_input
 from islr.models.weights import export_encoder
 from probe import controls
-from probe.config import Source, check_forms
+from probe.config import Source, check_forms, check_labels
 from probe.extract import Features, cache_key, cached, encode, is_features_file, read_features
 from probe.protocol import ProbeConfig, run_probe
 
@@ -237,6 +237,38 @@ def _check_reuse(config: ProbeConfig, results: list[Result], stored: list[Path],
         (r.name, r.metric, r.group, r.value) for r in results
     ]
     assert times == {path: path.stat().st_mtime_ns for path in stored}
+
+
+def test_the_number_of_workers_changes_nothing(mini_corpus: Path, tmp_path: Path) -> None:
+    tables = []
+    for workers in (0, 2):
+        config = {
+            "data": {"manifest": str(mini_corpus / "manifest.csv"), "workers": workers},
+            "lexicon": str(mini_corpus / "lexicon.csv"),
+            "features": ["SignType"],
+            "splits": ["seen_sign"],
+            "probes": {"inverse_penalties": [0.1], "min_train_signs": 1, "min_test_signs": 1, "permutations": 0},
+            "controls": ["pixel"],
+            "draws": 100,
+            "run": {"out": str(tmp_path / str(workers))},
+        }
+        results = run_probe(validate(ProbeConfig, config, "test"), lambda done, total: None)
+        tables.append([(r.metric, r.group, r.value, r.ci_low, r.ci_high) for r in results])
+    assert tables[0]
+    assert tables[0] == tables[1]
+
+
+def test_encoders_that_saw_sign_labels_are_refused_when_asked() -> None:
+    def source(name: str, **facts: str) -> Source:
+        return Source(name, Path(name), "", {"architecture": "mvit_tiny", "arguments": "{}", **facts})
+
+    free = source("free", pretraining=json.dumps([{"recipe": "maskfeat"}]))
+    tuned = source("tuned", classes='["a", "b"]')
+    taught = source("taught", pretraining=json.dumps([{"recipe": "maskfeat"}, {"recipe": "supervised"}]))
+    check_labels([free, Source("external", Path("x.npz"), "", {})])
+    with pytest.raises(UserError, match=r"^tuned, taught: trained with sign labels"):
+        check_labels([free, tuned, taught])
+    assert [stage["recipe"] for stage in tuned.stages] == ["fine-tuning"]
 
 
 def test_one_random_start_must_fit_every_encoder_of_an_architecture() -> None:

@@ -217,6 +217,18 @@ def test_majority_guesses_the_commonest_training_class() -> None:
     )
 
 
+def test_looking_the_sign_up_is_the_ceiling_of_seen_signs_and_chance_on_unseen_ones() -> None:
+    targets = corpus()
+    seen = controls.sign_identity(targets, seen_sign(targets, 5, 0.2, 0), FIT)
+    assert score(seen.truth, seen.predicted, targets).value == 1
+    known = seen.truth[0] >= 0
+    assert np.abs(seen.log_loss[0][known]).max() < 1e-6
+    split = unseen_sign(targets, 5, 0.2, 0)
+    unseen, guess = controls.sign_identity(targets, split, FIT), controls.majority(targets, split, FIT)
+    assert (unseen.predicted == guess.predicted).all()
+    assert np.array_equal(unseen.log_loss, guess.log_loss)
+
+
 # ---- scores and intervals
 
 
@@ -238,6 +250,7 @@ def test_scores_are_scikit_learns() -> None:
             "mcc": reference.matthews_corrcoef(a, b),
             "accuracy": reference.accuracy_score(a, b),
             "bits": -(share * np.log2(share)).sum() - loss[sample].mean() / np.log(2),
+            "log_loss": loss[sample].mean(),
         }
         assert set(expected) == set(METRICS)
         for metric, value in expected.items():
@@ -248,42 +261,9 @@ def test_draws_keep_the_number_of_groups_in_each_fold() -> None:
     stratum = np.array([0] * 7 + [1] * 5)
     weights = draw_weights(stratum, 50, 0)
     assert (weights[0] == 1).all()
-    assert (weights[:, :7].sum(1) == 7).all()
-    assert (weights[:, 7:].sum(1) == 5).all()
+    np.testing.assert_allclose(weights[:, :7].sum(1), 7)
+    np.testing.assert_allclose(weights[:, 7:].sum(1), 5)
     assert (weights == draw_weights(stratum, 50, 0)).all()
-
-
-def null_counts(rng: np.random.Generator, cluster: np.ndarray) -> Counts:
-    """Guesses that are the same for all clips of a sign, right with probability one half."""
-    groups = cluster.max() + 1
-    y = np.resize([0, 1], groups)[cluster]
-    p = rng.integers(0, 2, groups)[cluster]
-    return Counts.of(y, p, np.zeros(len(y)), cluster, groups, 2)
-
-
-def test_intervals_cover_and_naive_ones_do_not() -> None:
-    rng = np.random.default_rng(0)
-    cluster = np.repeat(np.arange(50), 6)
-    covered = naive = 0
-    for trial in range(250):
-        counts = null_counts(rng, cluster)
-        estimate = Estimate.of(counts.scores(draw_weights(np.zeros(50, int), 400, trial))["balanced_accuracy"])
-        covered += estimate.low <= 0.5 <= estimate.high
-        half = 1.96 * np.sqrt(estimate.value * (1 - estimate.value) / len(cluster))
-        naive += abs(estimate.value - 0.5) <= half
-    assert 0.91 <= covered / 250 <= 0.99, covered
-    assert naive / 250 < 0.75, naive
-
-
-def test_the_paired_test_has_its_nominal_error_rate() -> None:
-    rng = np.random.default_rng(1)
-    cluster = np.repeat(np.arange(50), 6)
-    rejected = 0
-    for trial in range(250):
-        weights = draw_weights(np.zeros(50, int), 400, trial)
-        a, b = (null_counts(rng, cluster).scores(weights)["balanced_accuracy"] for _ in range(2))
-        rejected += Estimate.of(a - b).p_value < 0.05
-    assert 0.01 <= rejected / 250 <= 0.10, rejected
 
 
 def test_calibration_error() -> None:
@@ -343,7 +323,7 @@ def study(tmp_path: Path) -> dict[str, Any]:
             "min_test_signs": 1,
             "permutations": 1,
         },
-        "controls": ["majority", "label-only"],
+        "controls": ["majority", "label-only", "sign-identity"],
         "draws": 100,
         "run": {"out": str(tmp_path / "run")},
     }
@@ -380,6 +360,12 @@ def test_run_scores_files_of_features(study: dict[str, Any]) -> None:
     assert find(results, "good", "selectivity").value > 0.4
     assert find(results, "majority", control="majority").value == pytest.approx(1 / 3, abs=0.03)
     assert find(results, "label only", control="label-only").value < 0.6
+    assert find(results, "sign identity", control="sign-identity", split="seen_sign").value == 1
+    assert find(results, "sign identity", control="sign-identity").value == pytest.approx(1 / 3, abs=0.03)
+    assert find(results, "good", "log_loss").higher_is_better is False
+    assert find(results, "good", "p_permutation:noise").value < 0.05
+    assert find(results, "good").group["sign_groups"] == "40"
+    assert find(results, "good").group["classes"] == "3"
     difference = find(results, "good", "difference_to:noise")
     assert difference.ci_low is not None
     assert difference.ci_low > 0

@@ -182,6 +182,21 @@ def test_badly_scaled_columns(samples: int) -> None:
     assert fit.objective[0] == pytest.approx(objective(scaled, y, model, 0.1), rel=2e-3, abs=1e-4)
 
 
+@pytest.mark.parametrize("samples", [40, 400])
+def test_a_column_a_million_times_larger(samples: int) -> None:
+    x, labels = problem(samples, 30, (3,))
+    x[:, 4] *= 1e6
+    y = labels[0]
+    probes = LinearProbes(x, labels)
+    fit = probes.fit(0.1)
+    assert fit.converged.all()
+    wide = x.astype(np.float64)
+    model = LogisticRegression(C=0.1, solver="newton-cholesky", tol=1e-8, max_iter=500).fit(wide[y >= 0], y[y >= 0])
+    assert fit.objective[0] == pytest.approx(objective(x, y, model, 0.1), rel=1e-3)
+    mine = np.exp(probes.log_probabilities(fit, probes.project(x), 0))
+    np.testing.assert_allclose(mine, model.predict_proba(wide), atol=0.01)
+
+
 def test_more_columns_than_rows() -> None:
     x, labels = problem(60, 300, (2, 5))
     probes = LinearProbes(x, labels)
@@ -217,6 +232,11 @@ def test_the_benchmark_compares_like_with_like() -> None:
     assert found.objective_gap < 1e-3
     assert found.ratio == found.theirs / found.ours > 0
     assert "ratio" in str(found)
+    assert found.ours_to_optimum <= 0.02
+    assert found.theirs_to_optimum <= 0.02
+    assert len(found.targets) == 3
+    assert found.theirs == pytest.approx(sum(row.theirs for row in found.targets))
+    assert found.table().count("\n") == 3
 
 
 @pytest.mark.gpu

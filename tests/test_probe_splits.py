@@ -177,6 +177,35 @@ def test_files_round_trip_and_refuse_changes(tmp_path: Path) -> None:
         splits.load(path, targets)
 
 
+def test_equal_pictures_of_two_files_are_one_recording(tmp_path: Path) -> None:
+    lexicon = tmp_path / "lexicon.csv"
+    lexicon.write_text("EntryID,LemmaID,Shape\n" + "".join(f"w{i},w{i},{i % 4}\n" for i in range(4)))
+    table = read_table(lexicon, same_names("Shape"))
+    clips = [
+        Clip(f"w{i}-{j}", f"w{i}-{j}.mp4", gloss=f"w{i}", label=0, split="test" if j == 2 else "train")
+        for i in range(4)
+        for j in range(3)
+    ]
+    manifest = Manifest("m", tuple(clips), tmp_path, ("all",))
+    joined = join(manifest, table)
+    plain = targets_from(manifest, joined, table)
+    seen_sign(plain, 2, 0.3, 0)
+    same = [("w0-0", "w1-2"), ("w1-2", "w1-1")]
+    targets = targets_from(manifest, joined, table, same=same)
+    of = dict(zip(targets.clip_ids.tolist(), targets.contents.tolist(), strict=True))
+    assert of["w0-0"] == of["w1-1"] == of["w1-2"]
+    assert len(set(of.values())) == 10
+    # Where signs are unseen the two signs go together; on the official split it is an error that names the pair.
+    group = dict(zip(targets.clip_ids.tolist(), targets.groups.tolist(), strict=True))
+    assert group["w0-1"] == group["w1-0"] != group["w2-0"]
+    with pytest.raises(UserError, match=r"w[01]-[01] = w1-2.*shared_with_test=drop"):
+        seen_sign(targets, 2, 0.3, 0)
+    dropped, names = splits.without_shared(targets)
+    assert names == ["w0-0", "w1-1"]
+    (fold,) = seen_sign(dropped, 2, 0.3, 0).folds
+    assert not set(names) & set(dropped.clip_ids[fold.train].tolist())
+
+
 def test_connected_joins_through_others() -> None:
     names = ["a", "b", "c", "d"]
     assert connected(names, [["x"], ["x", "y"], ["y"], ["z"]]) == ["a", "a", "a", "d"]

@@ -31,8 +31,10 @@ GUIDE = Prose(
         ),
         (
             "Intervals are over signs.",
-            "Clips of one sign are not independent, so whole signs are drawn in the bootstrap. Intervals "
-            "over clips would be about half as wide, and wrong.",
+            "Clips of one sign are not independent, so whole signs are drawn in the bootstrap, and the "
+            "result is widened because signs train each other's probes. Intervals over clips would be "
+            "about half as wide, and wrong. They say how far a number could move with other signs like "
+            "these; not with other signers, nor with another seed of the encoder.",
         ),
         (
             "Many cells.",
