@@ -127,7 +127,7 @@ _BASE_ARM_UP = (_vector(-0.10, 0.03, 0.25), _vector(0.15, 0.97, 0.10), _vector(0
 HAND_PLACES = (*_BASE_HAND, *_BASE_LIKE)
 ARM_PLACES = (
     *("WristBack", "WristFront", "ForearmBack", "ForearmFront", "ForearmUlnar", "ForearmRadial"),
-    *("ElbowBack", "UpperArm", "ArmAway"),
+    *("ElbowBack", "ElbowFront", "UpperArm", "ArmAway"),
 )
 LOCATIONS: dict[str, tuple[str, ...]] = {
     "Head": tuple(_HEAD),
@@ -219,6 +219,7 @@ def place_on_other_arm(minor: str, hand: np.ndarray, elbow: np.ndarray, shoulder
         "ForearmUlnar": (elbow + 0.55 * bone, unit(-up + 0.5 * _vector(0, 0, 1))),
         "ForearmRadial": (elbow + 0.55 * bone, up),
         "ElbowBack": (elbow, unit(_vector(-0.4, -0.3, 0.85))),
+        "ElbowFront": (elbow + 0.12 * bone, unit(_vector(-0.2, 0.4, 0.9))),
         "UpperArm": (shoulder + 0.5 * (elbow - shoulder), unit(_vector(-0.2, 0.1, 1.0))),
         "ArmAway": (elbow + 0.6 * bone + 0.09 * outward, outward),
     }

@@ -15,7 +15,7 @@ from islr.data.synth.backdrop import BACKDROPS
 from islr.data.synth.body import Body
 from islr.data.synth.canvas import Color
 from islr.data.synth.face import HAIR_STYLES
-from islr.data.synth.motion import REST, Style
+from islr.data.synth.strokes import REST, Style
 
 FRAME_RATES = (Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(30))
 LEFT_HANDED_EVERY, LEFT_HANDED_INDEX = (

@@ -23,7 +23,8 @@ from islr.data.manifest import Clip, Manifest
 from islr.data.pose import read_pose, write_pose
 from islr.data.synth.clip import Take, box_around, encode, film, pose_of_shot
 from islr.data.synth.design import built_in_lexicon
-from islr.data.synth.lexicon import Sign, coverage, read_lexicon, write_lexicon
+from islr.data.synth.coverage import coverage
+from islr.data.synth.lexicon import Sign, read_lexicon, write_lexicon
 from islr.data.synth.signer import FRAME_RATES, SETTINGS, make_signer
 from islr.data.video import decode, probe_video
 from islr.errors import UserError
