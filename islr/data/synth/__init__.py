@@ -1,9 +1,10 @@
 """Signs rendered from phonology: lexicon -> kinematics -> pixels and exact poses."""
 
-from islr.data.synth.coverage import Coverage, coverage, fallbacks
+from islr.data.synth.coverage import Coverage, coverage, fallbacks, summary
 from islr.data.synth.design import VARIANTS, built_in_lexicon
 from islr.data.synth.lexicon import Sign, read_lexicon, write_lexicon
-from islr.data.synth.write import SynthOptions, write_corpus
+from islr.data.synth.options import SynthOptions
+from islr.data.synth.write import write_corpus
 
 __all__ = [
     "VARIANTS",
@@ -14,6 +15,7 @@ __all__ = [
     "coverage",
     "fallbacks",
     "read_lexicon",
+    "summary",
     "write_corpus",
     "write_lexicon",
 ]

@@ -234,28 +234,36 @@ def unit(vector: np.ndarray) -> np.ndarray:
     return vector / np.maximum(np.linalg.norm(vector, axis=-1, keepdims=True), 1e-9)
 
 
-def solve_arm(body: Body, wrist: np.ndarray, pole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two-bone inverse kinematics of a right arm.
+def two_bones(
+    root: np.ndarray, end: np.ndarray, lengths: tuple[float, float], pole: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two-bone inverse kinematics.
 
     Args:
-        wrist: [T, 3] wanted wrist positions.
-        pole: [3] the side the elbow swings to.
+        root: [3] or [T, 3] where the first bone begins.
+        end: [T, 3] where the second one is wanted to end.
+        lengths: Of the first and of the second bone.
+        pole: [3] the side the joint between them swings to.
 
     Returns:
-        elbow [T, 3] and wrist [T, 3]; the wrist is the wanted one, or the nearest the arm reaches. Bones keep their
-        lengths.
+        joint [T, 3] and end [T, 3]; the end is the wanted one, or the nearest the bones reach. They keep their lengths.
     """
-    reach = wrist - body.shoulder_right
+    first, second = lengths
+    reach = end - root
     distance = np.linalg.norm(reach, axis=-1, keepdims=True)
-    longest = _FURTHEST_REACH * (body.upper_arm + body.forearm)
-    shortest = 1.15 * abs(body.upper_arm - body.forearm) + 0.05
+    longest = _FURTHEST_REACH * (first + second)
+    shortest = 1.15 * abs(first - second) + 0.05
     toward = reach / np.maximum(distance, 1e-9)
     distance = np.clip(distance, shortest, longest)
-    cosine = (body.upper_arm**2 + distance**2 - body.forearm**2) / (2 * body.upper_arm * distance)
+    cosine = (first**2 + distance**2 - second**2) / (2 * first * distance)
     swing = unit(pole - np.sum(pole * toward, axis=-1, keepdims=True) * toward)
     sine = np.sqrt(np.maximum(1 - cosine**2, 0.0))
-    elbow = body.shoulder_right + body.upper_arm * (cosine * toward + sine * swing)
-    return elbow, body.shoulder_right + distance * toward
+    return root + first * (cosine * toward + sine * swing), root + distance * toward
+
+
+def solve_arm(body: Body, wrist: np.ndarray, pole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A right arm that brings its wrist to [T, 3]: elbow [T, 3] and wrist [T, 3], see `two_bones`."""
+    return two_bones(body.shoulder_right, wrist, (body.upper_arm, body.forearm), pole)
 
 
 def reference_point(hand: np.ndarray, selected: str, flexion: str, in_space: bool) -> np.ndarray:

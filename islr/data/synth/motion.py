@@ -6,6 +6,7 @@ right-handed signer; a left-handed one is the mirror image of the whole performa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,7 +51,7 @@ def perform(sign: Sign, body: Body, style: Style, fps: float, rng: np.random.Gen
     A sign of several morphemes is performed as signs in a row.
     """
     if sign.morphemes:
-        return perform_sequence((sign, *sign.morphemes), body, style, fps, rng)[0]
+        return perform_sequence((sign,), body, style, fps, rng)[0]
     timeline = clip_timeline(sign.movement, sign.repeated_movement == "1", style.tempo, fps, rng)
     strokes = plan_strokes(sign, body, style, timeline, rng)
     dominant = follow(body, from_rest_and_back(strokes.dominant, timeline, strokes.rest))
@@ -62,33 +63,46 @@ def perform(sign: Sign, body: Body, style: Style, fps: float, rng: np.random.Gen
 
 
 def perform_sequence(
-    signs: Sequence[Sign], body: Body, style: Style, fps: float, rng: np.random.Generator
+    signs: Sequence[Sign],
+    body: Body,
+    style: Style,
+    fps: float,
+    rng: np.random.Generator,
+    longest: float = math.inf,
 ) -> tuple[Performance, list[tuple[int, int]]]:
     """Perform signs in a row with coarticulation; one span of frames (first, last) for each sign.
+
+    The first sign that would make the performance longer than `longest` frames ends it, but for the very first one.
 
     Between two signs the hands go from where the first ends to where the second begins, by the shorter way and not
     by rest; the next handshape is formed on the way. A hand that the next sign does not need lingers if it is
     needed again soon, and rests otherwise.
     """
     tempo = style.tempo * FLUENCY
-    plans: list[Strokes] = []
-    for sign in signs:
-        timeline = stroke_timeline(sign.movement, sign.repeated_movement == "1", tempo, fps, rng)
-        plans.append(plan_strokes(sign, body, style, timeline, rng))
-    rest = plans[0].rest
     before, after = (max(round(share * fps), 1) for share in rng.uniform(0.03, 0.25, 2))
-    held, now, spans = resting(rest), before, list[tuple[int, int]]()
-    for plan in plans:
-        now += _transit(held, plan.dominant.at(0), tempo, fps)
-        spans.append((now, now + len(plan.dominant) - 1))
-        now += len(plan.dominant)
-        held = plan.dominant.at(-1)
-    frames = now + _transit(held, resting(rest), tempo, fps) + after
-    starts = [first for first, _ in spans]
-    of_dominant = [(start, plan.dominant) for start, plan in zip(starts, plans, strict=True)]
-    of_other = [(start, plan.other) for start, plan in zip(starts, plans, strict=True) if not plan.other_waits]
+    rest: Stance | None = None
+    parts, spans, now = list[tuple[int, Strokes]](), list[tuple[int, int]](), before
+    for sign in signs:
+        added, end = list[tuple[int, Strokes]](), now
+        for part in (sign, *sign.morphemes):
+            timeline = stroke_timeline(part.movement, part.repeated_movement == "1", tempo, fps, rng)
+            strokes = plan_strokes(part, body, style, timeline, rng)
+            rest = rest or strokes.rest
+            held = (added or parts)[-1][1].dominant.at(-1) if added or parts else resting(rest)
+            start = end + _transit(held, strokes.dominant.at(0), tempo, fps)
+            added.append((start, strokes))
+            end = start + len(strokes.dominant)
+        if parts and end + _transit(added[-1][1].dominant.at(-1), resting(rest), tempo, fps) + after > longest:
+            break
+        parts += added
+        spans.append((added[0][0], end - 1))
+        now = end
+    assert rest is not None
+    frames = now + _transit(parts[-1][1].dominant.at(-1), resting(rest), tempo, fps) + after
+    of_dominant = [(start, strokes.dominant) for start, strokes in parts]
+    of_other = [(start, strokes.other) for start, strokes in parts if not strokes.other_waits]
     dominant, other = (
-        follow(body, _with_transits(parts, frames, rest, tempo, fps)) for parts in (of_dominant, of_other)
+        follow(body, _with_transits(of_hand, frames, rest, tempo, fps)) for of_hand in (of_dominant, of_other)
     )
     stroke = (spans[0][0], spans[-1][1])
     sway = _sway(frames, fps, style.sway, rng)
