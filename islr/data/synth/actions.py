@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 Point = tuple[float, float, float]
 _HANGING: Point = (-0.235, -0.485, 0.040)
-_GUARD: Point = (-0.090, -0.100, 0.240)
-_CHEST: Point = (-0.110, -0.180, 0.200)
+_GUARD: Point = (-0.140, -0.230, 0.200)
+_CHEST: Point = (-0.160, -0.290, 0.200)
 _HIP: Point = (-0.240, -0.400, 0.080)
 _STILL: Point = (0.0, 0.0, 0.0)
 
@@ -118,13 +118,13 @@ ACTIONS: dict[str, Action] = {
     ),
     "punch": Action(
         (
-            (0.16, Key((-0.02, 0.02, 0.50), _GUARD, turn=-14)),
+            (0.16, Key((0.02, -0.08, 0.50), _GUARD, turn=30, lean=6)),
             (0.24, _both(_GUARD)),
-            (0.16, Key(_GUARD, (-0.02, 0.02, 0.50), turn=14)),
+            (0.16, Key(_GUARD, (0.02, -0.08, 0.50), turn=-30, lean=6)),
             (0.24, _both(_GUARD)),
         )
     ),
-    "push": Action(((0.40, _both((-0.15, -0.06, 0.48), lean=6)), (0.45, _both(_CHEST)), (0.2, _both(_CHEST)))),
+    "push": Action(((0.40, _both((-0.15, -0.14, 0.50), lean=12)), (0.45, _both(_CHEST)), (0.2, _both(_CHEST)))),
     "side bend": Action(
         (
             (0.7, Key((-0.26, -0.50, 0.04), (-0.05, 0.46, 0.06), tilt=26)),
@@ -151,6 +151,6 @@ ACTIONS: dict[str, Action] = {
         )
     ),
     "wave": Action(
-        ((0.24, Key(right=(-0.340, 0.160, 0.140))), (0.24, Key(right=(-0.140, 0.200, 0.170)))),
+        ((0.24, Key(right=(-0.480, 0.150, 0.100))), (0.24, Key(right=(-0.270, 0.250, 0.120)))),
     ),
 }

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from islr.data.synth import hand as hands
-from islr.data.synth.body import MIRROR, Body, solve_arm, unit
+from islr.data.synth.body import MIRROR, Body, depth_in_torso, solve_arm, unit
 from islr.data.synth.path import Timeline
 
 _WRIST_LIMIT = np.radians(72.0)  # largest angle between forearm and hand
 _WRIST_PASSES = 8  # until the limited wrist and the arm agree to about a millimetre
 _ELBOW_POLE = np.array([-0.55, -0.95, -0.25])
+_ELBOW_AHEAD = np.array([-0.30, -0.55, 0.90])  # the pole that keeps an arm before the chest
+_EASE = 5  # frames on either side in which the elbow goes there and back
+_EASING = np.hanning(2 * _EASE + 3)[1:-1] / np.hanning(2 * _EASE + 3).sum()
 
 Stance = tuple[np.ndarray, np.ndarray, np.ndarray]  # wrist position, finger direction, palm direction
 
@@ -154,9 +157,22 @@ def from_rest_and_back(track: Track, timeline: Timeline, rest: Stance) -> Track:
     return Track(wrist, frame, hands.RELAXED.blend(track.config, timeline.envelope))
 
 
+def _through_torso(body: Body, elbow: np.ndarray, wrist: np.ndarray) -> np.ndarray:
+    """Whether the arm goes through the torso, bool [T]."""
+    share = np.linspace(0.0, 1.0, 9)[:, None, None]
+    upper = body.shoulder_right + np.linspace(0.3, 1.0, 7)[:, None, None] * (elbow - body.shoulder_right)
+    fore = elbow + share * (wrist - elbow)
+    return depth_in_torso(body, np.concatenate([upper, fore])).max(axis=0) > 0
+
+
 def follow(body: Body, track: Track) -> Arm:
-    """The arm that leads a hand along its track, within reach and with the wrist within its limit."""
+    """The arm that leads a hand along its track, within reach, outside the torso, the wrist within its limit."""
     elbow, wrist = solve_arm(body, track.wrist, _ELBOW_POLE)
+    blocked = _through_torso(body, elbow, wrist)
+    if blocked.any():  # the elbow comes forward, smoothly before and after
+        ahead = np.convolve(np.pad(blocked.astype(float), _EASE, mode="edge"), _EASING, mode="valid")
+        share = np.clip(2 * ahead, 0.0, 1.0)[:, None]
+        elbow, wrist = solve_arm(body, track.wrist, _ELBOW_POLE * (1 - share) + _ELBOW_AHEAD * share)
     frame = _limit_wrist(track.frame, unit(wrist - elbow))
     local = hands.joints(track.config) * body.hand
     _, pads = hands.finger_directions(track.config)

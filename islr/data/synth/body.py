@@ -18,6 +18,9 @@ MIRROR = np.array([-1.0, 1.0, 1.0])
 HOVER = 0.05  # metres between hand and place in a sign without contact
 SKIN = 0.012  # metres from a bone to the skin above it
 _FURTHEST_REACH = 0.985  # share of the straight arm; elbows do not lock
+# The trunk that limbs keep out of: half its width in shoulder half-widths, half its depth in metres, its upper end in
+# torso lengths.
+_TRUNK_WIDTH, TRUNK_DEPTH, _TRUNK_TOP = 0.78, 0.070, -0.08
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ _HEAD: dict[str, tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]] =
 # Torso places: x in shoulder half-widths, y in torso lengths, z in metres.
 _TORSO: dict[str, tuple[np.ndarray, np.ndarray]] = {
     "Neck": (_vector(-0.05, 0.085, 0.065), _vector(0, 0, 1)),
-    "Clavicle": (_vector(-0.42, -0.05, 0.085), _vector(0, 0.3, 0.95)),
+    "Clavicle": (_vector(-0.42, -0.05, 0.110), _vector(0, 0.3, 0.95)),
     "Shoulder": (
         _vector(0.86, 0.02, 0.075),
         _vector(0.2, 0.4, 0.9),
@@ -191,7 +194,7 @@ def place_on_other_arm(minor: str, hand: np.ndarray, elbow: np.ndarray, shoulder
         "FingerRadial": (0.5 * (hand[5] + hand[6]), radial),
         "FingerUlnar": (0.5 * (hand[17] + hand[18]), -radial),
         "Heel": (wrist + 0.25 * (hand[list(MCP_JOINTS)].mean(axis=0) - wrist), palm),
-        "HandAway": (center + 0.11 * unit(palm + _vector(0, 0.6, 0)), palm),
+        "HandAway": (center + 0.11 * unit(palm + _vector(0, 0.6, 0)) + _vector(0, 0, 0.09), palm),
         "Other": (center, palm),
     }
     if minor in on_hand:
@@ -220,13 +223,15 @@ def place_on_other_arm(minor: str, hand: np.ndarray, elbow: np.ndarray, shoulder
         "ForearmRadial": (elbow + 0.55 * bone, up),
         "ElbowBack": (elbow, unit(_vector(-0.4, -0.3, 0.85))),
         "ElbowFront": (elbow + 0.12 * bone, unit(_vector(-0.2, 0.4, 0.9))),
-        "UpperArm": (shoulder + 0.5 * (elbow - shoulder), unit(_vector(-0.2, 0.1, 1.0))),
+        "UpperArm": (shoulder + 0.5 * (elbow - shoulder) + _vector(0, 0, 0.03), unit(_vector(-0.2, 0.1, 1.0))),
         "ArmAway": (elbow + 0.6 * bone + 0.09 * outward, outward),
     }
     point, normal = on_arm[minor]
     finger = _vector(0.86, 0.10, -0.30) if minor == "UpperArm" else _vector(0.78, -0.40, -0.15)
     palm_to = _vector(0.1, -0.1, -0.95) if minor == "UpperArm" else _vector(-0.05, -0.55, -0.80)
-    return Place(point + 3 * SKIN * normal, normal, finger, palm_to, 0.8 * _SIDEWAYS, _vector(-0.08, 0.11, 0.05))
+    # A path across would take the forearm through the chest: on the upper arm it goes down.
+    along = _vector(0.01, -0.10, 0.03) if minor == "UpperArm" else 0.8 * _SIDEWAYS
+    return Place(point + 3 * SKIN * normal, normal, finger, palm_to, along, _vector(-0.08, 0.11, 0.05))
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
@@ -264,6 +269,16 @@ def two_bones(
 def solve_arm(body: Body, wrist: np.ndarray, pole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A right arm that brings its wrist to [T, 3]: elbow [T, 3] and wrist [T, 3], see `two_bones`."""
     return two_bones(body.shoulder_right, wrist, (body.upper_arm, body.forearm), pole)
+
+
+def depth_in_torso(body: Body, points: np.ndarray) -> np.ndarray:
+    """How far points [..., 3] are inside the chest and belly, metres (negative outside): an elliptic cylinder from
+    below the shoulders to the hips, a little slimmer than the skin that hands touch.
+    """
+    x, z = points[..., 0] / (_TRUNK_WIDTH * body.shoulder), points[..., 2] / TRUNK_DEPTH
+    inside = (1 - np.sqrt(x**2 + z**2)) * TRUNK_DEPTH
+    y = points[..., 1] / body.torso
+    return np.where((y < _TRUNK_TOP) & (y > -1.0), inside, -1.0)
 
 
 def reference_point(hand: np.ndarray, selected: str, flexion: str, in_space: bool) -> np.ndarray:

@@ -28,7 +28,7 @@ VIEW_HEIGHT = 0.91  # metres from the top to the bottom of the picture: head to 
 VIEW_CENTER = -0.062  # height of the picture's middle above the shoulders
 DISTANCE = 2.4  # metres from camera to signer
 # The same for whole bodies, with room to jump and to reach up; degrees a camera may stand to the side.
-_ACTION_VIEW_HEIGHT, _ACTION_VIEW_CENTER, _ACTION_DISTANCE, _ACTION_YAW = 2.45, -0.42, 4.6, 20.0
+_ACTION_VIEW_HEIGHT, _ACTION_VIEW_CENTER, _ACTION_DISTANCE, _ACTION_YAW = 2.25, -0.40, 4.6, 20.0
 
 # Skin tones from light to dark as (base, palm side).
 _SKIN: tuple[tuple[Color, Color], ...] = (
