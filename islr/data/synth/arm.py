@@ -15,9 +15,9 @@ from islr.data.synth.path import Timeline
 
 _WRIST_LIMIT = np.radians(72.0)  # largest angle between forearm and hand
 _WRIST_PASSES = 8  # until the limited wrist and the arm agree to about a millimetre
-_ELBOW_POLE = np.array([-0.55, -0.95, -0.25])
+ELBOW_POLE = np.array([-0.55, -0.95, -0.25])
 _ELBOW_AHEAD = np.array([-0.30, -0.55, 0.90])  # the pole that keeps an arm before the chest
-_EASE = 5  # frames on either side in which the elbow goes there and back
+_EASE = 8  # frames on either side in which the elbow goes there and back
 _EASING = np.hanning(2 * _EASE + 3)[1:-1] / np.hanning(2 * _EASE + 3).sum()
 
 Stance = tuple[np.ndarray, np.ndarray, np.ndarray]  # wrist position, finger direction, palm direction
@@ -140,7 +140,7 @@ def stroke_track(
     """
     middle = points.mean(axis=0, keepdims=True)
     for _ in range(_WRIST_PASSES):  # the wrist limit turns the hand, which moves the wrist, which turns the forearm
-        elbow, wrist = solve_arm(body, middle - rotation @ reference, _ELBOW_POLE)
+        elbow, wrist = solve_arm(body, middle - rotation @ reference, ELBOW_POLE)
         rotation = _limit_wrist(rotation[None], unit(wrist - elbow))[0]
     up = np.tile(np.array([0.0, 1.0, 0.0]), (len(points), 1))
     turned = rotation @ rotate(up, twist)
@@ -167,12 +167,12 @@ def _through_torso(body: Body, elbow: np.ndarray, wrist: np.ndarray) -> np.ndarr
 
 def follow(body: Body, track: Track) -> Arm:
     """The arm that leads a hand along its track, within reach, outside the torso, the wrist within its limit."""
-    elbow, wrist = solve_arm(body, track.wrist, _ELBOW_POLE)
+    elbow, wrist = solve_arm(body, track.wrist, ELBOW_POLE)
     blocked = _through_torso(body, elbow, wrist)
     if blocked.any():  # the elbow comes forward, smoothly before and after
         ahead = np.convolve(np.pad(blocked.astype(float), _EASE, mode="edge"), _EASING, mode="valid")
         share = np.clip(2 * ahead, 0.0, 1.0)[:, None]
-        elbow, wrist = solve_arm(body, track.wrist, _ELBOW_POLE * (1 - share) + _ELBOW_AHEAD * share)
+        elbow, wrist = solve_arm(body, track.wrist, ELBOW_POLE * (1 - share) + _ELBOW_AHEAD * share)
     frame = _limit_wrist(track.frame, unit(wrist - elbow))
     local = hands.joints(track.config) * body.hand
     _, pads = hands.finger_directions(track.config)

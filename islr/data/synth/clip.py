@@ -16,7 +16,7 @@ from islr.data.synth.body import Body
 from islr.data.synth.difficulty import DIFFICULTIES
 from islr.data.synth.lexicon import Sign
 from islr.data.synth.motion import perform
-from islr.data.synth.recording import Recording, record
+from islr.data.synth.recording import record
 from islr.data.synth.render import Painter, Shot, shoot
 from islr.data.synth.signer import (
     FRAME_RATES,

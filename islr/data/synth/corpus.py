@@ -37,7 +37,9 @@ class Cell:
 class Corpus(Protocol):
     """One kind of corpus with its options; it travels to worker processes."""
 
-    options: SynthOptions
+    @property
+    def options(self) -> SynthOptions:
+        """What was asked for."""
 
     def takes(self) -> list[Take]:
         """All clips in the order of the manifest."""

@@ -10,7 +10,6 @@ from islr.data.synth.body import LOCATIONS
 from islr.data.synth.hand import HANDSHAPES
 from islr.data.synth.lexicon import AWAY, COLUMNS, PHONOLOGY, VIOLATIONS, Sign
 
-
 MOVING_BOTH = ("SymmetricalOrAlternating", "SymmetryViolation")
 
 

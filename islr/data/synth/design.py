@@ -252,7 +252,10 @@ def built_in_lexicon(signs: int = 48, seed: int = 0, variant: str = "a", homopho
     """
     entries = _select(signs, seed, variant)
     names = entries[signs - homophones :]
-    same = [replace(form, **{field: getattr(name, field) for field in IDENTITY}) for form, name in zip(entries, names)]
+    same = [
+        replace(form, **{field: getattr(name, field) for field in IDENTITY})
+        for form, name in zip(entries, names, strict=False)
+    ]
     return [*entries[: signs - homophones], *same]
 
 

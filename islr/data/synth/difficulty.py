@@ -1,7 +1,8 @@
 """How hard a corpus is: what varies between signers, between clips and between camera and file, in three presets.
 
-`easy`: a recording studio. Everybody before one plain wall, in plain dark or light clothes, evenly lit, as in recordings
-made for a dictionary (ASL-LEX, ASL Signbank). People, their handedness, cameras and ways of signing still differ.
+`easy`: a recording studio. Everybody before one plain wall, in plain dark or light clothes, evenly lit, as in
+recordings made for a dictionary (ASL-LEX, ASL Signbank). People, their handedness, cameras and ways of signing still
+differ.
 
 `medium`: everybody at home, in their own clothes, before their own wall, under their own lamp, with a little noise.
 

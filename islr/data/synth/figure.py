@@ -85,7 +85,9 @@ class FigurePainter(Painter):
         rows = ((-0.035, 0.62), (0.02, _CHEST), (0.16, _CHEST), (0.36, _WAIST))
         outline = [(top + share * metre * along, flat * half) for share, half in rows]
         outline.append((bottom + 0.05 * metre * along, max(0.96 * flat * _WAIST, 0.125 * metre)))
-        shape = [point + half * side for point, half in outline] + [point - half * side for point, half in outline[::-1]]
+        shape = [point + half * side for point, half in outline] + [
+            point - half * side for point, half in outline[::-1]
+        ]
         rim = [point + (half + self.line) * side for point, half in outline]
         rim += [point - (half + self.line) * side for point, half in outline[::-1]]
         polygon(picture, fixed(np.array(rim)), self.cloth_edge)

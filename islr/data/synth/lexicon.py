@@ -10,6 +10,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from islr.data.synth.body import LOCATIONS
 from islr.data.synth.hand import FLEXION, HANDSHAPES
@@ -176,7 +177,7 @@ def read_lexicon(path: str | Path) -> list[Sign]:
         if values["entry_id"] in seen:
             values["entry_id"] = f"{values['entry_id']}_{values['code']}"
         seen.add(values["entry_id"])
-        sign = Sign(**values)
+        sign = _sign(values)
         signs.append(replace(sign, morphemes=_further_morphemes(row, sign, f"{path}, row {number}")))
     if not signs:
         raise UserError(f"{path}: the lexicon has no signs")
@@ -205,6 +206,11 @@ def _check(values: dict[str, str], where: str) -> None:
         raise UserError(f"{where}: Flexion.2.0 is NA, which only SelectedFingers.2.0 't' (the thumb alone) allows")
 
 
+def _sign(values: Mapping[str, str], taken_over: tuple[str, ...] = ()) -> Sign:
+    cells: dict[str, Any] = {field: values[field] for field in COLUMNS}
+    return Sign(**cells, taken_over=taken_over)
+
+
 def _further_morphemes(row: Mapping[str, str | None], first: Sign, where: str) -> tuple[Sign, ...]:
     """The morphemes after the first that a row codes."""
     morphemes: list[Sign] = []
@@ -224,7 +230,7 @@ def _further_morphemes(row: Mapping[str, str | None], first: Sign, where: str) -
                 taken_over.append(field)
         names = {field: getattr(first, field) for field in IDENTITY}
         _check(names | values, f"{where}, morpheme {number}")
-        morphemes.append(Sign(**names, **values, taken_over=tuple(taken_over)))
+        morphemes.append(_sign(names | values, tuple(taken_over)))
     return tuple(morphemes)
 
 

@@ -7,7 +7,7 @@ right-handed signer; a left-handed one is the mirror image of the whole performa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from islr.data.synth.strokes import Strokes, Style, plan_strokes, quiet
 
 FLUENCY = 1.2  # signs in a row are shorter than signs on their own
 _REACTION, _SECONDS_PER_METRE = 0.13, 0.32  # a transit takes the longer, the further it goes
-_LINGER = 0.9  # seconds: a hand that is needed again so soon does not go to rest in between
+_LINGER = 1.15  # seconds: a hand that is needed again so soon does not go to rest in between
 _HAND_LEAD = 1.5  # the next handshape is ready when two thirds of the way are done
 _LIFT = 0.035  # metres forward on the way
 
@@ -63,7 +63,7 @@ def perform(sign: Sign, body: Body, style: Style, fps: float, rng: np.random.Gen
 
 
 def perform_sequence(
-    signs: Sequence[Sign],
+    signs: Iterable[Sign],
     body: Body,
     style: Style,
     fps: float,
@@ -80,24 +80,24 @@ def perform_sequence(
     """
     tempo = style.tempo * FLUENCY
     before, after = (max(round(share * fps), 1) for share in rng.uniform(0.03, 0.25, 2))
-    rest: Stance | None = None
     parts, spans, now = list[tuple[int, Strokes]](), list[tuple[int, int]](), before
     for sign in signs:
         added, end = list[tuple[int, Strokes]](), now
         for part in (sign, *sign.morphemes):
             timeline = stroke_timeline(part.movement, part.repeated_movement == "1", tempo, fps, rng)
             strokes = plan_strokes(part, body, style, timeline, rng)
-            rest = rest or strokes.rest
-            held = (added or parts)[-1][1].dominant.at(-1) if added or parts else resting(rest)
+            before_it = (parts + added)[-1:]
+            held = before_it[0][1].dominant.at(-1) if before_it else resting(strokes.rest)
             start = end + _transit(held, strokes.dominant.at(0), tempo, fps)
             added.append((start, strokes))
             end = start + len(strokes.dominant)
-        if parts and end + _transit(added[-1][1].dominant.at(-1), resting(rest), tempo, fps) + after > longest:
+        home = resting((parts + added)[0][1].rest)
+        if parts and end + _transit(added[-1][1].dominant.at(-1), home, tempo, fps) + after > longest:
             break
         parts += added
         spans.append((added[0][0], end - 1))
         now = end
-    assert rest is not None
+    rest = parts[0][1].rest
     frames = now + _transit(parts[-1][1].dominant.at(-1), resting(rest), tempo, fps) + after
     of_dominant = [(start, strokes.dominant) for start, strokes in parts]
     of_other = [(start, strokes.other) for start, strokes in parts if not strokes.other_waits]

@@ -123,9 +123,7 @@ def _ends(sign: Sign, first: Place, second: Place | None, size: float) -> tuple[
     return point - 0.5 * size * first.along, point + 0.5 * size * first.along
 
 
-def plan_strokes(
-    sign: Sign, body: Body, style: Style, timeline: Timeline, rng: np.random.Generator
-) -> Strokes:
+def plan_strokes(sign: Sign, body: Body, style: Style, timeline: Timeline, rng: np.random.Generator) -> Strokes:
     """Plan a sign once. All randomness comes from `rng`; the same arguments give the same strokes."""
     repeated = sign.repeated_movement == "1"
     frames = len(timeline.phase)

@@ -121,7 +121,10 @@ def _arm(body: Body, wrist: np.ndarray, config: hands.HandConfig) -> Arm:
     _, pads = hands.finger_directions(held)
     local = hands.joints(held) * body.hand
     return Arm(
-        elbow, wrist[:, None] + local @ frame.transpose(0, 2, 1), frame[:, :, 2], np.einsum("tij,tfsj->tfsi", frame, pads)
+        elbow,
+        wrist[:, None] + local @ frame.transpose(0, 2, 1),
+        frame[:, :, 2],
+        np.einsum("tij,tfsj->tfsi", frame, pads),
     )
 
 
