@@ -96,42 +96,52 @@ def demo(
 @app.command()
 def synth(
     out: Annotated[Path, typer.Argument(help="folder for the corpus")],
+    kind: Annotated[
+        Literal["isolated", "continuous", "actions"],
+        typer.Option(help="one sign a clip, 10 to 30 s of signing, or whole-body motions without signs"),
+    ] = "isolated",
+    difficulty: Annotated[
+        Literal["easy", "medium", "hard"], typer.Option(help="a studio, people at home, or found footage")
+    ] = "medium",
     lexicon: Annotated[Path | None, typer.Option(help="csv in ASL-LEX columns; default: the built-in lexicon")] = None,
-    signs: Annotated[int, typer.Option(min=1)] = 48,
-    signers: Annotated[int, typer.Option(min=3)] = 10,
-    reps: Annotated[int, typer.Option(min=1, help="clips of each sign by each signer")] = 2,
+    signs: Annotated[int | None, typer.Option(min=1, help="default: 48 signs, or all actions")] = None,
+    signers: Annotated[int, typer.Option(min=1)] = 10,
+    reps: Annotated[int, typer.Option(min=1, help="clips of each sign by each signer; of each signer, continuous")] = 2,
     size: Annotated[int, typer.Option(min=64, help="width and height in pixels")] = 128,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     vocabulary: Annotated[Literal["a", "b"], typer.Option(help="built-in lexicon; a and b share no sign")] = "a",
-    setting: Annotated[
-        Literal["varied", "studio"], typer.Option(help="everybody at home, or one wall and plain clothes")
-    ] = "varied",
+    homophones: Annotated[int, typer.Option(min=0, help="built-in signs that share the form of another")] = 0,
     val_signers: Annotated[int, typer.Option(min=0)] = 2,
     test_signers: Annotated[int, typer.Option(min=0)] = 2,
     name: Annotated[str, typer.Option(help="corpus name in the manifest")] = "",
     workers: Annotated[int, typer.Option(min=1)] = 1,
 ) -> None:
-    """Render a corpus of signs from phonology: videos, exact poses, WLASL json, ASL-LEX csv, manifest."""
-    from islr.data.synth import SynthOptions, write_corpus
+    """Render a corpus: videos, exact poses, manifest, and lists as WLASL, OpenASL or Kinetics publish theirs."""
+    from islr.data.synth import SynthOptions, coverage, summary, write_corpus
+    from islr.data.synth.write import corpus_of, load_signs
     from islr.training.tracking import Progression
 
     options = SynthOptions(
+        kind=kind,
+        difficulty=difficulty,
         lexicon=lexicon,
         variant=vocabulary,
         signs=signs,
+        homophones=homophones,
         signers=signers,
         reps=reps,
         size=size,
         seed=seed,
         val_signers=val_signers,
         test_signers=test_signers,
-        setting=setting,
         name=name,
         workers=workers,
     )
-    with Progression("rendering", signs * signers * reps) as bar:
-        path = write_corpus(out, options, bar.callback)
-    print(path)
+    with Progression("rendering", len(corpus_of(options).takes())) as bar:
+        write_corpus(out, options, bar.callback)
+    if lexicon is not None:
+        print("\n".join(summary(coverage(load_signs(options)))))
+    print(out / "manifest.csv")
 
 
 @app.command()

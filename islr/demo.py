@@ -21,7 +21,7 @@ from islr.errors import RunFailed
 from islr.evaluation.results import Result, load_results
 
 # 18 signers x 48 signs: 12 to train on, 2 to choose on, 4 that nothing has seen. The source vocabulary has no test.
-CORPUS = ("--reps", "1", "--size", "112", "--setting", "studio")
+CORPUS = ("--reps", "1", "--size", "112", "--difficulty", "easy")
 TARGET = (*CORPUS, "--name", "target", "--signs", "48", "--signers", "18", "--test-signers", "4", "--seed", "0")
 SOURCE = (
     *(*CORPUS, "--name", "source", "--vocabulary", "b", "--signs", "60", "--signers", "9"),

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from islr.data.synth import hand as hands
-from islr.data.synth.body import MIRROR, Body, solve_arm, unit
+from islr.data.synth.body import MIRROR, Body, depth_in_torso, solve_arm, unit
 from islr.data.synth.path import Timeline
 
 _WRIST_LIMIT = np.radians(72.0)  # largest angle between forearm and hand
 _WRIST_PASSES = 8  # until the limited wrist and the arm agree to about a millimetre
-_ELBOW_POLE = np.array([-0.55, -0.95, -0.25])
+ELBOW_POLE = np.array([-0.55, -0.95, -0.25])
+_ELBOW_AHEAD = np.array([-0.30, -0.55, 0.90])  # the pole that keeps an arm before the chest
+_EASE = 8  # frames on either side in which the elbow goes there and back
+_EASING = np.hanning(2 * _EASE + 3)[1:-1] / np.hanning(2 * _EASE + 3).sum()
 
 Stance = tuple[np.ndarray, np.ndarray, np.ndarray]  # wrist position, finger direction, palm direction
 
@@ -75,37 +78,104 @@ def _limit_wrist(rotation: np.ndarray, forearm: np.ndarray) -> np.ndarray:
     return rotate(unit(np.cross(finger, forearm)), excess) @ rotation
 
 
-def articulate(
+@dataclass(frozen=True)
+class Track:
+    """Where one hand goes, before the arm follows: wrist [T, 3], hand frame [T, 3, 3], posture with a T axis."""
+
+    wrist: np.ndarray
+    frame: np.ndarray
+    config: hands.HandConfig
+
+    def __len__(self) -> int:
+        return len(self.wrist)
+
+    def at(self, frame: int) -> Track:
+        """One frame of it, as a track of length 1."""
+        part = slice(frame, frame + 1 or None)
+        return Track(self.wrist[part], self.frame[part], self.config.at(part))
+
+    def toward(self, other: Track, amount: np.ndarray, amount_of_hand: np.ndarray, lift: np.ndarray) -> Track:
+        """From this held frame to that one (both of length 1).
+
+        Args:
+            other: Where it ends.
+            amount: [T] share of the way of wrist and orientation.
+            amount_of_hand: [T] share of the way of the posture.
+            lift: [T] metres by which the wrist comes forward on the way.
+        """
+        share = amount[:, None]
+        wrist = self.wrist * (1 - share) + other.wrist * share
+        wrist[:, 2] += lift
+        frame = _between(self.frame[0], np.repeat(other.frame, len(amount), axis=0), amount)
+        return Track(wrist, frame, self.config.blend(other.config, amount_of_hand))
+
+
+def joined(tracks: list[Track]) -> Track:
+    """Tracks one after the other."""
+    return Track(
+        np.concatenate([track.wrist for track in tracks]),
+        np.concatenate([track.frame for track in tracks]),
+        hands.joined([track.config for track in tracks]),
+    )
+
+
+def resting(rest: Stance) -> Track:
+    """The relaxed hand at rest, as a track of length 1."""
+    wrist, finger, palm = rest
+    one = np.zeros(1)
+    return Track(wrist[None].copy(), hand_frame(finger, palm)[None], hands.RELAXED.blend(hands.RELAXED, one))
+
+
+def stroke_track(
     body: Body,
-    timeline: Timeline,
     points: np.ndarray,
     rotation: np.ndarray,
     twist: np.ndarray,
     posture: hands.HandConfig,
     reference: np.ndarray,
-    rest: Stance,
-) -> Arm:
+) -> Track:
     """Bring a point of the hand along points [T, 3], with a hand frame [3, 3], twists [T] and postures.
 
     `reference` [3] is the point of the hand, in metres of this body, that is brought to `points`.
     """
     middle = points.mean(axis=0, keepdims=True)
     for _ in range(_WRIST_PASSES):  # the wrist limit turns the hand, which moves the wrist, which turns the forearm
-        elbow, wrist = solve_arm(body, middle - rotation @ reference, _ELBOW_POLE)
+        elbow, wrist = solve_arm(body, middle - rotation @ reference, ELBOW_POLE)
         rotation = _limit_wrist(rotation[None], unit(wrist - elbow))[0]
     up = np.tile(np.array([0.0, 1.0, 0.0]), (len(points), 1))
     turned = rotation @ rotate(up, twist)
-    wrist_stroke = points - turned @ reference
+    return Track(points - turned @ reference, turned, posture)
+
+
+def from_rest_and_back(track: Track, timeline: Timeline, rest: Stance) -> Track:
+    """The track as far as the timeline's envelope says, the rest posture for the remainder."""
     rest_wrist, rest_finger, rest_palm = rest
     share = timeline.envelope[:, None]
-    wrist = rest_wrist * (1 - share) + wrist_stroke * share
+    wrist = rest_wrist * (1 - share) + track.wrist * share
     wrist[:, 2] += 0.035 * timeline.lift
-    elbow, wrist = solve_arm(body, wrist, _ELBOW_POLE)
-    frame = _between(hand_frame(rest_finger, rest_palm), turned, timeline.envelope)
-    frame = _limit_wrist(frame, unit(wrist - elbow))
-    config = hands.RELAXED.blend(posture, timeline.envelope)
-    local = hands.joints(config) * body.hand
-    _, pads = hands.finger_directions(config)
+    frame = _between(hand_frame(rest_finger, rest_palm), track.frame, timeline.envelope)
+    return Track(wrist, frame, hands.RELAXED.blend(track.config, timeline.envelope))
+
+
+def _through_torso(body: Body, elbow: np.ndarray, wrist: np.ndarray) -> np.ndarray:
+    """Whether the arm goes through the torso, bool [T]."""
+    share = np.linspace(0.0, 1.0, 9)[:, None, None]
+    upper = body.shoulder_right + np.linspace(0.3, 1.0, 7)[:, None, None] * (elbow - body.shoulder_right)
+    fore = elbow + share * (wrist - elbow)
+    return depth_in_torso(body, np.concatenate([upper, fore])).max(axis=0) > 0
+
+
+def follow(body: Body, track: Track) -> Arm:
+    """The arm that leads a hand along its track, within reach, outside the torso, the wrist within its limit."""
+    elbow, wrist = solve_arm(body, track.wrist, ELBOW_POLE)
+    blocked = _through_torso(body, elbow, wrist)
+    if blocked.any():  # the elbow comes forward, smoothly before and after
+        ahead = np.convolve(np.pad(blocked.astype(float), _EASE, mode="edge"), _EASING, mode="valid")
+        share = np.clip(2 * ahead, 0.0, 1.0)[:, None]
+        elbow, wrist = solve_arm(body, track.wrist, ELBOW_POLE * (1 - share) + _ELBOW_AHEAD * share)
+    frame = _limit_wrist(track.frame, unit(wrist - elbow))
+    local = hands.joints(track.config) * body.hand
+    _, pads = hands.finger_directions(track.config)
     return Arm(
         elbow=elbow,
         hand=wrist[:, None] + local @ frame.transpose(0, 2, 1),

@@ -1,12 +1,14 @@
-"""What is behind the signer: plain wall, gradient, panels, curtain, room or shelf. Drawn once per clip."""
+"""What is behind the signer: plain wall, gradient, panels, curtain, room, shelf or clutter. Drawn once per clip."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from islr.data.synth.canvas import ONE, Color, blur, rectangle, segment
+from islr.data.synth.canvas import ONE, Color, blur, ellipse, rectangle, segment
 
 BACKDROPS = ("plain", "gradient", "panels", "curtain", "room", "shelf")
+CLUTTERED = ("clutter",)
+_THINGS = 60
 
 
 def paint_backdrop(kind: str, colors: tuple[Color, Color], seed: int, side: int) -> np.ndarray:
@@ -28,6 +30,8 @@ def paint_backdrop(kind: str, colors: tuple[Color, Color], seed: int, side: int)
         _room(picture, first, second, rng)
     elif kind == "shelf":
         picture = _shelf(picture, second, rng)
+    elif kind == "clutter":
+        picture = _clutter(picture, rng)
     return picture
 
 
@@ -64,3 +68,17 @@ def _shelf(picture: np.ndarray, color: np.ndarray, rng: np.random.Generator) -> 
             rectangle(picture, (x, y - height), (x + max(side // 30, 1), y), book)
         segment(picture, [0, y * ONE], [side * ONE, y * ONE], _shade(color, 0.5), max(side // 70, 1))
     return blur(picture, side / 110)
+
+
+def _clutter(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Things of all sizes and colours, also of skin's, slightly out of focus."""
+    side = picture.shape[0]
+    for _ in range(_THINGS):
+        color = _shade(rng.uniform(30, 230, 3), 1.0)
+        center, reach = rng.uniform(0, side, 2), side * rng.uniform(0.02, 0.14, 2)
+        if rng.random() < 0.5:
+            ellipse(picture, center, (reach[0], reach[1]), color, float(rng.uniform(0, 180)))
+        else:
+            low, high = (center - reach).astype(int).tolist(), (center + reach).astype(int).tolist()
+            rectangle(picture, (low[0], low[1]), (high[0], high[1]), color)
+    return blur(picture, side / 150)

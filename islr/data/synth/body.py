@@ -18,6 +18,9 @@ MIRROR = np.array([-1.0, 1.0, 1.0])
 HOVER = 0.05  # metres between hand and place in a sign without contact
 SKIN = 0.012  # metres from a bone to the skin above it
 _FURTHEST_REACH = 0.985  # share of the straight arm; elbows do not lock
+# The trunk that limbs keep out of: half its width in shoulder half-widths, half its depth in metres, its upper end in
+# torso lengths.
+_TRUNK_WIDTH, TRUNK_DEPTH, _TRUNK_TOP = 0.78, 0.070, -0.08
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ _HEAD: dict[str, tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]] =
 # Torso places: x in shoulder half-widths, y in torso lengths, z in metres.
 _TORSO: dict[str, tuple[np.ndarray, np.ndarray]] = {
     "Neck": (_vector(-0.05, 0.085, 0.065), _vector(0, 0, 1)),
-    "Clavicle": (_vector(-0.42, -0.05, 0.085), _vector(0, 0.3, 0.95)),
+    "Clavicle": (_vector(-0.42, -0.05, 0.110), _vector(0, 0.3, 0.95)),
     "Shoulder": (
         _vector(0.86, 0.02, 0.075),
         _vector(0.2, 0.4, 0.9),
@@ -127,7 +130,7 @@ _BASE_ARM_UP = (_vector(-0.10, 0.03, 0.25), _vector(0.15, 0.97, 0.10), _vector(0
 HAND_PLACES = (*_BASE_HAND, *_BASE_LIKE)
 ARM_PLACES = (
     *("WristBack", "WristFront", "ForearmBack", "ForearmFront", "ForearmUlnar", "ForearmRadial"),
-    *("ElbowBack", "UpperArm", "ArmAway"),
+    *("ElbowBack", "ElbowFront", "UpperArm", "ArmAway"),
 )
 LOCATIONS: dict[str, tuple[str, ...]] = {
     "Head": tuple(_HEAD),
@@ -191,7 +194,7 @@ def place_on_other_arm(minor: str, hand: np.ndarray, elbow: np.ndarray, shoulder
         "FingerRadial": (0.5 * (hand[5] + hand[6]), radial),
         "FingerUlnar": (0.5 * (hand[17] + hand[18]), -radial),
         "Heel": (wrist + 0.25 * (hand[list(MCP_JOINTS)].mean(axis=0) - wrist), palm),
-        "HandAway": (center + 0.11 * unit(palm + _vector(0, 0.6, 0)), palm),
+        "HandAway": (center + 0.11 * unit(palm + _vector(0, 0.6, 0)) + _vector(0, 0, 0.09), palm),
         "Other": (center, palm),
     }
     if minor in on_hand:
@@ -219,13 +222,16 @@ def place_on_other_arm(minor: str, hand: np.ndarray, elbow: np.ndarray, shoulder
         "ForearmUlnar": (elbow + 0.55 * bone, unit(-up + 0.5 * _vector(0, 0, 1))),
         "ForearmRadial": (elbow + 0.55 * bone, up),
         "ElbowBack": (elbow, unit(_vector(-0.4, -0.3, 0.85))),
-        "UpperArm": (shoulder + 0.5 * (elbow - shoulder), unit(_vector(-0.2, 0.1, 1.0))),
+        "ElbowFront": (elbow + 0.12 * bone, unit(_vector(-0.2, 0.4, 0.9))),
+        "UpperArm": (shoulder + 0.5 * (elbow - shoulder) + _vector(0, 0, 0.03), unit(_vector(-0.2, 0.1, 1.0))),
         "ArmAway": (elbow + 0.6 * bone + 0.09 * outward, outward),
     }
     point, normal = on_arm[minor]
     finger = _vector(0.86, 0.10, -0.30) if minor == "UpperArm" else _vector(0.78, -0.40, -0.15)
     palm_to = _vector(0.1, -0.1, -0.95) if minor == "UpperArm" else _vector(-0.05, -0.55, -0.80)
-    return Place(point + 3 * SKIN * normal, normal, finger, palm_to, 0.8 * _SIDEWAYS, _vector(-0.08, 0.11, 0.05))
+    # A path across would take the forearm through the chest: on the upper arm it goes down.
+    along = _vector(0.01, -0.10, 0.03) if minor == "UpperArm" else 0.8 * _SIDEWAYS
+    return Place(point + 3 * SKIN * normal, normal, finger, palm_to, along, _vector(-0.08, 0.11, 0.05))
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
@@ -233,28 +239,46 @@ def unit(vector: np.ndarray) -> np.ndarray:
     return vector / np.maximum(np.linalg.norm(vector, axis=-1, keepdims=True), 1e-9)
 
 
-def solve_arm(body: Body, wrist: np.ndarray, pole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two-bone inverse kinematics of a right arm.
+def two_bones(
+    root: np.ndarray, end: np.ndarray, lengths: tuple[float, float], pole: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two-bone inverse kinematics.
 
     Args:
-        wrist: [T, 3] wanted wrist positions.
-        pole: [3] the side the elbow swings to.
+        root: [3] or [T, 3] where the first bone begins.
+        end: [T, 3] where the second one is wanted to end.
+        lengths: Of the first and of the second bone.
+        pole: [3] the side the joint between them swings to.
 
     Returns:
-        elbow [T, 3] and wrist [T, 3]; the wrist is the wanted one, or the nearest the arm reaches. Bones keep their
-        lengths.
+        joint [T, 3] and end [T, 3]; the end is the wanted one, or the nearest the bones reach. They keep their lengths.
     """
-    reach = wrist - body.shoulder_right
+    first, second = lengths
+    reach = end - root
     distance = np.linalg.norm(reach, axis=-1, keepdims=True)
-    longest = _FURTHEST_REACH * (body.upper_arm + body.forearm)
-    shortest = 1.15 * abs(body.upper_arm - body.forearm) + 0.05
+    longest = _FURTHEST_REACH * (first + second)
+    shortest = 1.15 * abs(first - second) + 0.05
     toward = reach / np.maximum(distance, 1e-9)
     distance = np.clip(distance, shortest, longest)
-    cosine = (body.upper_arm**2 + distance**2 - body.forearm**2) / (2 * body.upper_arm * distance)
+    cosine = (first**2 + distance**2 - second**2) / (2 * first * distance)
     swing = unit(pole - np.sum(pole * toward, axis=-1, keepdims=True) * toward)
     sine = np.sqrt(np.maximum(1 - cosine**2, 0.0))
-    elbow = body.shoulder_right + body.upper_arm * (cosine * toward + sine * swing)
-    return elbow, body.shoulder_right + distance * toward
+    return root + first * (cosine * toward + sine * swing), root + distance * toward
+
+
+def solve_arm(body: Body, wrist: np.ndarray, pole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A right arm that brings its wrist to [T, 3]: elbow [T, 3] and wrist [T, 3], see `two_bones`."""
+    return two_bones(body.shoulder_right, wrist, (body.upper_arm, body.forearm), pole)
+
+
+def depth_in_torso(body: Body, points: np.ndarray) -> np.ndarray:
+    """How far points [..., 3] are inside the chest and belly, metres (negative outside): an elliptic cylinder from
+    below the shoulders to the hips, a little slimmer than the skin that hands touch.
+    """
+    x, z = points[..., 0] / (_TRUNK_WIDTH * body.shoulder), points[..., 2] / TRUNK_DEPTH
+    inside = (1 - np.sqrt(x**2 + z**2)) * TRUNK_DEPTH
+    y = points[..., 1] / body.torso
+    return np.where((y < _TRUNK_TOP) & (y > -1.0), inside, -1.0)
 
 
 def reference_point(hand: np.ndarray, selected: str, flexion: str, in_space: bool) -> np.ndarray:

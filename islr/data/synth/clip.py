@@ -1,4 +1,4 @@
-"""One clip in memory: a sign filmed once, its exact pose, its H.264 bytes."""
+"""One clip in memory: what is filmed, its exact pose, its H.264 bytes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,23 @@ import cv2
 import numpy as np
 
 from islr.data.pose import Pose
+from islr.data.synth.body import Body
+from islr.data.synth.difficulty import DIFFICULTIES
 from islr.data.synth.lexicon import Sign
 from islr.data.synth.motion import perform
-from islr.data.synth.render import Shot, frames, shoot
-from islr.data.synth.signer import FRAME_RATES, clip_camera, clip_generator, clip_style, make_signer
+from islr.data.synth.recording import record
+from islr.data.synth.render import Painter, Shot, shoot
+from islr.data.synth.signer import (
+    FRAME_RATES,
+    Camera,
+    Look,
+    clip_camera,
+    clip_generator,
+    clip_quality,
+    clip_style,
+    make_signer,
+)
 
-_QUALITY = "22"  # x264 crf: visually clean at these sizes
 _PRESET = "veryfast"
 # x264's look-ahead gives other bytes from run to run for very small pictures, also with one thread. Without it, and
 # without the B-frames it plans, the bytes depend on the pictures alone.
@@ -28,11 +39,32 @@ _LEGS = slice(25, 33)
 
 @dataclass(frozen=True)
 class Take:
-    """One clip to be: which sign (its place in the lexicon), by whom, which time."""
+    """One clip to be: what is performed (its place in the lexicon, or among the actions), by whom, which time."""
 
-    sign: int
+    item: int
     signer: int
     rep: int
+
+
+@dataclass(frozen=True)
+class Footage:
+    """A clip before it is encoded.
+
+    Attributes:
+        shot: Its projected geometry.
+        pictures: Its frames, uint8 [size, size, 3], drawn while iterating.
+        fps: Frames per second.
+        quality: x264 constant rate factor.
+        legs: Whether the legs are in the picture.
+        spans: Place in the lexicon, first and last frame of every sign of a clip of many.
+    """
+
+    shot: Shot
+    pictures: Iterator[np.ndarray]
+    fps: Fraction
+    quality: int
+    legs: bool = False
+    spans: tuple[tuple[int, int, int], ...] = ()
 
 
 def film(
@@ -41,23 +73,34 @@ def film(
     seed: int,
     size: int,
     rates: tuple[Fraction, ...] = FRAME_RATES,
-    setting: str = "varied",
-) -> tuple[Shot, Iterator[np.ndarray], Fraction]:
-    """One clip as its projected geometry, its pictures (drawn while iterating) and its frame rate."""
-    signer = make_signer(seed, take.signer, rates, setting)
-    rng = clip_generator(seed, take.sign, take.signer, take.rep)
+    difficulty: str = "medium",
+) -> Footage:
+    """One signer performs one sign once."""
+    preset = DIFFICULTIES[difficulty]
+    signer = make_signer(seed, take.signer, rates, preset)
+    rng = clip_generator(seed, take.item, take.signer, take.rep)
     camera, style = clip_camera(signer.camera, rng), clip_style(signer.style, rng)
     performance = perform(sign, signer.body, style, float(signer.fps), rng)
     shot = shoot(performance, signer.body, camera, size)
-    return shot, frames(shot, signer.body, camera, signer.look, rng), signer.fps
+    quality = clip_quality(preset, seed, take.item, take.signer, take.rep)
+    pictures = recorded(Painter, shot, signer.body, camera, signer.look, rng)
+    return Footage(shot, pictures, signer.fps, quality)
 
 
-def pose_of_shot(shot: Shot, fps: float) -> Pose:
-    """The exact pose of a shot: x and y in 0..1 of the picture.
+def recorded(
+    painter: type[Painter], shot: Shot, body: Body, camera: Camera, look: Look, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Draw and record a shot; nothing is done before the first frame is asked for."""
+    yield from record(painter(shot, body, camera, look, rng).pictures(), shot, look.recording, rng)
+
+
+def pose_of(footage: Footage) -> Pose:
+    """The exact pose of a clip: x and y in 0..1 of the picture.
 
     z is on the scale of x, smaller is nearer, relative to the hips (body) or to the wrist (hands). Everything is
-    certain (confidence 1) but the legs, which are never in the picture (0).
+    certain (confidence 1) but legs that are not in the picture (0).
     """
+    shot = footage.shot
     roots = np.concatenate(
         [
             np.repeat(shot.depth[:, [23, 24]].mean(axis=1, keepdims=True), 33, axis=1),
@@ -69,22 +112,21 @@ def pose_of_shot(shot: Shot, fps: float) -> Pose:
     z = -(shot.depth - roots) * shot.per_metre / shot.size
     keypoints = np.concatenate([shot.points / shot.size, z[..., None]], axis=-1).astype(np.float32)
     confidences = np.ones(keypoints.shape[:2], dtype=np.float32)
-    confidences[:, _LEGS] = 0.0
-    return Pose(keypoints, confidences, fps, shot.size, shot.size)
+    if not footage.legs:
+        confidences[:, _LEGS] = 0.0
+    return Pose(keypoints, confidences, float(footage.fps), shot.size, shot.size)
 
 
-def encode(pictures: Iterator[np.ndarray], fps: Fraction, size: int) -> tuple[bytes, int]:
-    """RGB pictures -> the bytes of an H.264 mp4 (yuv420p, one thread: the same bytes every time) and their
-    number.
-    """
+def encode(footage: Footage) -> tuple[bytes, int]:
+    """The bytes of an H.264 mp4 (yuv420p, one thread: the same bytes every time) and its number of frames."""
     buffer = io.BytesIO()
     count = 0
     with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps)
-        stream.width = stream.height = size
+        stream = container.add_stream("libx264", rate=footage.fps)
+        stream.width = stream.height = footage.shot.size
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": _QUALITY, "preset": _PRESET, "threads": "1", "x264-params": _X264}
-        for picture in pictures:
+        stream.options = {"crf": str(footage.quality), "preset": _PRESET, "threads": "1", "x264-params": _X264}
+        for picture in footage.pictures:
             planes = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420)
             container.mux(
                 stream.encode(av.VideoFrame.from_ndarray(planes.astype(np.uint8, copy=False), format="yuv420p"))

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from islr.data.synth.hand import HANDSHAPES
-from islr.data.synth.lexicon import Sign
+from islr.data.synth.lexicon import IDENTITY, Sign
 from islr.errors import UserError
 
 VARIANTS = ("a", "b")
@@ -238,18 +238,25 @@ class _Picker:
         return [[self.index[c] for c in group if c in self.index] for group in (shapes, places, paths)]
 
 
-def built_in_lexicon(signs: int = 48, seed: int = 0, variant: str = "a") -> list[Sign]:
+def built_in_lexicon(signs: int = 48, seed: int = 0, variant: str = "a", homophones: int = 0) -> list[Sign]:
     """The first `signs` signs of the built-in lexicon.
 
     Args:
         signs: how many, from 1 on.
         seed: another seed is another selection from the same pool, with other names.
         variant: "a" or "b": two vocabularies with no phonological vector in common.
+        homophones: how many of the signs, the last ones, repeat the form of the first ones under names of their own.
 
     Raises:
         UserError: more signs than can be told apart, or an unknown variant.
     """
-    return list(_select(signs, seed, variant))
+    entries = _select(signs, seed, variant)
+    names = entries[signs - homophones :]
+    same = [
+        replace(form, **{field: getattr(name, field) for field in IDENTITY})
+        for form, name in zip(entries, names, strict=False)
+    ]
+    return [*entries[: signs - homophones], *same]
 
 
 @functools.lru_cache(maxsize=8)

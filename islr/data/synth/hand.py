@@ -7,7 +7,7 @@ Joint order: 0 wrist, 1-4 thumb, 5-8 index, 9-12 middle, 13-16 ring, 17-20 pinky
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -64,6 +64,8 @@ _THUMB_TARGETS = {
     "wide": (0.108, 0.058, 0.012),  # out to the side: 5, L, Y
     "beside": (0.064, 0.106, 0.004),  # along the flat hand
     "up": (0.046, 0.122, 0.012),  # along the fist: A, 10
+    "bent": (0.052, 0.088, 0.040),  # the thumb alone, bent
+    "beside_fist": (0.040, 0.076, 0.034),  # against the side of the closed index finger
     "across": (-0.010, 0.074, 0.030),  # folded over the open palm: B, 4
     "over": (-0.004, 0.064, 0.066),  # over the closed fingers: S, 1, V
     "opposed": (0.052, 0.074, 0.078),  # facing curved fingers: C
@@ -131,6 +133,7 @@ HANDSHAPES: dict[str, Handshape] = {
     "ily": Handshape("ip", "FullyOpen", "NA", "Open", "0"),
     "k": Handshape("m", "Stacked", "NA", "Open", "0", "i"),
     "l": Handshape("i", "FullyOpen", "NA", "Open", "0"),
+    "n": Handshape("im", "Curved", "0", "Closed", "1"),
     "o": Handshape("imrp", "Curved", "0", "Open", "1"),
     "open_8": Handshape("m", "Flat", "NA", "Open", "0", "irp"),
     "open_b": Handshape("imrp", "FullyOpen", "0", "Open", "0"),
@@ -192,12 +195,21 @@ class HandConfig:
             mix(self.touching, other.touching, 1),
         )
 
+    def at(self, part: slice) -> HandConfig:
+        """Some frames of a sequence of postures."""
+        return HandConfig(*(getattr(self, field.name)[part] for field in fields(self)))
+
     def perturbed(self, rng: np.random.Generator, degrees: float) -> HandConfig:
         """The same posture as one person makes it once: every joint a little off, within anatomical limits."""
         flexion = self.flexion + rng.normal(0.0, degrees, self.flexion.shape) * np.array([1.0, 1.0, 0.6])
         abduction = self.abduction + rng.normal(0.0, degrees * 0.3, self.abduction.shape)
         thumb = self.thumb + rng.normal(0.0, degrees * 0.0005, self.thumb.shape)
         return replace(self, flexion=np.clip(flexion, _MIN_FLEXION, _MAX_FLEXION), abduction=abduction, thumb=thumb)
+
+
+def joined(configs: list[HandConfig]) -> HandConfig:
+    """Sequences of postures one after the other."""
+    return HandConfig(*(np.concatenate([getattr(c, field.name) for c in configs]) for field in fields(HandConfig)))
 
 
 def _mask(letters: str) -> np.ndarray:
@@ -207,12 +219,12 @@ def _mask(letters: str) -> np.ndarray:
 def _thumb_posture(selected: str, flexion: str, position: str, contact: str, wide: bool) -> str:
     """Name of the thumb target. Pinching is separate: it draws the tip from this target to the fingers."""
     if selected == "t":
-        return "up"
+        return "up" if position == "Open" else "over"
     if position == "Open":
         if flexion in ("Curved", "Bent") and not wide:
             return "opposed"
         if flexion == "FullyClosed":
-            return "over" if contact == "1" else "up"
+            return "beside_fist" if contact == "1" else "up"
         if flexion == "Stacked":
             return "opposed"
         if flexion == "Flat" and (contact == "1" or selected in ("i", "im")):
@@ -267,6 +279,11 @@ def posture(
     thumb = np.array(_THUMB_TARGETS[name])
     pinch = 1.0 if touches and name != "tucked" else 0.0
     return HandConfig(angles, abduction, thumb, np.array(pinch), touching / touching.sum())
+
+
+def thumb_bent(config: HandConfig) -> HandConfig:
+    """The same posture with the thumb bent: where the thumb alone is selected, its flexion is all that can change."""
+    return replace(config, thumb=np.array(_THUMB_TARGETS["bent"]))
 
 
 def named_posture(name: str) -> HandConfig:

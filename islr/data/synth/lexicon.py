@@ -1,19 +1,21 @@
-"""Lexicons in ASL-LEX 2.0 columns: one row per sign, read, written and checked against what can be rendered."""
+"""Lexicons in ASL-LEX 2.0 columns: one row per sign, read, written and checked against what can be rendered.
+
+A compound has further columns for each further morpheme, `HandshapeM2.2.0` for `Handshape.2.0` and so on up to M6.
+"""
 
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
-import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from islr.data.synth.body import LOCATIONS
 from islr.data.synth.hand import FLEXION, HANDSHAPES
 from islr.errors import UserError
+from islr.files import write_atomic
 
 MOVEMENTS = ("None", "Straight", "Curved", "Circular", "BackAndForth", "Z-shaped", "X-shaped", "Other")
 SIGN_TYPES = (
@@ -27,8 +29,9 @@ SIGN_TYPES = (
 SELECTED_FINGERS = ("imrp", "i", "im", "t", "m", "p", "ip", "mrp", "mr", "imr", "imp", "r")
 # Values of NonDominantHandshape.2.0 that name no handshape; each is drawn with the stand-in of
 # `Sign.other_handshape`.
-_VIOLATIONS = ("DominanceConditionViolation", "SymmetryViolation")
+VIOLATIONS = ("DominanceConditionViolation", "SymmetryViolation")
 _FLAG = ("0", "1")
+AWAY = (*(f"{region}Away" for region in ("Head", "Body", "Hand", "Arm")), "Away")  # near a place, not on it
 _MINOR = tuple(dict.fromkeys(minor for minors in LOCATIONS.values() for minor in minors))
 
 # Field of Sign -> ASL-LEX 2.0 column, in the order they are written.
@@ -80,17 +83,23 @@ VALUES: dict[str, tuple[str, ...]] = {
     "repeated_movement": _FLAG,
     "major_location": (*LOCATIONS, "Other"),
     "minor_location": (*_MINOR, "Other"),
-    "second_minor_location": (*_MINOR, "Other", "OtherAway", "NA"),
+    "second_minor_location": (*_MINOR, "Other", "OtherAway", "Away", "NA"),
     "contact": _FLAG,
-    "nondominant_handshape": (*HANDSHAPES, *_VIOLATIONS, "NA"),
+    "nondominant_handshape": (*HANDSHAPES, *VIOLATIONS, "NA"),
     "ulnar_rotation": _FLAG,
 }
+MORPHEMES = (2, 3, 4, 5, 6)  # numbers of the further morphemes the table has columns for
+_ONCE = {"repeated_movement": "0"}  # NA of a further morpheme that has a plain reading: it moves once
 _ENCODINGS = ("utf-8-sig", "latin-1")  # ASL-LEX's exports come in either; latin-1 reads any bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """One row of a lexicon; every field holds the column's own text."""
+    """One row of a lexicon; every field holds the column's own text.
+
+    `morphemes` are the further morphemes of a compound. What their columns leave open (NA where a value is needed) is
+    taken over from the morpheme before and listed in `taken_over`.
+    """
 
     entry_id: str
     lemma_id: str
@@ -112,10 +121,13 @@ class Sign:
     contact: str
     nondominant_handshape: str
     ulnar_rotation: str
+    morphemes: tuple[Sign, ...] = ()
+    taken_over: tuple[str, ...] = ()
 
     def phonology(self) -> tuple[str, ...]:
-        """The phonological vector: two signs with the same one are homophones."""
-        return tuple(getattr(self, field) for field in PHONOLOGY)
+        """The phonological vector of the whole sign: two signs with the same one are homophones."""
+        own = tuple(getattr(self, field) for field in PHONOLOGY)
+        return sum((further.phonology() for further in self.morphemes), own)
 
     def other_handshape(self) -> str | None:
         """Handshape name of the other hand; None when it has none or copies the dominant hand."""
@@ -137,62 +149,6 @@ class Sign:
             if second in LOCATIONS.get(region, ()):
                 return region
         return None
-
-
-def fallbacks(sign: Sign) -> tuple[str, ...]:
-    """What of this row is drawn by a documented stand-in; empty when every column is rendered as coded."""
-    reasons = []
-    empty = [COLUMNS[field] for field in PHONOLOGY if getattr(sign, field) == ""]
-    reasons += [f"{column} is empty: read as NA" for column in empty]
-    shape = HANDSHAPES[sign.handshape]
-    if (shape.selected, shape.flexion) != (sign.selected_fingers, sign.flexion):
-        reasons.append("handshape features differ from the named handshape: fingers follow the features")
-    if sign.movement == "Other":
-        reasons.append("Movement.2.0 Other: drawn as a wave")
-    if sign.major_location == "Other":
-        reasons.append("MajorLocation.2.0 Other: drawn in neutral space")
-    elif sign.minor_location not in LOCATIONS[sign.major_location]:
-        reasons.append("MinorLocation.2.0 outside its major location: drawn at the major location's middle")
-    elif sign.minor_location == "Other":
-        reasons.append("MinorLocation.2.0 Other: drawn at a set place of the major location")
-    if sign.second_minor_location in ("Other", "OtherAway"):
-        reasons.append("SecondMinorLocation.2.0 Other: the path stays at the first place")
-    elif sign.second_region() in ("Hand", "Arm") and sign.sign_type == "OneHanded" and sign.major_location != "Arm":
-        reasons.append("SecondMinorLocation.2.0 on a hand that does not take part: the path stays at the first place")
-    if sign.nondominant_handshape in _VIOLATIONS:
-        reasons.append(f"NonDominantHandshape.2.0 {sign.nondominant_handshape} names no handshape: a stand-in is drawn")
-    elif sign.nondominant_handshape == "NA" and sign.sign_type.startswith(("Asymmetrical", "Dominance")):
-        reasons.append("NonDominantHandshape.2.0 NA in a sign of two different hands: the other hand is relaxed")
-    if sign.sign_type in ("SymmetricalOrAlternating", "SymmetryViolation") and sign.major_location in (
-        "Hand",
-        "Arm",
-    ):
-        reasons.append("both hands move, yet one is the place: drawn touching in neutral space")
-    if sign.sign_type == "OneHanded" and sign.major_location == "Hand":
-        reasons.append("one-handed, yet the other hand is the place: it is held relaxed")
-    return tuple(reasons)
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """How much of a lexicon is rendered as coded: rows in full, rows with a stand-in, and the reasons with
-    their counts.
-    """
-
-    full: int
-    fallback: int
-    reasons: dict[str, int]
-
-
-def coverage(signs: Iterable[Sign]) -> Coverage:
-    """Count fully rendered and fallback rows of a lexicon."""
-    counts: Counter[str] = Counter()
-    full = fallback = 0
-    for sign in signs:
-        found = fallbacks(sign)
-        counts.update(found)
-        full, fallback = (full + 1, fallback) if not found else (full, fallback + 1)
-    return Coverage(full, fallback, dict(counts.most_common()))
 
 
 def read_lexicon(path: str | Path) -> list[Sign]:
@@ -221,7 +177,8 @@ def read_lexicon(path: str | Path) -> list[Sign]:
         if values["entry_id"] in seen:
             values["entry_id"] = f"{values['entry_id']}_{values['code']}"
         seen.add(values["entry_id"])
-        signs.append(Sign(**values))
+        sign = _sign(values)
+        signs.append(replace(sign, morphemes=_further_morphemes(row, sign, f"{path}, row {number}")))
     if not signs:
         raise UserError(f"{path}: the lexicon has no signs")
     return signs
@@ -249,12 +206,51 @@ def _check(values: dict[str, str], where: str) -> None:
         raise UserError(f"{where}: Flexion.2.0 is NA, which only SelectedFingers.2.0 't' (the thumb alone) allows")
 
 
+def _sign(values: Mapping[str, str], taken_over: tuple[str, ...] = ()) -> Sign:
+    cells: dict[str, Any] = {field: values[field] for field in COLUMNS}
+    return Sign(**cells, taken_over=taken_over)
+
+
+def _further_morphemes(row: Mapping[str, str | None], first: Sign, where: str) -> tuple[Sign, ...]:
+    """The morphemes after the first that a row codes."""
+    morphemes: list[Sign] = []
+    for number in MORPHEMES:
+        cells = {field: (row.get(morpheme_column(field, number)) or "NA").strip() or "NA" for field in PHONOLOGY}
+        if set(cells.values()) == {"NA"}:
+            continue
+        before = morphemes[-1] if morphemes else first
+        values, taken_over = dict(cells), list[str]()
+        for field, cell in cells.items():
+            if cell != "NA":
+                continue
+            if field in _ONCE:
+                values[field] = _ONCE[field]
+            elif "NA" not in VALUES[field] or (field == "flexion" and values["selected_fingers"] != "t"):
+                values[field] = getattr(before, field)
+                taken_over.append(field)
+        names = {field: getattr(first, field) for field in IDENTITY}
+        _check(names | values, f"{where}, morpheme {number}")
+        morphemes.append(_sign(names | values, tuple(taken_over)))
+    return tuple(morphemes)
+
+
+def morpheme_column(field: str, number: int) -> str:
+    """Column of a phonological field of the morpheme with this number, from 2 on."""
+    return f"{COLUMNS[field].removesuffix('.2.0')}M{number}.2.0"
+
+
 def write_lexicon(path: str | Path, signs: Sequence[Sign]) -> None:
-    """Write signs as a csv that `read_lexicon` and readers of ASL-LEX 2.0 understand."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with open(partial, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS.values())
-        writer.writerows(dataclasses.astuple(sign) for sign in signs)
-    os.replace(partial, path)
+    """Write signs as a csv that `read_lexicon` and readers of ASL-LEX 2.0 understand; compounds get the columns of
+    their further morphemes.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    further = MORPHEMES[: max((len(sign.morphemes) for sign in signs), default=0)]
+    names = [morpheme_column(field, number) for number in further for field in PHONOLOGY]
+    writer.writerow([*COLUMNS.values(), *names])
+    for sign in signs:
+        cells = [getattr(sign, field) for field in COLUMNS]
+        for morpheme in sign.morphemes:
+            cells += ["NA" if field in morpheme.taken_over else getattr(morpheme, field) for field in PHONOLOGY]
+        writer.writerow(cells + ["NA"] * (len(COLUMNS) + len(names) - len(cells)))
+    write_atomic(Path(path), text.getvalue())

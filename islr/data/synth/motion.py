@@ -1,62 +1,28 @@
-"""A sign in time: rest -> onset -> stroke -> offset -> rest, from the phonology of one lexicon row.
+"""Signs in time: rest -> onset -> stroke -> offset -> rest for one sign, and signs in a row that run into each other.
 
-Legend: T frames. Positions follow minimum-jerk profiles (Flash & Hogan 1985). All paths are computed for a
-right-handed signer; the other hand is planned in its own mirrored frame, and a left-handed signer is the mirror image
-of the whole performance.
+Legend: T frames. Positions follow minimum-jerk profiles (Flash & Hogan 1985). Everything is computed for a
+right-handed signer; a left-handed one is the mirror image of the whole performance.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
-from islr.data.synth import hand as hands
-from islr.data.synth.arm import Arm, Stance, articulate, hand_frame
-from islr.data.synth.body import (
-    HOVER,
-    LOCATIONS,
-    MIRROR,
-    Body,
-    Place,
-    base_pose,
-    fixed_place,
-    place_on_other_arm,
-    reference_point,
-)
+from islr.data.synth.arm import Arm, Stance, Track, follow, from_rest_and_back, joined, resting
+from islr.data.synth.body import Body
 from islr.data.synth.lexicon import Sign
-from islr.data.synth.path import Timeline, clip_timeline, progress_of, stroke_path
+from islr.data.synth.path import clip_timeline, minimum_jerk, stroke_timeline
+from islr.data.synth.strokes import Strokes, Style, plan_strokes, quiet
 
-_TWIST = np.radians(62.0)  # wrist twist to either side of the middle
-_TOUCH_GAP = 0.034  # metres from the middle of the body, for hands that touch each other
-_APERTURE = 0.9  # share of the way to the partner aperture
-# Rest postures of a right hand: wrist, finger, palm.
-REST = {
-    "clasped": (
-        np.array([-0.085, -0.395, 0.190]),
-        np.array([0.80, -0.35, 0.10]),
-        np.array([0.15, -0.25, -0.95]),
-    ),
-    "low": (np.array([-0.190, -0.385, 0.150]), np.array([0.45, -0.85, 0.12]), np.array([0.30, 0.10, -0.95])),
-    "sides": (
-        np.array([-0.245, -0.400, 0.080]),
-        np.array([0.12, -0.98, 0.10]),
-        np.array([0.80, 0.10, -0.55]),
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Style:
-    """How one signer moves in one clip."""
-
-    rest: str = "low"
-    tempo: float = 1.0  # larger is faster
-    amplitude: float = 1.0
-    location_noise: float = 0.0  # metres, standard deviation
-    handshape_noise: float = 0.0  # degrees, standard deviation
-    sway: float = 0.0  # metres
-    left_handed: bool = False
+FLUENCY = 1.2  # signs in a row are shorter than signs on their own
+_REACTION, _SECONDS_PER_METRE = 0.13, 0.32  # a transit takes the longer, the further it goes
+_LINGER = 1.15  # seconds: a hand that is needed again so soon does not go to rest in between
+_HAND_LEAD = 1.5  # the next handshape is ready when two thirds of the way are done
+_LIFT = 0.035  # metres forward on the way
 
 
 @dataclass(frozen=True)
@@ -79,182 +45,108 @@ class Performance:
     stroke: tuple[int, int]
 
 
-def sign_posture(sign: Sign) -> hands.HandConfig:
-    """The dominant hand at onset."""
-    return hands.posture(
-        sign.selected_fingers,
-        sign.flexion,
-        sign.spread,
-        sign.thumb_position,
-        sign.thumb_contact,
-        hands.HANDSHAPES[sign.handshape].unselected_open,
-    )
-
-
-def _changed_posture(sign: Sign) -> hands.HandConfig | None:
-    """The dominant hand at the end of an aperture or spread change; None when the handshape holds."""
-    flexion = (
-        hands.APERTURE_PARTNER[sign.flexion] if sign.flexion_change == "1" and sign.flexion != "NA" else sign.flexion
-    )
-    if sign.flexion == "Curved" and sign.flexion_change == "1" and sign.thumb_contact == "1":
-        flexion = "FullyOpen"
-    spread = {"1": "0"}.get(sign.spread, "1") if sign.spread_change == "1" else sign.spread
-    if (flexion, spread) == (sign.flexion, sign.spread):
-        return None
-    contact = "0" if flexion == "FullyOpen" else sign.thumb_contact
-    open_fingers = hands.HANDSHAPES[sign.handshape].unselected_open
-    return hands.posture(sign.selected_fingers, flexion, spread, sign.thumb_position, contact, open_fingers)
-
-
-def _postures(onset: hands.HandConfig, end: hands.HandConfig | None, change: np.ndarray) -> hands.HandConfig:
-    return onset.blend(end if end is not None else onset, _APERTURE * change)
-
-
-def _ends(sign: Sign, first: Place, second: Place | None, size: float) -> tuple[np.ndarray, np.ndarray]:
-    """Start and end of the stroke's reference path."""
-    touching = sign.contact == "1" or sign.major_location == "Neutral" or sign.minor_location.endswith("Away")
-    point = first.point if touching else first.point + HOVER * first.normal
-    if sign.movement == "None":
-        return point, point
-    minor = sign.second_minor_location
-    if second is not None:
-        return point, second.point if touching else second.point + HOVER * second.normal
-    if minor.endswith("Away") and not sign.minor_location.endswith("Away"):
-        return point, point + 1.15 * size * first.away
-    if minor == "NA" and sign.contact == "1" and sign.movement in ("Straight", "Curved"):
-        return point + size * first.away, point  # no second place: the hand comes to the first
-    return point - 0.5 * size * first.along, point + 0.5 * size * first.along
-
-
 def perform(sign: Sign, body: Body, style: Style, fps: float, rng: np.random.Generator) -> Performance:
-    """Perform a sign once. All randomness comes from `rng`; the same arguments give the same performance."""
-    repeated = sign.repeated_movement == "1"
-    timeline = clip_timeline(sign.movement, repeated, style.tempo, fps, rng)
-    frames = len(timeline.phase)
-    offset = rng.normal(0.0, style.location_noise, 3)
-    size = style.amplitude * rng.uniform(0.94, 1.06)
-    onset = sign_posture(sign).perturbed(rng, style.handshape_noise)
-    change = progress_of(timeline.phase, repeated)[0]
-    if sign.movement == "None" and repeated and sign.flexion_change != "1" and sign.ulnar_rotation != "1":
-        trill = (
-            9.0
-            * np.sin(2 * np.pi * (3 * timeline.phase[:, None] + np.arange(4) / 4))
-            * (timeline.phase[:, None] % 1 > 0)
-        )
-    else:
-        trill = np.zeros((frames, 4))
-    posture = _postures(onset, _changed_posture(sign), change)
-    flexion = posture.flexion.copy()
-    flexion[:, :, 0] = np.clip(flexion[:, :, 0] + trill, -8, 90)
-    posture = replace(posture, flexion=flexion)
-    twist = _TWIST * (2 * change - 1) if sign.ulnar_rotation == "1" else np.zeros(frames)
+    """Perform a sign once. All randomness comes from `rng`; the same arguments give the same performance.
 
-    mirrored = sign.sign_type in ("SymmetricalOrAlternating", "SymmetryViolation")
-    rest = _jittered(REST[style.rest], rng)
-    other_shape = sign.other_handshape()
-    other_posture = (
-        None if other_shape is None else hands.named_posture(other_shape).perturbed(rng, style.handshape_noise)
-    )
-    base = base_pose(*first_place(sign))
-    if base is None and sign.sign_type not in ("OneHanded", "SymmetricalOrAlternating", "SymmetryViolation"):
-        # an unequal pair of hands away from each other: the other hand waits
-        base = base_pose("Hand", "Palm")
-    still = np.zeros(frames)
-    other: Arm | None = None
-    if not mirrored:
-        other = _other_arm(body, timeline, base, other_posture or hands.RELAXED, rest, still).mirrored()
-
-    def place(region: str | None, minor: str) -> Place | None:
-        """Where a place is in this performance; None for a place on a hand that does not take part."""
-        if region in ("Hand", "Arm"):
-            if other is None or base is None:
-                return None if minor != "UpperArm" or other is None else on_other(minor)
-            return on_other(minor)
-        return None if region is None else fixed_place(body, region, minor, mirrored)
-
-    def on_other(minor: str) -> Place:
-        assert other is not None
-        held = int(np.argmax(timeline.envelope))
-        return place_on_other_arm(minor, other.hand[held], other.elbow[held], body.shoulder_right * MIRROR)
-
-    region, minor = first_place(sign)
-    first = place(region, minor) or fixed_place(body, "Neutral", "Neutral", mirrored)
-    moves_on = sign.second_minor_location != sign.minor_location and not sign.second_minor_location.endswith(
-        ("Away", "Other")
-    )
-    second = place(sign.second_region(), sign.second_minor_location) if moves_on else None
-    if mirrored and sign.major_location == "Neutral" and sign.contact == "1":
-        first = first._replace(point=np.array([-_TOUCH_GAP * body.hand, first.point[1], first.point[2]]))
-    if sign.contact == "1" and sign.major_location != "Neutral":
-        offset = offset - (offset @ first.normal) * first.normal  # stay in touch
-    start, end = _ends(sign, first, second, size)
-    in_space = sign.major_location == "Neutral" or sign.minor_location.endswith("Away")
-    local = hands.joints(onset.blend(onset, np.zeros(1)))[0] * body.hand
-    reference = reference_point(local, sign.selected_fingers, sign.flexion, in_space)
-    rotation = hand_frame(first.finger, first.palm)
-    points = stroke_path(sign.movement, start, end, timeline.phase, repeated, size) + offset
-    if mirrored:  # each hand keeps to its own side
-        points[:, 0] -= max(float(points[:, 0].max()) + _TOUCH_GAP * body.hand, 0.0)
-    dominant = articulate(body, timeline, points, rotation, twist, posture, reference, rest)
-    if other is None:
-        points_other, posture_other = points, posture
-        if alternates(sign):
-            points_other = (
-                points.min(axis=0) + points.max(axis=0) - points
-            )  # half a cycle apart: the path turned around
-        if sign.sign_type == "SymmetryViolation" and other_posture is not None:
-            posture_other = _postures(other_posture, None, np.zeros(frames))
-        other = articulate(body, timeline, points_other, rotation, twist, posture_other, reference, rest).mirrored()
-    return _assemble(dominant, other, _sway(frames, fps, style.sway, rng), timeline.stroke, style.left_handed)
-
-
-def first_place(sign: Sign) -> tuple[str, str]:
-    """Region and place of the first location; a place the region does not have becomes its middle."""
-    region = sign.major_location
-    if region not in LOCATIONS:
-        return "Neutral", "Neutral"
-    if sign.minor_location in LOCATIONS[region]:
-        return region, sign.minor_location
-    return region, {"Head": "Mouth", "Body": "TorsoTop", "Hand": "Palm", "Arm": "ForearmBack"}.get(region, "Neutral")
-
-
-def alternates(sign: Sign) -> bool:
-    """Whether a two-handed sign is drawn out of phase: the table does not say, so repeated circles and swings
-    in space do.
+    A sign of several morphemes is performed as signs in a row.
     """
-    return (
-        sign.sign_type == "SymmetricalOrAlternating"
-        and sign.repeated_movement == "1"
-        and sign.contact == "0"
-        and sign.movement in ("Circular", "BackAndForth")
+    if sign.morphemes:
+        return perform_sequence((sign,), body, style, fps, rng)[0]
+    timeline = clip_timeline(sign.movement, sign.repeated_movement == "1", style.tempo, fps, rng)
+    strokes = plan_strokes(sign, body, style, timeline, rng)
+    dominant = follow(body, from_rest_and_back(strokes.dominant, timeline, strokes.rest))
+    others = quiet(timeline) if strokes.other_waits else timeline
+    other = follow(body, from_rest_and_back(strokes.other, others, strokes.rest)).mirrored()
+    return _assemble(
+        dominant, other, _sway(len(timeline.phase), fps, style.sway, rng), timeline.stroke, style.left_handed
     )
 
 
-def _other_arm(
+def perform_sequence(
+    signs: Iterable[Sign],
     body: Body,
-    timeline: Timeline,
-    base: Stance | None,
-    config: hands.HandConfig,
-    rest: Stance,
-    still: np.ndarray,
-) -> Arm:
-    """The other arm of a sign whose hands do not mirror each other: held as a base, or resting."""
-    wrist, finger, palm = base if base is not None else rest
-    if base is None:
-        timeline = replace(timeline, lift=still)
-        config = hands.RELAXED
-    points = np.tile(wrist, (len(still), 1))
-    postures = config.blend(config, still)
-    return articulate(body, timeline, points, hand_frame(finger, palm), still, postures, np.zeros(3), rest)
+    style: Style,
+    fps: float,
+    rng: np.random.Generator,
+    longest: float = math.inf,
+) -> tuple[Performance, list[tuple[int, int]]]:
+    """Perform signs in a row with coarticulation; one span of frames (first, last) for each sign.
 
+    The first sign that would make the performance longer than `longest` frames ends it, but for the very first one.
 
-def _jittered(rest: Stance, rng: np.random.Generator) -> Stance:
-    wrist, finger, palm = rest
-    return (
-        wrist + rng.normal(0.0, 0.008, 3),
-        finger + rng.normal(0.0, 0.06, 3),
-        palm + rng.normal(0.0, 0.06, 3),
+    Between two signs the hands go from where the first ends to where the second begins, by the shorter way and not
+    by rest; the next handshape is formed on the way. A hand that the next sign does not need lingers if it is
+    needed again soon, and rests otherwise.
+    """
+    tempo = style.tempo * FLUENCY
+    before, after = (max(round(share * fps), 1) for share in rng.uniform(0.03, 0.25, 2))
+    parts, spans, now = list[tuple[int, Strokes]](), list[tuple[int, int]](), before
+    for sign in signs:
+        added, end = list[tuple[int, Strokes]](), now
+        for part in (sign, *sign.morphemes):
+            timeline = stroke_timeline(part.movement, part.repeated_movement == "1", tempo, fps, rng)
+            strokes = plan_strokes(part, body, style, timeline, rng)
+            before_it = (parts + added)[-1:]
+            held = before_it[0][1].dominant.at(-1) if before_it else resting(strokes.rest)
+            start = end + _transit(held, strokes.dominant.at(0), tempo, fps)
+            added.append((start, strokes))
+            end = start + len(strokes.dominant)
+        home = resting((parts + added)[0][1].rest)
+        if parts and end + _transit(added[-1][1].dominant.at(-1), home, tempo, fps) + after > longest:
+            break
+        parts += added
+        spans.append((added[0][0], end - 1))
+        now = end
+    rest = parts[0][1].rest
+    frames = now + _transit(parts[-1][1].dominant.at(-1), resting(rest), tempo, fps) + after
+    of_dominant = [(start, strokes.dominant) for start, strokes in parts]
+    of_other = [(start, strokes.other) for start, strokes in parts if not strokes.other_waits]
+    dominant, other = (
+        follow(body, _with_transits(of_hand, frames, rest, tempo, fps)) for of_hand in (of_dominant, of_other)
     )
+    stroke = (spans[0][0], spans[-1][1])
+    sway = _sway(frames, fps, style.sway, rng)
+    return _assemble(dominant, other.mirrored(), sway, stroke, style.left_handed), spans
+
+
+def _transit(start: Track, end: Track, tempo: float, fps: float) -> int:
+    """Frames between two held frames."""
+    distance = float(np.linalg.norm(end.wrist[0] - start.wrist[0]))
+    return max(round((_REACTION + _SECONDS_PER_METRE * distance) / tempo * fps), 2)
+
+
+def _with_transits(parts: list[tuple[int, Track]], frames: int, rest: Stance, tempo: float, fps: float) -> Track:
+    """One hand through a whole clip: its parts (first frame, track), and the ways between them."""
+    tracks, now, held = list[Track](), 0, resting(rest)
+    for start, track in parts:
+        near = bool(tracks) and start - now <= _LINGER * fps
+        tracks += _way(held, track.at(0), start - now, None if near else rest, tempo, fps)
+        tracks.append(track)
+        now, held = start + len(track), track.at(-1)
+    tracks += _way(held, resting(rest), frames - now, rest, tempo, fps)
+    return joined(tracks)
+
+
+def _way(start: Track, end: Track, frames: int, rest: Stance | None, tempo: float, fps: float) -> list[Track]:
+    """`frames` frames from one held frame to another, straight or by a rest where there is time for one."""
+    if rest is None:
+        return [_glide(start, end, frames)]
+    middle = resting(rest)
+    down, up = (_transit(held, middle, tempo, fps) * _apart(held, middle) for held in (start, end))
+    down = min(down, frames)
+    up = min(up, frames - down)
+    return [_glide(start, middle, down), _glide(middle, middle, frames - down - up), _glide(middle, end, up)]
+
+
+def _apart(one: Track, two: Track) -> bool:
+    """Whether two held frames are different places."""
+    return not np.array_equal(one.wrist, two.wrist)
+
+
+def _glide(start: Track, end: Track, frames: int) -> Track:
+    time = np.arange(1, frames + 1) / (frames + 1)
+    lift = _LIFT * np.sin(np.pi * time) * _apart(start, end)
+    return start.toward(end, minimum_jerk(time), minimum_jerk(_HAND_LEAD * time), lift)
 
 
 def _sway(frames: int, fps: float, amount: float, rng: np.random.Generator) -> np.ndarray:

@@ -70,6 +70,14 @@ def clip_timeline(movement: str, repeated: bool, tempo: float, fps: float, rng: 
     )
 
 
+def stroke_timeline(movement: str, repeated: bool, tempo: float, fps: float, rng: np.random.Generator) -> Timeline:
+    """Time the stroke and the hold of a sign among others: no rest, no way there and back."""
+    stroke = _STROKE[movement] * (_REPEAT if repeated else 1.0) / tempo * rng.uniform(0.94, 1.06)
+    frames = max(round((stroke + _HOLD / tempo) * fps), 4)
+    phase = np.clip(np.arange(frames) / fps / stroke, 0.0, 1.0)
+    return Timeline(np.ones(frames), phase, np.zeros(frames), (0, frames - 1))
+
+
 def progress_of(phase: np.ndarray, repeated: bool) -> tuple[np.ndarray, np.ndarray]:
     """How far the stroke is (0..1) and how far it is lifted off while it returns (0..1), both [T]."""
     if not repeated:

@@ -16,7 +16,6 @@ from islr.data.synth.backdrop import paint_backdrop
 from islr.data.synth.body import Body, landmarks
 from islr.data.synth.canvas import (
     Color,
-    add_noise,
     capsule,
     contour,
     convex_hull,
@@ -40,12 +39,11 @@ _PALM_DEPTH, _WRIST_RADIUS = 0.0190, 0.026
 _ARM_WIDTHS = (0.098, 0.082, 0.058)  # metres at shoulder, elbow, wrist
 _OUTLINE = 0.0048  # metres
 _STRIPE_STEP = 0.06  # metres
-_NOISE_MARGIN = 32  # pixels by which the noise tile is larger than the picture
 _DARK_CLOTHES = 210  # sum of the channels below which the outline is lighter than the cloth
 _HAND_START = (54, 33)  # first point of the right and of the left hand among the 75
 _ARM_JOINTS = ((12, 14, 16), (11, 13, 15))  # shoulder, elbow, wrist of the right and of the left arm
 _KNUCKLES_AND_WRIST = [0, 5, 9, 13, 17]
-_PALM, _FOREARM, _UPPER_ARM, _HEAD = 5, 6, 7, 8  # units of a side; 0-4 are the fingers, thumb first
+_PALM, _FOREARM, _UPPER_ARM, HEAD = 5, 6, 7, 8  # units of a side; 0-4 are the fingers, thumb first
 
 
 @dataclass(frozen=True)
@@ -66,15 +64,22 @@ class Shot:
 def shoot(performance: Performance, body: Body, camera: Camera, size: int) -> Shot:
     """Project a performance into a square picture of `size` pixels."""
     world = landmarks(body, performance.elbows, performance.hands) + performance.sway[:, None]
+    return shoot_points(world, performance.palms, performance.pads, performance.sway, camera, size)
+
+
+def shoot_points(
+    world: np.ndarray, palms: np.ndarray, pads: np.ndarray, sway: np.ndarray, camera: Camera, size: int
+) -> Shot:
+    """Project 75 points [T, 75, 3], palm and finger normals [2, T, ..., 3] and the body's offset [T, 3]."""
     points, depth, per_metre = camera.project(world, size)
     still, _, _ = camera.project(np.zeros((1, 3)), size)
-    swayed, _, _ = camera.project(performance.sway, size)
+    swayed, _, _ = camera.project(sway, size)
     return Shot(
         points=points,
         depth=depth,
         per_metre=per_metre,
-        palm_side=camera.face_on(performance.palms),
-        pad_side=camera.face_on(performance.pads),
+        palm_side=camera.face_on(palms),
+        pad_side=camera.face_on(pads),
         sway=swayed - still,
         size=size,
     )
@@ -85,18 +90,7 @@ def supersampling(size: int) -> int:
     return max(math.ceil(_CANVAS / size), 1)
 
 
-def frames(shot: Shot, body: Body, camera: Camera, look: Look, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """The pictures of a shot, uint8 [size, size, 3] RGB, one after the other."""
-    painter = _Painter(shot, body, camera, look, rng)
-    side = shot.size + _NOISE_MARGIN
-    tile = np.round(rng.standard_normal((side, side, 3), dtype=np.float32) * look.noise).astype(np.int16)
-    offsets = rng.integers(0, _NOISE_MARGIN + 1, (len(shot.points), 2)).tolist()
-    for index, (y, x) in enumerate(offsets):
-        noise = np.ascontiguousarray(tile[y : y + shot.size, x : x + shot.size])
-        yield add_noise(shrink(painter.paint(index), shot.size), noise)
-
-
-class _Painter:
+class Painter:
     """Draws the frames of one shot. What can be is prepared for the whole clip; `paint` mostly calls the
     canvas.
     """
@@ -110,17 +104,17 @@ class _Painter:
         self.near = shot.per_metre * factor
         self.sway = fixed(shot.sway * factor)
         self.line = max(round(_OUTLINE * float(camera.project(np.zeros(3), self.side)[2])), 1)
-        self.skin, self.palm = self._tint(look.skin), self._tint(look.palm)
+        self.skin, self.palm = self.tint(look.skin), self.tint(look.palm)
         self.skin_edge = scale(self.skin, 0.42)
-        self.cloth = self._tint(look.clothes)
+        self.cloth = self.tint(look.clothes)
         self.cloth_edge = scale(self.cloth, 0.55 if sum(self.cloth) > _DARK_CLOTHES else 1.7)
         self.light = np.array(look.light) / np.linalg.norm(look.light)
         self.face = Face(
             skin=self.skin,
             edge=self.skin_edge,
-            hair=self._tint(look.hair),
-            lips=lips_of(self.skin, self._tint((176, 60, 66))),
-            white=self._tint((246, 246, 244)),
+            hair=self.tint(look.hair),
+            lips=lips_of(self.skin, self.tint((176, 60, 66))),
+            white=self.tint((246, 246, 244)),
             hair_style=look.hair_style,
             glasses=look.glasses,
             light=self.light,
@@ -129,14 +123,14 @@ class _Painter:
         )
         first, second = look.backdrop_colors
         self.backdrop = paint_backdrop(
-            look.backdrop, (self._tint(first), self._tint(second)), look.backdrop_seed, self.side
+            look.backdrop, (self.tint(first), self.tint(second)), look.backdrop_seed, self.side
         )
         self.eyes, self.mouth = _expressions(len(shot.points), rng)
         self._prepare_torso()
         self._prepare_hands()
         self.order = self._depth_order()
 
-    def _tint(self, color: Color) -> Color:
+    def tint(self, color: Color) -> Color:
         """A colour under the clip's light."""
         gain = self.look.gain
         return color[0] * gain[0], color[1] * gain[1], color[2] * gain[2]
@@ -204,8 +198,8 @@ class _Painter:
         start = _HAND_START[side]
         return self.shot.depth[:, start : start + 21]
 
-    def _depth_order(self) -> list[list[tuple[int, int]]]:
-        """For every frame the (side, unit) to draw, far to near."""
+    def unit_depths(self) -> dict[tuple[int, int], np.ndarray]:
+        """Depth [T] of every (side, unit), metres, larger is nearer."""
         depth = self.shot.depth
         depths: dict[tuple[int, int], np.ndarray] = {}
         for side, (shoulder, elbow, wrist) in enumerate(_ARM_JOINTS):
@@ -216,29 +210,47 @@ class _Painter:
             # Sleeves sit behind the hands they lead to, also where their middles are level.
             depths[side, _FOREARM] = 0.45 * depth[:, elbow] + 0.55 * depth[:, wrist] - 0.03
             depths[side, _UPPER_ARM] = 0.5 * (depth[:, shoulder] + depth[:, elbow]) - 0.06
-        depths[0, _HEAD] = depth[:, [7, 8]].mean(axis=1)
+        depths[0, HEAD] = depth[:, [7, 8]].mean(axis=1)
+        return depths
+
+    def _depth_order(self) -> list[list[tuple[int, int]]]:
+        """For every frame the (side, unit) to draw, far to near."""
+        depths = self.unit_depths()
         units = list(depths)
         order = np.argsort(np.stack(list(depths.values()), axis=1), axis=1, kind="stable")
         return [[units[column] for column in row] for row in order.tolist()]
 
+    def pictures(self) -> Iterator[np.ndarray]:
+        """All frames, uint8 [size, size, 3] RGB, one after the other, without what camera and file do to them."""
+        return (shrink(self.paint(index), self.shot.size) for index in range(len(self.shot.points)))
+
     def paint(self, index: int) -> np.ndarray:
-        """One frame on the canvas, without noise."""
+        """One frame on the canvas."""
         picture = self.backdrop.copy()
         points, metre = self.points[index], float(self.near[index, 0]) * self.body.head
         self.face.paint_hair_behind(picture, points, metre)
         self._torso(picture, self.sway[index])
         for side, unit in self.order[index]:
-            if unit < _PALM:
-                self._finger(picture, index, side, unit)
-            elif unit == _PALM:
-                self._palm(picture, index, side)
-            elif unit == _FOREARM:
-                self._forearm(picture, index, side)
-            elif unit == _UPPER_ARM:
-                self._upper_arm(picture, index, side)
-            else:
-                self.face.paint(picture, points, metre, float(self.eyes[index]), float(self.mouth[index]))
+            self.paint_unit(picture, index, side, unit)
         return picture
+
+    def paint_unit(self, picture: np.ndarray, index: int, side: int, unit: int) -> None:
+        """One finger, palm, part of an arm, or the head."""
+        if unit < _PALM:
+            self._finger(picture, index, side, unit)
+        elif unit == _PALM:
+            self._palm(picture, index, side)
+        elif unit == _FOREARM:
+            self._forearm(picture, index, side)
+        elif unit == _UPPER_ARM:
+            self._upper_arm(picture, index, side)
+        else:
+            self.paint_head(picture, index)
+
+    def paint_head(self, picture: np.ndarray, index: int) -> None:
+        """The head as it is seen from the front."""
+        metre = float(self.near[index, 0]) * self.body.head
+        self.face.paint(picture, self.points[index], metre, float(self.eyes[index]), float(self.mouth[index]))
 
     def _torso(self, picture: np.ndarray, sway: np.ndarray) -> None:
         torso, neck = self.torso + sway, self.neck + sway
@@ -251,7 +263,7 @@ class _Painter:
         polygon(picture, self.neck_shade + sway, scale(self.skin, 0.80))
         contour(picture, neck[1:-1], self.cloth_edge, self.line, closed=False)
 
-    def _limb(
+    def limb(
         self,
         picture: np.ndarray,
         ends: tuple[np.ndarray, np.ndarray],
@@ -274,7 +286,7 @@ class _Painter:
         points, near = self.points[index], self.near[index]
         start = points[shoulder] + 0.10 * (points[elbow] - points[shoulder])
         radii = 0.5 * _ARM_WIDTHS[0] * near[shoulder], 0.5 * _ARM_WIDTHS[1] * near[elbow]
-        self._limb(picture, (start, points[elbow]), radii, self.cloth, self.cloth_edge)
+        self.limb(picture, (start, points[elbow]), radii, self.cloth, self.cloth_edge)
 
     def _forearm(self, picture: np.ndarray, index: int, side: int) -> None:
         _, elbow, wrist = _ARM_JOINTS[side]
@@ -283,10 +295,10 @@ class _Painter:
         narrow = 0.5 * _ARM_WIDTHS[2] * self.near[index, wrist]
         sleeve = self.look.sleeve
         if sleeve < 0.9:
-            self._limb(picture, (a, b), (0.94 * wide, narrow), self.skin, self.skin_edge)
+            self.limb(picture, (a, b), (0.94 * wide, narrow), self.skin, self.skin_edge)
         if sleeve > 0:
             cuff = wide + (1.16 * narrow - wide) * sleeve
-            self._limb(picture, (a, a + (b - a) * sleeve), (wide, cuff), self.cloth, self.cloth_edge)
+            self.limb(picture, (a, a + (b - a) * sleeve), (wide, cuff), self.cloth, self.cloth_edge)
         else:
             disc(picture, a, wide, self.cloth)
 

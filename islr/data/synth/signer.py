@@ -14,18 +14,21 @@ import numpy as np
 from islr.data.synth.backdrop import BACKDROPS
 from islr.data.synth.body import Body
 from islr.data.synth.canvas import Color
+from islr.data.synth.difficulty import DIFFICULTIES, Difficulty
 from islr.data.synth.face import HAIR_STYLES
-from islr.data.synth.motion import REST, Style
+from islr.data.synth.strokes import REST, Style
 
 FRAME_RATES = (Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(30))
 LEFT_HANDED_EVERY, LEFT_HANDED_INDEX = (
     10,
     3,
 )  # one signer in ten, so that a share of 10 % holds for every seed
-_SIGNER_STREAM, _CLIP_STREAM = 1, 2
+_SIGNER_STREAM, _CLIP_STREAM, _DIFFICULTY_STREAM, _QUALITY_STREAM = 1, 2, 3, 4
 VIEW_HEIGHT = 0.91  # metres from the top to the bottom of the picture: head to waist
 VIEW_CENTER = -0.062  # height of the picture's middle above the shoulders
 DISTANCE = 2.4  # metres from camera to signer
+# The same for whole bodies, with room to jump and to reach up; degrees a camera may stand to the side.
+_ACTION_VIEW_HEIGHT, _ACTION_VIEW_CENTER, _ACTION_DISTANCE, _ACTION_YAW = 2.25, -0.40, 4.6, 20.0
 
 # Skin tones from light to dark as (base, palm side).
 _SKIN: tuple[tuple[Color, Color], ...] = (
@@ -49,11 +52,25 @@ _HAIR: tuple[Color, ...] = (
 )
 NECKLINES = ("round", "v", "collar")
 
-# Where signers are filmed. `varied`: every signer at home, in their own clothes. `studio`: before one plain wall, in
-# plain dark or light clothes, evenly lit, as in recordings made for a dictionary (ASL-LEX, ASL Signbank).
-SETTINGS = ("varied", "studio")
+MEDIUM = DIFFICULTIES["medium"]
 _STUDIO_WALL: Color = (92, 116, 148)
+_STUDIO_NOISE = 1.5
 _STUDIO_CLOTHES: tuple[Color, Color] = ((38, 38, 44), (214, 212, 206))
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What camera and file do to the pictures of one signer.
+
+    Attributes:
+        noise: Standard deviation of the sensor noise, 8-bit levels.
+        shutter: Share of the time between two frames in which the picture smears; 0 is sharp.
+        resolution: Share of the file's lines that the camera resolves.
+    """
+
+    noise: float
+    shutter: float = 0.0
+    resolution: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +92,7 @@ class Look:
     light: tuple[float, float]  # direction the light comes from, picture x and y
     shading: float  # 0 flat .. 1 strong
     gain: tuple[float, float, float]  # exposure and colour temperature
-    noise: float  # standard deviation of the sensor noise, 8-bit levels
+    recording: Recording
 
 
 @dataclass(frozen=True)
@@ -87,6 +104,8 @@ class Camera:
     roll: float
     scale: float
     shift: tuple[float, float]  # share of the picture
+    center: float = VIEW_CENTER  # height of the picture's middle above the shoulders, metres
+    distance: float = DISTANCE  # metres
 
     def project(self, points: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Points [..., 3] in the body frame -> pixels [..., 2] (y down), depth [...], pixels per metre [...].
@@ -97,8 +116,8 @@ class Camera:
             size: side of the square picture in pixels.
         """
         matrix = _yaw_pitch(self.yaw, self.pitch)
-        turned = (points - np.array([0.0, VIEW_CENTER, 0.0])) @ matrix.T
-        per_metre = self.scale * size / VIEW_HEIGHT * DISTANCE / (DISTANCE - turned[..., 2])
+        turned = (points - np.array([0.0, self.center, 0.0])) @ matrix.T
+        per_metre = self.scale * size / VIEW_HEIGHT * self.distance / (self.distance - turned[..., 2])
         cos, sin = np.cos(self.roll), np.sin(self.roll)
         x, y = turned[..., 0], -turned[..., 1]
         flat = np.stack([cos * x - sin * y, sin * x + cos * y], axis=-1) * per_metre[..., None]
@@ -112,6 +131,17 @@ class Camera:
 def _yaw_pitch(yaw: float, pitch: float) -> np.ndarray:
     cy, sy, cp, sp = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
     return np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]]) @ np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+
+
+def whole_body(camera: Camera, rng: np.random.Generator) -> Camera:
+    """The same camera further away, so that all of a moving person is in the picture."""
+    return replace(
+        camera,
+        yaw=camera.yaw + np.radians(rng.uniform(-_ACTION_YAW, _ACTION_YAW)),
+        scale=camera.scale * VIEW_HEIGHT / _ACTION_VIEW_HEIGHT,
+        center=_ACTION_VIEW_CENTER,
+        distance=_ACTION_DISTANCE,
+    )
 
 
 @dataclass(frozen=True)
@@ -136,8 +166,10 @@ def clip_generator(seed: int, sign: int, signer: int, rep: int) -> np.random.Gen
     return generator(seed, _CLIP_STREAM, sign, signer, rep)
 
 
-def make_signer(seed: int, index: int, rates: tuple[Fraction, ...] = FRAME_RATES, setting: str = "varied") -> Signer:
-    """The signer with this index in the world of this seed; the same person in every setting."""
+def make_signer(
+    seed: int, index: int, rates: tuple[Fraction, ...] = FRAME_RATES, difficulty: Difficulty = MEDIUM
+) -> Signer:
+    """The signer with this index in the world of this seed; the same person in every difficulty."""
     rng = generator(seed, _SIGNER_STREAM, index)
     tall = rng.uniform(0.94, 1.06)
     body = Body(
@@ -167,7 +199,8 @@ def make_signer(seed: int, index: int, rates: tuple[Fraction, ...] = FRAME_RATES
     )
     fps = rates[int(rng.integers(len(rates)))]
     look = _look(rng)
-    return Signer(index, body, style, _in_studio(look) if setting == "studio" else look, camera, fps)
+    signer = Signer(index, body, style, _in_studio(look) if difficulty.studio else look, camera, fps)
+    return _harder(signer, difficulty, generator(seed, _DIFFICULTY_STREAM, index))
 
 
 def _look(rng: np.random.Generator) -> Look:
@@ -192,7 +225,7 @@ def _look(rng: np.random.Generator) -> Look:
         light=(float(rng.uniform(-0.9, 0.9)), float(rng.uniform(-1.0, -0.4))),
         shading=rng.uniform(0.45, 0.9),
         gain=(exposure * (1 + warm), exposure, exposure * (1 - warm)),
-        noise=rng.uniform(1.0, 3.5),
+        recording=Recording(noise=rng.uniform(1.0, 3.5)),
     )
 
 
@@ -208,8 +241,48 @@ def _in_studio(look: Look) -> Look:
         backdrop="plain",
         backdrop_colors=(_STUDIO_WALL, _STUDIO_WALL),
         gain=(exposure, exposure, exposure),
-        noise=min(look.noise, 1.5),
+        recording=Recording(noise=min(look.recording.noise, _STUDIO_NOISE)),
     )
+
+
+def _harder(signer: Signer, difficulty: Difficulty, rng: np.random.Generator) -> Signer:
+    """What a preset's factors make of a signer; the factors of `easy` and `medium` are all 1."""
+    look, camera, style = signer.look, signer.camera, signer.style
+    clothes = _rgb(rng.random(), rng.uniform(0.05, 0.75), rng.uniform(0.16, 0.85))
+    exposure = rng.uniform(*difficulty.exposure)
+    if difficulty.backdrops != BACKDROPS:
+        look = replace(look, backdrop=str(rng.choice(difficulty.backdrops)))
+    look = replace(
+        look,
+        clothes=clothes if difficulty.any_clothes else look.clothes,
+        gain=(look.gain[0] * exposure, look.gain[1] * exposure, look.gain[2] * exposure),
+        recording=Recording(
+            noise=look.recording.noise * rng.uniform(*difficulty.noise),
+            shutter=rng.uniform(*difficulty.shutter),
+            resolution=rng.uniform(*difficulty.resolution),
+        ),
+    )
+    right, down = rng.uniform(-1, 1, 2) * difficulty.shift
+    camera = replace(
+        camera,
+        yaw=camera.yaw + np.radians(rng.uniform(-1, 1) * difficulty.yaw),
+        pitch=camera.pitch + np.radians(rng.uniform(-1, 1) * difficulty.pitch),
+        scale=camera.scale * rng.uniform(*difficulty.zoom),
+        shift=(camera.shift[0] + right, camera.shift[1] + down),
+    )
+    style = replace(
+        style,
+        tempo=style.tempo * rng.uniform(*difficulty.tempo),
+        handshape_noise=style.handshape_noise * rng.uniform(*difficulty.handshape_noise),
+        location_noise=style.location_noise * rng.uniform(*difficulty.location_noise),
+    )
+    return replace(signer, look=look, camera=camera, style=style)
+
+
+def clip_quality(difficulty: Difficulty, seed: int, *clip: int) -> int:
+    """The x264 constant rate factor of one clip."""
+    low, high = difficulty.quality
+    return int(generator(seed, _QUALITY_STREAM, *clip).integers(low, high + 1))
 
 
 def _luma(color: Color) -> float:

@@ -1,0 +1,235 @@
+"""Is the signal there? Simple readers of a rendered corpus of isolated signs, so that results on it mean something.
+
+    python -m islr.data.synth.validate CORPUS
+
+Baselines: each clip is named after the nearest clip of other signers, by exact poses and by pixels; signers are
+divided into folds.
+Probes: every phonological feature of signs that were not learnt from, read from the exact poses by the nearest
+neighbour and by a linear classifier. Folds keep signs together that have the same form. Balanced accuracy, over
+levels that at least as many signs carry as there are folds; what knows nothing scores 1 / levels.
+
+These are checks of the corpus. The suite's own probes, with their controls and intervals, are `islr probe`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import GroupKFold
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from islr.data.manifest import Manifest
+from islr.data.pose import normalise, read_pose
+from islr.data.synth.isolated import LEXICON
+from islr.data.synth.lexicon import COLUMNS, PHONOLOGY, read_lexicon
+from islr.data.video import decode
+from islr.errors import UserError
+
+FOLDS = 5
+_TIMES = 12  # moments of a clip that are compared
+_SIDE = 24  # pixels of a compared picture
+_BODY = (0, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)  # face, shoulders, elbows, wrists
+_HANDS = (slice(54, 75), slice(33, 54))  # right, left
+_TIPS = (4, 8, 12, 16, 20)
+_TOUCHING = [*_TIPS, 6, 10]  # the joints of a hand that touch
+_CHEST_DEPTH = 0.30  # shoulder widths from the middle of the body to the skin of the chest
+_WAVES = 7  # lowest frequencies of a hand's path: how often something is repeated
+_COMPONENTS = 120  # of the poses, before probing
+_SWAPPED_BODY = (0, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How well a feature of unseen signs is read, in balanced accuracy."""
+
+    feature: str
+    levels: int
+    signs: int
+    chance: float
+    neighbour: float
+    linear: float
+
+
+def pose_features(manifest: Manifest) -> np.ndarray:
+    """Exact poses as vectors [clips, D]: where, how shaped and how moving the hands are; the busier hand first."""
+    return np.stack([_pose_vector(path) for path in _poses(manifest)])
+
+
+def _poses(manifest: Manifest) -> list[Path]:
+    found = [manifest.pose_of(clip) for clip in manifest]
+    poses = [path for path in found if path is not None]
+    if len(poses) < len(found):
+        raise UserError(f"{manifest.name}: {len(found) - len(poses)} clips have no pose")
+    return poses
+
+
+def _pose_vector(path: Path) -> np.ndarray:
+    pose = read_pose(path)
+    points, _ = normalise(pose)
+    scale = pose.keypoints[:, 11, 0] - pose.keypoints[:, 12, 0]  # z is on the scale of x: shoulder widths, as x and y
+    z = pose.keypoints[:, :, 2] / max(float(scale.mean()), 1e-6)
+    xyz = np.concatenate([points[:, :, :2], z[:, :, None]], axis=2)
+    # A hand's z is relative to its wrist, which is a body point too.
+    hands = [xyz[:, hand] + xyz[:, [wrist]] * [0, 0, 1] for hand, wrist in zip(_HANDS, (16, 15), strict=True)]
+    travel = [float(np.abs(np.diff(hand[:, 0, :2], axis=0)).sum()) for hand in hands]
+    body = xyz[:, _BODY]
+    if travel[1] > travel[0]:  # a left-handed signer, seen in the mirror
+        hands = [hand * [-1, 1, 1] for hand in hands[::-1]]
+        body = xyz[:, _SWAPPED_BODY] * [-1, 1, 1]
+    when = np.linspace(0, len(xyz) - 1, _TIMES).round().astype(int)
+    middle = np.linspace(0.3 * len(xyz), 0.72 * len(xyz), _TIMES).round().astype(int)  # the stroke, roughly
+    parts = [body[when, :, :2].ravel()]
+    for hand in hands:
+        shape = hand[:, :, :2] - hand[:, :1, :2]
+        shape = shape / max(float(np.linalg.norm(shape[:, 9], axis=-1).mean()), 1e-6)
+        opening = np.linalg.norm(shape[:, _TIPS], axis=-1)  # [T, 5]
+        gaps = np.linalg.norm(np.diff(shape[:, _TIPS], axis=1), axis=-1)  # [T, 4]
+        parts += [shape[when].ravel(), opening[when].ravel(), gaps[when].ravel()]
+        parts += [opening.std(axis=0), shape.std(axis=0).ravel(), hand[when, 0].ravel()]
+        parts += [hand[:, 0].min(axis=0), hand[:, 0].max(axis=0), _path(hand[middle, 0]), _path(hand[middle, 9])]
+        near = np.linalg.norm(hand[:, _TOUCHING, None] - body[:, None], axis=-1)  # to face, shoulders, arms
+        parts.append(near[middle].min(axis=(0, 1)))
+        parts.append(hand[middle][:, _TOUCHING, 2].min(axis=1))  # how far from the chest
+    apart = np.linalg.norm(hands[0][:, :, None] - hands[1][:, None], axis=-1).min(axis=(1, 2))
+    parts += [apart[when], np.array([apart.min(), apart.mean()]), _touch(hands, xyz, apart, middle)]
+    return np.concatenate(parts)
+
+
+def _touch(hands: list[np.ndarray], xyz: np.ndarray, apart: np.ndarray, stroke: np.ndarray) -> np.ndarray:
+    """How near the busier hand comes to face, chest and the other hand in the stroke, and to the nearest of them."""
+    tips = hands[0][stroke][:, _TOUCHING]  # [t, 7, 3]
+    face = np.linalg.norm(tips[:, :, None] - xyz[stroke][:, None, :11], axis=-1).min()
+    chest = np.where((np.abs(tips[..., 0]) < 0.6) & (tips[..., 1] > 0.0), -tips[..., 2] - _CHEST_DEPTH, 1.0)
+    distances = np.array([face, np.abs(chest).min(), apart[stroke].min()])
+    return np.concatenate([np.minimum(distances, 1.0), [distances.min()], np.log(distances + 0.02)])
+
+
+def _path(points: np.ndarray) -> np.ndarray:
+    """The shape of a path [T, 3] whatever its place, size and direction."""
+    flat = points[:, :2] - points[:, :2].mean(axis=0)
+    across, sizes, _ = np.linalg.svd(flat, full_matrices=False)
+    size = max(float(sizes[0]), 1e-6)
+    steps = np.diff(flat, axis=0)
+    headings = np.unwrap(np.arctan2(steps[:, 1], steps[:, 0]))
+    length = float(np.linalg.norm(steps, axis=1).sum())
+    area = 0.5 * float(np.abs(np.sum(flat[:-1, 0] * flat[1:, 1] - flat[1:, 0] * flat[:-1, 1])))
+    along = across[:, 0] * np.sign(across[-1, 0] - across[0, 0] or 1.0)
+    sideways = np.abs(across[:, 1]) * sizes[1] / size
+    reversals = float(np.sum(np.diff(np.sign(np.diff(along))) != 0))
+    ends = float(np.linalg.norm(flat[-1] - flat[0]))
+    shape = [length, np.log(length / max(ends, 1e-3)), area / size**2, sizes[1] / size, reversals]
+    shape += [abs(float(headings[-1] - headings[0])), float(np.abs(np.diff(headings)).sum()), np.log(size)]
+    return np.concatenate([shape, along, sideways, np.abs(np.fft.rfft(along))[:_WAVES]])
+
+
+def pixel_features(manifest: Manifest) -> np.ndarray:
+    """Pictures as vectors [clips, D]: a few small grey ones per clip, each clip with mean 0 and deviation 1."""
+    rows = []
+    for clip in manifest:
+        assert clip.frames is not None
+        when = np.linspace(0, clip.frames - 1, _TIMES).round().astype(int)
+        pictures = decode(manifest.path_of(clip), when)
+        small = [
+            cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+            for picture in pictures
+        ]
+        row = np.stack(small).astype(np.float32).ravel()
+        rows.append((row - row.mean()) / max(float(row.std()), 1e-6))
+    return np.stack(rows)
+
+
+def neighbour_accuracy(features: np.ndarray, manifest: Manifest) -> float:
+    """Share of clips whose nearest clip by signers of other folds shows the same sign."""
+    forms = np.array([clip.form for clip in manifest])
+    signers = np.array([clip.signer for clip in manifest])
+    folds = min(FOLDS, len(set(signers.tolist())))
+    model = make_pipeline(StandardScaler(), KNeighborsClassifier(1))
+    return float((_guesses(model, features, forms, signers, folds) == forms).mean())
+
+
+def read_features(features: np.ndarray, manifest: Manifest) -> list[Reading]:
+    """Read every phonological feature of unseen signs; a feature without two frequent levels is left out."""
+    lexicon = {sign.entry_id: sign for sign in read_lexicon(manifest.root / LEXICON)}
+    forms = np.array([clip.form for clip in manifest])
+    readings = []
+    for field in PHONOLOGY:
+        level_of = {form: getattr(lexicon[form], field) for form in sorted(set(forms.tolist()))}
+        carried = Counter(level_of.values())
+        frequent = {level for level, count in carried.items() if count >= FOLDS and level != ""}
+        if len(frequent) < 2:
+            continue
+        levels = np.array([level_of[form] for form in forms])
+        kept = np.isin(levels, sorted(frequent))
+        x, y, groups = features[kept], levels[kept], forms[kept]
+        size = min(_COMPONENTS, len(x) // 2, x.shape[1])
+        models = {
+            "neighbour": make_pipeline(StandardScaler(), PCA(size, random_state=0), KNeighborsClassifier(1)),
+            "linear": make_pipeline(
+                StandardScaler(), PCA(size, random_state=0), StandardScaler(),
+                LogisticRegression(C=0.02, class_weight="balanced", max_iter=300),
+            ),
+        }  # fmt: skip
+        scores = {
+            name: float(balanced_accuracy_score(y, _guesses(model, x, y, groups))) for name, model in models.items()
+        }
+        signs = sum(carried[level] for level in frequent)
+        readings.append(Reading(COLUMNS[field], len(frequent), signs, 1 / len(frequent), **scores))
+    return readings
+
+
+def _guesses(model: Pipeline, x: np.ndarray, y: np.ndarray, groups: np.ndarray, folds: int = FOLDS) -> np.ndarray:
+    """What is guessed of each clip by a model that has seen nothing of its group."""
+    guesses = np.empty_like(y)
+    for train, test in GroupKFold(folds).split(x, y, groups):
+        guesses[test] = model.fit(x[train], y[train]).predict(x[test])
+    return guesses
+
+
+def report(corpus: str | Path) -> str:
+    """Baselines and readings of a corpus of isolated signs, as a markdown table.
+
+    Raises:
+        UserError: The folder holds no such corpus.
+    """
+    manifest = Manifest.load(corpus)
+    if not (manifest.root / LEXICON).is_file() or not manifest.classes:
+        raise UserError(f"{corpus}: not a rendered corpus of isolated signs")
+    poses = pose_features(manifest)
+    chance = 1 / len({clip.form for clip in manifest})
+    lines = [f"{manifest.name}: {len(manifest)} clips, {len(manifest.classes)} signs"]
+    if len({clip.signer for clip in manifest}) > 1:
+        by_pose, by_pixel = (
+            100 * neighbour_accuracy(features, manifest) for features in (poses, pixel_features(manifest))
+        )
+        lines.append(
+            f"nearest neighbour, unseen signers: poses {by_pose:.1f} %, pixels {by_pixel:.1f} %,"
+            f" chance {100 * chance:.1f} %"
+        )
+    lines += [
+        "",
+        "| feature, unseen signs | levels | signs | chance | nearest neighbour | linear |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {one.feature} | {one.levels} | {one.signs} | {100 * one.chance:.0f} | {100 * one.neighbour:.0f}"
+        f" | {100 * one.linear:.0f} |"
+        for one in read_features(poses, manifest)
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    try:
+        print(report(Path(sys.argv[1])))
+    except (UserError, IndexError) as error:
+        sys.exit(f"usage: python -m islr.data.synth.validate CORPUS ({error})")

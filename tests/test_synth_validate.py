@@ -1,0 +1,38 @@
+"""The corpus's own check: features that are in the poses are read, features that are not score chance."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from islr.data.manifest import Manifest
+from islr.data.synth import SynthOptions, write_corpus
+from islr.data.synth.validate import neighbour_accuracy, pose_features, read_features, report
+from islr.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    options = SynthOptions(signs=24, signers=2, reps=1, size=48, val_signers=0, test_signers=0, difficulty="easy")
+    return write_corpus(tmp_path_factory.mktemp("validate"), options)
+
+
+def test_poses_tell_signs_and_features_apart_and_noise_does_not(corpus: Manifest) -> None:
+    poses = pose_features(corpus)
+    noise = np.random.default_rng(0).normal(size=poses.shape)
+    assert neighbour_accuracy(poses, corpus) > 0.4 > 0.2 > neighbour_accuracy(noise, corpus)
+    readings = {one.feature: one for one in read_features(poses, corpus)}
+    assert readings["SignType.2.0"].linear > readings["SignType.2.0"].chance + 0.3
+    chance = {one.feature: one for one in read_features(noise, corpus)}
+    assert abs(chance["SignType.2.0"].linear - chance["SignType.2.0"].chance) < 0.2
+
+
+def test_the_report_has_baselines_and_a_row_a_feature(corpus: Manifest, tmp_path: Path) -> None:
+    text = report(corpus.root)
+    assert "48 clips, 24 signs" in text
+    assert "chance 4.2 %" in text
+    assert "| MajorLocation.2.0 |" in text
+    actions = SynthOptions(kind="actions", signs=1, signers=1, reps=1, size=48, val_signers=0, test_signers=0)
+    write_corpus(tmp_path, actions)
+    with pytest.raises(UserError, match="not a rendered corpus"):
+        report(tmp_path)
