@@ -179,8 +179,7 @@ def _draw_originals(folder: Path) -> None:
     rng = np.random.default_rng(0)
     for number, sign in enumerate(built_in_lexicon(len(_SIZES))):
         width, height = _SIZES[number]
-        _, pictures, _ = film(sign, Take(number, number, 0), 0, 256)
-        drawn = list(pictures)
+        drawn = list(film(sign, Take(number, number, 0), 0, 256).pictures)
         grain = rng.normal(0, _GRAIN, (height, width, 3)).astype(np.float32)
         with av.open(str(folder / f"{number}.mp4"), "w") as container:
             stream = container.add_stream("libx264", rate=Fraction(30), options={"preset": "veryfast", "threads": "2"})
