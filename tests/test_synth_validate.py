@@ -7,8 +7,10 @@ import pytest
 
 from islr.data.manifest import Manifest
 from islr.data.synth import SynthOptions, write_corpus
-from islr.data.synth.validate import neighbour_accuracy, pose_features, read_features, report
-from islr.errors import UserError
+from islr.data.synth.validate import main, neighbour_accuracy, pose_features, read_features
+
+# Few clips of many signs, which is what a sign classifier is about.
+pytestmark = pytest.mark.filterwarnings("ignore:The number of unique classes")
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +29,18 @@ def test_poses_tell_signs_and_features_apart_and_noise_does_not(corpus: Manifest
     assert abs(chance["SignType.2.0"].linear - chance["SignType.2.0"].chance) < 0.2
 
 
-def test_the_report_has_baselines_and_a_row_a_feature(corpus: Manifest, tmp_path: Path) -> None:
-    text = report(corpus.root)
+def test_the_report_has_baselines_and_a_row_a_feature(corpus: Manifest, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(corpus.root)]) == 0
+    text = capsys.readouterr().out
     assert "48 clips, 24 signs" in text
     assert "chance 4.2 %" in text
     assert "| MajorLocation.2.0 |" in text
+
+
+def test_what_is_no_corpus_of_signs_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "usage" in capsys.readouterr().err
     actions = SynthOptions(kind="actions", signs=1, signers=1, reps=1, size=48, val_signers=0, test_signers=0)
     write_corpus(tmp_path, actions)
-    with pytest.raises(UserError, match="not a rendered corpus"):
-        report(tmp_path)
+    assert main([str(tmp_path)]) == 2
+    assert "not a rendered corpus" in capsys.readouterr().err

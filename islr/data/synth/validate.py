@@ -228,8 +228,18 @@ def report(corpus: str | Path) -> str:
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
+def main(arguments: list[str]) -> int:
+    """Print the report of the one corpus named; 2 when the input is wrong, as with `islr`."""
+    if len(arguments) != 1:
+        print("usage: python -m islr.data.synth.validate CORPUS", file=sys.stderr)
+        return 2
     try:
-        print(report(Path(sys.argv[1])))
-    except (UserError, IndexError) as error:
-        sys.exit(f"usage: python -m islr.data.synth.validate CORPUS ({error})")
+        print(report(arguments[0]))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
