@@ -96,7 +96,7 @@ class LinearProbes:
         assert bool(torch.isfinite(x).all()), "features must be finite"
         self.dtype = x.dtype
         self.center = x.mean(0, dtype=torch.float64).to(x.dtype)
-        variance, self.basis = _eigenbasis(x - self.center, max_rank)
+        variance, self.basis = eigenbasis(x - self.center, max_rank)
         self.variance = torch.cat([variance, torch.ones(1, dtype=torch.float64, device=x.device)])  # bias: 1
         self.rotated = self.project(x)
         self.classes = [np.unique(row[row >= 0]) for row in labels]
@@ -201,7 +201,7 @@ class LinearProbes:
         return weights.cpu().numpy(), (rows[:, -1] - weights @ self.center.double()).cpu().numpy()
 
 
-def _eigenbasis(centred: Tensor, max_rank: int | None) -> tuple[Tensor, Tensor]:
+def eigenbasis(centred: Tensor, max_rank: int | None) -> tuple[Tensor, Tensor]:
     """Variances (float64 `[r]`, largest first) and directions `[D, r]` of centred features that hold data."""
     n, d = centred.shape
     x = centred.double()

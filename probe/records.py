@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from islr.evaluation.results import Provenance, Result
+from probe.findings import Finding, differences, mean_over_seeds
 from probe.fitting import UNSCORED, Outcome
 from probe.scores import CI_METHOD, METRICS, Counts, Estimate, adjusted, calibration_error, draw_weights
 from probe.splits import Split
@@ -21,6 +22,7 @@ BUNDLES_MEAN, FEATURES_MEAN = "mean:bundles", "mean:features"
 HEADLINE = "balanced_accuracy"
 DIFFERENCE = "balanced_accuracy_difference"
 CHOSEN = "chosen"
+ANALYSED = "unseen_sign"  # the split whose folds the analyses work on
 FINE_TUNING = "fine-tuning"  # the stage of an encoder that was taken out of a classifier
 
 
@@ -35,6 +37,7 @@ class Row:
         outcomes: Split name -> predictions of each seed.
         floor: Name of the random-init row of the same architecture, to compare with; "" for none.
         blocks: Number of the block behind each probed layer; None = all of them, in order.
+        findings: What the analyses found, for each seed.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Row:
     outcomes: dict[str, list[Outcome]]
     floor: str = ""
     blocks: tuple[int, ...] | None = None
+    findings: tuple[Sequence[Finding], ...] = ()
 
     def block(self, layer: int) -> int:
         """The block behind a probed layer."""
@@ -60,6 +64,7 @@ class Board:
 
     Attributes:
         weights: Sample and bootstrap draws over the groups tested, `[1 + B, G]`.
+        cluster: Number of the tested group of each clip `[N]`, -1 for a clip that is not tested.
     """
 
     targets: Targets
@@ -67,7 +72,7 @@ class Board:
     draws: int
     seed: int
     weights: np.ndarray = field(init=False)
-    _cluster: np.ndarray = field(init=False)
+    cluster: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
         fold_of = np.full(len(self.targets), -1)
@@ -75,8 +80,8 @@ class Board:
             fold_of[fold.test] = number
         tested = fold_of >= 0
         names, index, inverse = np.unique(self.targets.groups[tested], return_index=True, return_inverse=True)
-        self._cluster = np.full(len(self.targets), -1)
-        self._cluster[tested] = inverse
+        self.cluster = np.full(len(self.targets), -1)
+        self.cluster[tested] = inverse
         self.groups = len(names)
         self.weights = draw_weights(fold_of[tested][index], self.draws, self.seed)
 
@@ -93,7 +98,7 @@ class Board:
         result = {}
         for f, (feature, classes) in enumerate(self.targets.classes.items()):
             loss = np.zeros(len(self.targets)) if log_loss is None else log_loss[f]
-            counts = Counts.of(truth[f], predicted[f], loss, self._cluster, self.groups, len(classes))
+            counts = Counts.of(truth[f], predicted[f], loss, self.cluster, self.groups, len(classes))
             if counts.table.any():
                 result[feature] = counts.scores(self.weights)
                 if log_loss is None:
@@ -274,6 +279,40 @@ class Recorder:
                 for member, p in adjusted(members).items():
                     row, metric, n = found[member]
                     self._add(row, metric, member[-1], split, p, n)
+
+    def analyses(self, rows: Sequence[Row]) -> None:
+        """What the analyses found in each row, and paired differences to its random initialisation.
+
+        Intervals of differences are not corrected for their number.
+        """
+        found = {row.key: mean_over_seeds(row.findings) for row in rows if row.findings}
+        for row in rows:
+            own = found.get(row.key, [])
+            floor = found.get((row.floor, row.provenance.encoder), [])
+            for finding in [*own, *differences(own, floor)]:
+                self._add_finding(row, finding)
+
+    def _add_finding(self, row: Row, finding: Finding) -> None:
+        interval = Estimate.of(finding.values) if len(finding.values) > 1 else None
+        value = float(finding.values[0])
+        if not np.isfinite(value) or finding.clips < 1:
+            return
+        group = {"feature": finding.feature, "split": ANALYSED, "layer": finding.layer, "control": row.control}
+        group |= {"analysis": finding.analysis, "setting": finding.setting, "signs": str(finding.signs)}
+        self.results.append(
+            Result(
+                name=row.name,
+                metric=finding.metric,
+                value=value,
+                ci_low=interval.low if interval else None,
+                ci_high=interval.high if interval else None,
+                ci_method=finding.method.replace(CI_METHOD, self.method) if interval else "",
+                n=finding.clips,
+                higher_is_better=finding.higher_is_better,
+                group=group,
+                provenance=row.provenance,
+            )
+        )
 
     def _paired(
         self, board: Board, first: Sequence[Outcome], second: Sequence[Outcome]

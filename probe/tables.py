@@ -22,7 +22,7 @@ def render(results: Sequence[Result]) -> str:
     """
     text = io.StringIO()
     console = Console(file=text, width=WIDTH)
-    chosen = [r for r in results if r.group.get("layer") == CHOSEN]
+    chosen = [r for r in results if r.group.get("layer") == CHOSEN and "analysis" not in r.group]
     for split in dict.fromkeys(r.group["split"] for r in chosen):
         here = [r for r in chosen if r.group["split"] == split]
         scores = {(_row(r), r.group["feature"]): r for r in here if r.metric == HEADLINE}
