@@ -31,10 +31,10 @@ Analysis = Literal[
 class AttentiveConfig(Config):
     """The attentive probe: every pair of a learning rate and a weight decay is trained in one pass."""
 
-    heads: int = Field(4, ge=1, description="attention maps of the one query")
-    lrs: tuple[float, ...] = Field((3e-3, 1e-2), min_length=1)
-    weight_decays: tuple[float, ...] = Field((0.01, 0.1), min_length=1)
-    epochs: int = Field(20, ge=1, description="at most; ended for each probe where its held-out signs are read best")
+    heads: int = Field(2, ge=1, description="attention maps of the one query")
+    lrs: tuple[float, ...] = Field((1e-3, 5e-3), min_length=1)
+    weight_decays: tuple[float, ...] = Field((0.01, 0.5), min_length=1)
+    epochs: int = Field(15, ge=1, description="at most; ended for each probe where its held-out signs are read best")
     batch_size: int = Field(64, ge=1)
     block: int | None = Field(None, description="block whose tokens are read, counted from 0; none = the last")
     max_gigabytes: float = Field(

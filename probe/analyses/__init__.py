@@ -8,16 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from islr.config import config_hash
-from probe.analyses.attentive import attentive
-from probe.analyses.erasure import erasure
-from probe.analyses.few_shot import few_shot
+from probe.analyses import (
+    attentive,
+    erasure,
+    few_shot,
+    neighbours,
+    online_code,
+    pairs,
+    retrieval,
+    rsa,
+    weighted_sum,
+)
 from probe.analyses.material import Material
-from probe.analyses.neighbours import knn
-from probe.analyses.online_code import mdl
-from probe.analyses.pairs import minimal_pairs
-from probe.analyses.retrieval import retrieval
-from probe.analyses.rsa import rsa
-from probe.analyses.weighted_sum import weighted_sum
 from probe.findings import Finding, load, save
 from probe.fitting import work_key
 
@@ -25,15 +27,15 @@ __all__ = ["ANALYSES", "Material", "analyse"]
 
 VERSION = "analyses/1"
 ANALYSES: dict[str, Callable[[Material], list[Finding]]] = {
-    "mdl": mdl,
-    "knn": knn,
-    "attentive": attentive,
-    "weighted_sum": weighted_sum,
-    "minimal_pairs": minimal_pairs,
-    "rsa": rsa,
-    "few_shot": few_shot,
-    "retrieval": retrieval,
-    "erasure": erasure,
+    "mdl": online_code.mdl,
+    "knn": neighbours.knn,
+    "attentive": attentive.attentive,
+    "weighted_sum": weighted_sum.weighted_sum,
+    "minimal_pairs": pairs.minimal_pairs,
+    "rsa": rsa.rsa,
+    "few_shot": few_shot.few_shot,
+    "retrieval": retrieval.retrieval,
+    "erasure": erasure.erasure,
 }
 
 

@@ -7,8 +7,9 @@ sign groups held out inside the training signs, never on the clips that are repo
 on all training clips.
 
 With a single query, queries and keys reduce to one vector per head, and values followed by a linear classifier to
-one matrix per head: nothing is lost. It starts at uniform attention, the linear probe on mean tokens. Deviation: no
-feed-forward part behind the attention.
+one matrix per head: nothing is lost. Tokens are scaled so that their mean over a clip is standardised over the
+training clips; the start, uniform attention, is thereby the linear probe on mean tokens. Deviation: no feed-forward
+part behind the attention.
 
 Shapes: P probes (grid x features), b clips of a batch, T tokens, D width, H heads, K classes at most.
 """
@@ -27,8 +28,9 @@ from probe.findings import Finding
 from probe.fitting import UNSCORED, macro_f1
 
 ANALYSIS = "attentive"
-PATIENCE = 5  # epochs without a better probe after which training ends
+PATIENCE = 4  # epochs without a better probe after which training ends
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8  # AdamW, its usual values
+FLAT = 1e-6  # deviation of a mean token below which a direction is constant
 _SPREAD = 0.02  # of the first query vectors: heads must differ to become different
 
 
@@ -41,11 +43,11 @@ def attentive(material: Material) -> list[Finding]:
     predicted = np.full(material.linear.truth.shape, UNSCORED)
     for part in material.parts():
         settings = choose(x, part, material)
-        final = Probes(settings, part.labels, x.shape[2], material, part.number)
+        final = Probes(settings, part.labels, x, part.train, material, part.number)
         for epoch in range(int(settings.epochs.max(initial=0))):
             material.alive()
-            final.epoch(x, part.train, epoch)
-        predicted[:, part.test] = final.predict(x, part.test)
+            final.epoch(epoch)
+        predicted[:, part.test] = final.predict(part.test)
     return material.classified(ANALYSIS, [predicted], layer=str(tokens.block))
 
 
@@ -70,13 +72,13 @@ def choose(x: Tensor, part: Part, material: Material) -> Settings:
         np.repeat([decay for _, decay in pairs], count),
         np.full(count * len(pairs), config.epochs),
     )
-    probes = Probes(settings, part.labels, x.shape[2], material, part.number)
+    probes = Probes(settings, part.labels, x, part.fit, material, part.number)
     score, best = np.full(len(settings.lr), -1.0), np.ones(len(settings.lr), dtype=int)
     last = 0
     for epoch in range(config.epochs):
         material.alive()
-        probes.epoch(x, part.fit, epoch)
-        guess = probes.predict(x, part.select)
+        probes.epoch(epoch)
+        guess = probes.predict(part.select)
         for p, f in enumerate(settings.feature.tolist()):
             value = macro_f1(part.labels[f, part.select], guess[p])
             if value > score[p] + 1e-12:
@@ -93,12 +95,21 @@ class Probes:
     Args:
         settings: Of each probe.
         labels: `[F, N]`, -1 = missing; classes are those of the fold.
-        width: D.
+        x: Tokens of all clips, float16 `[N, T, D]`.
+        rows: The clips to learn from.
         material: Gives heads, batch size, seed and device.
         fold: Seeds the start and the order of clips.
     """
 
-    def __init__(self, settings: Settings, labels: np.ndarray, width: int, material: Material, fold: int) -> None:
+    def __init__(
+        self, settings: Settings, labels: np.ndarray, x: Tensor, rows: np.ndarray, material: Material, fold: int
+    ) -> None:
+        self.x, self.rows = x, rows
+        pooled = x[torch.from_numpy(rows)].float().mean(1).double()
+        deviation = pooled.std(0, correction=0)
+        self.center = pooled.mean(0).float().to(material.device)
+        flat = deviation <= FLAT
+        self.scale = torch.where(flat, 0.0, 1 / torch.where(flat, 1.0, deviation)).float().to(material.device)
         self.settings, self.config, self.device = settings, material.config.attentive, material.device
         self.seed = (material.seed, 11, fold)
         self.names = [np.unique(row[row >= 0]) for row in labels]
@@ -107,7 +118,7 @@ class Probes:
             known = labels[f] >= 0
             codes[f, known] = np.searchsorted(names, labels[f, known])
         self.codes = torch.from_numpy(codes[settings.feature]).to(self.device)  # [P, N]
-        count, heads = len(settings.feature), self.config.heads
+        count, heads, width = len(settings.feature), self.config.heads, x.shape[2]
         classes = np.array([max(len(self.names[f]), 1) for f in settings.feature.tolist()])
         size = int(classes.max())
         self.closed = torch.arange(size, device=self.device) >= torch.from_numpy(classes).to(self.device)[:, None]
@@ -125,20 +136,24 @@ class Probes:
         """`[P, b, K]` of tokens `[b, T, D]`."""
         query, weight, bias = self.parameters
         probes, heads, width = query.shape
-        scores = x @ (query.reshape(-1, width).T / width**0.5)  # [b, T, P H]
-        seen = scores.softmax(1).transpose(1, 2) @ x  # [b, P H, D]
+        scores = query.reshape(-1, width) / width**0.5 @ x.transpose(1, 2)  # [b, P H, T]
+        seen = scores.softmax(2) @ x  # [b, P H, D]
         seen = seen.reshape(len(x), probes, heads * width).transpose(0, 1)  # [P, b, H D]
         return torch.baddbmm(bias, seen, weight).masked_fill(self.closed[:, None], NO_CLASS)
 
-    def epoch(self, x: Tensor, rows: np.ndarray, number: int) -> None:
+    def tokens(self, rows: np.ndarray) -> Tensor:
+        """Scaled tokens `[b, T, D]` of some clips."""
+        return (self.x[torch.from_numpy(rows)].to(self.device).float() - self.center) * self.scale
+
+    def epoch(self, number: int) -> None:
         """One pass over clips in an order of its own; probes that have had their epochs stand still."""
-        order = np.random.default_rng([*self.seed, 1, number]).permutation(rows)
+        order = np.random.default_rng([*self.seed, 1, number]).permutation(self.rows)
         active = torch.from_numpy(self.settings.epochs > number).to(self.device)
         for start in range(0, len(order), self.config.batch_size):
-            batch = torch.from_numpy(order[start : start + self.config.batch_size])
-            codes = self.codes[:, batch]
+            batch = order[start : start + self.config.batch_size]
+            codes = self.codes[:, torch.from_numpy(batch)]
             loss = functional.cross_entropy(
-                self.logits(x[batch].to(self.device).float()).transpose(1, 2),
+                self.logits(self.tokens(batch)).transpose(1, 2),
                 codes,
                 ignore_index=UNSCORED,
                 reduction="none",
@@ -162,13 +177,13 @@ class Probes:
                     parameter.mul_(1 - lr * decay)
                 parameter.sub_(lr * step)
 
-    def predict(self, x: Tensor, rows: np.ndarray) -> np.ndarray:
+    def predict(self, rows: np.ndarray) -> np.ndarray:
         """Labels `[P, rows]`; -1 for a feature without any."""
         found = []
         with torch.inference_mode():
             for start in range(0, len(rows), self.config.batch_size):
-                batch = torch.from_numpy(rows[start : start + self.config.batch_size])
-                found.append(self.logits(x[batch].to(self.device).float()).argmax(2))
+                batch = rows[start : start + self.config.batch_size]
+                found.append(self.logits(self.tokens(batch)).argmax(2))
         choice = torch.cat(found, 1).cpu().numpy()
         names = [self.names[f] for f in self.settings.feature.tolist()]
         return np.stack(

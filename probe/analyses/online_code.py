@@ -36,7 +36,7 @@ def mdl(material: Material) -> list[Finding]:
     """Code length in bits, averaged over orders, and compression: the uniform code's length divided by it."""
     labels = _coded_labels(material)
     sizes = [len(np.unique(row[row >= 0])) for row in labels]
-    cost = np.stack([_one_order(material, labels, sizes, order) for order in range(material.config.orders)]).mean(0)
+    cost = np.stack([one_order(material, labels, sizes, order) for order in range(material.config.orders)]).mean(0)
     found: list[Finding] = []
     tables: dict[str, dict[str, np.ndarray]] = {"compression": {}, "compression_without_features": {}}
     weights = material.board.weights
@@ -68,7 +68,7 @@ def _coded_labels(material: Material) -> np.ndarray:
     return labels
 
 
-def _one_order(material: Material, labels: np.ndarray, sizes: Sequence[int], order: int) -> np.ndarray:
+def one_order(material: Material, labels: np.ndarray, sizes: Sequence[int], order: int) -> np.ndarray:
     """Bits that each sign group costs, with features and without, `[2, F, G]`; nan without labelled clips."""
     count, signs = len(labels), material.board.groups
     place = np.random.default_rng([material.seed, 9, order]).permutation(signs)[material.groups]  # of each clip

@@ -19,10 +19,12 @@ from torch.nn import functional
 from probe.analyses.material import Material
 from probe.findings import Finding
 from probe.fitting import UNSCORED, macro_f1
+from probe.linear import eigenbasis
 
 ANALYSIS = "weighted_sum"
 PENALTIES = 5  # of the grid, evenly spread
-ITERATIONS = 100  # of L-BFGS at each C; the next C goes on from there
+ITERATIONS = 300  # of L-BFGS at each C; the next C goes on from there
+CURVATURE = 0.1  # of the loss by a logit, typical p (1 - p); only scales steps
 GRADIENT_TOLERANCE = 1e-3  # largest |gradient|, as an unconverged probe is marked
 NO_CLASS = -1e9  # logit of a place beyond a feature's classes
 
@@ -118,30 +120,48 @@ class Mixer:
         size = max(int(self.classes.max(initial=1)), 1)
         places = torch.arange(size, device=device)
         self.closed = places >= torch.from_numpy(self.classes).clamp(min=1).to(device)[:, None]  # [F, K]
+        # Layers are centred (biases take that up) and rotated into the eigenbasis of their mean, where `minimise` can
+        # give every direction a step of its own; neither changes what is minimised.
+        self.center = self.x.mean(0)
+        variance, basis = eigenbasis(self.x.mean(1) - self.center.mean(0), None)
+        self.basis, self.variance = basis, variance.to(self.x.dtype)
+        self.rotated = (self.x - self.center) @ basis
         self.mix = torch.zeros(count, self.x.shape[1], device=device, requires_grad=True)
-        self.weight = torch.zeros(count, size, self.x.shape[2], device=device, requires_grad=True)
+        self.weight = torch.zeros(count, size, len(variance), device=device)
         self.bias = torch.zeros(count, size, device=device, requires_grad=True)
 
     def logits(self, x: Tensor) -> Tensor:
         """`[F, N, K]` of clips `[N, L, D]`."""
-        summed = torch.einsum("nld,fl->fnd", x, self.mix.softmax(1))
-        z = torch.baddbmm(self.bias[:, None], summed, self.weight.transpose(1, 2))
+        return self._logits((x - self.center) @ self.basis, self.weight)
+
+    def _logits(self, rotated: Tensor, weight: Tensor) -> Tensor:
+        summed = torch.einsum("nld,fl->fnd", rotated, self.mix.softmax(1))
+        z = torch.baddbmm(self.bias[:, None], summed, weight.transpose(1, 2))
         return z.masked_fill(self.closed[:, None], NO_CLASS)
 
     def minimise(self, inverse_penalty: np.ndarray) -> np.ndarray:
         """Fit at one C for each feature, from where it stands; largest |gradient| of each feature."""
-        c = torch.from_numpy(inverse_penalty).to(self.x)
-        parameters = [self.mix, self.weight, self.bias]
+        penalty = 1 / (torch.from_numpy(inverse_penalty).to(self.x) * self.known)  # [F]
+        step = (penalty[:, None] + CURVATURE * self.variance).rsqrt()[:, None]  # [F, 1, r]
+        scaled = (self.weight.detach() / step).requires_grad_()
+        parameters = [self.mix, scaled, self.bias]
 
         def objective() -> Tensor:
             loss = functional.cross_entropy(
-                self.logits(self.x).transpose(1, 2), self.codes, ignore_index=UNSCORED, reduction="none"
+                self._logits(self.rotated, scaled * step).transpose(1, 2),
+                self.codes,
+                ignore_index=UNSCORED,
+                reduction="none",
             )  # [F, N]
-            size = self.weight.flatten(1).pow(2).sum(1) / (2 * c * self.known)
-            return (loss.sum(1) / self.known + size).sum()
+            size = (scaled * step).flatten(1).pow(2).sum(1) / 2
+            return (loss.sum(1) / self.known + penalty * size).sum()
 
         solver = torch.optim.LBFGS(
-            parameters, max_iter=ITERATIONS, tolerance_grad=GRADIENT_TOLERANCE / 2, line_search_fn="strong_wolfe"
+            parameters,
+            max_iter=ITERATIONS,
+            tolerance_grad=GRADIENT_TOLERANCE / 4,
+            tolerance_change=0,
+            line_search_fn="strong_wolfe",
         )
 
         def closure() -> Tensor:
@@ -151,8 +171,9 @@ class Mixer:
             return value
 
         solver.step(closure)
-        closure()
-        steep = [p.grad.flatten(1).abs().amax(1) for p in parameters if p.grad is not None]
+        by_mix, by_scaled, by_bias = torch.autograd.grad(objective(), parameters)
+        self.weight = (scaled * step).detach()
+        steep = [g.flatten(1).abs().amax(1) for g in (by_mix, by_scaled / step, by_bias)]
         return np.asarray(torch.stack(steep).amax(0).cpu().numpy())
 
     def predict(self, x: Tensor) -> np.ndarray:
