@@ -356,7 +356,7 @@ def test_a_sum_of_one_layer_twice_is_the_linear_probe() -> None:
     targets = corpus()
     x = torch.from_numpy(planted(targets, noise=1.0))
     mixer = Mixer(torch.stack([x, x], 1), targets.labels)
-    assert (mixer.minimise(np.full(2, 0.1)) < 1e-3).all()
+    assert (mixer.minimise(np.full(2, 0.1), 200) < 1e-3).all()
     probes = LinearProbes(x, targets.labels)
     expected = probes.predict(probes.fit(0.1), probes.project(x))
     assert (mixer.predict(torch.stack([x, x], 1)) == expected).mean() > 0.99

@@ -32,7 +32,7 @@ def erasure(material: Material) -> list[Finding]:
     shape = material.linear.truth.shape
     predicted = {name: np.full(shape, UNSCORED) for name in (NOTHING, *features)}
     for part in material.parts():
-        x = standardise(material.layers[part.common_layer], part.train)
+        x = compact(standardise(material.layers[part.common_layer], part.train), part.train, material.max_rank)
         options: dict[str, Any] = {"max_rank": material.max_rank, "device": material.device}
         index, _ = choose_penalties(x, part.labels, part.fit, part.select, material.fit, **options)
         c = np.array(material.fit.inverse_penalties)[index]
@@ -54,6 +54,16 @@ def erasure(material: Material) -> list[Finding]:
                 setting = f"erased {name}"
                 found.append(material.finding(ANALYSIS, metric, feature, draws, rows[feature], setting=setting))
     return found
+
+
+def compact(x: np.ndarray, rows: np.ndarray, max_rank: int | None) -> np.ndarray:
+    """Wide features in the principal directions of the rows learnt from: all that a linear probe can use of them."""
+    if max_rank is None and x.shape[1] <= len(rows):
+        return x
+    part = torch.from_numpy(x[rows])
+    center = part.mean(0)
+    _, basis = eigenbasis(part - center, max_rank)
+    return ((torch.from_numpy(x) - center) @ basis).numpy()
 
 
 def erase(x: np.ndarray, labels: np.ndarray, part: Part) -> np.ndarray:

@@ -1,10 +1,11 @@
 """Weighted sum of layers (as SUPERB's featuriser, Yang et al. 2021, 2105.01051): the probe learns, together with its
 weights, how much of each layer to read.
 
-Each layer goes through layer norm without parameters first, else the weights would follow the layers' scales; each
-feature has weights of its own, a softmax. A sum needs vectors of one width: of an encoder whose width grows, the
-blocks of the commonest width take part, the deeper where several are equally common. Objective and penalty as
-`probe/linear.py`; C is chosen on held-out sign groups inside the training signs.
+Each layer goes through layer norm without parameters first, else the weights would follow the layers' scales, and is
+standardised over a fold's training clips, so that C means what it means to the linear probe. Each feature has weights
+of its own, a softmax. A sum needs vectors of one width: of an encoder whose width grows, the blocks of the commonest
+width take part, the deeper where several are equally common. Objective and penalty as `probe/linear.py`; C is chosen
+on held-out sign groups inside the training signs.
 
 Shapes: N clips, F features, L layers, D width, K classes at most.
 """
@@ -18,12 +19,12 @@ from torch.nn import functional
 
 from probe.analyses.material import Material
 from probe.findings import Finding
-from probe.fitting import UNSCORED, macro_f1
+from probe.fitting import UNSCORED, macro_f1, standardise
 from probe.linear import eigenbasis
 
 ANALYSIS = "weighted_sum"
 PENALTIES = 5  # of the grid, evenly spread
-ITERATIONS = 300  # of L-BFGS at each C; the next C goes on from there
+CHOOSING, FITTING = 60, 600  # iterations of L-BFGS at most: at each C of the grid, and for the probe that is reported
 CURVATURE = 0.1  # of the loss by a logit, typical p (1 - p); only scales steps
 GRADIENT_TOLERANCE = 1e-3  # largest |gradient|, as an unconverged probe is marked
 NO_CLASS = -1e9  # logit of a place beyond a feature's classes
@@ -37,17 +38,19 @@ def weighted_sum(material: Material) -> list[Finding]:
     used = summed_layers([layer.shape[1] for layer in material.layers])
     if len(used) < 2:
         return []
-    x = torch.stack([_normed(material.layers[layer], material.device) for layer in used], 1)  # [N, L, D]
+    normed = [_normed(material.layers[layer]) for layer in used]
     predicted = np.full(material.linear.truth.shape, UNSCORED)
     shares, missed, count = [], 0, 0
     grid = material.fit.inverse_penalties
     penalties = sorted({grid[i] for i in np.linspace(0, len(grid) - 1, PENALTIES).round().astype(int)})
     for part in material.parts():
         labels = part.labels
+        scaled = [torch.from_numpy(standardise(layer, part.train)) for layer in normed]
+        x = torch.stack(scaled, 1).to(material.device)  # [N, L, D]
         learnt, held = Mixer(x[part.fit], labels[:, part.fit]), x[part.select]
         best, score = np.zeros(len(labels), dtype=int), np.full(len(labels), -1.0)
         for number, c in enumerate(penalties):
-            learnt.minimise(np.full(len(labels), c))
+            learnt.minimise(np.full(len(labels), c), CHOOSING)
             guess = learnt.predict(held)
             for f, row in enumerate(labels[:, part.select]):
                 value = macro_f1(row, guess[f])
@@ -55,7 +58,7 @@ def weighted_sum(material: Material) -> list[Finding]:
                     best[f], score[f] = number, value
             material.alive()
         final = Mixer(x[part.train], labels[:, part.train])
-        gradient = final.minimise(np.array(penalties)[best])
+        gradient = final.minimise(np.array(penalties)[best], FITTING)
         predicted[:, part.test] = final.predict(x[part.test])
         fitted = final.classes > 1
         missed += int((gradient[fitted] > GRADIENT_TOLERANCE).sum())
@@ -88,8 +91,8 @@ def summed_layers(widths: list[int]) -> list[int]:
     return [layer for layer, own in enumerate(widths) if own == width]
 
 
-def _normed(layer: np.ndarray, device: str) -> Tensor:
-    return functional.layer_norm(torch.from_numpy(layer).to(device), layer.shape[1:])
+def _normed(layer: np.ndarray) -> np.ndarray:
+    return functional.layer_norm(torch.from_numpy(layer), layer.shape[1:]).numpy()
 
 
 @dataclass
@@ -139,7 +142,7 @@ class Mixer:
         z = torch.baddbmm(self.bias[:, None], summed, weight.transpose(1, 2))
         return z.masked_fill(self.closed[:, None], NO_CLASS)
 
-    def minimise(self, inverse_penalty: np.ndarray) -> np.ndarray:
+    def minimise(self, inverse_penalty: np.ndarray, iterations: int) -> np.ndarray:
         """Fit at one C for each feature, from where it stands; largest |gradient| of each feature."""
         penalty = 1 / (torch.from_numpy(inverse_penalty).to(self.x) * self.known)  # [F]
         step = (penalty[:, None] + CURVATURE * self.variance).rsqrt()[:, None]  # [F, 1, r]
@@ -158,7 +161,7 @@ class Mixer:
 
         solver = torch.optim.LBFGS(
             parameters,
-            max_iter=ITERATIONS,
+            max_iter=iterations,
             tolerance_grad=GRADIENT_TOLERANCE / 4,
             tolerance_change=0,
             line_search_fn="strong_wolfe",
