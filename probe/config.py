@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from islr.config import Config
 from islr.data.module import DataConfig
@@ -25,6 +25,49 @@ FINE_TUNING = "fine-tuning"  # the stage of an encoder that was taken out of a c
 Control = Literal["majority", "random-init", "pixel", "pose", "label-only", "sign-identity"]
 ALL_CONTROLS: tuple[Control, ...] = ("majority", "random-init", "pixel", "pose", "label-only", "sign-identity")
 LABEL_RECIPES = ("supervised",)  # pre-training that was told which sign a clip shows
+Analysis = Literal[
+    "mdl", "knn", "attentive", "weighted_sum", "minimal_pairs", "rsa", "few_shot", "retrieval", "erasure"
+]
+
+
+class AttentiveConfig(Config):
+    """The attentive probe: every pair of a learning rate and a weight decay is trained in one pass."""
+
+    heads: int = Field(2, ge=1, description="attention maps of the one query")
+    lrs: tuple[float, ...] = Field((1e-3, 5e-3), min_length=1)
+    weight_decays: tuple[float, ...] = Field((0.01, 0.5), min_length=1)
+    epochs: int = Field(15, ge=1, description="at most; ended for each probe where its held-out signs are read best")
+    batch_size: int = Field(64, ge=1)
+    block: int | None = Field(None, description="block whose tokens are read, counted from 0; none = the last")
+    max_gigabytes: float = Field(
+        16.0, gt=0, description="refuse to keep more tokens than this: clips x tokens x width x 2 bytes"
+    )
+
+
+class AnalysesConfig(Config):
+    """What is asked of the features beside the probes; a plain list of names is `run`."""
+
+    run: tuple[Analysis, ...] = Field((), description="analyses to run; none by default")
+    layers: Literal["last", "all"] = Field(
+        "last", description="blocks read by analyses that learn nothing (minimal_pairs, rsa, retrieval)"
+    )
+    orders: int = Field(4, ge=1, description="mdl: fixed orders of the signs whose code lengths are averaged")
+    neighbours: tuple[int, ...] = Field((1, 5, 20), min_length=1, description="knn: k")
+    shots: tuple[int, ...] = Field((1, 5, 10), min_length=1, description="few_shot: training signs per class")
+    few_shot_draws: int = Field(10, ge=1, description="few_shot: draws of the training signs, averaged")
+    attentive: AttentiveConfig = AttentiveConfig()
+
+    @field_validator("run", "neighbours", "shots", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | int) else value
+
+    @field_validator("run", "neighbours", "shots")
+    @classmethod
+    def _each_once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(value)) != len(value) or any(isinstance(item, int) and item < 1 for item in value):
+            raise ValueError("name each once; numbers are at least 1")
+        return value
 
 
 class ProbeConfig(Config):
@@ -63,6 +106,7 @@ class ProbeConfig(Config):
     probes: FitConfig = FitConfig()
     controls: tuple[Control, ...] = ALL_CONTROLS
     random_inits: int = Field(3, ge=1, description="seeds of the random-init control")
+    analyses: AnalysesConfig = Field(AnalysesConfig(), description="further analyses: a list of names, or a block")
     draws: int = Field(2000, ge=100, description="bootstrap draws")
     batch_size: int = Field(16, ge=1)
     run: RunConfig
@@ -71,6 +115,17 @@ class ProbeConfig(Config):
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str | int) else value
+
+    @field_validator("analyses", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {"run": value} if isinstance(value, str | list | tuple) else value
+
+    @model_validator(mode="after")
+    def _analyses_have_a_split(self) -> "ProbeConfig":
+        if self.analyses.run and "unseen_sign" not in self.splits:
+            raise ValueError("analyses are made on unseen signs; add unseen_sign to splits")
+        return self
 
     @field_validator("splits")
     @classmethod

@@ -96,7 +96,7 @@ def gather(
     clip_ids: list[str],
     progress: Callable[[int], None] = lambda done: None,
 ) -> Features:
-    """Collect `layers_of(batch)`, a list of `[B, D_l]`, over batches; arguments and errors as `encode`."""
+    """Collect `layers_of(batch)`, a list of `[B, D_l]` in its dtype, over batches; arguments and errors as `encode`."""
     ids: list[str] = []
     parts: list[list[np.ndarray]] = []
     failed: dict[str, str] = {}
@@ -105,7 +105,7 @@ def gather(
             failed.update({clip_ids[row]: reason for row, reason in batch.get("failed", ())})
             names = [clip_ids[row] for row in batch["index"].tolist()]
             if names:
-                vectors = [layer.float().cpu().numpy() for layer in layers_of(batch)]
+                vectors = [layer.cpu().numpy() for layer in layers_of(batch)]
                 for layer, vector in enumerate(vectors):
                     broken = ~np.isfinite(vector).all(1)
                     if broken.any():

@@ -106,7 +106,7 @@ class LinearProbes:
         assert bool(torch.isfinite(x).all()), "features must be finite"
         self.dtype = x.dtype
         self.center = x.mean(0, dtype=torch.float64).to(x.dtype)
-        variance, self.basis = _eigenbasis(x - self.center, max_rank)
+        variance, self.basis = eigenbasis(x - self.center, max_rank)
         self.variance = torch.cat([variance, torch.ones(1, dtype=torch.float64, device=x.device)])  # bias: 1
         self.rotated = self.project(x)
         self.classes = [np.unique(row[row >= 0]) for row in labels]
@@ -218,7 +218,7 @@ def _badly_scaled(x: Tensor) -> bool:
     return bool(len(variance) and variance.max() > SCALE_LIMIT * variance.min())
 
 
-def _eigenbasis(centred: Tensor, max_rank: int | None) -> tuple[Tensor, Tensor]:
+def eigenbasis(centred: Tensor, max_rank: int | None) -> tuple[Tensor, Tensor]:
     """Variances (float64 `[r]`, largest first) and directions `[D, r]` of centred features that hold data.
 
     Of float32 features from their covariance, which is cheaper; that squares the differences of scale, so float64

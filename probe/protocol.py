@@ -14,7 +14,7 @@ other recordings or other seeds of the encoder.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,15 @@ from islr.training.runtime import (
 )
 from islr.training.tracking import Progression
 from probe import controls
+from probe.analyses import Material, analyse
 from probe.config import ProbeConfig, Source, check_forms, check_labels, find_encoders
 from probe.extract import Features, cached, encode, gather, read_features
+from probe.findings import Finding
 from probe.fitting import FitConfig, Outcome, run_split, work_key
-from probe.records import Recorder, Row, details
+from probe.records import ANALYSED, Board, Recorder, Row, details
 from probe.splits import SPLITS, Split, save, without_shared
 from probe.targets import Targets, targets_from
+from probe.tokens import Tokens, cached_tokens, keep_tokens
 
 __all__ = ["PROTOCOL", "RESULT", "ProbeConfig", "Study", "run_probe"]
 
@@ -109,6 +112,9 @@ class Study:
         if config.shared_with_test == "drop":
             self.targets, self.left_out = without_shared(self.targets)
         labelled = set(self.targets.clip_ids.tolist())
+        # Analyses compare signs by the whole lexicon, also by features that are not probed.
+        every = targets_from(self.manifest, phonology, table, None, same)
+        self.lexicon = every.at(self.targets.clip_ids)
         self.clips = self.manifest.replace(clip for clip in self.manifest if clip.clip_id in labelled)
         seed = config.run.seed
         self.splits: dict[str, Split] = {
@@ -176,6 +182,7 @@ class Study:
             self.alive()
             recorder.row(row)
         recorder.differences(rows)
+        recorder.analyses(rows)
         about: dict[str, Any] = {"coverage": self.coverage, "shared_with_test_left_out": self.left_out}
         about["splits"] = {name: split.notes for name, split in self.splits.items()}
         write_atomic(self.folder / "details.json", json.dumps(about | {"fits": details(rows)}, indent=1) + "\n")
@@ -201,7 +208,11 @@ class Study:
         against = "random init" if "random-init" in self.config.controls and not source.external else ""
         blocks = None if source.external else self.config.layers
         outcomes = self.outcomes(source.name, features, key, permuted=True)
-        return Row(source.name, "", provenance, outcomes, against, blocks)
+        tokens = (
+            None if source.external else partial(self.tokens, source.load, source.sha256, source.facts["input_spec"])
+        )
+        found = self.findings(source.name, features, key, outcomes, blocks=blocks, tokens=tokens)
+        return Row(source.name, "", provenance, outcomes, against, blocks, found)
 
     def random_rows(self, step: Callable[[], None]) -> list[Row]:
         """The same architectures with fresh weights, several seeds to a row."""
@@ -210,17 +221,23 @@ class Study:
         for architecture, source in specs.items():
             outcomes: dict[str, list[Outcome]] = {name: [] for name in self.splits}
             marks, present = [], 0
+            findings: list[Sequence[Finding]] = []
             for seed in range(self.config.random_inits):
                 fresh = partial(controls.random_encoder, architecture, source.arguments, seed)
                 sha = controls.weights_sha256(fresh())
                 features, key = self.encoded(fresh, sha, source.facts["input_spec"])
                 marks.append(sha)
                 present = self.count(features)
-                for name, found in self.outcomes(f"random-{architecture}-{seed}", features, key).items():
-                    outcomes[name] += found
+                name = f"random-{architecture}-{seed}"
+                found = self.outcomes(name, features, key)
+                for split, outcome in found.items():
+                    outcomes[split] += outcome
+                tokens = partial(self.tokens, fresh, sha, source.facts["input_spec"])
+                findings += self.findings(name, features, key, found, blocks=self.config.layers, tokens=tokens)
                 step()
             provenance = self.provenance(architecture, present, work_key(*marks), [])
-            rows.append(Row("random init", "random-init", provenance, outcomes, blocks=self.config.layers))
+            blocks, made = self.config.layers, tuple(findings)
+            rows.append(Row("random init", "random-init", provenance, outcomes, blocks=blocks, findings=made))
         return rows
 
     def simple_row(self, name: str, control: str, view: View, max_rank: int | None) -> Row:
@@ -233,7 +250,9 @@ class Study:
 
         features, key = cached(self.folder / "features", facts, make)
         provenance = self.provenance("", self.count(features), "", [])
-        return Row(name, control, provenance, self.outcomes(control, features, key, max_rank=max_rank))
+        outcomes = self.outcomes(control, features, key, max_rank=max_rank)
+        findings = self.findings(control, features, key, outcomes, max_rank=max_rank)
+        return Row(name, control, provenance, outcomes, findings=findings)
 
     def label_row(self) -> Row:
         """What the labels of other bundles say about each bundle."""
@@ -374,6 +393,58 @@ class Study:
                 outcome.save(path, mark)
             result[split_name] = [outcome]
         return result
+
+    # ---- analyses
+
+    def tokens(self, load: Callable[[], Encoder], sha: str, spec: str) -> Tokens:
+        """Token features of an encoder for the attentive probe, from the cache where they are there."""
+        wanted = self.config.analyses.attentive
+        facts: dict[str, Any] = {"weights": sha, "input": spec, "tokens": wanted.block}
+        facts |= {"sampling": self.config.sampling.model_dump(), **self.common_facts()}
+
+        def make() -> Tokens:
+            encoder = load()
+            return keep_tokens(
+                encoder,
+                self.batches(eval_view(encoder.input_spec, self.config.sampling)),
+                self.ids(),
+                block=wanted.block,
+                max_gigabytes=wanted.max_gigabytes,
+                device=self.world.device,
+                progress=self.alive,
+            )
+
+        return cached_tokens(self.folder / "features", facts, make).aligned(self.targets.clip_ids)
+
+    def findings(
+        self, name: str, features: Features, key: str, outcomes: dict[str, list[Outcome]], **options: Any
+    ) -> tuple[list[Finding], ...]:
+        """What the analyses find in one feature set, none if the config asks for none; `options` as `Material`."""
+        config = self.config
+        if not config.analyses.run:
+            return ()
+        layers, present = features.aligned(self.targets.clip_ids)
+        split = self.splits[ANALYSED]
+        material = Material(
+            layers,
+            present,
+            self.targets,
+            self.lexicon.features,
+            split,
+            Board(self.targets, split, config.draws, config.run.seed),
+            outcomes[ANALYSED][0],
+            config.probes,
+            config.analyses,
+            seed=config.run.seed,
+            device=str(self.world.device),
+            alive=self.alive,
+            **options,
+        )
+        parts = (key, split.fingerprint(self.targets), self.targets.fingerprint(), self.lexicon.fingerprint())
+        settings = (str(options.get("max_rank")), str(config.run.seed), str(config.draws), PROTOCOL, name)
+        slug = "".join(c if c.isalnum() else "-" for c in name.lower())
+        mark = work_key(*parts, config_hash(config.probes), *settings)
+        return (analyse(material, self.folder / "analyses", slug, mark),)
 
     # ---- provenance
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from islr.evaluation.results import Provenance, Result
 from probe.dependence import alike, widening
+from probe.findings import Finding, differences, mean_over_seeds
 from probe.fitting import UNSCORED, Outcome
 from probe.scores import (
     BOUNDS,
@@ -37,6 +38,7 @@ HEADLINE = "balanced_accuracy"
 DIFFERENCE = "balanced_accuracy_difference"
 CHOSEN = "chosen"
 LOWER_IS_BETTER = ("ece", "log_loss", "p_holm", "p_permutation", "seen_unseen")
+ANALYSED = "unseen_sign"  # the split whose folds the analyses work on
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Row:
         outcomes: Split name -> predictions of each seed.
         floor: Name of the random-init row of the same architecture, to compare with; "" for none.
         blocks: Number of the block behind each probed layer; None = all of them, in order.
+        findings: What the analyses found, for each seed.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Row:
     outcomes: dict[str, list[Outcome]]
     floor: str = ""
     blocks: tuple[int, ...] | None = None
+    findings: tuple[Sequence[Finding], ...] = ()
 
     def block(self, layer: int) -> int:
         """The block behind a probed layer."""
@@ -341,6 +345,40 @@ class Recorder:
                 for member, p in adjusted(members).items():
                     row, metric, n = found[member]
                     self._add(row, metric, member[-1], split, p, n)
+
+    def analyses(self, rows: Sequence[Row]) -> None:
+        """What the analyses found in each row, and paired differences to its random initialisation.
+
+        Intervals of differences are not corrected for their number.
+        """
+        found = {row.key: mean_over_seeds(row.findings) for row in rows if row.findings}
+        for row in rows:
+            own = found.get(row.key, [])
+            floor = found.get((row.floor, row.provenance.encoder), [])
+            for finding in [*own, *differences(own, floor)]:
+                self._add_finding(row, finding)
+
+    def _add_finding(self, row: Row, finding: Finding) -> None:
+        interval = Estimate.of(finding.values) if len(finding.values) > 1 else None
+        value = float(finding.values[0])
+        if not np.isfinite(value) or finding.clips < 1:
+            return
+        group = {"feature": finding.feature, "split": ANALYSED, "layer": finding.layer, "control": row.control}
+        group |= {"analysis": finding.analysis, "setting": finding.setting, "signs": str(finding.signs)}
+        self.results.append(
+            Result(
+                name=row.name,
+                metric=finding.metric,
+                value=value,
+                ci_low=interval.low if interval else None,
+                ci_high=interval.high if interval else None,
+                ci_method=finding.method.replace(CI_METHOD, self.method) if interval else "",
+                n=finding.clips,
+                higher_is_better=finding.higher_is_better,
+                group=group,
+                provenance=row.provenance,
+            )
+        )
 
     def paired(
         self, board: Board, first: Sequence[Outcome], second: Sequence[Outcome]

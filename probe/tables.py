@@ -23,7 +23,7 @@ def render(results: Sequence[Result]) -> str:
     """
     text = io.StringIO()
     console = Console(file=text, width=WIDTH)
-    chosen = [r for r in results if r.group.get("layer") == CHOSEN]
+    chosen = [r for r in results if r.group.get("layer") == CHOSEN and "analysis" not in r.group]
     for split in dict.fromkeys(r.group["split"] for r in chosen):
         here = [r for r in chosen if r.group["split"] == split]
         scores = {(_row(r), r.group["feature"]): r for r in here if r.metric == HEADLINE}
@@ -59,7 +59,60 @@ def render(results: Sequence[Result]) -> str:
             " † trained with sign labels: its unseen signs may be unseen by the probe only",
             highlight=False,
         )
+    for table in _analyses([r for r in results if "analysis" in r.group]):
+        console.print(table)
     return text.getvalue()
+
+
+# Analysis -> its name in words, what the rows are about, the metrics that are printed. All others are in the records.
+ANALYSES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "mdl": ("Code length of labels", BUNDLES_MEAN, ("compression", "compression_without_features")),
+    "knn": ("Nearest neighbours", BUNDLES_MEAN, (HEADLINE, "over_linear")),
+    "few_shot": ("Few-shot", BUNDLES_MEAN, (HEADLINE, "over_linear")),
+    "weighted_sum": ("Weighted sum of layers", BUNDLES_MEAN, (HEADLINE, "over_linear")),
+    "attentive": ("Attentive probe", BUNDLES_MEAN, (HEADLINE, "over_linear")),
+    "minimal_pairs": ("Minimal pairs", "", ("auc", "d_prime", "abx_error")),
+    "rsa": ("Similarity to phonology", "all features", ("rho", "rho_partial", "noise_ceiling", "p_mantel")),
+    "retrieval": ("Retrieval", "", ("recall_at_1", "recall_at_1_chance", "mrr", "ndcg")),
+    "erasure": ("Change after erasing the feature itself", "", ("erasure_change",)),
+}
+_IN_RETRIEVAL = ("sign", BUNDLES_MEAN)
+
+
+def _analyses(results: Sequence[Result]) -> list[Table]:
+    """A table for each analysis: values as they are (fractions, bits), with 95 % intervals."""
+    made = []
+    for name, (title, about, metrics) in ANALYSES.items():
+        cells: dict[tuple[str, ...], dict[str, Result]] = {}
+        for r in results:
+            feature, setting = r.group["feature"], r.group["setting"]
+            if r.group["analysis"] != name or r.metric not in metrics or about not in ("", feature):
+                continue
+            if name == "retrieval" and feature not in _IN_RETRIEVAL:
+                continue
+            if name == "erasure" and setting != f"erased {feature}":
+                continue
+            what = " ".join(filter(None, ("" if about else feature, "" if name == "erasure" else setting)))
+            cells.setdefault((" / ".join(filter(None, _row(r))), what, r.group["layer"]), {})[r.metric] = r
+        if not cells:
+            continue
+        table = Table(title=f"{title}, unseen signs", title_justify="left")
+        for heading in ("row", "about", "block"):
+            table.add_column(heading)
+        for metric in metrics:
+            table.add_column(metric, justify="right", no_wrap=True)
+        for key, found in cells.items():
+            table.add_row(*key, *[_with_interval(found.get(metric)) for metric in metrics])
+        made.append(table)
+    return made
+
+
+def _with_interval(result: Result | None) -> str:
+    if result is None:
+        return ""
+    mark = "!" if "NOT CONVERGED" in result.ci_method else ""
+    bounds = "" if result.ci_low is None else f" ({result.ci_low:.3f}, {result.ci_high:.3f})"
+    return f"{result.value:.3f}{mark}{bounds}"
 
 
 def _saw_labels(result: Result) -> bool:

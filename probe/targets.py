@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -74,6 +74,13 @@ class Targets:
             features={name: self.features[name] for name in features},
             classes={name: self.classes[name] for name in features},
         )
+
+    def at(self, clip_ids: np.ndarray) -> "Targets":
+        """Some of the clips, which all have to be there, sorted by id."""
+        rows = np.searchsorted(self.clip_ids, clip_ids)
+        assert (self.clip_ids[rows] == clip_ids).all(), "unknown clip"
+        columns = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name not in ("features", "classes")}
+        return replace(self, features={name: labels[rows] for name, labels in self.features.items()}, **columns)
 
     def fingerprint(self) -> str:
         """sha256 over clips, class names and labels."""

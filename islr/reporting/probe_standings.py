@@ -114,7 +114,7 @@ def probe_sets(gathered: Gathered, colours: Palette) -> tuple[ProbeSet, ...]:
     for run in gathered.runs:
         for record in run.results:
             p = record.provenance
-            if "feature" in record.group:
+            if "feature" in record.group and "analysis" not in record.group:
                 key = (p.protocol, p.manifest, p.split_fingerprint, p.label_fingerprint)
                 groups.setdefault(key, []).append(record)
                 details.setdefault(key, run.details)
