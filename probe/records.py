@@ -359,7 +359,8 @@ class Recorder:
                 self._add_finding(row, finding)
 
     def _add_finding(self, row: Row, finding: Finding) -> None:
-        interval = Estimate.of(finding.values) if len(finding.values) > 1 else None
+        bounds = BOUNDS.get(finding.metric, UNBOUNDED)
+        interval = Estimate.of(finding.values, bounds) if len(finding.values) > 1 else None
         value = float(finding.values[0])
         if not np.isfinite(value) or finding.clips < 1:
             return
