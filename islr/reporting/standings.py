@@ -97,10 +97,16 @@ class ScoredSet:
         return tuple(sorted(self.rows, key=lambda row: (row.random, -row.top1.value, row.label)))
 
     @property
-    def best(self) -> Row | None:
-        """The best pre-trained row."""
-        trained = [row for row in self.ranked if not row.random]
-        return trained[0] if trained else None
+    def leader(self) -> Row | None:
+        """The pre-trained row furthest above the random initialisation of its own encoder; by score where no row can
+        be compared.
+
+        Encoders of different inputs (video, exact poses) start from different places, so their scores alone would
+        compare the inputs instead of the pre-training.
+        """
+        gains = {id(v.row): v.difference.value for v in self.versus if v.difference is not None}
+        trained = [row for row in self.ranked if not row.random and (not gains or id(row) in gains)]
+        return max(trained, key=lambda row: gains.get(id(row), row.top1.value), default=None)
 
     def of(self, row: Row) -> Versus | None:
         """The comparison of a row."""

@@ -6,7 +6,7 @@ from islr.reporting import text
 from islr.reporting.blocks import Fact
 from islr.reporting.probe_standings import HEADLINE, MAYBE_BETTER, MAYBE_WORSE, METRIC, ProbeRow, ProbeSet
 from islr.reporting.scan import Gathered
-from islr.reporting.standings import ALPHA, BETTER, WORSE, ScoredSet, is_random_name, paired
+from islr.reporting.standings import ALPHA, BETTER, WORSE, Row, ScoredSet, is_random_name, paired
 
 
 def headlines(gathered: Gathered, sets: Sequence[ScoredSet], probes: Sequence[ProbeSet]) -> tuple[str, ...]:
@@ -20,8 +20,8 @@ def headlines(gathered: Gathered, sets: Sequence[ScoredSet], probes: Sequence[Pr
 
 
 def _recognition(found: ScoredSet) -> str:
-    p, best = found.provenance, found.best
-    row = best or found.ranked[0]
+    leader = found.leader
+    row = leader or found.ranked[0]
     p = row.provenance
     clips = f"{text.count(p.clips_present)} {p.split} clips of {p.manifest}"
     if not p.complete:
@@ -33,20 +33,24 @@ def _recognition(found: ScoredSet) -> str:
     bounds = [f"95 % CI {text.interval(top1.ci_low, top1.ci_high)}"] if top1.ci_low is not None else []
     bounds += [f"chance {text.percent(found.chance)} %"] if found.chance is not None else []
     rivals = sum(not other.random for other in found.rows)
-    who = f"Best of {rivals} models: {row.label} names" if best and rivals > 1 else f"The model {row.label} names"
+    compared = leader is not None and (versus := found.of(leader)) is not None and versus.difference is not None
+    who = f"The model {row.label} names"
+    if leader and rivals > 1:
+        who = (
+            f"Of {rivals} pre-trained models, {row.label} {'gained most: it' if compared else 'scored best: it'} names"
+        )
     sentence = f"{who} the sign in {text.percent(top1.value)} % of {clips}"
     sentence += f" ({'; '.join(bounds)})" if bounds else ""
     if found.chance is not None and top1.ci_low is not None and top1.ci_low <= found.chance:
         sentence += ", which is not shown to be above chance"
     sentence += "."
-    if best is None:
+    if leader is None:
         return sentence + " No pre-trained model was scored on them."
-    return sentence + _against_random(found) + _against_second(found)
+    return sentence + _against_random(found, leader) + _highest(found, leader)
 
 
-def _against_random(found: ScoredSet) -> str:
-    assert found.best is not None
-    versus = found.of(found.best)
+def _against_random(found: ScoredSet, leader: Row) -> str:
+    versus = found.of(leader)
     if versus is None or versus.control is None or versus.difference is None:
         return (
             " How much of that is due to pre-training is not known: " + (versus.why if versus else "no control") + "."
@@ -66,17 +70,20 @@ def _against_random(found: ScoredSet) -> str:
     )
 
 
-def _against_second(found: ScoredSet) -> str:
-    trained = [row for row in found.ranked if not row.random]
-    if len(trained) < 2:
+def _highest(found: ScoredSet, leader: Row) -> str:
+    """The best score of the table, where it is another row's."""
+    highest = max(found.ranked, key=lambda row: row.top1.value)
+    if highest is leader:
         return ""
-    d, _ = paired(trained[0], trained[1])
-    if d is None or d.low is None:
-        return ""
-    bounds = text.interval(d.low, d.high, signed=True)
-    if d.p_value < ALPHA:
-        return f" It is {text.percent(d.value)} points ahead of {trained[1].label} (95 % CI {bounds})."
-    return f" Its lead over {trained[1].label} ({text.percent(d.value)} points, {bounds}) may be chance."
+    p, bounds = highest.provenance, text.interval(highest.top1.ci_low, highest.top1.ci_high)
+    sentence = (
+        f" The highest top-1 of all is that of {highest.label} ({p.encoder}): {text.percent(highest.top1.value)} %"
+    )
+    sentence += f" ({bounds})" if bounds else ""
+    d, _ = paired(highest, leader)
+    if d is not None and d.p_value >= ALPHA:
+        sentence += ", a lead that may be chance"
+    return sentence + "."
 
 
 def _probing(found: ProbeSet) -> str:
@@ -140,7 +147,7 @@ def _random_row(found: ProbeSet, row: ProbeRow) -> ProbeRow | None:
 def facts(gathered: Gathered, sets: Sequence[ScoredSet], probes: Sequence[ProbeSet]) -> tuple[Fact, ...]:
     """At most four numbers for the top."""
     made: list[Fact] = []
-    if sets and (best := sets[0].best) is not None:
+    if sets and (best := sets[0].leader) is not None:
         made.append(Fact(text.percent(best.top1.value), "%", f"top-1, {best.label}"))
         versus = sets[0].of(best)
         if versus and versus.difference is not None:
