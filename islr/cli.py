@@ -1,5 +1,6 @@
 """The `islr` command: the composition root. It imports inside its commands, so that `--help` answers at once."""
 
+import importlib
 import json
 import os
 import sys
@@ -88,6 +89,9 @@ def demo(
     out: Annotated[Path, typer.Option(help="folder for the corpus, the runs and report.html")] = Path("demo"),
 ) -> None:
     """From nothing to a report: synthetic corpus, pre-training, fine-tuning, probing, report.html."""
+    # The stages' processes are forked from this one, so what they need is imported once, here.
+    for module in ("islr.data.synth", "islr.evaluation.finetune", "pretrain.run", "probe.protocol"):
+        importlib.import_module(module)
     from islr.demo import run_demo
 
     run_demo(out, run)

@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from islr.errors import UserError
+from probe.board import HEADLINE, Board
 from probe.fitting import FitConfig, run_split
-from probe.records import HEADLINE, Board, Recorder
+from probe.records import Recorder
 from probe.scores import Estimate
 from probe.splits import unseen_sign
 from probe.targets import Targets, make_targets

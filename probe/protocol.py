@@ -22,10 +22,10 @@ from typing import Any
 from islr.config import config_hash
 from islr.data.duplicates import same_content
 from islr.data.manifest import Manifest
-from islr.data.module import ClipStore, eval_batches, load_manifests
+from islr.data.module import load_manifests
 from islr.data.packed import decoder_name
 from islr.data.phonology import join, read_table
-from islr.data.transforms import View, eval_view
+from islr.data.transforms import View
 from islr.errors import Interrupted, UserError
 from islr.evaluation.results import Provenance, Result, load_results, save_results
 from islr.files import write_atomic
@@ -42,14 +42,16 @@ from islr.training.runtime import (
 from islr.training.tracking import Progression
 from probe import controls
 from probe.analyses import Material, analyse
+from probe.board import Board
 from probe.config import ProbeConfig, Source, check_forms, check_labels, find_encoders
-from probe.extract import Features, cached, encode, gather, read_features
+from probe.extract import Features, read_features
+from probe.extractor import Extractor
 from probe.findings import Finding
 from probe.fitting import FitConfig, Outcome, run_split, work_key
-from probe.records import ANALYSED, Board, Recorder, Row, details
+from probe.records import ANALYSED, Recorder, Row, details
 from probe.splits import SPLITS, Split, save, without_shared
 from probe.targets import Targets, targets_from
-from probe.tokens import Tokens, cached_tokens, keep_tokens
+from probe.tokens import Tokens
 
 __all__ = ["PROTOCOL", "RESULT", "ProbeConfig", "Study", "run_probe"]
 
@@ -127,7 +129,6 @@ class Study:
             check_forms(self.sources)
         marks = [split.fingerprint(self.targets) for split in self.splits.values()]
         self.split_fingerprint = work_key(*marks)
-        self.store: ClipStore | None = None
 
     def steps(self) -> int:
         """Feature sets to make and probe."""
@@ -152,6 +153,7 @@ class Study:
         for split in self.splits.values():
             save(split, self.targets, folder / "splits" / f"{split.name}.json")
         self.folder, self.alive = folder, alive
+        self.extractor = Extractor(self.config, self.clips, self.world.device, folder / "features", alive)
         rows = []
         for source in self.sources:
             rows.append(self.encoder_row(source))
@@ -203,14 +205,14 @@ class Study:
         if source.external:
             features, key = read_features(source.path), source.sha256
         else:
-            features, key = self.encoded(source.load, source.sha256, source.facts["input_spec"])
+            features, key = self.extractor.encoded(source.load, source.sha256, source.facts["input_spec"])
         provenance = self.provenance(source.architecture, self.count(features), source.sha256, source.stages)
         against = "random init" if "random-init" in self.config.controls and not source.external else ""
         blocks = None if source.external else self.config.layers
         outcomes = self.outcomes(source.name, features, key, permuted=True)
-        tokens = (
-            None if source.external else partial(self.tokens, source.load, source.sha256, source.facts["input_spec"])
-        )
+        tokens = None
+        if not source.external:
+            tokens = partial(self.tokens, source.load, source.sha256, source.facts["input_spec"])
         found = self.findings(source.name, features, key, outcomes, blocks=blocks, tokens=tokens)
         return Row(source.name, "", provenance, outcomes, against, blocks, found)
 
@@ -225,7 +227,7 @@ class Study:
             for seed in range(self.config.random_inits):
                 fresh = partial(controls.random_encoder, architecture, source.arguments, seed)
                 sha = controls.weights_sha256(fresh())
-                features, key = self.encoded(fresh, sha, source.facts["input_spec"])
+                features, key = self.extractor.encoded(fresh, sha, source.facts["input_spec"])
                 marks.append(sha)
                 present = self.count(features)
                 name = f"random-{architecture}-{seed}"
@@ -242,13 +244,7 @@ class Study:
 
     def simple_row(self, name: str, control: str, view: View, max_rank: int | None) -> Row:
         """A control whose features come straight from a view."""
-        facts = {"control": control, **self.common_facts()}
-
-        def make() -> Features:
-            found = gather(lambda batch: [batch["clip"]], self.batches(view), self.ids(), self.alive)
-            return self.checked(found)
-
-        features, key = cached(self.folder / "features", facts, make)
+        features, key = self.extractor.viewed(control, view)
         provenance = self.provenance("", self.count(features), "", [])
         outcomes = self.outcomes(control, features, key, max_rank=max_rank)
         findings = self.findings(control, features, key, outcomes, max_rank=max_rank)
@@ -270,84 +266,7 @@ class Study:
         merged = {split: [Outcome.joined(outcomes, places)] for split, outcomes in parts.items()}
         return Row("label only", "label-only", self.provenance("", len(self.clips), "", []), merged)
 
-    # ---- features and fits
-
-    def ids(self) -> list[str]:
-        """Clip ids by row of the store."""
-        return [clip.clip_id for clip in self.open_store().manifest]
-
-    def open_store(self) -> ClipStore:
-        """The labelled clips, opened (and decoded, if the config says so) when first needed."""
-        if self.store is None:
-            self.store = ClipStore(self.clips, self.config.data)
-            self.store.fill_cache()
-        return self.store
-
-    def batches(self, view: View) -> Any:
-        """All clips of the store through a view."""
-        return eval_batches(self.open_store(), view, batch_size=self.config.batch_size)
-
-    def common_facts(self) -> dict[str, Any]:
-        """What every cached feature depends on."""
-        present = [clip.clip_id for clip in self.clips if clip.status == "ok"]
-        return {
-            "manifest": self.clips.fingerprint(),
-            "sources": self.clips.sources,
-            "clips": work_key(*present),
-            "decoder": self.decoder(),
-            "short_side": self.config.data.short_side,
-        }
-
-    def encoded(self, load: Callable[[], Encoder], sha: str, spec: str) -> tuple[Features, str]:
-        """Features of an encoder, from the cache where they are there."""
-        facts: dict[str, Any] = {
-            "weights": sha,
-            "input": spec,
-            "pool": self.config.pool,
-            "layers": self.config.layers,
-        }
-        facts |= {"sampling": self.config.sampling.model_dump(), **self.common_facts()}
-
-        def make() -> Features:
-            encoder = load()
-            view = eval_view(encoder.input_spec, self.config.sampling)
-            made = encode(
-                encoder,
-                self.batches(view),
-                self.ids(),
-                pool=self.config.pool,
-                device=self.world.device,
-                progress=self.alive,
-            )
-            return self.checked(self.some_layers(made))
-
-        return cached(self.folder / "features", facts, make)
-
-    def some_layers(self, features: Features) -> Features:
-        """The layers the config asks for."""
-        if self.config.layers is None:
-            return features
-        last = len(features.layers) - 1
-        for layer in self.config.layers:
-            if not 0 <= layer <= last:
-                raise UserError(f"layers: there is no block {layer}; the encoder's blocks are 0..{last}")
-        chosen = tuple(features.layers[layer] for layer in self.config.layers)
-        return Features(features.clip_ids, chosen, features.failed)
-
-    def checked(self, features: Features) -> Features:
-        """Features, if few enough clips failed.
-
-        Raises:
-            UserError: More than `data.max_bad` of the clips could not be read.
-        """
-        total = len(features.clip_ids) + len(features.failed)
-        if len(features.failed) > self.config.data.max_bad * total:
-            clip, reason = next(iter(features.failed.items()))
-            raise UserError(
-                f"{len(features.failed)} of {total} clips could not be read ({clip}: {reason}, ...),"
-                f" more than data.max_bad={self.config.data.max_bad}; audit the manifest"
-            )
-        return features
+    # ---- fits
 
     def count(self, features: Features) -> int:
         """Clips of the targets that have features."""
@@ -397,24 +316,8 @@ class Study:
     # ---- analyses
 
     def tokens(self, load: Callable[[], Encoder], sha: str, spec: str) -> Tokens:
-        """Token features of an encoder for the attentive probe, from the cache where they are there."""
-        wanted = self.config.analyses.attentive
-        facts: dict[str, Any] = {"weights": sha, "input": spec, "tokens": wanted.block}
-        facts |= {"sampling": self.config.sampling.model_dump(), **self.common_facts()}
-
-        def make() -> Tokens:
-            encoder = load()
-            return keep_tokens(
-                encoder,
-                self.batches(eval_view(encoder.input_spec, self.config.sampling)),
-                self.ids(),
-                block=wanted.block,
-                max_gigabytes=wanted.max_gigabytes,
-                device=self.world.device,
-                progress=self.alive,
-            )
-
-        return cached_tokens(self.folder / "features", facts, make).aligned(self.targets.clip_ids)
+        """Token features of an encoder at the targets' clips."""
+        return self.extractor.tokens(load, sha, spec).aligned(self.targets.clip_ids)
 
     def findings(
         self, name: str, features: Features, key: str, outcomes: dict[str, list[Outcome]], **options: Any
@@ -448,10 +351,6 @@ class Study:
 
     # ---- provenance
 
-    def decoder(self) -> str:
-        """What the pictures went through: decoder and version, and the pack if there is one."""
-        return decoder_name(self.manifest, self.config.data.backend)
-
     def provenance(self, encoder: str, present: int, sha: str, stages: list[dict[str, str]]) -> Provenance:
         """Where a row's numbers come from."""
         config = self.config
@@ -466,7 +365,7 @@ class Study:
             clips_expected=len(self.clips),
             selection_set=f"{config.held_out:g} of the training sign groups, held out",
             views=f"1x1 {config.sampling.kind}",
-            decoder=self.decoder(),
+            decoder=decoder_name(self.manifest, config.data.backend),
             encoder=encoder,
             pretraining=stages,
             seed=config.run.seed,

@@ -30,12 +30,12 @@ from probe.analyses.retrieval import ranking_scores
 from probe.analyses.rsa import ceiling, correlation, hamming, mantel, ranks_of
 from probe.analyses.rsa import partial as partial_correlation
 from probe.analyses.weighted_sum import Mixer, summed_layers
+from probe.board import Board
 from probe.config import AnalysesConfig, AttentiveConfig, ProbeConfig
 from probe.findings import Finding, differences, load, mean_over_seeds, save
 from probe.fitting import FitConfig, run_split
 from probe.linear import LinearProbes
 from probe.protocol import run_probe
-from probe.records import Board
 from probe.splits import unseen_sign
 from probe.tables import render
 from probe.targets import Targets, make_targets

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from probe.board import HEADLINE, Board, over_seeds
 from probe.config import AnalysesConfig
 from probe.findings import Finding
 from probe.fitting import UNSCORED, FitConfig, Outcome, scored_labels, standardise
-from probe.records import HEADLINE, Board, over_seeds
 from probe.scores import CI_METHOD
 from probe.splits import Split
 from probe.targets import Targets
