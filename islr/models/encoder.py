@@ -5,6 +5,7 @@ Shapes: B batch, C = 3 channels, T frames, H, W, N tokens, D width. Video is `[B
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -86,9 +87,8 @@ def interpolate_positions(table: Tensor, length: int) -> Tensor:
     return resized[0].t().to(table.dtype).contiguous()
 
 
-class Encoder(nn.Module):
-    """Base of every encoder: one vector per clip, the tokens of every layer, and which layer a parameter is
-    in.
+class Encoder(nn.Module, ABC):
+    """Base of every encoder: one vector per clip, the tokens of every layer, and the layer that a parameter is in.
 
     Attributes:
         architecture: The registry name it was made by; empty when made directly.
@@ -104,17 +104,17 @@ class Encoder(nn.Module):
     dim: int
     layer_dims: list[int]
 
+    @abstractmethod
     def forward(self, clip: Tensor) -> Tensor:
         """Encode normalised clips into `[B, dim]`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward_layers(self, clip: Tensor) -> list[Tensor]:
         """Tokens after every block, `[B, N_l, D_l]` each, special tokens removed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def layer_of(self, parameter_name: str) -> int:
         """Depth of a parameter for layer-wise learning rates: 0 = embeddings, i + 1 = block i."""
-        raise NotImplementedError
 
     def resize_parameter(self, name: str, value: Tensor, length: int) -> Tensor | None:
         """Stored `value` made to fit an input of another size, or None where the size may not differ.
