@@ -46,7 +46,7 @@ def one(source: Path, facts: VideoFacts = FACTS) -> Pose:
     return poses[0]
 
 
-def check(found: Pose, expected: Pose, confidences: np.ndarray, *, depth: bool = True) -> None:
+def assert_pose(found: Pose, expected: Pose, confidences: np.ndarray, *, depth: bool = True) -> None:
     """Same points, same confidences, same facts; nothing where nothing was seen."""
     assert found.keypoints.dtype == found.confidences.dtype == np.float32
     assert found.confidences == pytest.approx(confidences, abs=1e-6)
@@ -110,12 +110,12 @@ def test_what_a_format_does_not_say_must_be_given(name: str, tmp_path: Path) -> 
 def test_pose_format(tmp_path: Path, world: bool) -> None:
     pose = signer()
     path = write_pose_format(tmp_path / "a.pose", pose, world=world)
-    check(one(path, VideoFacts()), pose, pose.confidences)
+    assert_pose(one(path, VideoFacts()), pose, pose.confidences)
 
 
 def test_pose_format_takes_the_person_who_is_seen_best(tmp_path: Path) -> None:
     pose = signer()
-    check(one(write_pose_format(tmp_path / "a.pose", pose, people=2)), pose, pose.confidences)
+    assert_pose(one(write_pose_format(tmp_path / "a.pose", pose, people=2)), pose, pose.confidences)
 
 
 def test_pose_format_holding_openpose_points(tmp_path: Path) -> None:
@@ -125,13 +125,13 @@ def test_pose_format_holding_openpose_points(tmp_path: Path) -> None:
     frames = {i: {"people": [openpose_person(pose, i)]} for i in range(len(pose))}
     with (tmp_path / "a.pose").open("wb") as file:
         load_openpose(frames, fps=FPS, width=WIDTH, height=HEIGHT).write(file)
-    check(one(tmp_path / "a.pose", VideoFacts()), pose, only(pose, list(OPENPOSE_BODY)), depth=False)
+    assert_pose(one(tmp_path / "a.pose", VideoFacts()), pose, only(pose, list(OPENPOSE_BODY)), depth=False)
 
 
 def test_openpose_points_go_where_they_belong(tmp_path: Path) -> None:
     pose = signer()
     folder = write_openpose(tmp_path / "00001", {i + 1: [openpose_person(pose, i)] for i in range(len(pose))})
-    check(one(folder), pose, only(pose, list(OPENPOSE_BODY)), depth=False)
+    assert_pose(one(folder), pose, only(pose, list(OPENPOSE_BODY)), depth=False)
     # By hand, so that the table itself is checked: number 4 is the right wrist, 7 the left, 2 the right shoulder.
     body = [0.0] * 75
     for number in (2, 4, 7):
@@ -149,7 +149,7 @@ def test_openpose_frames_keep_their_place(tmp_path: Path) -> None:
     result = one(write_openpose(tmp_path / "a", frames))
     expected = only(pose, list(OPENPOSE_BODY))
     expected[[1, 4]] = 0
-    check(result, pose, expected, depth=False)
+    assert_pose(result, pose, expected, depth=False)
 
 
 @pytest.mark.parametrize("layout", ["list", "names"])
@@ -159,7 +159,7 @@ def test_openpose_in_one_file(tmp_path: Path, layout: str) -> None:
     if layout == "names":
         frames = {f"image_{i}_keypoints.json": frame for i, frame in enumerate(frames)}
     (tmp_path / "a.json").write_text(json.dumps(frames))
-    check(one(tmp_path / "a.json"), pose, only(pose, list(OPENPOSE_BODY)), depth=False)
+    assert_pose(one(tmp_path / "a.json"), pose, only(pose, list(OPENPOSE_BODY)), depth=False)
 
 
 def test_openpose_follows_the_person_it_started_with(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_openpose_follows_the_person_it_started_with(tmp_path: Path) -> None:
     for i in range(len(pose)):
         mine, other = openpose_person(pose, i), openpose_person(pose, i, shift=300, sure=0.5 if i == 0 else 2.0)
         frames[i] = [other, mine] if i % 2 else [mine, other]
-    check(one(write_openpose(tmp_path / "a", frames)), pose, only(pose, list(OPENPOSE_BODY)), depth=False)
+    assert_pose(one(write_openpose(tmp_path / "a", frames)), pose, only(pose, list(OPENPOSE_BODY)), depth=False)
 
 
 @pytest.mark.parametrize("suffix", ["npy", "parquet"])
@@ -180,7 +180,7 @@ def test_kaggle(tmp_path: Path, suffix: str) -> None:
     else:
         write_parquet(path, pose)
     expected = (pose.confidences > 0).astype(np.float32)
-    check(one(path), pose, expected)
+    assert_pose(one(path), pose, expected)
 
 
 def test_kaggle_frames_keep_their_place_and_folders_their_names(tmp_path: Path) -> None:
@@ -190,13 +190,13 @@ def test_kaggle_frames_keep_their_place_and_folders_their_names(tmp_path: Path) 
     assert list(result) == ["train_landmark_files/26734/1000"]
     expected = (pose.confidences > 0).astype(np.float32)
     expected[[1, 4]] = 0
-    check(result["train_landmark_files/26734/1000"], pose, expected)
+    assert_pose(result["train_landmark_files/26734/1000"], pose, expected)
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_openhands(tmp_path: Path, protocol: int) -> None:
     pose = signer()
-    check(one(write_pkl(tmp_path / "a.pkl", pose, protocol)), pose, pose.confidences)
+    assert_pose(one(write_pkl(tmp_path / "a.pkl", pose, protocol)), pose, pose.confidences)
 
 
 def test_pickled_arrays_of_older_numpy_other_order_and_kinds() -> None:
@@ -295,7 +295,7 @@ def test_spoter_rows_turn_y_down(tmp_path: Path, sides: tuple[str, str]) -> None
     assert [clip.label for clip in clips] == ["1", "2"]
     for clip, pose in zip(clips, poses, strict=True):
         expected = (only(pose, list(SPOTER_BODY.values())) > 0).astype(np.float32)
-        check(clip.read(FACTS), pose, expected, depth=False)
+        assert_pose(clip.read(FACTS), pose, expected, depth=False)
 
 
 def test_spoter_names_are_holistic_points() -> None:

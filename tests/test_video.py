@@ -164,9 +164,13 @@ def test_every_backend_gives_the_same_pixels(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_backend_takes_part_in_these_tests(backend: str) -> None:
-    if backend not in ENABLED:
-        pytest.skip(f"{backend}, or a library it needs, is not installed")
+def test_backend_decodes_or_says_what_to_install(good: Path, backend: str) -> None:
+    if backend in ENABLED:
+        assert numbers_of(decode(good, backend=backend)) == ALL
+        return
+    with pytest.raises(UserError, match=r"install|FFmpeg"):
+        decode(good, backend=backend)
+    pytest.skip(f"{backend}, or a library it needs, is not installed: the tests of all backends ran without it")
 
 
 @pytest.mark.slow
