@@ -81,7 +81,7 @@ class Recorder:
     def __init__(self, targets: Targets, splits: Mapping[str, Split], draws: int, seed: int) -> None:
         self.targets = targets
         self.boards = {name: Board(targets, split, draws, seed) for name, split in splits.items()}
-        self.method = f"{CI_METHOD}, {draws} draws"
+        self.draws, self.method = draws, f"{CI_METHOD}, {draws} draws"
         self.results: list[Result] = []
         self._sizes: dict[tuple[str, ...], dict[str, str]] = {}
 
@@ -257,7 +257,7 @@ class Recorder:
                 value=value,
                 ci_low=interval.low if interval else None,
                 ci_high=interval.high if interval else None,
-                ci_method=finding.method.replace(CI_METHOD, self.method) if interval else "",
+                ci_method=f"{finding.method}, {self.draws} draws" if interval else "",
                 n=finding.clips,
                 higher_is_better=finding.higher_is_better,
                 group=group,

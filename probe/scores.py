@@ -18,7 +18,8 @@ CONFIDENCE = 0.95
 CALIBRATION_BINS = 15
 METRICS = ("balanced_accuracy", "macro_f1", "mcc", "accuracy", "bits", "log_loss")
 LIKELIHOODS = ("bits", "log_loss")  # of METRICS, those that need the probabilities
-CI_METHOD = "cluster bootstrap over sign groups within folds, widened for dependence between signs"
+BOOTSTRAP = "cluster bootstrap over sign groups within folds"
+CI_METHOD = f"{BOOTSTRAP}, widened for dependence between signs"
 # What no score leaves, nor its interval.
 BOUNDS = {"balanced_accuracy": (0.0, 1.0), "macro_f1": (0.0, 1.0), "accuracy": (0.0, 1.0), "mcc": (-1.0, 1.0)}
 UNBOUNDED = (-np.inf, np.inf)

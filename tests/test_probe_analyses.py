@@ -198,6 +198,9 @@ def test_findings_have_intervals_that_hold_them_and_say_what_they_count(analysis
         assert np.isfinite(f.values[0]), f.key
         assert 0 < f.signs <= SIGNS < f.clips <= SIGNS * SIGNERS
         assert bool(f.method) == (len(f.values) > 1)
+        # Only scores of probes that signs train for each other are widened; the rest must not say so.
+        plain = analysis in ("mdl", "minimal_pairs", "rsa", "retrieval") or f.metric == "layer_weight"
+        assert ("widened" in f.method) == (bool(f.method) and not plain), f.key
         if len(f.values) > 1:
             low, high = np.nanpercentile(f.values[1:], [0.1, 99.9])
             # Draws of a perfect score are those of its exact bound, just below it.

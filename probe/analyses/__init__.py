@@ -25,7 +25,7 @@ from probe.fitting import work_key
 
 __all__ = ["ANALYSES", "Material", "analyse"]
 
-VERSION = "analyses/1"
+VERSION = "analyses/2"
 ANALYSES: dict[str, Callable[[Material], list[Finding]]] = {
     "mdl": online_code.mdl,
     "knn": neighbours.knn,

@@ -20,6 +20,7 @@ from probe.analyses.material import Material, by_group
 from probe.findings import Finding
 from probe.fitting import UNSCORED, standardise
 from probe.linear import LinearProbes
+from probe.scores import BOOTSTRAP
 
 ANALYSIS = "mdl"
 PORTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
@@ -47,14 +48,25 @@ def mdl(material: Material) -> list[Finding]:
         uniform = np.where(np.isnan(cost[0, f]), np.nan, np.log2(sizes[f]))
         total, blind, even = (weights @ np.nan_to_num(bits) for bits in (cost[0, f], cost[1, f], uniform))
         found.append(
-            material.finding(ANALYSIS, "codelength", feature, total, rows[feature], layer="all", higher_is_better=False)
+            material.finding(
+                ANALYSIS,
+                "codelength",
+                feature,
+                total,
+                rows[feature],
+                layer="all",
+                higher_is_better=False,
+                method=BOOTSTRAP,
+            )
         )
         with np.errstate(divide="ignore", invalid="ignore"):
             tables["compression"][feature] = even / total
             tables["compression_without_features"][feature] = even / blind
     for metric, table in tables.items():
         for feature, values in material.with_averages(table).items():
-            found.append(material.finding(ANALYSIS, metric, feature, values, rows[feature], layer="all"))
+            found.append(
+                material.finding(ANALYSIS, metric, feature, values, rows[feature], layer="all", method=BOOTSTRAP)
+            )
     return found
 
 

@@ -13,14 +13,14 @@ import numpy as np
 
 from probe.analyses.material import Material, average_ranks
 from probe.findings import Finding
-from probe.scores import CI_METHOD
+from probe.scores import BOOTSTRAP
 from probe.targets import BUNDLES
 
 ANALYSIS = "minimal_pairs"
 MEASURES = ("auc", "d_prime", "abx_error")
 # The other hand follows: it copies the handshape of symmetrical signs, and one-handed signs have none.
 FREE = {"handshape": ("NonDominantHandshape",), "two-handedness": ("NonDominantHandshape",)}
-_METHOD = f"{CI_METHOD}, a pair weighs as both its signs"
+_METHOD = f"{BOOTSTRAP}, a pair weighs as both its signs"
 
 
 def minimal_pairs(material: Material) -> list[Finding]:

@@ -10,12 +10,12 @@ import numpy as np
 
 from probe.analyses.material import Material, by_group
 from probe.findings import Finding
-from probe.scores import CI_METHOD
+from probe.scores import BOOTSTRAP
 
 ANALYSIS = "retrieval"
 SIGN = "sign"
 MEASURES = ("recall_at_1", "mrr", "dcg", "ndcg")
-_METHOD = f"{CI_METHOD}, queries only"
+_METHOD = f"{BOOTSTRAP}, queries only"
 _QUERIES = 512  # at once, so that memory stays at queries x gallery
 
 

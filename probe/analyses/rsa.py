@@ -17,14 +17,14 @@ import numpy as np
 from probe.analyses.material import Material, average_ranks, by_group, unit
 from probe.analyses.pairs import sign_table
 from probe.findings import Finding
-from probe.scores import CI_METHOD
+from probe.scores import BOOTSTRAP
 from probe.targets import BUNDLES
 
 ANALYSIS = "rsa"
 ALL = "all features"
 PERMUTATIONS = 999  # of the Mantel test: p >= 0.001
 HALVES = 10  # splits of the signers, averaged
-_METHOD = f"{CI_METHOD}, a pair weighs as both its signs, ranks of the whole sample"
+_METHOD = f"{BOOTSTRAP}, a pair weighs as both its signs, ranks of the whole sample"
 _CONTROLLED = "SignType"
 
 
