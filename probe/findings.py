@@ -4,15 +4,13 @@ Findings keep their draws, so that averages over features, means over seeds and 
 made draw by draw, as for the probes themselves.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from islr.files import write_atomic_with
+from probe.kept import keep, kept
 from probe.scores import CI_METHOD
 
 Key = tuple[str, ...]
@@ -82,21 +80,15 @@ def differences(found: Sequence[Finding], floor: Sequence[Finding]) -> list[Find
 
 
 def save(path: Path, key: str, found: Sequence[Finding]) -> None:
-    """Write findings as one npz, whole or not at all."""
-    about = [{name: value for name, value in asdict(finding).items() if name != "values"} for finding in found]
-    arrays: dict[str, Any] = {str(number): finding.values for number, finding in enumerate(found)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = np.array(json.dumps({"key": key, "findings": about}))
-    write_atomic_with(path, lambda file: np.savez_compressed(file, about=text, **arrays))
+    """Write findings as one file, whole or not at all."""
+    rows = [{name: value for name, value in asdict(finding).items() if name != "values"} for finding in found]
+    keep(path, key, {str(number): finding.values for number, finding in enumerate(found)}, rows)
 
 
 def load(path: Path, key: str) -> list[Finding] | None:
     """What was saved under the same key, or None."""
-    if not path.is_file():
+    stored = kept(path, key)
+    if stored is None:
         return None
-    with np.load(path, allow_pickle=False) as stored:
-        about = json.loads(str(stored["about"]))
-        if about["key"] != key:
-            return None
-        rows: list[Mapping[str, Any]] = about["findings"]
-        return [Finding(values=stored[str(number)], **row) for number, row in enumerate(rows)]
+    arrays, rows = stored
+    return [Finding(values=arrays[str(number)], **row) for number, row in enumerate(rows)]

@@ -5,7 +5,6 @@ Shapes: N clips of `Targets`, F features, L layers, R permutations.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from islr.config import Config
-from islr.files import write_atomic_with
+from probe.kept import keep, kept
 from probe.linear import LinearProbes
 from probe.splits import Fold, Split
 from probe.targets import Targets
@@ -85,23 +84,15 @@ class Outcome:
         return cls(**arrays, details=[record for part in parts for record in part.details])
 
     def save(self, path: Path, key: str) -> None:
-        """Write as one npz, whole or not at all."""
+        """Write as one file, whole or not at all."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "details"}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"key": key, "details": self.details})
-        write_atomic_with(path, lambda file: np.savez_compressed(file, about=np.array(text), **arrays))
+        keep(path, key, arrays, self.details)
 
     @classmethod
     def load(cls, path: Path, key: str) -> "Outcome | None":
         """What was saved under the same key, or None."""
-        if not path.is_file():
-            return None
-        with np.load(path, allow_pickle=False) as stored:
-            about = json.loads(str(stored["about"]))
-            if about["key"] != key:
-                return None
-            arrays = {f.name: stored[f.name] for f in fields(cls) if f.name != "details"}
-        return cls(**arrays, details=about["details"])
+        stored = kept(path, key)
+        return None if stored is None else cls(**stored[0], details=stored[1])
 
 
 def scored_labels(targets: Targets, fold: Fold, config: FitConfig) -> tuple[np.ndarray, list[dict[str, Any]]]:
