@@ -33,11 +33,10 @@ from islr.models.pose import (
     PART_POINTS,
     PARTS,
     PoseTransformer,
-    TransformerBlock,
     hand_sizes,
-    init_linear,
     part_points,
 )
+from islr.models.transformer import init_linear, transformer_block
 from pretrain.masking import motion_mask
 from pretrain.pictures import skeleton_picture
 
@@ -114,7 +113,7 @@ class PoseMAE(nn.Module):
         self.mask_token = nn.Parameter(torch.empty(dim))
         self.place_embed = nn.Parameter(torch.empty(frames * len(PARTS), dim))
         self.decoder = nn.Sequential(
-            *(TransformerBlock(dim, config.decoder_heads) for _ in range(config.decoder_depth)),
+            *(transformer_block(dim, config.decoder_heads) for _ in range(config.decoder_depth)),
             nn.LayerNorm(dim, eps=NORM_EPS),
         )
         # Two heads per part in one layer: x and y of its points, then of their motion.

@@ -11,22 +11,28 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from islr.models.layouts.slowfast import to_slowfast_name
 from islr.models.mvit import MViTEncoder
-from islr.models.weights import to_slowfast_name
 
 
-def oracle_file(oracles: Path, name: str) -> Path:
-    """`video/name`, or skip the test when that file was not delivered."""
-    path = oracles / "video" / name
+def oracle_file(oracles: Path, name: str, folder: str = "video") -> Path:
+    """`folder/name`, or skip the test when that file was not delivered."""
+    path = oracles / folder / name
     if not path.is_file():
         pytest.skip(f"oracle file {path} is absent")
     return path
 
 
-def oracle_entry(oracles: Path, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The index entry and the tensors of one oracle."""
-    index = json.loads(oracle_file(oracles, "index.json").read_text())
-    return index["files"][name], load_file(oracle_file(oracles, name))
+def oracle_entry(oracles: Path, name: str, folder: str = "video") -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The index entry and the tensors of one oracle, a safetensors file of `video` or `svt_bevt`."""
+    index = json.loads(oracle_file(oracles, "index.json", folder).read_text())
+    entries = index.get("files") or {entry["file"]: entry for entry in index.values() if isinstance(entry, dict)}
+    return entries[name], load_file(oracle_file(oracles, name, folder))
+
+
+def state_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict that an oracle stores beside its inputs and outputs."""
+    return {name.removeprefix("sd."): value for name, value in tensors.items() if name.startswith("sd.")}
 
 
 def random_input(seed: int, shape: list[int]) -> Tensor:

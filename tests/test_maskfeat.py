@@ -12,13 +12,15 @@ from oracle_helpers import (
     parameter_sha256,
     random_input,
     slowfast_parameters,
+    state_of,
 )
 from torch import Tensor
 
 from islr.errors import UserError
 from islr.models import create_model
+from islr.models.layouts import LAYOUTS, load_layout
+from islr.models.layouts.slowfast import to_slowfast_name
 from islr.models.mvit import MViTEncoder
-from islr.models.weights import from_slowfast, load_state, to_slowfast_name
 from pretrain.maskfeat import Config, MaskFeat, encoder_arguments, views
 
 HEAD_NAMES = {
@@ -197,8 +199,7 @@ def test_impossible_options_are_refused() -> None:
 def test_prediction_loss_and_gradients_are_slowfast_s(oracles: Path, name: str, widen_in: str) -> None:
     entry, tensors = oracle_entry(oracles, name)
     encoder = encoder_from_overrides(entry["overrides"], widen_in=widen_in)
-    state, beside = from_slowfast({k[3:]: v for k, v in tensors.items() if k.startswith("sd.")})
-    load_state(encoder, state, name)
+    beside = load_layout(encoder, state_of(tensors), LAYOUTS["slowfast"], name).left
     recipe = MaskFeat(encoder, Config())
     recipe.mask_token.data.copy_(beside["mask_token"].flatten())
     recipe.heads[0].load_state_dict({ours: beside[theirs] for ours, theirs in HEAD_NAMES.items()})

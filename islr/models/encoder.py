@@ -6,13 +6,14 @@ Shapes: B batch, C = 3 channels, T frames, H, W, N tokens, D width. Video is `[B
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from islr.config import Config
 from islr.errors import UserError
@@ -21,6 +22,13 @@ NORM_EPS = 1e-6  # of every LayerNorm here, as in the MViT and ViT families
 INIT_STD = 0.02  # of truncated normals, as in the same families
 FAN_IN_POSITION_STD = 0.5  # of learned positions where layers start at 1 / sqrt(inputs): half of what tokens vary by
 
+# Mean and std per channel of pixels scaled to 0..1, by the name of those who train with them.
+Normalisation = Literal["imagenet", "slowfast", "half"]
+NORMALISATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "slowfast": ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225)),  # its configs' DATA.MEAN and DATA.STD
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # pixels in -1..1
+}
 
 HeadNorm = Literal["layer", "batch"]
 
@@ -43,6 +51,7 @@ class InputSpec:
         mean: Per-channel mean of pixels scaled to 0..1; empty for poses.
         std: Per-channel standard deviation of the same; empty for poses.
         modality: What a clip is made of.
+        channels: Order of the colours. Some published weights were trained on the blue-first frames of OpenCV.
     """
 
     frames: int
@@ -50,6 +59,7 @@ class InputSpec:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     modality: Literal["video", "pose"]
+    channels: Literal["rgb", "bgr"] = "rgb"
 
     @property
     def clip_shape(self) -> tuple[int, ...]:
@@ -71,11 +81,13 @@ def to_input(clip: Tensor, spec: InputSpec) -> Tensor:
         spec: The encoder's input.
 
     Returns:
-        Float, normalised by the spec's mean and std for video; poses pass through.
+        Float, in the spec's order of colours and normalised by its mean and std for video; poses pass through.
     """
     if spec.modality == "pose":
         return clip
     assert clip.dtype == torch.uint8, f"video arrives as uint8, not {clip.dtype}"
+    if spec.channels == "bgr":
+        clip = clip.flip(1)
     mean = torch.tensor(spec.mean, device=clip.device).view(-1, 1, 1, 1)
     std = torch.tensor(spec.std, device=clip.device).view(-1, 1, 1, 1)
     return (clip.float() / 255 - mean) / std
@@ -96,6 +108,10 @@ class Encoder(nn.Module, ABC):
         input_spec: The clip it takes.
         dim: Width of `forward`'s result.
         layer_dims: Width of each block's tokens, in order.
+        checkpointing: Keep only the input of each block for the backward pass and compute the rest again
+            (arXiv 1604.06174): less memory, about a third more time. Same numbers.
+        zero_gradient: Ends of the names of parameters whose gradient is zero by construction, such as the bias of
+            a key: it shifts all scores of a query alike, and softmax does not see a shift.
     """
 
     architecture: str = ""
@@ -103,6 +119,8 @@ class Encoder(nn.Module, ABC):
     input_spec: InputSpec
     dim: int
     layer_dims: list[int]
+    checkpointing: bool = False
+    zero_gradient: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, clip: Tensor) -> Tensor:
@@ -116,15 +134,21 @@ class Encoder(nn.Module, ABC):
     def layer_of(self, parameter_name: str) -> int:
         """Depth of a parameter for layer-wise learning rates: 0 = embeddings, i + 1 = block i."""
 
-    def resize_parameter(self, name: str, value: Tensor, length: int) -> Tensor | None:
+    def resize_parameter(self, name: str, value: Tensor, shape: torch.Size) -> Tensor | None:
         """Stored `value` made to fit an input of another size, or None where the size may not differ.
 
         Args:
             name: Parameter name.
-            value: Stored tensor, positions first.
-            length: Positions this encoder has.
+            value: Stored tensor.
+            shape: The shape this encoder has.
         """
         return None
+
+    def run_block(self, block: Callable[..., Any], *inputs: Any) -> Any:
+        """`block(*inputs)`; where `checkpointing` is set and gradients are wanted, without keeping its activations."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
 
     @property
     def num_layers(self) -> int:

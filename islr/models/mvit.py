@@ -18,11 +18,17 @@ from torch import Tensor, nn
 from torchvision.models.video.mvit import MViT
 
 from islr.errors import UserError
-from islr.models.encoder import FAN_IN_POSITION_STD, INIT_STD, NORM_EPS, Encoder, InputSpec, interpolate_positions
+from islr.models.encoder import (
+    FAN_IN_POSITION_STD,
+    INIT_STD,
+    NORM_EPS,
+    NORMALISATIONS,
+    Encoder,
+    InputSpec,
+    interpolate_positions,
+)
 from islr.models.mvit_blocks import Grid, PooledBlock, block_settings
 
-# SlowFast's configs: DATA.MEAN, DATA.STD, the same for every channel.
-PIXEL_MEAN, PIXEL_STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
 SLOWFAST_BIAS = 0.02  # SlowFast starts all Linear and LayerNorm biases here, torchvision at 0
 
 
@@ -133,7 +139,7 @@ class MViTEncoder(Encoder):
         self.blocks = trunk.blocks
         self.pool = pool
         self.patch_grid: Grid = (frames // patch_stride[0], size // patch_stride[1], size // patch_stride[2])
-        self.input_spec = InputSpec(frames, size, PIXEL_MEAN, PIXEL_STD, "video")
+        self.input_spec = InputSpec(frames, size, *NORMALISATIONS["slowfast"], "video")
         self.layer_dims = [block.output_channels for block in blocks]
         self.dim = self.layer_dims[-1]
         if init != "torchvision":
@@ -145,6 +151,8 @@ class MViTEncoder(Encoder):
             std = FAN_IN_POSITION_STD if init == "fan_in" else INIT_STD
             self.pos_space = nn.Parameter(torch.randn(self.patch_grid[1] * self.patch_grid[2], embed_dim) * std)
             self.pos_time = nn.Parameter(torch.randn(self.patch_grid[0], embed_dim) * std)
+
+    zero_gradient = ("attn.pool_k.norm_act.0.bias",)
 
     @property
     def grids(self) -> list[Grid]:
@@ -184,7 +192,7 @@ class MViTEncoder(Encoder):
         tokens, grid = self.pos_encoding(tokens.flatten(1, 2)), self.patch_grid  # [B, 1 + N, D_0]
         outputs = []
         for block in self.blocks:
-            tokens, grid = block(tokens, grid)
+            tokens, grid = self.run_block(block, tokens, grid)
             outputs.append(BlockOutput(tokens, grid))
         return outputs
 
@@ -195,13 +203,13 @@ class MViTEncoder(Encoder):
         assert parameter_name.startswith(("conv_proj.", "pos_")), parameter_name
         return 0
 
-    def resize_parameter(self, name: str, value: Tensor, length: int) -> Tensor | None:
+    def resize_parameter(self, name: str, value: Tensor, shape: torch.Size) -> Tensor | None:
         """Position tables follow the token grid: linear along one axis (as SlowFast loads), bilinear in space."""
         table = name.rpartition(".")[2]
         if value.ndim == 2 and table in ("rel_pos_t", "rel_pos_h", "rel_pos_w", "pos_time"):
-            return interpolate_positions(value, length)
+            return interpolate_positions(value, shape[0])
         if value.ndim == 2 and table == "pos_space":
-            old, new = math.isqrt(len(value)), math.isqrt(length)
+            old, new = math.isqrt(len(value)), math.isqrt(shape[0])
             tall = interpolate_positions(value.reshape(old, -1), new).view(new, old, -1)  # [new, old, D]
             wide = interpolate_positions(tall.transpose(0, 1).flatten(1), new).view(new, new, -1)  # [w, h, D]
             return wide.transpose(0, 1).flatten(0, 1)

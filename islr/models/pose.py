@@ -8,13 +8,12 @@ midpoint, confidence.
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from islr.data.pose import BODY, HAND_MIDDLE_MCP, HAND_ROOT, LEFT_HAND, RIGHT_HAND
 from islr.errors import UserError
-from islr.models.encoder import FAN_IN_POSITION_STD, NORM_EPS, Encoder, InputSpec, interpolate_positions
+from islr.models.encoder import FAN_IN_POSITION_STD, Encoder, InputSpec, interpolate_positions
+from islr.models.transformer import drop_path_rates, init_linear, transformer_block
 
 # Nose, eyes, ears, shoulders, elbows, wrists; a signer's legs are rarely in the picture.
 BODY_POINTS = tuple(BODY.start + point for point in (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16))
@@ -64,45 +63,6 @@ def _with_zeros(xy: Tensor, confidence: Tensor) -> PartPoints:
     return PartPoints(xy * (confidence > 0)[..., None], confidence)
 
 
-class TransformerBlock(nn.Module):
-    """Pre-norm self-attention and MLP.
-
-    Args:
-        dim: Token width.
-        heads: Attention heads.
-        mlp_ratio: Width of the MLP's hidden layer over `dim`.
-        drop_path: Chance of skipping a branch for a whole sample.
-    """
-
-    def __init__(self, dim: int, heads: int, mlp_ratio: int = 4, drop_path: float = 0.0) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.project = nn.Linear(dim, dim)
-        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.mlp = nn.Sequential(nn.Linear(dim, mlp_ratio * dim), nn.GELU(), nn.Linear(mlp_ratio * dim, dim))
-        self.drop_path = StochasticDepth(drop_path, "row")
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[B, N, D]` -> `[B, N, D]`."""
-        batch, tokens, dim = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, dim)
-        x = x + self.drop_path(self.project(mixed))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
-
-
-def init_linear(module: nn.Module) -> None:
-    """Linear layers that keep the variance of what passes through, biases 0; for `Module.apply`.
-
-    Truncated normal of 1 / sqrt(inputs); with the .02 of large transformers narrow ones start to learn much later.
-    """
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
-        nn.init.zeros_(module.bias)
-
-
 class PoseTransformer(Encoder):
     """Transformer encoder of part tokens; it can be given the visible tokens alone, as masked modelling
     needs.
@@ -125,8 +85,8 @@ class PoseTransformer(Encoder):
         self.part_embeds = nn.ModuleList(nn.Linear(3 * points, dim) for points in PART_POINTS)
         self.time_embed = nn.Parameter(torch.empty(frames, dim))
         self.part_embed = nn.Parameter(torch.empty(len(PARTS), dim))
-        rates = [drop_path * block / max(depth - 1, 1) for block in range(depth)]
-        self.blocks = nn.ModuleList(TransformerBlock(dim, heads, drop_path=rate) for rate in rates)
+        rates = drop_path_rates(drop_path, depth)
+        self.blocks = nn.ModuleList(transformer_block(dim, heads, drop_path=rate) for rate in rates)
         self.input_spec = InputSpec(frames, 0, (), (), "pose")
         self.dim, self.layer_dims = dim, [dim] * depth
         self.apply(init_linear)
@@ -161,7 +121,7 @@ class PoseTransformer(Encoder):
             tokens = tokens.gather(1, visible[..., None].expand(-1, -1, tokens.shape[-1]))
         outputs = []
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens = self.run_block(block, tokens)
             outputs.append(tokens)
         return outputs
 
@@ -185,9 +145,9 @@ class PoseTransformer(Encoder):
         assert parameter_name.startswith(("part_embed", "time_embed")), parameter_name
         return 0
 
-    def resize_parameter(self, name: str, value: Tensor, length: int) -> Tensor | None:
+    def resize_parameter(self, name: str, value: Tensor, shape: torch.Size) -> Tensor | None:
         """The time embedding follows the frame count."""
-        return interpolate_positions(value, length) if name == "time_embed" and value.ndim == 2 else None
+        return interpolate_positions(value, shape[0]) if name == "time_embed" and value.ndim == 2 else None
 
 
 def pose_transformer_tiny(frames: int = 64, drop_path: float = 0.0) -> PoseTransformer:

@@ -1,11 +1,9 @@
-"""Weights on disk: safetensors with the facts to rebuild the encoder, loaded strictly; public layouts
-imported by key.
+"""Weights on disk: safetensors with the facts to rebuild the encoder, loaded strictly.
 
 There is no way to load a pickle here.
 """
 
 import json
-import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -126,7 +124,7 @@ def load_state(encoder: Encoder, state: Mapping[str, Tensor], where: str, allow_
         if name not in own:
             continue
         if value.shape != own[name].shape:
-            resized = encoder.resize_parameter(name, value, own[name].shape[0])
+            resized = encoder.resize_parameter(name, value, own[name].shape)
             if resized is None or resized.shape != own[name].shape:
                 raise UserError(f"{where}: '{name}' is {list(value.shape)}, the encoder needs {list(own[name].shape)}")
             value = resized
@@ -170,59 +168,3 @@ def _read(path: str | Path, tensors: bool = True) -> tuple[dict[str, Tensor], di
             return found, dict(file.metadata() or {})
     except SafetensorError as error:
         raise UserError(f"{path}: truncated or not a safetensors file ({error})") from error
-
-
-# SlowFast's MViT names -> ours, which are torchvision's. First match wins.
-_SLOWFAST_NAMES = tuple(
-    (re.compile(pattern), name)
-    for pattern, name in (
-        (r"patch_embed\.proj\.(weight|bias)", r"conv_proj.\1"),
-        (r"cls_token", r"pos_encoding.class_token"),
-        (r"blocks\.(\d+)\.attn\.pool_([qkv])\.weight", r"blocks.\1.attn.pool_\2.pool.weight"),
-        (r"blocks\.(\d+)\.attn\.norm_([qkv])\.(weight|bias)", r"blocks.\1.attn.pool_\2.norm_act.0.\3"),
-        (r"blocks\.(\d+)\.attn\.proj\.(weight|bias)", r"blocks.\1.attn.project.0.\2"),
-        (r"blocks\.(\d+)\.attn\.(qkv\.weight|qkv\.bias|rel_pos_[hwt])", r"blocks.\1.attn.\2"),
-        (r"blocks\.(\d+)\.proj\.(weight|bias)", r"blocks.\1.project.\2"),
-        (r"blocks\.(\d+)\.(norm[12])\.(weight|bias)", r"blocks.\1.\2.\3"),
-        (r"blocks\.(\d+)\.mlp\.fc1\.(weight|bias)", r"blocks.\1.mlp.0.\2"),
-        (r"blocks\.(\d+)\.mlp\.fc2\.(weight|bias)", r"blocks.\1.mlp.3.\2"),
-    )
-)
-# What SlowFast keeps beside the encoder: returned to the caller by these names, or constants we do not store.
-_SLOWFAST_BESIDE = re.compile(r"mask_token|pred_head\..+|norm\.(weight|bias)|head\.projection\.(weight|bias)")
-_SLOWFAST_CONSTANTS = re.compile(r"hogs\.\d+\.weight_[xy]")
-
-
-def from_slowfast(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Rename a SlowFast MViT or MaskMViT state dict.
-
-    Returns:
-        The encoder's tensors under our names, and what lies beside the encoder (mask token, prediction heads,
-        final norm, class head) under SlowFast's names.
-
-    Raises:
-        UserError: A name that belongs to neither.
-    """
-    encoder: dict[str, Tensor] = {}
-    beside: dict[str, Tensor] = {}
-    for name, value in state.items():
-        for pattern, target in _SLOWFAST_NAMES:
-            match = pattern.fullmatch(name)
-            if match:
-                encoder[match.expand(target)] = value.flatten() if name == "cls_token" else value
-                break
-        else:
-            if _SLOWFAST_BESIDE.fullmatch(name):
-                beside[name] = value
-            elif not _SLOWFAST_CONSTANTS.fullmatch(name):
-                raise UserError(f"'{name}' is not a name of SlowFast's MViT")
-    return encoder, beside
-
-
-def to_slowfast_name(name: str) -> str:
-    """SlowFast's name of one of our MViT parameters."""
-    name = name.replace("conv_proj.", "patch_embed.proj.").replace("pos_encoding.class_token", "cls_token")
-    name = re.sub(r"attn\.pool_([qkv])\.pool\.", r"attn.pool_\1.", name)
-    name = re.sub(r"attn\.pool_([qkv])\.norm_act\.0\.", r"attn.norm_\1.", name)
-    name = name.replace("attn.project.0.", "attn.proj.").replace(".project.", ".proj.")
-    return re.sub(r"mlp\.([03])\.", lambda match: f"mlp.fc{1 if match[1] == '0' else 2}.", name)

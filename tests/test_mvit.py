@@ -1,4 +1,4 @@
-"""Encoders: the contract over the registry, parity with torchvision and SlowFast, strict weights."""
+"""MViT: its attention against torchvision's, its options, parity with SlowFast."""
 
 import json
 from collections import defaultdict
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from encoder_clips import random_clip
 from oracle_helpers import (
     encoder_from_overrides,
     fill_parameters,
@@ -15,116 +16,21 @@ from oracle_helpers import (
     parameter_sha256,
     random_input,
     slowfast_parameters,
+    state_of,
 )
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchvision.models.video.mvit import MSBlockConfig, MultiscaleAttention
 
 from islr.errors import UserError
-from islr.models import MODELS, Classifier, Encoder, InputSpec, create_model, list_models, to_input
+from islr.models import Classifier, create_model
 from islr.models.depthwise import depthwise_conv3d
-from islr.models.encoder import EncoderConfig, interpolate_positions
+from islr.models.layouts import LAYOUTS, detect_layout, load_layout, rename
+from islr.models.layouts.slowfast import to_slowfast_name
 from islr.models.mvit import MViTEncoder, resize_mask
 from islr.models.mvit_blocks import PooledAttention
-from islr.models.weights import (
-    build_encoder,
-    export_encoder,
-    from_slowfast,
-    load_encoder,
-    load_state,
-    load_weights,
-    read_metadata,
-    to_slowfast_name,
-)
+from islr.models.weights import export_encoder, load_encoder, load_state
 
-TINY = list_models("*_tiny")
-# Another input size that each preset allows.
-OTHER_SIZE = {"mvit_tiny": {"frames": 4, "size": 96}, "pose_transformer_tiny": {"frames": 24}}
-# A key bias shifts all scores of a query alike, and softmax does not see a shift.
-WITHOUT_GRADIENT = ("attn.pool_k.norm_act.0.bias",)
 PARITY = 1e-4  # absolute, after up to 16 blocks in fp32
-
-
-def random_clip(spec: InputSpec, batch: int = 2, seed: int = 0) -> Tensor:
-    clip = torch.randn(batch, *spec.clip_shape, generator=torch.Generator().manual_seed(seed))
-    if spec.modality == "pose":
-        clip[..., 2] = (clip[..., 2] > -1).float()
-    return clip
-
-
-@pytest.mark.parametrize("name", TINY)
-class TestContract:
-    def test_shapes_match_what_is_declared(self, name: str) -> None:
-        encoder = create_model(name).eval()
-        clip = random_clip(encoder.input_spec)
-        layers = encoder.forward_layers(clip)
-        assert encoder(clip).shape == (2, encoder.dim)
-        assert [layer.shape[2] for layer in layers] == encoder.layer_dims
-        assert all(layer.shape[0] == 2 and layer.ndim == 3 for layer in layers)
-
-    def test_is_tiny(self, name: str) -> None:
-        assert sum(parameter.numel() for parameter in create_model(name).parameters()) < 1_000_000
-
-    def test_every_parameter_has_a_layer_and_every_layer_parameters(self, name: str) -> None:
-        model = Classifier(create_model(name), num_classes=3)
-        layers = {model.layer_of(parameter) for parameter, _ in model.named_parameters()}
-        assert layers == set(range(model.num_layers))
-        assert model.layer_of("head.weight") == model.layer_of("norm.bias") == len(model.encoder.layer_dims) + 1
-
-    def test_gradient_reaches_every_parameter(self, name: str) -> None:
-        model = Classifier(create_model(name), num_classes=3, head_init_scale=1.0)
-        model(random_clip(model.encoder.input_spec)).square().sum().backward()
-        for parameter, value in model.named_parameters():
-            assert value.grad is not None, parameter
-            if not parameter.endswith(WITHOUT_GRADIENT):
-                assert value.grad.abs().max() > 1e-12, parameter
-
-    def test_export_and_load_give_the_same_encoder(self, name: str, tmp_path: Path) -> None:
-        encoder = create_model(name).eval()
-        export_encoder(encoder, tmp_path / "encoder.safetensors", {"recipe": "none"})
-        loaded = load_encoder(tmp_path / "encoder.safetensors").eval()
-        clip = random_clip(encoder.input_spec)
-        assert torch.equal(loaded(clip), encoder(clip))
-        assert loaded.input_spec == encoder.input_spec
-        assert read_metadata(tmp_path / "encoder.safetensors")["recipe"] == "none"
-
-    def test_loads_for_another_input_size(self, name: str, tmp_path: Path) -> None:
-        encoder = create_model(name)
-        export_encoder(encoder, tmp_path / "encoder.safetensors", {})
-        other = load_encoder(tmp_path / "encoder.safetensors", **OTHER_SIZE[name]).eval()
-        assert other.input_spec != encoder.input_spec
-        assert other(random_clip(other.input_spec)).shape == (2, encoder.dim)
-        same = {k for k, v in other.state_dict().items() if v.shape == encoder.state_dict()[k].shape}
-        assert all(torch.equal(other.state_dict()[k], encoder.state_dict()[k]) for k in same)
-
-    def test_clips_of_a_batch_do_not_see_each_other(self, name: str) -> None:
-        encoder = create_model(name).eval()
-        clip = random_clip(encoder.input_spec, batch=3)
-        alone = torch.cat([encoder(one[None]) for one in clip])
-        assert torch.allclose(encoder(clip), alone, atol=1e-5)
-
-    def test_training_mode_differs_by_drop_path_alone(self, name: str) -> None:
-        encoder = create_model(name)
-        clip = random_clip(encoder.input_spec)
-        assert torch.equal(encoder.train()(clip), encoder.eval()(clip))
-        dropped = create_model(name, drop_path=0.9)
-        dropped.load_state_dict(encoder.state_dict())
-        assert torch.equal(dropped.eval()(clip), encoder(clip))
-        torch.manual_seed(0)
-        assert not torch.allclose(dropped.train()(clip), encoder(clip))
-
-    def test_refuses_a_clip_of_another_shape(self, name: str) -> None:
-        encoder = create_model(name)
-        with pytest.raises(UserError, match="takes clips of shape"):
-            encoder(random_clip(create_model(name, **OTHER_SIZE[name]).input_spec))
-
-
-def test_unknown_names_list_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"did you mean 'mvit_tiny'\?.*pose_transformer_base"):
-        create_model("mvit_tinny")
-    with pytest.raises(UserError, match="no argument 'frame'; did you mean 'frames'"):
-        create_model("mvit_tiny", frame=8)
-    assert set(list_models("mvit*")) == {name for name in MODELS if name.startswith("mvit")}
 
 
 @pytest.mark.parametrize(
@@ -145,76 +51,6 @@ def test_sizes_must_fit_the_strides(arguments: dict, message: str | None) -> Non
             create_model("mvit_tiny", **arguments)
 
 
-def test_pixels_are_normalised_by_the_spec() -> None:
-    spec = InputSpec(1, 1, (0.5, 0.25, 0.0), (0.5, 1.0, 2.0), "video")
-    clip = torch.tensor([255, 0, 51], dtype=torch.uint8).view(1, 3, 1, 1, 1)
-    assert torch.allclose(to_input(clip, spec).flatten(), torch.tensor([1.0, -0.25, 0.1]))
-
-
-# Files ----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def exported(tmp_path: Path) -> Path:
-    path = tmp_path / "encoder.safetensors"
-    export_encoder(create_model("pose_transformer_tiny", frames=4), path, {})
-    return path
-
-
-def test_pickles_are_never_opened(tmp_path: Path, exported: Path) -> None:
-    state = load_file(exported)
-    torch.save(state, tmp_path / "zip.pt")
-    torch.save(state, tmp_path / "bare.pt", _use_new_zipfile_serialization=False)
-    for name in ("zip.pt", "bare.pt"):
-        with pytest.raises(UserError, match="is a pickle"):
-            load_encoder(tmp_path / name)
-        with pytest.raises(UserError, match="is a pickle"):
-            load_weights(create_model("pose_transformer_tiny", frames=4), tmp_path / name)
-
-
-def test_broken_files_are_named(tmp_path: Path, exported: Path) -> None:
-    cut = tmp_path / "cut.safetensors"
-    for length in (0, 5, 100, exported.stat().st_size - 1):
-        cut.write_bytes(exported.read_bytes()[:length])
-        with pytest.raises(UserError, match=r"cut\.safetensors: truncated or not a safetensors file"):
-            load_encoder(cut)
-    with pytest.raises(UserError, match="no such weights file"):
-        load_encoder(tmp_path / "absent.safetensors")
-    save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(UserError, match="no architecture in its metadata"):
-        load_encoder(tmp_path / "foreign.safetensors")
-
-
-def test_weights_load_strictly(tmp_path: Path, exported: Path) -> None:
-    encoder = create_model("pose_transformer_tiny", frames=4)
-    state = load_file(exported)
-    with pytest.raises(UserError, match="has tensors the encoder does not: extra"):
-        load_state(encoder, state | {"extra": torch.zeros(1)}, "file")
-    lacking = {name: value for name, value in state.items() if name != "part_embed"}
-    with pytest.raises(UserError, match="lacks tensors of the encoder: part_embed"):
-        load_state(encoder, lacking, "file")
-    fresh = encoder.part_embed.clone()
-    load_state(encoder, lacking, "file", allow_missing=["part_embed"])
-    assert torch.equal(encoder.part_embed, fresh)
-    assert torch.equal(encoder.time_embed, state["time_embed"])
-    with pytest.raises(UserError, match=r"'part_embed' is \[4, 96\], the encoder needs \[3, 96\]"):
-        load_state(encoder, state | {"part_embed": torch.zeros(4, 96)}, "file")
-
-
-def test_config_builds_with_weights_of_its_own_architecture_only(exported: Path) -> None:
-    config = EncoderConfig(name="pose_transformer_tiny", weights=str(exported))
-    assert build_encoder(config).input_spec.frames == 4
-    assert build_encoder(config, frames=6).input_spec.frames == 6
-    with pytest.raises(UserError, match="holds 'pose_transformer_tiny', not the wanted 'mvit_tiny'"):
-        build_encoder(EncoderConfig(name="mvit_tiny", weights=str(exported)))
-
-
-def test_position_tables_keep_a_straight_line_straight() -> None:
-    table = torch.arange(27.0)[:, None].expand(-1, 2)
-    shorter = interpolate_positions(table, 13)
-    assert torch.allclose(shorter[:, 0], (torch.arange(13) + 0.5) * 27 / 13 - 0.5, atol=1e-5)
-
-
 def test_pretraining_form_loads_into_fine_tuning_form(tmp_path: Path) -> None:
     pretrained = create_model("mvit_tiny", last_stride=1)
     export_encoder(pretrained, tmp_path / "encoder.safetensors", {})
@@ -227,9 +63,6 @@ def test_pretraining_form_loads_into_fine_tuning_form(tmp_path: Path) -> None:
     assert changed <= {"attn.rel_pos_h", "attn.rel_pos_w"}
     assert tuned.grids[-1] == (4, 2, 2)
     assert pretrained.grids[-1] == (4, 4, 4)
-
-
-# MViT -----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2), (1, 4, 4), (2, 3, 1)])
@@ -344,18 +177,6 @@ def test_positions_tell_equal_patches_apart_and_follow_the_size() -> None:
     assert {encoder.layer_of(name) for name in ("pos_space", "pos_time")} == {0}
 
 
-def test_batch_norm_head_removes_what_clips_have_in_common() -> None:
-    encoder = create_model("pose_transformer_tiny", frames=4)
-    clip = random_clip(encoder.input_spec, batch=8)
-    model = Classifier(encoder, 3, norm="batch").train()
-    model(clip)
-    normalised = model.norm(encoder(clip))
-    assert normalised.mean(dim=0).abs().max() < 1e-4
-    assert {model.layer_of(name) for name, _ in model.named_parameters()} == set(range(model.num_layers))
-    with pytest.raises(UserError, match="norm='group' is unknown"):
-        Classifier(encoder, 3, norm="group")  # type: ignore[arg-type]
-
-
 def test_masks_are_enlarged_by_repetition() -> None:
     mask = torch.tensor([[[[1, 0], [0, 1]]]], dtype=torch.bool)
     left, right = [1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]
@@ -403,8 +224,9 @@ def head_logits(model: Classifier, beside: dict[str, Tensor], clip: Tensor) -> T
 def test_small_mvit_is_slowfast_s(oracles: Path, name: str, form: dict) -> None:
     entry, tensors = oracle_entry(oracles, name)
     encoder = encoder_from_overrides(entry["overrides"], **form)
-    state, beside = from_slowfast({k[3:]: v for k, v in tensors.items() if k.startswith("sd.")})
-    load_state(encoder, state, name)
+    state = state_of(tensors)
+    assert detect_layout(state, "mvit_tiny", name).arguments(state) == form
+    beside = load_layout(encoder, state, LAYOUTS["slowfast"], name).left
     for index, output in enumerate(encoder.eval().forward_tokens(tensors["x"])):
         assert list(output.grid) == tensors[f"thw{index}"].tolist()
         assert (output.tokens - tensors[f"block{index}"]).abs().max() < PARITY
@@ -473,16 +295,8 @@ def test_slowfast_names_map_both_ways() -> None:
         frames=4, size=32, depth=2, embed_dim=8, dim_mul={1: 2}, head_mul={1: 2}, q_stride={1: 2}, kv_stride=2
     )
     state = encoder.state_dict()
-    renamed, beside = from_slowfast({to_slowfast_name(name): value for name, value in state.items()})
-    assert renamed.keys() == state.keys()
-    assert not beside
-    with pytest.raises(UserError, match=r"'blocks\.0\.gamma' is not a name"):
-        from_slowfast({"blocks.0.gamma": torch.zeros(1)})
-
-
-def test_every_registered_name_builds() -> None:
-    for name in list_models():
-        with torch.device("meta"):
-            encoder = create_model(name)
-        assert isinstance(encoder, Encoder)
-        assert encoder.architecture == name
+    renamed = rename({to_slowfast_name(name): value for name, value in state.items()}, LAYOUTS["slowfast"], "file")
+    assert renamed.tensors.keys() == state.keys()
+    assert not renamed.left
+    with pytest.raises(UserError, match=r"layout slowfast has no tensors of these names: blocks\.0\.gamma"):
+        rename({"blocks.0.gamma": torch.zeros(1)}, LAYOUTS["slowfast"], "file")

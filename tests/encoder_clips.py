@@ -1,0 +1,20 @@
+"""Random clips for encoders, and another input size for each tiny preset."""
+
+import torch
+from torch import Tensor
+
+from islr.models import InputSpec
+
+# Arguments by which each preset takes another input size; one line per family.
+OTHER_SIZE = {
+    "mvit_tiny": {"frames": 4, "size": 96},
+    "pose_transformer_tiny": {"frames": 24},
+}
+
+
+def random_clip(spec: InputSpec, batch: int = 2, seed: int = 0) -> Tensor:
+    """A batch of standard normal clips as the encoder takes them; about one pose point in six is not seen."""
+    clip = torch.randn(batch, *spec.clip_shape, generator=torch.Generator().manual_seed(seed))
+    if spec.modality == "pose":
+        clip[..., 2] = (clip[..., 2] > -1).float()
+    return clip
