@@ -155,4 +155,5 @@ def test_every_registered_name_builds() -> None:
         with torch.device("meta"):
             encoder = create_model(name)
         assert isinstance(encoder, Encoder)
+        assert encoder.source
         assert encoder.architecture == name

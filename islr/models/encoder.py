@@ -110,6 +110,7 @@ class Encoder(nn.Module, ABC):
         layer_dims: Width of each block's tokens, in order.
         checkpointing: Keep only the input of each block for the backward pass and compute the rest again
             (arXiv 1604.06174): less memory, about a third more time. Same numbers.
+        source: Whose architecture it is: paper, and code where it follows one.
         zero_gradient: Ends of the names of parameters whose gradient is zero by construction, such as the bias of
             a key: it shifts all scores of a query alike, and softmax does not see a shift.
     """
@@ -120,6 +121,7 @@ class Encoder(nn.Module, ABC):
     dim: int
     layer_dims: list[int]
     checkpointing: bool = False
+    source: str
     zero_gradient: tuple[str, ...] = ()
 
     @abstractmethod

@@ -152,6 +152,7 @@ class MViTEncoder(Encoder):
             self.pos_space = nn.Parameter(torch.randn(self.patch_grid[1] * self.patch_grid[2], embed_dim) * std)
             self.pos_time = nn.Parameter(torch.randn(self.patch_grid[0], embed_dim) * std)
 
+    source = "MViTv2 (arXiv 2112.01526), MaskFeat's form (arXiv 2112.09133)"
     zero_gradient = ("attn.pool_k.norm_act.0.bias",)
 
     @property

@@ -78,6 +78,8 @@ class PoseTransformer(Encoder):
         UserError: No frames.
     """
 
+    source = "ours: ViT blocks (arXiv 2010.11929) on part tokens"
+
     def __init__(self, *, frames: int, dim: int, depth: int, heads: int, drop_path: float = 0.0) -> None:
         super().__init__()
         if frames < 1:
