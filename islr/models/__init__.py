@@ -14,6 +14,7 @@ from islr.errors import UserError
 from islr.models.encoder import Classifier, Encoder, EncoderConfig, InputSpec, to_input
 from islr.models.mvit import mvit_s, mvit_tiny
 from islr.models.pose import pose_transformer_base, pose_transformer_tiny
+from islr.models.vit import vit_b, vit_g, vit_h, vit_l, vit_s, vit_tiny
 
 __all__ = [
     "MODELS",
@@ -29,6 +30,12 @@ __all__ = [
 MODELS: dict[str, Callable[..., Encoder]] = {
     "mvit_tiny": mvit_tiny,
     "mvit_s": mvit_s,
+    "vit_tiny": vit_tiny,
+    "vit_s": vit_s,
+    "vit_b": vit_b,
+    "vit_l": vit_l,
+    "vit_h": vit_h,
+    "vit_g": vit_g,
     "pose_transformer_tiny": pose_transformer_tiny,
     "pose_transformer_base": pose_transformer_base,
 }
