@@ -38,6 +38,12 @@ def patchify(clip: Tensor, patch: int) -> Tensor:
     return cells.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(5).flatten(1, 3)
 
 
+def unpatchify(patches: Tensor, grid: tuple[int, int, int], patch: int) -> Tensor:
+    """Put `[B, N, C, 2 * p * p]` together to the clip they were cut from, `[B, C, T, H, W]`."""
+    cells = patches.unflatten(3, (TUBELET, patch, patch)).unflatten(1, grid)  # [B, t, h, w, C, 2, p, p]
+    return cells.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6).flatten(4, 5).flatten(2, 3)
+
+
 def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     """The tokens of `[B, N, D]` that int64 `[B, V]` names: `[B, V, D]`."""
     return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
