@@ -12,7 +12,7 @@ from pydantic import Field
 from islr.config import Config, config_hash
 from islr.data.loader import pin_threads
 from islr.data.manifest import Manifest
-from islr.data.module import ClipStore, DataConfig, TrainBatches, load_manifests
+from islr.data.module import ClipStore, DataConfig, TrainBatches
 from islr.errors import UserError
 from islr.files import write_atomic_with
 from islr.models import EncoderConfig
@@ -22,6 +22,7 @@ from islr.training.optim import OptimConfig
 from islr.training.runtime import RunConfig, World, commit, prepare_process, run_folder
 from islr.training.tracking import Progression
 from pretrain import RECIPES
+from pretrain.seen import check_unseen, seen_facts, seen_manifest
 
 ENCODER = "encoder.safetensors"
 PICTURES = "pictures.npz"
@@ -44,6 +45,10 @@ class PretrainConfig(Config):
     splits: tuple[Literal["train", "val", "test", "none"], ...] = Field(
         ("train", "none"), min_length=1, description="splits of the manifests that are seen"
     )
+    downstream: tuple[str, ...] = Field(
+        (), description="manifests of the tasks the encoder will be judged on; their val and test stay unseen"
+    )
+    transductive: bool = Field(False, description="declare that unlabelled val or test clips of downstream are seen")
     optim: OptimConfig
     run: RunConfig
 
@@ -59,7 +64,7 @@ def run_pretrain(config: PretrainConfig) -> None:
     prepare_process(config.run.threads)
     torch.manual_seed(config.run.seed)
     recipe_module = RECIPES[config.recipe.name]
-    manifest = seen_manifest(config)
+    manifest = clips_to_see(config)
     recipe = build_recipe(config, manifest)
     store = ClipStore(manifest, config.data)
     view = recipe_module.views(config.recipe, recipe.encoder.input_spec)
@@ -90,21 +95,21 @@ def run_pretrain(config: PretrainConfig) -> None:
         world.barrier()
 
 
-def seen_manifest(config: PretrainConfig) -> Manifest:
-    """The clips a run sees: the chosen splits of all its manifests.
+def clips_to_see(config: PretrainConfig) -> Manifest:
+    """The clips a run sees, checked against what its encoder will be judged on.
 
     Raises:
-        UserError: Nothing is left, or labels are needed and absent.
+        UserError: Nothing is left, labels are needed and absent, or a downstream clip would be seen undeclared.
     """
-    whole = load_manifests(config.data.manifest)
-    manifest = whole.replace(clip for clip in whole if clip.split in config.splits)
-    if not len(manifest.select()):
-        raise UserError(f"manifest {whole.name}: no readable clip in splits {', '.join(config.splits)}")
+    if not config.transductive:
+        check_unseen(config.data.manifest, config.splits, config.downstream)
+    manifest = seen_manifest(config.data.manifest, config.splits)
     if getattr(RECIPES[config.recipe.name], "NEEDS_LABELS", False):
         bare = [clip.clip_id for clip in manifest if clip.label is None]
         if bare:
             raise UserError(
-                f"recipe {config.recipe.name} needs labels and {len(bare)} clips of {whole.name} have none ({bare[0]})"
+                f"recipe {config.recipe.name} needs labels and {len(bare)} clips of {manifest.name} have none "
+                f"({bare[0]})"
             )
     return manifest
 
@@ -140,6 +145,8 @@ def _facts(config: PretrainConfig, manifest: Manifest) -> dict[str, str]:
         "manifest": manifest.name,
         "fingerprint": manifest.fingerprint(),
         "clips": str(len(manifest.select())),
+        "seen": seen_facts(config.data.manifest, config.splits),
+        "transductive": "declared" if config.transductive else "",
     }
     return {
         "name": config.name,
