@@ -12,7 +12,7 @@ from pydantic import Field
 from islr.config import Config, config_hash
 from islr.data.loader import pin_threads
 from islr.data.manifest import Manifest
-from islr.data.module import ClipStore, DataConfig, TrainBatches
+from islr.data.module import ClipStore, DataConfig, TrainBatches, load_manifests
 from islr.errors import UserError
 from islr.files import write_atomic_with
 from islr.models import EncoderConfig
@@ -22,6 +22,7 @@ from islr.training.optim import OptimConfig
 from islr.training.runtime import RunConfig, World, commit, prepare_process, run_folder
 from islr.training.tracking import Progression
 from pretrain import RECIPES
+from pretrain.health import Health, HealthConfig
 from pretrain.seen import check_unseen, seen_facts, seen_manifest
 
 ENCODER = "encoder.safetensors"
@@ -49,6 +50,7 @@ class PretrainConfig(Config):
         (), description="manifests of the tasks the encoder will be judged on; their val and test stay unseen"
     )
     transductive: bool = Field(False, description="declare that unlabelled val or test clips of downstream are seen")
+    health: HealthConfig = HealthConfig()
     optim: OptimConfig
     run: RunConfig
 
@@ -75,6 +77,7 @@ def run_pretrain(config: PretrainConfig) -> None:
         if config.data.cache == "memory":
             with Progression(f"{config.name}: decoding", len(store), enabled=world.main) as bar:
                 store.fill_cache(bar.callback)
+        watched = load_manifests(config.downstream[:1] or config.data.manifest)
         groups = recipe.param_groups() if hasattr(recipe, "param_groups") else None
         title = f"{config.name}: pre-training"
         fit(
@@ -87,6 +90,8 @@ def run_pretrain(config: PretrainConfig) -> None:
             folder=folder,
             title=title,
             groups=groups,
+            evaluate=Health(config.health, watched, config.data, config.optim.epochs, world),
+            evaluate_start=True,
         )
         if world.main:
             if hasattr(recipe, "pictures"):

@@ -205,7 +205,7 @@ def _train(
         task.encoder.requires_grad_(False)
     single = ViewsConfig(sampling=config.video.sampling)
 
-    def validate(module: nn.Module) -> dict[str, float]:
+    def validate(module: nn.Module, epoch: float) -> dict[str, float]:
         classifier = module.classifier
         assert isinstance(classifier, nn.Module)
         scores = score(

@@ -33,7 +33,7 @@ from islr.training.optim import (
 from islr.training.runtime import RunConfig, World, seed_step
 from islr.training.tracking import Progression, Tracker
 
-Evaluate = Callable[[nn.Module], Mapping[str, float]]
+Evaluate = Callable[[nn.Module, float], Mapping[str, float]]  # of the weights, at an epoch
 
 
 @dataclass
@@ -41,7 +41,7 @@ class State:
     """What a checkpoint holds besides weights and optimiser."""
 
     step: int = 0
-    evaluated: int = 0  # step of the last evaluation
+    evaluated: int = -1  # step of the last evaluation
     best: float = float("-inf")
     seconds: float = 0.0
     failed: dict[int, str] = field(default_factory=dict)  # row -> reason, clips that could not be read
@@ -81,6 +81,7 @@ def fit(
     title: str,
     groups: list[dict[str, Any]] | None = None,
     evaluate: Evaluate | None = None,
+    evaluate_start: bool = False,
     select: str = "",
     keep_best: Callable[[nn.Module], None] | None = None,
 ) -> State:
@@ -95,7 +96,9 @@ def fit(
         folder: Run folder; checkpoints and `metrics.jsonl` go there.
         title: Shown with the progress.
         groups: Optimiser groups; default: weight decay only.
-        evaluate: Called after each epoch with the weights to judge (averaged ones when `optim.ema` is set).
+        evaluate: Called after each epoch with the weights to judge (averaged ones when `optim.ema` is set) and the
+            epoch; an empty result is not logged.
+        evaluate_start: Also evaluate before the first step.
         select: Which of the evaluation's numbers, higher is better, decides about `keep_best`.
         keep_best: Called with the weights whenever `select` improves.
 
@@ -123,7 +126,15 @@ def fit(
     wrapped = _wrap(module, run, world)
     after_step: Callable[[int, int], None] | None = getattr(module, "after_step", None)
     judged = average.module if average is not None else module
-    tracker = Tracker(folder, state.step, run.wandb, title, config.model_dump(mode="json"), enabled=world.main)
+    tracker = Tracker(
+        folder,
+        state.step,
+        run.wandb,
+        title,
+        config.model_dump(mode="json"),
+        enabled=world.main,
+        evaluated=state.evaluated,
+    )
     clock = time.monotonic() - state.seconds
     marked = (state.step, time.monotonic())
 
@@ -139,28 +150,35 @@ def fit(
             }
             save_checkpoint(folder, content)
 
-    def judge() -> None:
+    def judge() -> bool:
+        """Evaluate; whether there was anything to remember."""
         if evaluate is None:
-            return
-        values = dict(evaluate(judged))
+            return False
+        epoch = state.step / batches.steps_per_epoch
+        values = dict(evaluate(judged, epoch))
         state.evaluated = state.step
-        tracker.log("val", state.step, state.step / batches.steps_per_epoch, **values)
+        if values:
+            tracker.log("val", state.step, epoch, **values)
         if select and values[select] > state.best:
             state.best = values[select]
             if keep_best is not None and world.main:
                 keep_best(judged)
+        return bool(values)
 
+    if state.step == 0 and not evaluate_start:
+        state.evaluated = 0
+    waited = 0.0  # seconds since `marked` in which the next batch was not there yet
     stream = batches.iterate(state.step, total)
     with StopSignal() as stop, Progression(title, total, state.step, enabled=world.main) as bar:
         while True:
             epoch_done = state.step % batches.steps_per_epoch == 0 or state.step == total
-            if epoch_done and state.step > state.evaluated:
-                judge()
-                if evaluate is not None:
-                    save()
+            if epoch_done and state.step > state.evaluated and judge() and state.step:
+                save()
             if state.step >= total:
                 break
+            asked = time.monotonic()
             parts = next(stream)
+            waited += time.monotonic() - asked
             epoch = state.step / batches.steps_per_epoch
             rate = learning_rate(optim, epoch)
             set_learning_rate(optimizer, rate)
@@ -183,7 +201,8 @@ def fit(
                 shown = {name: float(value) for name, value in values.items()}
                 done, since = state.step - marked[0], time.monotonic() - marked[1]
                 shown["clips_per_s"] = round(done * batches.batch_size / max(since, 1e-6), 1)
-                marked = (state.step, time.monotonic())
+                shown["data_wait"] = round(waited / max(since, 1e-6), 3)  # share of the time
+                marked, waited = (state.step, time.monotonic()), 0.0
                 tracker.log("train", state.step, epoch, **shown, lr=rate, grad_norm=float(norm))
                 bar.update(state.step, f"loss {shown['loss']:.4f}")
             every = run.checkpoint_every or batches.steps_per_epoch
