@@ -89,12 +89,16 @@ def demo(
     out: Annotated[Path, typer.Option(help="folder for the corpus, the runs and report.html")] = Path("demo"),
 ) -> None:
     """From nothing to a report: synthetic corpus, pre-training, fine-tuning, probing, report.html."""
-    # The stages' processes are forked from this one, so what they need is imported once, here.
-    for module in ("islr.data.synth", "islr.evaluation.finetune", "pretrain.run", "probe.protocol"):
-        importlib.import_module(module)
+    _preload()
     from islr.demo import run_demo
 
     run_demo(out, run)
+
+
+def _preload() -> None:
+    """Import once what stages need: their processes are forked from this one."""
+    for module in ("islr.data.synth", "islr.evaluation.finetune", "pretrain.run", "probe.protocol"):
+        importlib.import_module(module)
 
 
 @app.command()
@@ -203,6 +207,26 @@ def probe(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def bench(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    plan: Annotated[bool, typer.Option("--plan", help="show the stages and what is done, run nothing")] = False,
+) -> None:
+    """The grid of recipes x regimes x seeds; run it again to go on where it stopped."""
+    from islr.bench import plan as plan_of
+    from islr.bench import run_bench
+    from islr.config import load_config
+    from islr.grid import GridConfig, expand
+
+    grid = load_config(GridConfig, config, overrides or [])
+    if plan:
+        print("\n".join(plan_of(grid, expand(grid, _schema))))
+        return
+    _preload()
+    print(run_bench(grid, _schema, run))
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="run folders, or folders that contain them")],
     out: Annotated[Path, typer.Option(help=".html, .md, .csv or .tex")] = Path("report.html"),
@@ -254,7 +278,7 @@ def perf(
 
 @config_app.command("schema")
 def config_schema(
-    task: Annotated[Literal["pretrain", "finetune", "probe"], typer.Argument()],
+    task: Annotated[Literal["pretrain", "finetune", "probe", "bench"], typer.Argument()],
 ) -> None:
     """Print the JSON Schema of a task's configuration, for editors."""
     print(json.dumps(_schema(task).model_json_schema(), indent=1))
@@ -267,8 +291,8 @@ def config_show(config: ConfigFile, overrides: Overrides = None) -> None:
 
     tree = read_tree(config, overrides or [])
     task = tree.get("task")
-    if task not in ("pretrain", "finetune", "probe"):
-        raise UserError(f"{config}: key 'task' must be pretrain, finetune or probe, not {task!r}")
+    if task not in ("pretrain", "finetune", "probe", "bench"):
+        raise UserError(f"{config}: key 'task' must be pretrain, finetune, probe or bench, not {task!r}")
     print(dump_yaml(validate(_schema(task), tree, config)), end="")
 
 
@@ -281,6 +305,10 @@ def _schema(task: str) -> Any:
         from islr.evaluation.finetune import FinetuneConfig
 
         return FinetuneConfig
+    if task == "bench":
+        from islr.grid import GridConfig
+
+        return GridConfig
     from probe.config import ProbeConfig
 
     return ProbeConfig
