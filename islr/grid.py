@@ -26,7 +26,7 @@ from islr.stages import Stage
 KEY_LENGTH = 10  # hex digits of a stage's hash in names
 # Keys of a run's configuration that its numbers do not depend on, or that the hashes of its inputs stand for.
 NOT_HASHED = {
-    "": ("name", "downstream"),
+    "": ("name", "tags", "downstream"),
     "run": ("out", "wandb", "log_every", "checkpoint_every"),
     "data": ("manifest", "workers", "deadline_s", "cache"),
     "encoder": ("weights",),
@@ -182,6 +182,13 @@ class _Expansion:
         wanted = bool(method.pretrain)
         return tuple(name for name, regime in self.config.regimes.items() if bool(regime.stages) == wanted)
 
+    def _labels(self, method: str, regime: str, seed: int) -> list[str]:
+        """Overrides by which tables know a cell."""
+        several = len(self.config.methods[method].seeds or self.config.seeds) > 1
+        name = f"{method} · {regime}" + (f" · seed {seed}" if several else "")
+        tags = {"method": method, "regime": regime}
+        return [f"name={json.dumps(name, ensure_ascii=False)}", f"tags={json.dumps(tags)}"]
+
     def _corpus(self, name: str, corpus: CorpusConfig) -> tuple[Path, str, tuple[str, ...]]:
         """The manifest, the key of its content, and the stage that renders it, if any."""
         if corpus.manifest is not None:
@@ -206,10 +213,9 @@ class _Expansion:
         if parent:
             self.encoders[parent] = self.grid.runs[parent]
         manifest, corpus_key, renders = self.corpora[self.config.target]
-        row = f"{name} · {regime}"
         overrides = [
             *method.finetune_overrides,
-            f"name={json.dumps(row)}",
+            *self._labels(name, regime, seed),
             f"data.manifest={manifest}",
             f"run.seed={seed}",
             *([f"encoder.weights={weights}"] if weights else []),
@@ -236,7 +242,7 @@ class _Expansion:
         transductive = self.config.regimes[regime].transductive
         overrides = [
             *method.pretrain_overrides,
-            f"name={json.dumps(f'{name} · {regime}')}",
+            *self._labels(name, regime, seed),
             f"data.manifest={json.dumps([str(path) for path, _, _ in found])}",
             f"downstream={json.dumps([str(target)])}",
             f"run.seed={seed}",

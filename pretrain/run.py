@@ -40,6 +40,7 @@ class PretrainConfig(Config):
 
     task: Literal["pretrain"] = "pretrain"
     name: str = Field(min_length=1, description="the row of this encoder in tables")
+    tags: dict[str, str] = Field(default_factory=dict, description="facts for reports: a grid's method and regime")
     recipe: RecipeConfig
     encoder: EncoderConfig
     data: DataConfig

@@ -48,6 +48,7 @@ class FinetuneConfig(Config):
 
     task: Literal["finetune"] = "finetune"
     name: str = Field(min_length=1, description="the row of this model in tables")
+    tags: dict[str, str] = Field(default_factory=dict, description="facts for reports: a grid's method and regime")
     encoder: EncoderConfig
     mode: Literal["full", "linear"] = Field("full", description="linear: the encoder is frozen")
     data: DataConfig
