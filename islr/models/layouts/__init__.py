@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from islr.errors import UserError
+from islr.models.layouts.hiera import HIERA, HIERA_IMAGE
 from islr.models.layouts.layout import Layout, Renamed, load_layout, rename, shown
 from islr.models.layouts.slowfast import SLOWFAST
 
 __all__ = ["LAYOUTS", "Layout", "Renamed", "choose_layout", "detect_layout", "layouts_of", "load_layout", "rename"]
 
-LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (SLOWFAST,)}
+LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (SLOWFAST, HIERA, HIERA_IMAGE)}
 
 
 def layouts_of(architecture: str) -> list[str]:
