@@ -13,6 +13,7 @@ from typer.exceptions import Abort, TyperException
 
 from islr.data.cli import data_app
 from islr.errors import Interrupted, RunFailed, UserError
+from islr.models_cli import models_command, weights_app
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 75
 
@@ -24,10 +25,10 @@ app = typer.Typer(
     help="Pre-train, fine-tune, probe and report on isolated sign language recognition.",
 )
 config_app = typer.Typer(no_args_is_help=True, help="Look at configurations.")
-weights_app = typer.Typer(no_args_is_help=True, help="Move weights in and out.")
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 app.add_typer(weights_app, name="weights")
+app.command("models")(models_command)
 
 ConfigFile = Annotated[str, typer.Argument(help="config file, or the name of a shipped one (smoke/maskfeat.yaml)")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value ...")]
@@ -238,22 +239,6 @@ def report(
 
 
 @app.command()
-def models(pattern: Annotated[str, typer.Argument(help="shell pattern")] = "*") -> None:
-    """List the encoders."""
-    from islr.models import create_model, list_models
-
-    names = list_models(pattern)
-    if not names:
-        raise UserError(f"no model matches '{pattern}'; known: {', '.join(list_models())}")
-    for name in names:
-        encoder = create_model(name)
-        spec = encoder.input_spec
-        million = sum(parameter.numel() for parameter in encoder.parameters()) / 1e6
-        size = f"{spec.frames}x{spec.size}x{spec.size}" if spec.modality == "video" else f"{spec.frames} frames"
-        print(f"{name:26} {spec.modality:6} {size:12} {million:7.2f} M parameters, {len(encoder.layer_dims)} blocks")
-
-
-@app.command()
 def perf(
     what: Annotated[Literal["decode", "hog", "probe", "all"], typer.Argument()] = "all",
     videos: Annotated[Path | None, typer.Option(help="decode: folder of clips; default: clips drawn now")] = None,
@@ -312,27 +297,6 @@ def _schema(task: str) -> Any:
     from probe.config import ProbeConfig
 
     return ProbeConfig
-
-
-@weights_app.command("export")
-def weights_export(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="a finished run folder")],
-    directory: Annotated[Path, typer.Argument(help="folder to write to")],
-) -> None:
-    """Copy a run's weights with their metadata beside them as readable json."""
-    from islr.files import write_atomic
-    from islr.models.weights import read_metadata
-
-    found = [run_folder / name for name in ("encoder.safetensors", "classifier.safetensors")]
-    found = [path for path in found if path.is_file()]
-    if not found:
-        raise UserError(f"{run_folder} holds no encoder.safetensors or classifier.safetensors; is the run finished?")
-    directory.mkdir(parents=True, exist_ok=True)
-    for path in found:
-        write_atomic(directory / path.name, path.read_bytes())
-        facts = json.dumps(read_metadata(path), indent=1, sort_keys=True)
-        write_atomic(directory / f"{path.stem}.json", facts + "\n")
-        _say(directory / path.name)
 
 
 def _say(what: object) -> None:
