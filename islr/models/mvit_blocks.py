@@ -14,6 +14,7 @@ from torchvision.models.video.mvit import MSBlockConfig, MultiscaleAttention, Mu
 
 from islr.errors import UserError
 from islr.models.depthwise import depthwise_conv3d
+from islr.models.encoder import interpolate_positions
 
 Grid = tuple[int, int, int]  # tokens along time, height, width
 
@@ -34,11 +35,20 @@ class PooledAttention(MultiscaleAttention):
         super().__init__(input_size, *args, stride_q=stride_q, stride_kv=stride_kv, **kwargs)
         self.stride_q: Grid = (stride_q[0], stride_q[1], stride_q[2])
         self.stride_kv: Grid = (stride_kv[0], stride_kv[1], stride_kv[2])
-        self.query_grid, self.key_grid = _pooled(input_size, stride_q), _pooled(input_size, stride_kv)
+        self.fit((input_size[0], input_size[1], input_size[2]))
+
+    def fit(self, grid: Grid) -> Grid:
+        """Prepare for tokens on `grid`; returns the grid of the result.
+
+        The lengths of the position tables stay those of `input_size`, to which the reference rounds down where a
+        stride does not divide a grid; the grids themselves round up.
+        """
+        self.query_grid, self.key_grid = _pooled(grid, self.stride_q), _pooled(grid, self.stride_kv)
         for axis, queries, keys in zip("thw", self.query_grid, self.key_grid, strict=True):
             self.register_buffer(f"offset_{axis}", _offsets(queries, keys), persistent=False)
         self.register_buffer("is_patch", _is_patch(self.query_grid), persistent=False)
         self.register_buffer("key_code", _one_hot_positions(self.key_grid), persistent=False)
+        return self.query_grid
 
     def forward(self, x: Tensor, thw: Grid) -> tuple[Tensor, Grid]:
         """Attend within `x` `[B, 1 + N, D]` on grid `thw`; returns the tokens and their pooled grid."""
@@ -79,14 +89,25 @@ class PooledAttention(MultiscaleAttention):
     def _position_scores(self, q: Tensor) -> Tensor:
         """Position scores of each query along each axis: `[B, A, 1 + N, t' + h' + w']`, class token 0."""
         patches = q[:, :, 1:].reshape(*q.shape[:2], *self.query_grid, self.head_dim)
-        along_t = torch.einsum("bathwd,tkd->bathwk", patches, self.rel_pos_t[self.offset_t])
-        along_h = torch.einsum("bathwd,hkd->bathwk", patches, self.rel_pos_h[self.offset_h])
-        along_w = torch.einsum("bathwd,wkd->bathwk", patches, self.rel_pos_w[self.offset_w])
+        in_t, in_h, in_w = self._positions()
+        along_t = torch.einsum("bathwd,tkd->bathwk", patches, in_t)
+        along_h = torch.einsum("bathwd,hkd->bathwk", patches, in_h)
+        along_w = torch.einsum("bathwd,wkd->bathwk", patches, in_w)
         scores = torch.cat([along_t, along_h, along_w], dim=-1).flatten(2, 4)
         return F.pad(scores, (0, 0, 1, 0))
 
+    def _positions(self) -> list[Tensor]:
+        """The position vectors between each query and key along each axis, `[queries, keys, d]`."""
+        found = []
+        for axis, queries, keys in zip("thw", self.query_grid, self.key_grid, strict=True):
+            table, distances = getattr(self, f"rel_pos_{axis}"), 2 * max(queries, keys) - 1
+            if len(table) != distances:
+                table = interpolate_positions(table, distances)
+            found.append(table[getattr(self, f"offset_{axis}")])
+        return found
 
-def _pooled(sizes: list[int], strides: list[int]) -> Grid:
+
+def _pooled(sizes: Grid, strides: Grid) -> Grid:
     """The grid a pooling leaves: a 3-wide kernel padded by 1 gives ceil(n / stride) positions."""
     t, h, w = (-(-size // stride) for size, stride in zip(sizes, strides, strict=True))
     return t, h, w
