@@ -219,9 +219,9 @@ def test_published_large_size_keeps_partly_covered_tokens() -> None:
             {"frames": 2},
             {"last_stride": 1},
             {"last_stride": 2},
-            {f"blocks.15.rel_pos_{axis}": (27, 13) for axis in "hw"},
+            {f"15.rel_pos_{axis}": (27, 13) for axis in "hw"},
         ),
-        ({"size": 32}, {"frames": 16}, {"frames": 8}, {f"blocks.{block}.rel_pos_t": (15, 7) for block in range(16)}),
+        ({"size": 32}, {"frames": 16}, {"frames": 8}, {f"{block}.rel_pos_t": (15, 7) for block in range(16)}),
     ],
     ids=["fine-tuning", "frames"],
 )
