@@ -74,7 +74,9 @@ def step_speed(
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no CUDA device here; leave the option out to measure on the CPU")
     pin_threads()
-    ours, peer = build_pair(frames, size)
+    encoder = create_model("mvit_s", frames=frames, size=size, widen_in="attention", pool="class")
+    assert isinstance(encoder, MViTEncoder)
+    ours, peer = build_pair(encoder)
     for model in (ours, peer):
         model.to(device)
     generator = torch.Generator().manual_seed(0)
@@ -96,14 +98,13 @@ def step_speed(
     return _table(step, best, memory, agreement, repeats, load)
 
 
-def build_pair(frames: int, size: int) -> tuple[Classifier, MViT]:
-    """Our supervised MViTv2-S and torchvision's with the same random weights."""
-    encoder = create_model("mvit_s", frames=frames, size=size, widen_in="attention", pool="class")
-    assert isinstance(encoder, MViTEncoder)
+def build_pair(encoder: MViTEncoder) -> tuple[Classifier, MViT]:
+    """A classifier on an encoder of the supervised form, and torchvision's with the same random weights."""
     ours = Classifier(encoder, CLASSES)
+    spec = encoder.input_spec
     peer = MViT(
-        spatial_size=(size, size),
-        temporal_size=frames,
+        spatial_size=(spec.size, spec.size),
+        temporal_size=spec.frames,
         block_setting=encoder.block_settings,
         residual_pool=True,
         residual_with_cls_embed=False,

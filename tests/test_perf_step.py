@@ -8,6 +8,7 @@ from torch import nn
 
 from islr.cli import run
 from islr.errors import RunFailed
+from islr.models.mvit import MViTEncoder
 from islr.perf_step import Step, build_pair, check_agreement, saved_bytes, step_speed
 
 
@@ -31,10 +32,23 @@ def test_the_command_prints_times_and_memory_of_both(capsys: pytest.CaptureFixtu
 
 
 def test_models_that_differ_are_not_timed() -> None:
-    ours, peer = build_pair(2, 32)
+    encoder = MViTEncoder(
+        frames=2,
+        size=32,
+        depth=2,
+        embed_dim=8,
+        dim_mul={1: 2},
+        head_mul={1: 2},
+        q_stride={1: 2},
+        kv_stride=2,
+        widen_in="attention",
+        pool="class",
+    )
+    ours, peer = build_pair(encoder)
     step = Step(torch.randn(1, 3, 2, 32, 32), torch.zeros(1, dtype=torch.long), half=False)
+    assert "largest difference of logits" in check_agreement(ours, peer, step)
     with torch.no_grad():
-        peer.blocks[7].mlp[0].weight.mul_(1.5)
+        peer.blocks[1].mlp[0].weight.mul_(1.5)
     with pytest.raises(RunFailed, match="do not compute the same: largest difference of logits"):
         check_agreement(ours, peer, step)
 
