@@ -240,12 +240,16 @@ def report(
 
 @app.command()
 def perf(
-    what: Annotated[Literal["decode", "hog", "probe", "all"], typer.Argument()] = "all",
+    what: Annotated[Literal["decode", "hog", "step", "probe", "all"], typer.Argument()] = "all",
     videos: Annotated[Path | None, typer.Option(help="decode: folder of clips; default: clips drawn now")] = None,
     short_side: Annotated[int, typer.Option(min=16, help="decode: pixels of the output and of the pack")] = 256,
     clips: Annotated[int, typer.Option(min=1, help="decode: clips taken from the folder, evenly spaced")] = 40,
+    frames: Annotated[int, typer.Option(min=1, help="step: frames per clip")] = 16,
+    size: Annotated[int, typer.Option(min=1, help="step: height and width in pixels")] = 224,
+    batch: Annotated[int, typer.Option(min=1, help="step: clips per step")] = 1,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="step: where; a GPU runs in bfloat16")] = "cpu",
 ) -> None:
-    """Measure our code beside well-known or straightforward code, in one run, on one thread."""
+    """Measure our code beside well-known or straightforward code, in one run; on one thread where it is a CPU."""
     from islr.perf import decode_speed, run_contests
 
     if what in ("decode", "all"):
@@ -254,6 +258,10 @@ def perf(
         from pretrain.hog import speed_contest
 
         run_contests([speed_contest()])
+    if what in ("step", "all"):
+        from islr.perf_step import step_speed
+
+        print(step_speed(frames, size, batch, device))
     if what in ("probe", "all"):
         from probe.benchmark import PUBLISHED, compare
 

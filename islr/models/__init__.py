@@ -13,7 +13,7 @@ from typing import Any
 from islr.errors import UserError
 from islr.models.encoder import Classifier, Encoder, EncoderConfig, InputSpec, to_input
 from islr.models.hiera import hiera_b, hiera_tiny
-from islr.models.mvit import mvit_s, mvit_tiny
+from islr.models.mvit_sizes import mvit_b, mvit_l, mvit_s, mvit_tiny
 from islr.models.pose import pose_transformer_base, pose_transformer_tiny
 
 __all__ = [
@@ -32,6 +32,8 @@ MODELS: dict[str, Callable[..., Encoder]] = {
     "hiera_b": hiera_b,
     "mvit_tiny": mvit_tiny,
     "mvit_s": mvit_s,
+    "mvit_b": mvit_b,
+    "mvit_l": mvit_l,
     "pose_transformer_tiny": pose_transformer_tiny,
     "pose_transformer_base": pose_transformer_base,
 }

@@ -8,10 +8,19 @@ from islr.errors import UserError
 from islr.models.layouts.hiera import HIERA, HIERA_IMAGE
 from islr.models.layouts.layout import Layout, Renamed, load_layout, rename, shown
 from islr.models.layouts.slowfast import SLOWFAST
+from islr.models.layouts.torchvision_mvit import TORCHVISION_MVIT
 
 __all__ = ["LAYOUTS", "Layout", "Renamed", "choose_layout", "detect_layout", "layouts_of", "load_layout", "rename"]
 
-LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (SLOWFAST, HIERA, HIERA_IMAGE)}
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout
+    for layout in (
+        HIERA,
+        HIERA_IMAGE,
+        SLOWFAST,
+        TORCHVISION_MVIT,
+    )
+}
 
 
 def layouts_of(architecture: str) -> list[str]:
