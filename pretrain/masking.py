@@ -85,6 +85,42 @@ def _inner_cuboid(window: tuple[int, int, int], rng: np.random.Generator) -> tup
     return slice(first, first + duration), slice(top, top + height), slice(left, left + width)
 
 
+def tube_mask(window: tuple[int, int, int], ratio: float, rng: np.random.Generator) -> np.ndarray:
+    """Hide the same random places at all times (VideoMAE, arXiv 2203.12602 section 3.3).
+
+    As published, the count of a moment is rounded down.
+
+    Args:
+        window: Cells along time, height, width.
+        ratio: Share of the places to hide; the count is the same for every clip.
+        rng: Source of all choices.
+
+    Returns:
+        bool `window`, true = hidden.
+    """
+    places = window[1] * window[2]
+    hidden = np.arange(places) >= places - int(places * ratio)
+    rng.shuffle(hidden)
+    return np.broadcast_to(hidden.reshape(window[1:]), window).copy()
+
+
+def motion_tube_mask(
+    window: tuple[int, int, int], ratio: float, motion: np.ndarray, guidance: float, rng: np.random.Generator
+) -> np.ndarray:
+    """As `tube_mask`, but hide the places that move most, up to chance; ours.
+
+    Args:
+        window: As in `tube_mask`.
+        ratio: As in `tube_mask`.
+        motion: Amount of movement at each place, `window[1:]`; counts by its rank.
+        guidance: Weight of movement (rank, 0..1) against uniform chance; 0 = all chance.
+        rng: Source of all choices.
+    """
+    count = int(motion.size * ratio)
+    hidden = _guided(motion.reshape(-1, 1), count, guidance, rng).reshape(window[1:])
+    return np.broadcast_to(hidden, window).copy()
+
+
 def motion_mask(motion: np.ndarray, ratio: float, guidance: float, rng: np.random.Generator) -> np.ndarray:
     """Hide the tokens that move most, up to chance.
 
@@ -100,11 +136,16 @@ def motion_mask(motion: np.ndarray, ratio: float, guidance: float, rng: np.rando
     Returns:
         bool `[T, P]`, true = hidden.
     """
+    return _guided(motion, round(motion.size * ratio), guidance, rng)
+
+
+def _guided(motion: np.ndarray, count: int, guidance: float, rng: np.random.Generator) -> np.ndarray:
+    """True for the `count` cells of `[K, P]` with the highest sum of chance and weighted rank within their column."""
     score = rng.random(motion.shape)
     # Equal movements are ranked by chance.
     order = np.lexsort((rng.random(motion.shape), motion), axis=0)
     ranks = np.argsort(order, axis=0) / max(len(motion) - 1, 1)
     score += guidance * ranks
     mask = np.zeros(motion.shape, dtype=bool)
-    mask.flat[np.argsort(score, axis=None)[score.size - round(score.size * ratio) :]] = True
+    mask.flat[np.argsort(score, axis=None)[score.size - count :]] = True
     return mask

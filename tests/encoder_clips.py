@@ -9,6 +9,7 @@ from islr.models import InputSpec
 OTHER_SIZE = {
     "hiera_tiny": {"frames": 4, "size": 96},
     "mvit_tiny": {"frames": 4, "size": 96},
+    "vit_tiny": {"frames": 4, "size": 96},
     "pose_transformer_tiny": {"frames": 24},
 }
 

@@ -1,6 +1,7 @@
 """Masks: counts, where they lie, and the published generator reproduced draw by draw."""
 
 import json
+import math
 import random
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from oracle_helpers import oracle_entry, oracle_file
 
-from pretrain.masking import cube_mask, exact_cube_mask, motion_mask
+from pretrain.masking import cube_mask, exact_cube_mask, motion_mask, motion_tube_mask, tube_mask
 
 
 def draw(generator, window: tuple[int, int, int], ratio: float, count: int) -> np.ndarray:  # type: ignore[no-untyped-def]
@@ -73,6 +74,29 @@ def test_a_part_that_keeps_moving_is_seen_as_often_as_the_others() -> None:
     assert hidden == pytest.approx([0.75] * 3, abs=0.04)
 
 
+def test_tubes_hide_the_same_places_at_all_times() -> None:
+    masks = draw(tube_mask, (3, 4, 5), 0.77, 400)
+    assert masks.shape == (400, 3, 4, 5)
+    assert (masks == masks[:, :1]).all()
+    assert (masks[:, 0].sum(axis=(1, 2)) == 15).all()  # of 20 x .77 = 15.4
+    assert masks[:, 0].mean(axis=0) == pytest.approx(np.full((4, 5), 0.75), abs=0.12)
+
+
+def test_motion_tubes_hide_what_moves_up_to_chance() -> None:
+    motion = np.zeros((4, 4))
+    motion[1, 1:3] = [3.0, 900.0]
+    masks = {
+        guidance: draw(lambda *rest, g=guidance: motion_tube_mask(*rest[:2], motion, g, rest[2]), (3, 4, 4), 0.6, 300)
+        for guidance in (0.0, 1.0, 20.0)
+    }
+    for drawn in masks.values():
+        assert (drawn == drawn[:, :1]).all()
+        assert (drawn[:, 0].sum(axis=(1, 2)) == 9).all()
+    assert masks[20.0][:, 0, 1, 1:3].all()
+    assert 0.75 < masks[1.0][:, 0, 1, 1:3].mean() < 1  # by rank: the strong movement is no surer to be hidden
+    assert masks[0.0][:, 0, 1, 1:3].mean() == pytest.approx(9 / 16, abs=0.08)
+
+
 class PythonRandom:
     """The two draws that masks make, from Python's generator, which the original uses."""
 
@@ -95,6 +119,21 @@ def test_published_masks_are_reproduced_cell_by_cell(oracles: Path) -> None:
     rng = PythonRandom(stats["python_random_seed"])
     for mask in recorded:
         assert np.array_equal(cube_mask(mask.shape, 0.4, rng), mask)  # type: ignore[arg-type]
+
+
+@pytest.mark.oracle
+def test_published_tubes_are_reproduced_cell_by_cell(oracles: Path) -> None:
+    _, tensors = oracle_entry(oracles, "masks.safetensors")
+    tube = json.loads(oracle_file(oracles, "masks_stats.json").read_text())["tube"]
+    recorded = tensors["tube09_first64"].bool().numpy()
+    tokens = recorded.shape[1]
+    times = (tokens - tube["masked_per_clip"]) // tube["visible_per_frame"]
+    side = math.isqrt(tokens // times)
+    ratio = (tube["masked_per_clip"] // times + 0.5) / side**2  # the count is rounded down
+    rng = np.random.RandomState(tube["numpy_seed"])
+    for mask in recorded:
+        drawn = tube_mask((times, side, side), ratio, rng)  # type: ignore[arg-type]
+        assert np.array_equal(drawn.ravel(), mask)
 
 
 @pytest.mark.oracle

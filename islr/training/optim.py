@@ -1,7 +1,7 @@
 """Parameter groups, layer-wise decay and the learning-rate schedule. The learning rate is scaled here, nowhere else."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -70,7 +70,7 @@ def parameter_groups(
     """Group trainable parameters by weight decay and layer.
 
     Args:
-        module: Whose parameters; frozen ones are left out.
+        module: Whose parameters; frozen ones are left out. It may name some in `no_weight_decay`.
         config: Gives `weight_decay` and `layer_decay`.
         layer_of: Parameter name -> layer, 0 the embedding, `num_layers - 1` the head. None = no layer decay.
         num_layers: Number of layers; layer l learns at `layer_decay ** (num_layers - 1 - l)` (BEiT; SlowFast FT).
@@ -79,10 +79,11 @@ def parameter_groups(
         Optimiser groups with the extra keys `lr_scale` and `names`.
     """
     groups: dict[tuple[float, float], dict[str, Any]] = {}
+    spared: Collection[str] = getattr(module, "no_weight_decay", ())
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        decay = config.weight_decay if decays(name, parameter) else 0.0
+        decay = config.weight_decay if decays(name, parameter) and name not in spared else 0.0
         layer = num_layers - 1 if layer_of is None else layer_of(name)
         scale = config.layer_decay ** (num_layers - 1 - layer)
         group = groups.setdefault((decay, scale), {"params": [], "names": [], "weight_decay": decay, "lr_scale": scale})

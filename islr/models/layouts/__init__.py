@@ -9,6 +9,8 @@ from islr.models.layouts.hiera import HIERA, HIERA_IMAGE
 from islr.models.layouts.layout import Layout, Renamed, load_layout, rename, shown
 from islr.models.layouts.slowfast import SLOWFAST
 from islr.models.layouts.torchvision_mvit import TORCHVISION_MVIT
+from islr.models.layouts.videomae import VIDEOMAE
+from islr.models.layouts.videomae_transformers import VIDEOMAE_TRANSFORMERS
 
 __all__ = ["LAYOUTS", "Layout", "Renamed", "choose_layout", "detect_layout", "layouts_of", "load_layout", "rename"]
 
@@ -19,6 +21,8 @@ LAYOUTS: dict[str, Layout] = {
         HIERA_IMAGE,
         SLOWFAST,
         TORCHVISION_MVIT,
+        VIDEOMAE,
+        VIDEOMAE_TRANSFORMERS,
     )
 }
 
