@@ -7,10 +7,13 @@ from torch import Tensor
 from islr.errors import UserError
 from islr.models.layouts.layout import Layout, Renamed, load_layout, rename, shown
 from islr.models.layouts.slowfast import SLOWFAST
+from islr.models.layouts.timesformer import HF_TIMESFORMER, SVT, SVT_STUDENT, TIMESFORMER
 
 __all__ = ["LAYOUTS", "Layout", "Renamed", "detect_layout", "layouts_of", "load_layout", "rename"]
 
-LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (SLOWFAST,)}
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout for layout in (SLOWFAST, SVT, SVT_STUDENT, TIMESFORMER, HF_TIMESFORMER)
+}
 
 
 def layouts_of(architecture: str) -> list[str]:
