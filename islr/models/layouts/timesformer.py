@@ -1,6 +1,7 @@
 """TimeSformers: of kahnchana/svt, of facebookresearch/TimeSformer (`.pyth`), and of Hugging Face's port.
 
-The first two keep the names that our encoder has. SVT's files hold a student and its teacher; SVT fine-tunes the teacher.
+The first two keep the names that our encoder has. SVT's files hold a student and its teacher; SVT fine-tunes its
+teacher.
 """
 
 import math
