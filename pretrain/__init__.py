@@ -2,10 +2,11 @@
 
 from types import ModuleType
 
-from pretrain import maskfeat, posemae, supervised
+from pretrain import maskfeat, posemae, supervised, svt
 
 RECIPES: dict[str, ModuleType] = {
     "maskfeat": maskfeat,
     "posemae": posemae,
     "supervised": supervised,
+    "svt": svt,
 }
