@@ -127,7 +127,7 @@ class SVT(nn.Module):
 
         The teacher says the same of all clips: `teacher_entropy` falls to 0 (one prototype wins, and `centre_norm`
         grows) or rises to log K (none does). Its features agree: `feature_std`, the distance of a clip's from their
-        mean on the unit sphere, falls to 0; or they differ in few directions, `feature_rank` (at most B - 1) falls to 1.
+        mean on the unit sphere, falls to 0. They differ in few directions: `feature_rank`, at most B - 1, falls to 1.
 
         Args:
             features: The teacher's `[B, G, D]`.

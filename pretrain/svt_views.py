@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from islr.config import Config
 from islr.data.module import ClipSource
@@ -44,6 +44,16 @@ class ViewConfig(Config):
     colours: tuple[float, float, float] = Field((0.4, 0.4, 0.2), description="brightness, contrast, saturation")
     grey: float = Field(0.2, ge=0, le=1, description="share of grey views")
     flip: float = Field(0.0, ge=0, le=1, description="share of views mirrored; .5 in the code")
+
+    @model_validator(mode="after")
+    def _possible(self) -> "ViewConfig":
+        for name in ("global_area", "local_area"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= 1:
+                raise ValueError(f"{name} must be two shares of the frame above 0 and up to 1, the smaller first")
+        if not all(0 <= strength <= 1 for strength in self.colours):
+            raise ValueError("colours must be three numbers from 0 to 1")
+        return self
 
 
 class ViewGroup(NamedTuple):
