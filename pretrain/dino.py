@@ -39,7 +39,10 @@ class DINOHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """`[..., D]` -> scores `[..., K]`."""
-        return F.linear(F.normalize(self.mlp(features), dim=-1), F.normalize(self.last_layer.weight, dim=-1))
+        direction = F.normalize(self.mlp(features), dim=-1)
+        # In full precision: the teacher's temperature enlarges what bfloat16 rounds 25 times.
+        with torch.autocast(direction.device.type, enabled=False):
+            return F.linear(direction.float(), F.normalize(self.last_layer.weight, dim=-1))
 
 
 class Centre(nn.Module):

@@ -16,6 +16,7 @@ Shapes: B clips, V views of which the first G are global, D feature width, K pro
 import copy
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -25,10 +26,11 @@ from islr.config import Config as BaseConfig
 from islr.data.module import Batch
 from islr.data.transforms import View
 from islr.errors import UserError
-from islr.models.encoder import Encoder, InputSpec, to_input
+from islr.models.encoder import InputSpec, to_input
 from islr.models.timesformer import TimeSformer
 from islr.training.optim import cosine
 from pretrain.dino import Centre, DINOHead, dino_loss
+from pretrain.pictures import VISIBLE_DIM
 from pretrain.svt_views import ViewConfig, ViewGroup, ViewSet, svt_view, view_groups
 
 MODALITY = "video"
@@ -81,10 +83,10 @@ class SVT(nn.Module):
         self.centre = Centre(config.prototypes, config.centre_momentum)
 
     @property
-    def exported(self) -> Encoder:
+    def exported(self) -> TimeSformer:
         """The encoder that a run leaves behind: the teacher's."""
         teacher = self.teacher["encoder"]
-        assert isinstance(teacher, Encoder)
+        assert isinstance(teacher, TimeSformer)
         return teacher
 
     def train(self, mode: bool = True) -> "SVT":
@@ -107,9 +109,9 @@ class SVT(nn.Module):
         seen_by_teacher = [group for group in self.groups if group.is_global]
         with torch.no_grad():
             features = self.features(self.exported, clips, seen_by_teacher)
-            scores = self.teacher["head"](features).float()  # [B, G, K]
+            scores = self.teacher["head"](features)  # [B, G, K]
             wanted = ((scores - self.centre.value) / self.config.teacher_temperature).softmax(dim=-1)
-        said = self.head(self.features(self.encoder, clips, self.groups)).float()  # [B, V, K]
+        said = self.head(self.features(self.encoder, clips, self.groups))  # [B, V, K]
         loss = dino_loss(said / self.config.student_temperature, wanted)
         if self.training:
             self.centre.note(scores)
@@ -155,6 +157,30 @@ class SVT(nn.Module):
         student = [*self.encoder.parameters(), *self.head.parameters()]
         get_ema_multi_avg_fn(momentum)(list(self.teacher.parameters()), student, None)
         self.centre.update()
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+        """The middle frame of one view of every group, and where the teacher's class token looks in the first one.
+
+        In the last panel, a patch is as bright as the heads look at it on average, the brightest patch as it is.
+        """
+        panels = {}
+        for group in self.groups:
+            kind = "global" if group.is_global else "local"
+            panels[f"{kind} view of {group.frames} frames"] = _middle_frames(batch[group.name][:, 0])
+        clip = batch[self.groups[0].name][:, 0]
+        looks = self.exported.class_attention(to_input(clip, self.encoder.input_spec))  # [B, T, A, h, w]
+        looks = looks[:, clip.shape[2] // 2].mean(dim=1)
+        looks = looks / looks.amax(dim=(1, 2), keepdim=True)
+        bright = nn.functional.interpolate(looks[:, None], size=clip.shape[3:], mode="nearest")[:, 0, ..., None]
+        shown = _middle_frames(clip) * (VISIBLE_DIM + (1 - VISIBLE_DIM) * bright.cpu().numpy())
+        panels["where the teacher looks"] = np.rint(shown).astype(np.uint8)
+        return panels
+
+
+def _middle_frames(clips: Tensor) -> np.ndarray:
+    """uint8 `[B, 3, T, H, W]` -> `[B, H, W, 3]`."""
+    return clips[:, :, clips.shape[2] // 2].permute(0, 2, 3, 1).cpu().numpy()
 
 
 Recipe = SVT

@@ -189,11 +189,11 @@ def test_teacher_follows_the_student_and_is_what_is_exported() -> None:
     recipe = small_recipe(teacher_momentum=0.75)
     assert recipe.exported is not recipe.encoder
     assert not any(parameter.requires_grad for parameter in recipe.teacher.parameters())
-    before = recipe.exported.norm.weight.clone()  # type: ignore[union-attr, operator]
+    before = recipe.exported.norm.weight.clone()
     with torch.no_grad():
         recipe.encoder.norm.weight.add_(1)
     recipe.after_step(1, 100)
-    assert torch.allclose(recipe.exported.norm.weight, before + 0.25)  # type: ignore[arg-type]
+    assert torch.allclose(recipe.exported.norm.weight, before + 0.25)
     recipe.after_step(101, 100)  # at the end of the schedule it stays
     assert torch.allclose(recipe.exported.norm.weight, before + 0.25)  # type: ignore[arg-type]
 
@@ -254,6 +254,20 @@ def test_gradient_reaches_every_parameter_of_the_student_alone() -> None:
         else:
             assert parameter.grad is not None, name
             assert parameter.grad.abs().max() > 0, name
+
+
+def test_pictures_show_the_views_and_where_the_teacher_looks() -> None:
+    recipe = small_recipe().eval()
+    batch = small_batch(recipe)
+    panels = recipe.pictures(batch)
+    assert list(panels)[:3] == ["global view of 2 frames", "global view of 4 frames", "local view of 1 frames"]
+    first, looks = panels["global view of 2 frames"], panels["where the teacher looks"]
+    assert first.shape == looks.shape == (4, 32, 32, 3)
+    assert np.array_equal(first, batch["global_2"][:, 0, :, 1].permute(0, 2, 3, 1).numpy())
+    assert all(image.dtype == np.uint8 for image in panels.values())
+    patches = (looks == first).all(axis=-1).reshape(4, 4, 8, 4, 8).all(axis=(2, 4))
+    assert patches.any(axis=(1, 2)).all()  # the patch looked at most is shown as it is
+    assert not patches.all(axis=(1, 2)).any()
 
 
 def test_signs_show_a_collapse() -> None:

@@ -135,6 +135,9 @@ def test_small_timesformer_is_svt_s(oracles: Path) -> None:
         difference = (place_major(tokens, clip.shape[2]) - tensors[f"all_{case}"]).abs().max()
         assert difference < PARITY, case
         assert (feature - tensors[f"cls_{case}"]).abs().max() < PARITY, case
+        if f"attn_{case}" in tensors:
+            attention = encoder.class_attention(clip).flatten(3).flatten(0, 1)  # [B * T, A, n]
+            assert (attention - tensors[f"attn_{case}"][:, :, 0, 1:]).abs().max() < PARITY, case
         if f"logits_{case}" in tensors:
             logits = feature @ beside["head.weight"].t() + beside["head.bias"]
             assert (logits - tensors[f"logits_{case}"]).abs().max() < 10 * PARITY, case

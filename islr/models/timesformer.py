@@ -4,7 +4,7 @@ Bertasius et al., "Is Space-Time Attention All You Need for Video Understanding?
 space-time attention, as facebookresearch/TimeSformer and kahnchana/svt compute it. It takes any number of frames and
 any size that the patches divide; learned positions follow by nearest neighbour, as there.
 
-Shapes: B batch, T frames, H W pixels, h w a frame's patches, n = h * w, N = T * n tokens, D width. Tokens are
+Shapes: B batch, T frames, H W pixels, h w a frame's patches, n = h * w, N = T * n tokens, D width, A heads. Tokens are
 `[B, 1 + N, D]`: the class token, then the patches in the order (time, row, column).
 """
 
@@ -31,7 +31,6 @@ from islr.models.transformer import drop_path_rates, init_linear
 MLP_RATIO = 4
 
 Init = Literal["timesformer", "fan_in"]
-Grid = tuple[int, int, int]
 
 
 class DividedBlock(nn.Module):
@@ -56,18 +55,34 @@ class DividedBlock(nn.Module):
 
     def forward(self, tokens: Tensor, frames: int) -> Tensor:
         """`[B, 1 + N, D]` -> the same."""
-        summary, patches = tokens[:, :1], tokens[:, 1:].unflatten(1, (frames, -1))  # [B, 1, D], [B, T, n, D]
-        # Along time, each place by itself. The class token takes no part.
+        tokens = self._over_time(tokens, frames)
+        seen = self.drop_path(self.attn(self.norm1(per_frame(tokens, frames)))).unflatten(0, (-1, frames))
+        # What the copies of the class token saw, each in its frame, is averaged.
+        change = torch.cat([seen[:, :, 0].mean(dim=1, keepdim=True), seen[:, :, 1:].flatten(1, 2)], dim=1)
+        tokens = tokens + change  # [B, 1 + N, D]
+        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+
+    def class_attention(self, tokens: Tensor, frames: int) -> Tensor:
+        """What the class token looks at within each frame, `[B, T, A, n]`; of each head the sum is at most 1."""
+        within = self.norm1(per_frame(self._over_time(tokens, frames), frames))  # [B * T, 1 + n, D]
+        query, key, _ = self.attn.qkv(within).unflatten(-1, (3, self.attn.num_heads, -1)).unbind(dim=2)
+        scores = torch.einsum("zad,znad->zan", query[:, 0], key) * self.attn.scale  # [B * T, A, 1 + n]
+        return scores.softmax(dim=-1)[..., 1:].unflatten(0, (-1, frames))
+
+    def _over_time(self, tokens: Tensor, frames: int) -> Tensor:
+        """Attention along time, each place by itself; the class token takes no part."""
+        patches = tokens[:, 1:].unflatten(1, (frames, -1))  # [B, T, n, D]
         tubes = patches.transpose(1, 2).flatten(0, 1)  # [B * n, T, D]
         tubes = self.temporal_fc(self.drop_path(self.temporal_attn(self.temporal_norm1(tubes))))
-        patches = patches + tubes.unflatten(0, (-1, patches.shape[2])).transpose(1, 2)  # [B, T, n, D]
-        # Within each frame, which has a copy of the class token; its results are averaged over frames.
-        copies = summary[:, None].expand(-1, frames, -1, -1)  # [B, T, 1, D]
-        within = torch.cat([copies, patches], dim=2).flatten(0, 1)  # [B * T, 1 + n, D]
-        within = self.drop_path(self.attn(self.norm1(within))).unflatten(0, (-1, frames))  # [B, T, 1 + n, D]
-        summary = summary + within[:, :, 0].mean(dim=1, keepdim=True)
-        tokens = torch.cat([summary, (patches + within[:, :, 1:]).flatten(1, 2)], dim=1)
-        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+        patches = patches + tubes.unflatten(0, (-1, patches.shape[2])).transpose(1, 2)
+        return torch.cat([tokens[:, :1], patches.flatten(1, 2)], dim=1)
+
+
+def per_frame(tokens: Tensor, frames: int) -> Tensor:
+    """The tokens of each frame with a copy of the class token: `[B, 1 + N, D]` -> `[B * T, 1 + n, D]`."""
+    patches = tokens[:, 1:].unflatten(1, (frames, -1))  # [B, T, n, D]
+    copies = tokens[:, None, :1].expand(-1, frames, -1, -1)  # [B, T, 1, D]
+    return torch.cat([copies, patches], dim=2).flatten(0, 1)
 
 
 class TimeSformer(Encoder):
@@ -147,6 +162,14 @@ class TimeSformer(Encoder):
         Args:
             clip: Normalised clips `[B, 3, T, H, W]`, any T, H and W multiples of the patch.
         """
+        tokens, outputs = self.embed(clip), []
+        for block in self.blocks:
+            tokens = self.run_block(block, tokens, clip.shape[2])
+            outputs.append(tokens)
+        return outputs
+
+    def embed(self, clip: Tensor) -> Tensor:
+        """Tokens before the first block, `[B, 1 + N, D]`."""
         self.check_clip(clip)
         batch, frames = clip.shape[0], clip.shape[2]
         patches = self.patch_embed["proj"](clip.transpose(1, 2).flatten(0, 1))  # [B * T, D, h, w]
@@ -155,12 +178,17 @@ class TimeSformer(Encoder):
         patches = patches.flatten(2).transpose(1, 2).unflatten(0, (batch, frames))  # [B, T, n, D]
         patches = patches + places[:, None] + moments[:, :, None]
         summary = (self.cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1).to(patches.dtype)
-        tokens = torch.cat([summary, patches.flatten(1, 2)], dim=1)  # [B, 1 + N, D]
-        outputs = []
-        for block in self.blocks:
-            tokens = self.run_block(block, tokens, frames)
-            outputs.append(tokens)
-        return outputs
+        return torch.cat([summary, patches.flatten(1, 2)], dim=1)
+
+    def class_attention(self, clip: Tensor) -> Tensor:
+        """What the class token looks at in the last block, `[B, T, A, h, w]`; of each head the sum is at most 1."""
+        tokens = self.embed(clip)
+        for block in self.blocks[:-1]:
+            tokens = block(tokens, clip.shape[2])
+        last = self.blocks[-1]
+        assert isinstance(last, DividedBlock)
+        attention = last.class_attention(tokens, clip.shape[2])
+        return attention.unflatten(-1, (clip.shape[3] // self.patch_size, clip.shape[4] // self.patch_size))
 
     def check_clip(self, clip: Tensor) -> None:
         """Refuse a clip that the patches do not fit; any number of frames and any such size is taken."""
