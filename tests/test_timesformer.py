@@ -202,3 +202,32 @@ def test_layouts_say_where_the_weights_lie() -> None:
     assert LAYOUTS["timesformer"].entries == ("model_state",)
     with pytest.raises(UserError, match="layout svt has no tensors of these names: aux_cls_token"):
         load_layout(small_timesformer(), {"backbone.aux_cls_token": torch.zeros(1)}, LAYOUTS["svt"], "file")
+
+
+def test_an_image_transformer_starts_a_timesformer() -> None:
+    encoder = small_timesformer(init="timesformer")
+    blank = {name: value.clone() for name, value in encoder.state_dict().items()}
+    image = {
+        f"backbone.{name}": torch.randn_like(value)
+        for name, value in blank.items()
+        if "time" not in name and "temporal" not in name
+    }
+    left = load_layout(encoder, image | {"head.mlp.0.bias": torch.zeros(3)}, LAYOUTS["dino-vit"], "file").left
+    assert set(left) == {"head.mlp.0.bias"}
+    for name, value in encoder.state_dict().items():
+        source = name.replace("temporal_attn.", "attn.").replace("temporal_norm1.", "norm1.")
+        expected = blank[name] if "time_embed" in name or "temporal_fc" in name else image[f"backbone.{source}"]
+        assert torch.equal(value, expected), name
+    assert LAYOUTS["dino-vit"].arguments(image) == {"normalisation": "imagenet", "size": 32}
+    # Nothing is said about time yet: two clips of the same still frame have the same features whatever their length.
+    still = torch.randn(1, 3, 1, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(encoder(still.expand(-1, -1, 4, -1, -1)), encoder(still), atol=1e-4)
+
+
+@pytest.mark.oracle
+def test_only_the_user_can_choose_some_layouts(oracles: Path) -> None:
+    _, tensors = oracle_entry(oracles, "svt_timesformer_tiny.safetensors", "svt_bevt")
+    state = state_of(tensors)
+    assert not LAYOUTS["svt-student"].matches(state)
+    assert not LAYOUTS["dino-vit"].matches(state)

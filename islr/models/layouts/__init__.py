@@ -7,12 +7,12 @@ from torch import Tensor
 from islr.errors import UserError
 from islr.models.layouts.layout import Layout, Renamed, load_layout, rename, shown
 from islr.models.layouts.slowfast import SLOWFAST
-from islr.models.layouts.timesformer import HF_TIMESFORMER, SVT, SVT_STUDENT, TIMESFORMER
+from islr.models.layouts.timesformer import DINO_VIT, HF_TIMESFORMER, SVT, SVT_STUDENT, TIMESFORMER
 
 __all__ = ["LAYOUTS", "Layout", "Renamed", "detect_layout", "layouts_of", "load_layout", "rename"]
 
 LAYOUTS: dict[str, Layout] = {
-    layout.name: layout for layout in (SLOWFAST, SVT, SVT_STUDENT, TIMESFORMER, HF_TIMESFORMER)
+    layout.name: layout for layout in (SLOWFAST, SVT, SVT_STUDENT, TIMESFORMER, HF_TIMESFORMER, DINO_VIT)
 }
 
 

@@ -1,16 +1,17 @@
 """TimeSformers: of kahnchana/svt, of facebookresearch/TimeSformer (`.pyth`), and of Hugging Face's port.
 
 The first two keep the names that our encoder has. SVT's files hold a student and its teacher; SVT fine-tunes its
-teacher.
+teacher. An image transformer of DINO's is where SVT's paper starts.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
 
-from islr.models.layouts.layout import Layout
+from islr.models.layouts.layout import Layout, State
 
 _FAMILIES = ("timesformer_*",)
 _DIVIDED = r"blocks\.0\.temporal_fc\.weight"
@@ -36,8 +37,10 @@ def _arguments(normalisation: str) -> Callable[[Mapping[str, Tensor]], dict[str,
         moments = [s[1] for name, s in shapes.items() if name.endswith(("time_embed", "time_embeddings"))]
         places = [s[1] - 1 for name, s in shapes.items() if name.endswith(("pos_embed", "position_embeddings"))]
         patches = [s[-1] for name, s in shapes.items() if name.endswith(("embed.proj.weight", "projection.weight"))]
-        if moments and places and patches:
-            found |= {"frames": moments[0], "size": patches[0] * math.isqrt(places[0])}
+        if moments:
+            found["frames"] = moments[0]
+        if places and patches:
+            found["size"] = patches[0] * math.isqrt(places[0])
         return found
 
     return said
@@ -77,6 +80,31 @@ TIMESFORMER = Layout(
     entries=("model_state",),
     prefixes=("module.", "model."),
     arguments=_arguments("slowfast"),
+)
+
+
+def _start_in_time(state: State) -> State:
+    """Attention over time starts as the attention within a frame, as both projects load an image transformer."""
+    copies = {
+        re.sub(r"\.(attn|norm1)\.", r".temporal_\1.", name): value.clone()
+        for name, value in state.items()
+        if re.fullmatch(r"blocks\.\d+\.(attn|norm1)\..+", name)
+    }
+    return state | copies
+
+
+DINO_VIT = Layout(
+    name="dino-vit",
+    source="facebookresearch/dino ViT, the backbone or the teacher of a whole checkpoint: SVT's paper starts from it",
+    families=_FAMILIES,
+    marks=(r"blocks\.0\.attn\.qkv\.weight", _NEVER),
+    rules=_AS_OURS,
+    left=(r"head\..+",),
+    fresh=(r"time_embed", r"blocks\.\d+\.temporal_fc" + _END),
+    entries=("teacher",),
+    prefixes=("module.", "backbone."),
+    prepare=_start_in_time,
+    arguments=_arguments("imagenet"),
 )
 
 _HF_LAYER = r"encoder\.layer\.(\d+)\."
