@@ -97,7 +97,9 @@ def run_pretrain(config: PretrainConfig) -> None:
         if world.main:
             if hasattr(recipe, "pictures"):
                 _draw(recipe, batches, folder, world)
-            export_encoder(recipe.encoder, folder / ENCODER, _facts(config, manifest))
+            # A recipe with a teacher leaves the teacher's encoder behind.
+            exported = getattr(recipe, "exported", recipe.encoder)
+            export_encoder(exported, folder / ENCODER, _facts(config, manifest))
         world.barrier()
 
 

@@ -11,6 +11,12 @@ OTHER_SIZE = {
     "mvit_tiny": {"frames": 4, "size": 96},
     "vit_tiny": {"frames": 4, "size": 96},
     "pose_transformer_tiny": {"frames": 24},
+    "timesformer_tiny": {"frames": 4, "size": 96},
+}
+
+# Presets that take clips of any size their patches divide, and the shape of one that they refuse.
+REFUSED_SHAPE = {
+    "timesformer_tiny": (3, 8, 64, 72),
 }
 
 

@@ -15,6 +15,7 @@ from islr.models.encoder import Classifier, Encoder, EncoderConfig, InputSpec, t
 from islr.models.hiera import hiera_b, hiera_tiny
 from islr.models.mvit_sizes import mvit_b, mvit_l, mvit_s, mvit_tiny
 from islr.models.pose import pose_transformer_base, pose_transformer_tiny
+from islr.models.timesformer import timesformer_b, timesformer_tiny
 from islr.models.vit import vit_b, vit_g, vit_h, vit_l, vit_s, vit_tiny
 
 __all__ = [
@@ -43,6 +44,8 @@ MODELS: dict[str, Callable[..., Encoder]] = {
     "vit_g": vit_g,
     "pose_transformer_tiny": pose_transformer_tiny,
     "pose_transformer_base": pose_transformer_base,
+    "timesformer_tiny": timesformer_tiny,
+    "timesformer_b": timesformer_b,
 }
 
 

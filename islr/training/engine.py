@@ -26,9 +26,11 @@ from islr.training.checkpoint import latest_checkpoint, save_checkpoint
 from islr.training.optim import (
     OptimConfig,
     build_optimizer,
+    clip_gradients,
     learning_rate,
     parameter_groups,
     set_learning_rate,
+    set_weight_decay,
 )
 from islr.training.runtime import RunConfig, World, seed_step
 from islr.training.tracking import Progression, Tracker
@@ -88,7 +90,8 @@ def fit(
     """Train `module` to the end, from the folder's last checkpoint when there is one.
 
     Args:
-        module: `forward(batch)` returns `{"loss": scalar, ...}`; optional `after_step(step, total)`.
+        module: `forward(batch)` returns `{"loss": scalar, ...}`; optional `before_update(epoch)`, called when the
+            gradients are there and clipped, and `after_step(step, total)`.
         batches: What it is trained on.
         optim, run: Schedule and execution.
         config: The whole resolved configuration, stored in the checkpoint.
@@ -124,6 +127,7 @@ def fit(
             average.load_state_dict(saved["average"])
         state = State(**saved["state"])
     wrapped = _wrap(module, run, world)
+    before_update: Callable[[float], None] | None = getattr(module, "before_update", None)
     after_step: Callable[[int, int], None] | None = getattr(module, "after_step", None)
     judged = average.module if average is not None else module
     tracker = Tracker(
@@ -182,12 +186,15 @@ def fit(
             epoch = state.step / batches.steps_per_epoch
             rate = learning_rate(optim, epoch)
             set_learning_rate(optimizer, rate)
+            set_weight_decay(optimizer, optim, state.step / total)
             seed_step(run.seed, state.step, world.rank)
             wrapped.train()
             values, norm = _backward(wrapped, parts, optim, run, world)
             finite = bool(torch.isfinite(values["loss"]) & torch.isfinite(norm)) if values else True
             if world.any(not finite):
                 raise RunFailed(_diverged(state.step, values, norm, parts, batches))
+            if before_update is not None:
+                before_update(epoch)
             if values:
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -245,9 +252,7 @@ def _backward(
             (values["loss"] / len(filled)).backward()
         for name, value in values.items():
             sums[name] = sums.get(name, torch.zeros((), device=world.device)) + value.detach() / len(filled)
-    limit = optim.clip_grad if optim.clip_grad is not None else float("inf")
-    norm = nn.utils.clip_grad_norm_([p for p in module.parameters() if p.grad is not None], limit)
-    return sums, norm
+    return sums, clip_gradients(module.parameters(), optim)
 
 
 def _count_failures(state: State, parts: list[Batch], batches: TrainBatches) -> None:

@@ -8,6 +8,7 @@ from islr.errors import UserError
 from islr.models.layouts.hiera import HIERA, HIERA_IMAGE
 from islr.models.layouts.layout import Layout, Renamed, load_layout, rename, shown
 from islr.models.layouts.slowfast import SLOWFAST
+from islr.models.layouts.timesformer import DINO_VIT, HF_TIMESFORMER, SVT, SVT_STUDENT, TIMESFORMER
 from islr.models.layouts.torchvision_mvit import TORCHVISION_MVIT
 from islr.models.layouts.videomae import VIDEOMAE
 from islr.models.layouts.videomae_transformers import VIDEOMAE_TRANSFORMERS
@@ -17,9 +18,14 @@ __all__ = ["LAYOUTS", "Layout", "Renamed", "choose_layout", "detect_layout", "la
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
+        DINO_VIT,
+        HF_TIMESFORMER,
         HIERA,
         HIERA_IMAGE,
         SLOWFAST,
+        SVT,
+        SVT_STUDENT,
+        TIMESFORMER,
         TORCHVISION_MVIT,
         VIDEOMAE,
         VIDEOMAE_TRANSFORMERS,
