@@ -73,7 +73,7 @@ class Health:
         """The numbers of this epoch; empty when it is not due."""
         if int(np.ceil(epoch)) not in self.due or not self.world.main:
             return {}
-        encoder = recipe.encoder
+        encoder = getattr(recipe, "exported", recipe.encoder)  # a teacher, where there is one
         assert isinstance(encoder, Encoder)
         features = [encode(encoder, self._batches(place, encoder), self.world) for place in range(len(self.stores))]
         numbers = spread_and_rank(features[0][0])
