@@ -13,6 +13,7 @@ from typer.exceptions import Abort, TyperException
 
 from islr.data.cli import data_app
 from islr.errors import Interrupted, RunFailed, UserError
+from islr.models_cli import models_command, weights_app
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 75
 
@@ -24,10 +25,10 @@ app = typer.Typer(
     help="Pre-train, fine-tune, probe and report on isolated sign language recognition.",
 )
 config_app = typer.Typer(no_args_is_help=True, help="Look at configurations.")
-weights_app = typer.Typer(no_args_is_help=True, help="Move weights in and out.")
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 app.add_typer(weights_app, name="weights")
+app.command("models")(models_command)
 
 ConfigFile = Annotated[str, typer.Argument(help="config file, or the name of a shipped one (smoke/maskfeat.yaml)")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value ...")]
@@ -89,12 +90,16 @@ def demo(
     out: Annotated[Path, typer.Option(help="folder for the corpus, the runs and report.html")] = Path("demo"),
 ) -> None:
     """From nothing to a report: synthetic corpus, pre-training, fine-tuning, probing, report.html."""
-    # The stages' processes are forked from this one, so what they need is imported once, here.
-    for module in ("islr.data.synth", "islr.evaluation.finetune", "pretrain.run", "probe.protocol"):
-        importlib.import_module(module)
+    _preload()
     from islr.demo import run_demo
 
     run_demo(out, run)
+
+
+def _preload() -> None:
+    """Import once what stages need: their processes are forked from this one."""
+    for module in ("islr.data.synth", "islr.evaluation.finetune", "pretrain.run", "probe.protocol"):
+        importlib.import_module(module)
 
 
 @app.command()
@@ -203,6 +208,26 @@ def probe(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def bench(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    plan: Annotated[bool, typer.Option("--plan", help="show the stages and what is done, run nothing")] = False,
+) -> None:
+    """The grid of recipes x regimes x seeds; run it again to go on where it stopped."""
+    from islr.bench import plan as plan_of
+    from islr.bench import run_bench
+    from islr.config import load_config
+    from islr.grid import GridConfig, expand
+
+    grid = load_config(GridConfig, config, overrides or [])
+    if plan:
+        print("\n".join(plan_of(grid, expand(grid, _schema))))
+        return
+    _preload()
+    print(run_bench(grid, _schema, run))
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="run folders, or folders that contain them")],
     out: Annotated[Path, typer.Option(help=".html, .md, .csv or .tex")] = Path("report.html"),
@@ -214,29 +239,17 @@ def report(
 
 
 @app.command()
-def models(pattern: Annotated[str, typer.Argument(help="shell pattern")] = "*") -> None:
-    """List the encoders."""
-    from islr.models import create_model, list_models
-
-    names = list_models(pattern)
-    if not names:
-        raise UserError(f"no model matches '{pattern}'; known: {', '.join(list_models())}")
-    for name in names:
-        encoder = create_model(name)
-        spec = encoder.input_spec
-        million = sum(parameter.numel() for parameter in encoder.parameters()) / 1e6
-        size = f"{spec.frames}x{spec.size}x{spec.size}" if spec.modality == "video" else f"{spec.frames} frames"
-        print(f"{name:26} {spec.modality:6} {size:12} {million:7.2f} M parameters, {len(encoder.layer_dims)} blocks")
-
-
-@app.command()
 def perf(
-    what: Annotated[Literal["decode", "hog", "probe", "all"], typer.Argument()] = "all",
+    what: Annotated[Literal["decode", "hog", "step", "probe", "all"], typer.Argument()] = "all",
     videos: Annotated[Path | None, typer.Option(help="decode: folder of clips; default: clips drawn now")] = None,
     short_side: Annotated[int, typer.Option(min=16, help="decode: pixels of the output and of the pack")] = 256,
     clips: Annotated[int, typer.Option(min=1, help="decode: clips taken from the folder, evenly spaced")] = 40,
+    frames: Annotated[int, typer.Option(min=1, help="step: frames per clip")] = 16,
+    size: Annotated[int, typer.Option(min=1, help="step: height and width in pixels")] = 224,
+    batch: Annotated[int, typer.Option(min=1, help="step: clips per step")] = 1,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="step: where; a GPU runs in bfloat16")] = "cpu",
 ) -> None:
-    """Measure our code beside well-known or straightforward code, in one run, on one thread."""
+    """Measure our code beside well-known or straightforward code, in one run; on one thread where it is a CPU."""
     from islr.perf import decode_speed, run_contests
 
     if what in ("decode", "all"):
@@ -245,6 +258,10 @@ def perf(
         from pretrain.hog import speed_contest
 
         run_contests([speed_contest()])
+    if what in ("step", "all"):
+        from islr.perf_step import step_speed
+
+        print(step_speed(frames, size, batch, device))
     if what in ("probe", "all"):
         from probe.benchmark import PUBLISHED, compare
 
@@ -254,7 +271,7 @@ def perf(
 
 @config_app.command("schema")
 def config_schema(
-    task: Annotated[Literal["pretrain", "finetune", "probe"], typer.Argument()],
+    task: Annotated[Literal["pretrain", "finetune", "probe", "bench"], typer.Argument()],
 ) -> None:
     """Print the JSON Schema of a task's configuration, for editors."""
     print(json.dumps(_schema(task).model_json_schema(), indent=1))
@@ -267,8 +284,8 @@ def config_show(config: ConfigFile, overrides: Overrides = None) -> None:
 
     tree = read_tree(config, overrides or [])
     task = tree.get("task")
-    if task not in ("pretrain", "finetune", "probe"):
-        raise UserError(f"{config}: key 'task' must be pretrain, finetune or probe, not {task!r}")
+    if task not in ("pretrain", "finetune", "probe", "bench"):
+        raise UserError(f"{config}: key 'task' must be pretrain, finetune, probe or bench, not {task!r}")
     print(dump_yaml(validate(_schema(task), tree, config)), end="")
 
 
@@ -281,30 +298,13 @@ def _schema(task: str) -> Any:
         from islr.evaluation.finetune import FinetuneConfig
 
         return FinetuneConfig
+    if task == "bench":
+        from islr.grid import GridConfig
+
+        return GridConfig
     from probe.config import ProbeConfig
 
     return ProbeConfig
-
-
-@weights_app.command("export")
-def weights_export(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="a finished run folder")],
-    directory: Annotated[Path, typer.Argument(help="folder to write to")],
-) -> None:
-    """Copy a run's weights with their metadata beside them as readable json."""
-    from islr.files import write_atomic
-    from islr.models.weights import read_metadata
-
-    found = [run_folder / name for name in ("encoder.safetensors", "classifier.safetensors")]
-    found = [path for path in found if path.is_file()]
-    if not found:
-        raise UserError(f"{run_folder} holds no encoder.safetensors or classifier.safetensors; is the run finished?")
-    directory.mkdir(parents=True, exist_ok=True)
-    for path in found:
-        write_atomic(directory / path.name, path.read_bytes())
-        facts = json.dumps(read_metadata(path), indent=1, sort_keys=True)
-        write_atomic(directory / f"{path.stem}.json", facts + "\n")
-        _say(directory / path.name)
 
 
 def _say(what: object) -> None:

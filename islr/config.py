@@ -104,7 +104,15 @@ def read_tree(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]
     Raises:
         UserError: The file is missing, broken, not a mapping, or part of a `base:` cycle; an override has no `=`.
     """
-    tree = _read_chain(find_config(path), ())
+    return _override(_read_chain(find_config(path), ()), overrides)
+
+
+def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """The tree that `a.b=value` strings alone make; raises as `read_tree`."""
+    return _override({}, overrides)
+
+
+def _override(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():

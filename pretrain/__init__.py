@@ -2,11 +2,12 @@
 
 from types import ModuleType
 
-from pretrain import maskfeat, posemae, supervised, videomae
+from pretrain import maskfeat, posemae, supervised, svt, videomae
 
 RECIPES: dict[str, ModuleType] = {
     "maskfeat": maskfeat,
     "posemae": posemae,
     "supervised": supervised,
+    "svt": svt,
     "videomae": videomae,
 }

@@ -7,9 +7,16 @@ from islr.models import InputSpec
 
 # Arguments by which each preset takes another input size; one line per family.
 OTHER_SIZE = {
+    "hiera_tiny": {"frames": 4, "size": 96},
     "mvit_tiny": {"frames": 4, "size": 96},
     "vit_tiny": {"frames": 4, "size": 96},
     "pose_transformer_tiny": {"frames": 24},
+    "timesformer_tiny": {"frames": 4, "size": 96},
+}
+
+# Presets that take clips of any size their patches divide, and the shape of one that they refuse.
+REFUSED_SHAPE = {
+    "timesformer_tiny": (3, 8, 64, 72),
 }
 
 

@@ -47,7 +47,7 @@ def test_a_library_that_could_rot_has_one_door(library: str) -> None:
     assert len(users) <= 1, users
 
 
-@pytest.mark.parametrize("file", ["islr/cli.py", "islr/data/cli.py", "islr/data/pose_cli.py"])
+@pytest.mark.parametrize("file", ["islr/cli.py", "islr/data/cli.py", "islr/data/pose_cli.py", "islr/models_cli.py"])
 def test_help_imports_nothing_heavy(file: str) -> None:
     top = ast.parse((CHECKOUT / file).read_text(encoding="utf-8")).body
     names = {

@@ -12,8 +12,10 @@ from typing import Any
 
 from islr.errors import UserError
 from islr.models.encoder import Classifier, Encoder, EncoderConfig, InputSpec, to_input
-from islr.models.mvit import mvit_s, mvit_tiny
+from islr.models.hiera import hiera_b, hiera_tiny
+from islr.models.mvit_sizes import mvit_b, mvit_l, mvit_s, mvit_tiny
 from islr.models.pose import pose_transformer_base, pose_transformer_tiny
+from islr.models.timesformer import timesformer_b, timesformer_tiny
 from islr.models.vit import vit_b, vit_g, vit_h, vit_l, vit_s, vit_tiny
 
 __all__ = [
@@ -28,8 +30,12 @@ __all__ = [
 ]
 
 MODELS: dict[str, Callable[..., Encoder]] = {
+    "hiera_tiny": hiera_tiny,
+    "hiera_b": hiera_b,
     "mvit_tiny": mvit_tiny,
     "mvit_s": mvit_s,
+    "mvit_b": mvit_b,
+    "mvit_l": mvit_l,
     "vit_tiny": vit_tiny,
     "vit_s": vit_s,
     "vit_b": vit_b,
@@ -38,6 +44,8 @@ MODELS: dict[str, Callable[..., Encoder]] = {
     "vit_g": vit_g,
     "pose_transformer_tiny": pose_transformer_tiny,
     "pose_transformer_base": pose_transformer_base,
+    "timesformer_tiny": timesformer_tiny,
+    "timesformer_b": timesformer_b,
 }
 
 

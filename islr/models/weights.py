@@ -155,13 +155,26 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     return _read(path, tensors=False)[1]
 
 
+def is_pickle(path: str | Path) -> bool:
+    """Whether a file is a pickle, bare or in torch's zip, and not a safetensors file.
+
+    A safetensors file begins with the length of its header, whose bytes can be those of a pickle; four zeros (it is
+    shorter than 4 GiB) and a brace follow.
+    """
+    with open(path, "rb") as file:
+        start = file.read(9)
+    return start.startswith(_PICKLE_STARTS) and start[4:] != b"\0\0\0\0{"
+
+
 def _read(path: str | Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
-    with open(path, "rb") as file:
-        if file.read(4).startswith(_PICKLE_STARTS):
-            raise UserError(f"{path}: is a pickle, which can run code when opened; only safetensors files are loaded")
+    if is_pickle(path):
+        raise UserError(
+            f"{path}: is a pickle, which can run code when opened; only safetensors files are loaded "
+            "(`islr weights import` reads public checkpoints and writes one)"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118

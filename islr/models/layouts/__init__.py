@@ -1,18 +1,36 @@
 """Public checkpoint layouts by name, and which of them a state dict is of."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
 from islr.errors import UserError
+from islr.models.layouts.hiera import HIERA, HIERA_IMAGE
 from islr.models.layouts.layout import Layout, Renamed, load_layout, rename, shown
 from islr.models.layouts.slowfast import SLOWFAST
+from islr.models.layouts.timesformer import DINO_VIT, HF_TIMESFORMER, SVT, SVT_STUDENT, TIMESFORMER
+from islr.models.layouts.torchvision_mvit import TORCHVISION_MVIT
 from islr.models.layouts.videomae import VIDEOMAE
 from islr.models.layouts.videomae_transformers import VIDEOMAE_TRANSFORMERS
 
-__all__ = ["LAYOUTS", "Layout", "Renamed", "detect_layout", "layouts_of", "load_layout", "rename"]
+__all__ = ["LAYOUTS", "Layout", "Renamed", "choose_layout", "detect_layout", "layouts_of", "load_layout", "rename"]
 
-LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (SLOWFAST, VIDEOMAE, VIDEOMAE_TRANSFORMERS)}
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout
+    for layout in (
+        DINO_VIT,
+        HF_TIMESFORMER,
+        HIERA,
+        HIERA_IMAGE,
+        SLOWFAST,
+        SVT,
+        SVT_STUDENT,
+        TIMESFORMER,
+        TORCHVISION_MVIT,
+        VIDEOMAE,
+        VIDEOMAE_TRANSFORMERS,
+    )
+}
 
 
 def layouts_of(architecture: str) -> list[str]:
@@ -31,11 +49,17 @@ def detect_layout(state: Mapping[str, Tensor], architecture: str, where: str) ->
     Raises:
         UserError: None fits, or more than one.
     """
+    return choose_layout(lambda layout: state, architecture, where)
+
+
+def choose_layout(read: Callable[[Layout], Mapping[str, Tensor]], architecture: str, where: str) -> Layout:
+    """As `detect_layout`, where each layout's `entries` may name another part of the file: `read` gives that part."""
     fitting = [LAYOUTS[name] for name in layouts_of(architecture)]
-    found = [layout for layout in fitting if layout.matches(state)]
+    found = [layout for layout in fitting if layout.matches(read(layout))]
     if len(found) == 1:
         return found[0]
     known = ", ".join(layout.name for layout in (found or fitting)) or "none"
     if found:
         raise UserError(f"{where} could be of several layouts ({known}); name one with --from")
-    raise UserError(f"{where} is of no layout known for {architecture} ({known}); its tensors: {shown(state)}")
+    tensors = f"; its tensors: {shown(read(fitting[0]))}" if fitting else ""
+    raise UserError(f"{where} is of no layout known for {architecture} ({known}){tensors}")

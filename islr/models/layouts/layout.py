@@ -41,7 +41,8 @@ class Layout:
         entries: Where the state dict lies in the file, outermost first wins; the file itself when none is there.
         prefixes: Taken off the front of every name that starts with one, in this order.
         prepare: Joins, splits and reshapes tensors under the file's names, before the rules.
-        arguments: What the tensors say about the encoder's arguments, such as its form or its pixels' range.
+        arguments: What the tensors, under their names without `prefixes`, say about the encoder's arguments, such
+            as its form or its pixels' range.
     """
 
     name: str

@@ -1,0 +1,67 @@
+"""What an encoder of the registry is, in numbers, without its weights."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from islr.models import create_model
+from islr.models.layouts import layouts_of
+
+
+@dataclass(frozen=True)
+class Description:
+    """One line of `islr models`.
+
+    Attributes:
+        name: Registry name.
+        modality: `video` or `pose`.
+        frames: Frames per clip.
+        size: Height and width in pixels; 0 for poses.
+        parameters: How many.
+        blocks: Blocks whose tokens `forward_layers` gives.
+        macs: Multiply-accumulates of `forward` on one clip in matrix products and convolutions, as this project
+            computes them; element-wise work, norms and pooling are not counted.
+        layouts: Public layouts that can be imported into it.
+        source: Paper, and code where it follows one.
+    """
+
+    name: str
+    modality: str
+    frames: int
+    size: int
+    parameters: int
+    blocks: int
+    macs: int
+    layouts: tuple[str, ...]
+    source: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def describe(name: str, **arguments: Any) -> Description:
+    """Describe a registered encoder; it is built on the meta device, where nothing has values.
+
+    Raises:
+        UserError: As `create_model`.
+    """
+    with torch.device("meta"):
+        encoder = create_model(name, **arguments).eval()
+        spec = encoder.input_spec
+        clip = torch.empty(1, *spec.clip_shape)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            encoder(clip)
+    return Description(
+        name=name,
+        modality=spec.modality,
+        frames=spec.frames,
+        size=spec.size,
+        parameters=sum(parameter.numel() for parameter in encoder.parameters()),
+        blocks=len(encoder.layer_dims),
+        macs=counter.get_total_flops() // 2,
+        layouts=tuple(layouts_of(name)),
+        source=encoder.source,
+    )

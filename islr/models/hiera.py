@@ -1,0 +1,260 @@
+"""Hiera: a hierarchical vision transformer of plain blocks, on video.
+
+Ryali et al., "Hiera" (arXiv 2306.00989), built on timm's `Hiera`, whose layers take any number of axes; timm itself
+registers only the image models. The numbers of the video models are those of facebookresearch/hiera
+(`hiera_base_16x224`). Sign language work uses this family: SSVP-SLT (arXiv 2402.09611, 128 frames), SignRep.
+
+Attention sees one mask unit (one moment of 8 x 8 tokens) in the first two stages and everything in the last two;
+between stages tokens are max-pooled 2 x 2 in space. So mask units can be left out whole, before the first block.
+
+Shapes: B batch, T H W frames and pixels, t h w the token grid, N tokens, U mask units, D width. Tokens are kept in
+the order of pooling (timm's `Unroll`), unit by unit only where that is said.
+"""
+
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from timm.models.hiera import Hiera
+from torch import Tensor, nn
+
+from islr.errors import UserError
+from islr.models.encoder import (
+    FAN_IN_POSITION_STD,
+    INIT_STD,
+    NORM_EPS,
+    NORMALISATIONS,
+    Encoder,
+    InputSpec,
+    Normalisation,
+    interpolate_positions,
+)
+from islr.models.transformer import init_linear
+
+# Axes are (time, height, width).
+PATCH_KERNEL, PATCH_STRIDE, PATCH_PADDING = (3, 7, 7), (2, 4, 4), (1, 3, 3)
+MASK_UNIT, POOL_STRIDE = (1, 8, 8), (1, 2, 2)
+HIERA_BIAS = 0.02  # facebookresearch/hiera starts the biases of Linear and LayerNorm here, timm at 0
+
+Init = Literal["hiera", "fan_in"]
+
+
+class HieraEncoder(Encoder):
+    """A video Hiera from its numbers; `hiera_tiny` and `hiera_b` are presets of it.
+
+    Args:
+        frames: Frames per clip, a multiple of 2.
+        size: Height and width in pixels, a multiple of 32 (a mask unit).
+        embed_dim: Width of the first stage; it doubles from stage to stage.
+        num_heads: Heads of the first stage; they double too.
+        stages: Blocks of each of the four stages.
+        q_pool: After how many stages tokens are pooled: 3, or 2 for masked pre-training, which predicts at 16 pixels.
+        drop_path: Stochastic depth of the last block; earlier blocks have proportionally less.
+        init: `hiera` (truncated normal of .02, biases .02) or `fan_in` (truncated normal of 1 / sqrt(inputs)).
+        normalisation: What the weights were or will be trained with.
+
+    Raises:
+        UserError: The size is not made of whole mask units.
+    """
+
+    source = "Hiera (arXiv 2306.00989), facebookresearch/hiera's video models on timm's Hiera"
+
+    def __init__(
+        self,
+        *,
+        frames: int,
+        size: int,
+        embed_dim: int,
+        num_heads: int,
+        stages: tuple[int, int, int, int],
+        q_pool: int = 3,
+        drop_path: float = 0.0,
+        init: Init = "hiera",
+        normalisation: Normalisation = "slowfast",
+    ) -> None:
+        super().__init__()
+        side = PATCH_STRIDE[1] * MASK_UNIT[1]
+        if frames < 1 or frames % PATCH_STRIDE[0]:
+            raise UserError(f"frames={frames} does not fit the strides: it must be a multiple of {PATCH_STRIDE[0]}")
+        if size < 1 or size % side:
+            raise UserError(f"size={size} is not made of whole mask units: it must be a multiple of {side}")
+        if q_pool not in (2, 3):
+            raise UserError(f"q_pool={q_pool}: tokens are pooled after 2 or 3 stages")
+        if init not in ("hiera", "fan_in"):
+            raise UserError(f"init='{init}' is unknown; it is one of hiera, fan_in")
+        norm: Any = partial(nn.LayerNorm, eps=NORM_EPS)  # timm's annotation wants a class, its code calls it
+        trunk = Hiera(
+            img_size=(frames, size, size),
+            embed_dim=embed_dim,
+            num_heads=num_heads,
+            num_classes=0,
+            stages=tuple(stages),
+            q_pool=q_pool,
+            q_stride=POOL_STRIDE,
+            mask_unit_size=MASK_UNIT,
+            patch_kernel=PATCH_KERNEL,
+            patch_stride=PATCH_STRIDE,
+            patch_padding=PATCH_PADDING,
+            drop_path_rate=drop_path,
+            norm_layer=norm,
+            sep_pos_embed=True,
+            weight_init="skip",
+            fix_init=False,
+        )
+        # The trunk's head and its norm stay behind: what is put on top belongs to the task.
+        self.patch_embed = trunk.patch_embed
+        assert trunk.pos_embed_spatial is not None
+        assert trunk.pos_embed_temporal is not None
+        self.pos_embed_spatial: nn.Parameter = trunk.pos_embed_spatial  # [1, h * w, D]
+        self.pos_embed_temporal: nn.Parameter = trunk.pos_embed_temporal  # [1, t, D]
+        self.blocks = trunk.blocks
+        self.unroll, self.reroll = trunk.unroll, trunk.reroll
+        self.units = tuple(trunk.mask_spatial_shape)  # mask units along time, height, width
+        self.unit_tokens = trunk.mu_size
+        self.input_spec = InputSpec(frames, size, *NORMALISATIONS[normalisation], "video")
+        self.layer_dims = [embed_dim << stage for stage, depth in enumerate(stages) for _ in range(depth)]
+        self.dim = self.layer_dims[-1]
+        if init == "hiera":
+            self.apply(_hiera_init)
+        else:
+            self.apply(init_linear)
+            for positions in (self.pos_embed_spatial, self.pos_embed_temporal):
+                nn.init.normal_(positions, std=FAN_IN_POSITION_STD)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Mean of the last tokens, `[B, dim]`."""
+        tokens = self.embed(clip)
+        for block in self.blocks:
+            tokens = self.run_block(block, tokens)
+        return tokens.mean(dim=1)
+
+    def forward_layers(self, clip: Tensor) -> list[Tensor]:
+        """Tokens `[B, N_l, D_l]` after each block, ordered by time, row, column."""
+        tokens = self.embed(clip)
+        outputs = []
+        for index, block in enumerate(self.blocks):
+            tokens = self.run_block(block, tokens)
+            outputs.append(self.reroll(tokens, index).flatten(1, 3))
+        return outputs
+
+    def forward_units(self, clip: Tensor, visible: Tensor) -> list[Tensor]:
+        """Encode some mask units of each clip; the pixels of the others are not seen.
+
+        Args:
+            clip: Normalised `[B, 3, T, H, W]`.
+            visible: bool `[B, U]`, true = encoded, units ordered by time, row, column; as many in each clip.
+
+        Returns:
+            `[B, V, n_l, D_l]` per block: the V visible units in order, and the tokens of each by row and column.
+        """
+        tokens = self.embed(clip, visible)
+        outputs = []
+        for index, block in enumerate(self.blocks):
+            tokens = self.run_block(block, tokens)
+            outputs.append(self.reroll(tokens, index, mask=visible).flatten(2, 4))
+        return outputs
+
+    def embed(self, clip: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Patch embeddings with positions `[B, N, D]` in the order of pooling, of the `visible` units alone."""
+        self.check_clip(clip)
+        if visible is None:
+            tokens = self.patch_embed(clip)
+        else:
+            # Kernels reach over the border of a unit: what is hidden is zero to them.
+            seen = visible.view(-1, 1, *self.units).to(clip.dtype)
+            tokens = self.patch_embed(clip * F.interpolate(seen, size=clip.shape[2:]))
+        positions = self.pos_embed_temporal[0, :, None] + self.pos_embed_spatial  # [t, h * w, D]
+        tokens = self.unroll(tokens + positions.flatten(0, 1))
+        if visible is None:
+            return tokens
+        # In the order of pooling the units are the fastest axis: [B, tokens of a unit * U, D].
+        return tokens[visible.repeat(1, self.unit_tokens)].view(len(tokens), -1, tokens.shape[-1])
+
+    def layer_of(self, parameter_name: str) -> int:
+        """0 for the patch embedding and the positions, i + 1 for block i."""
+        if parameter_name.startswith("blocks."):
+            return int(parameter_name.split(".")[1]) + 1
+        assert parameter_name.startswith(("patch_embed.", "pos_embed_")), parameter_name
+        return 0
+
+    def resize_parameter(self, name: str, value: Tensor, shape: torch.Size) -> Tensor | None:
+        """Positions follow the token grid: linear in time, bilinear in space."""
+        if name == "pos_embed_temporal" and value.ndim == 3:
+            return interpolate_positions(value[0], shape[1])[None]
+        if name == "pos_embed_spatial" and value.ndim == 3:
+            old, new = round(value.shape[1] ** 0.5), round(shape[1] ** 0.5)
+            square = value.float().view(1, old, old, -1).permute(0, 3, 1, 2)  # [1, D, h, w]
+            resized = F.interpolate(square, size=(new, new), mode="bilinear")
+            return resized.flatten(2).transpose(1, 2).to(value.dtype).contiguous()
+        return None
+
+
+def _hiera_init(module: nn.Module) -> None:
+    """facebookresearch/hiera's start: truncated normal for Linear and convolution, LayerNorm at 1, biases .02."""
+    if isinstance(module, nn.Linear | nn.Conv3d):
+        nn.init.trunc_normal_(module.weight, std=INIT_STD)
+    if isinstance(module, nn.Linear | nn.LayerNorm):
+        nn.init.constant_(module.bias, HIERA_BIAS)
+
+
+def hiera_tiny(
+    frames: int = 8,
+    size: int = 64,
+    q_pool: int = 3,
+    drop_path: float = 0.0,
+    init: Init = "fan_in",
+    normalisation: Normalisation = "slowfast",
+) -> HieraEncoder:
+    """Under a million parameters, for two CPU cores: the shape of `hiera_b` at a width and depth for 8 x 64 x 64.
+
+    Args:
+        frames: A multiple of 2.
+        size: A multiple of 32.
+        q_pool: As in `HieraEncoder`.
+        drop_path: As in `HieraEncoder`.
+        init: As in `HieraEncoder`.
+        normalisation: As in `HieraEncoder`.
+    """
+    return HieraEncoder(
+        frames=frames,
+        size=size,
+        embed_dim=24,
+        num_heads=1,
+        stages=(1, 1, 2, 1),
+        q_pool=q_pool,
+        drop_path=drop_path,
+        init=init,
+        normalisation=normalisation,
+    )
+
+
+def hiera_b(
+    frames: int = 16,
+    size: int = 224,
+    q_pool: int = 3,
+    drop_path: float = 0.0,
+    init: Init = "hiera",
+    normalisation: Normalisation = "slowfast",
+) -> HieraEncoder:
+    """Hiera-B, 16 x 224 (arXiv 2306.00989; facebookresearch/hiera `hiera_base_16x224`): 51 M parameters with its head.
+
+    Args:
+        frames: A multiple of 2; SSVP-SLT has 128.
+        size: A multiple of 32.
+        q_pool: As in `HieraEncoder`.
+        drop_path: As in `HieraEncoder`; .2 in SSVP-SLT's pre-training.
+        init: As in `HieraEncoder`.
+        normalisation: As in `HieraEncoder`.
+    """
+    return HieraEncoder(
+        frames=frames,
+        size=size,
+        embed_dim=96,
+        num_heads=1,
+        stages=(2, 3, 16, 3),
+        q_pool=q_pool,
+        drop_path=drop_path,
+        init=init,
+        normalisation=normalisation,
+    )

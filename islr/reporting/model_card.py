@@ -1,0 +1,115 @@
+"""The README.md beside exported weights: what they are, how they came to be, what they scored, what they are for."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from islr.evaluation.results import Result, load_results
+from islr.models.weights import read_metadata
+from islr.reporting import text
+
+FACTS = (("recipe", "recipe"), ("config_hash", "configuration"), ("seed", "seed"), ("commit", "code"))
+
+
+def model_card(run_folder: Path, files: Sequence[Path]) -> str:
+    """Markdown.
+
+    Args:
+        run_folder: `result.json` is read from it where there is one.
+        files: Its weights, at least one.
+
+    Raises:
+        UserError: A file is not safetensors, or the results are broken.
+    """
+    facts = read_metadata(files[-1])  # of a classifier rather than of the encoder it started from
+    results = load_results(run_folder / "result.json") if (run_folder / "result.json").is_file() else []
+    name = results[0].name if results else facts.get("name", run_folder.resolve().name)
+    parts = [f"# {name}", _architecture(facts, files), _training(facts, results)]
+    if results:
+        parts.append(_scores(results))
+    parts.append(_use(facts, results))
+    return "\n\n".join(parts) + "\n"
+
+
+def _architecture(facts: Mapping[str, str], files: Sequence[Path]) -> str:
+    spec = json.loads(facts["input_spec"])
+    arguments = json.loads(facts["arguments"])
+    built = ", ".join(f"{key}={value!r}" for key, value in sorted(arguments.items()))
+    lines = [
+        "## Model",
+        "",
+        f"- Files: {', '.join(f'`{file.name}`' for file in files)}; their metadata is beside them as json.",
+        f"- Architecture: `create_model({facts['architecture']!r}{f', {built}' if built else ''})`.",
+    ]
+    if spec["modality"] == "video":
+        lines.append(
+            f"- Input: {spec['frames']} frames of {spec['size']} x {spec['size']} pixels, {spec['channels'].upper()}, "
+            f"scaled to 0..1, then mean {spec['mean']} and standard deviation {spec['std']} per channel."
+        )
+    else:
+        lines.append(f"- Input: {spec['frames']} poses of 75 points (x, y, seen), normalised by this project.")
+    if "classes" in facts:
+        lines.append(f"- Output: scores of {len(json.loads(facts['classes'])):,} classes, listed in the metadata.")
+    return "\n".join(lines)
+
+
+def _training(facts: Mapping[str, str], results: Sequence[Result]) -> str:
+    lines = ["## Training", ""]
+    stages = json.loads(facts.get("pretraining", "[]"))
+    lines += [
+        f"{number}. {stage.get('recipe', '?')} on {stage.get('manifest', '?')}: {stage.get('clips', '?')} clips, "
+        f"fingerprint `{stage.get('fingerprint', '')}`"
+        for number, stage in enumerate(stages, 1)
+    ] or ["No pre-training: random initialisation."]
+    if "source" in facts:
+        source = json.loads(facts["source"])
+        lines += ["", f"Imported from `{source['file']}` (sha256 `{source['sha256']}`), {source['project']}."]
+    said = dict(facts)
+    if results:
+        record = results[0].provenance
+        said |= {"config_hash": record.config_hash, "seed": str(record.seed), "commit": record.commit}
+        lines += ["", f"Fine-tuned on {record.manifest}; chosen on {record.selection_set}."]
+    lines += ["", *(f"- {word}: `{said[key]}`" for key, word in FACTS if said.get(key))]
+    return "\n".join(lines)
+
+
+def _scores(results: Sequence[Result]) -> str:
+    record = results[0].provenance
+    part = "" if record.complete else f" of {record.clips_expected:,} expected"
+    lines = [
+        "## Results",
+        "",
+        f"{record.clips_present:,}{part} clips of {record.manifest}, split {record.split} "
+        f"(fingerprint `{record.split_fingerprint}`), labels {record.label_space}, views {record.views}, "
+        f"protocol {record.protocol}.",
+        "",
+        "| measure | % | 95 % interval | n |",
+        "|---|---|---|---|",
+    ]
+    for result in results:
+        if result.group or result.ci_low is None:
+            continue
+        measure = text.METRICS.get(result.metric, result.metric)
+        interval = text.interval(result.ci_low, result.ci_high)
+        lines.append(f"| {measure} | {text.percent(result.value)} | {interval} | {result.n:,} |")
+    return "\n".join(lines)
+
+
+def _use(facts: Mapping[str, str], results: Sequence[Result]) -> str:
+    spec = json.loads(facts["input_spec"])
+    whole = "a whole clip of one sign" if "classes" in facts else "a clip"
+    lines = [
+        "## Use and limits",
+        "",
+        f"For research on isolated sign recognition: it takes {whole}, from which its frames are sampled evenly. "
+        f"It was not made for continuous signing, for translation, or for decisions about people.",
+        "",
+        "- Numbers hold for signers, cameras and signs like those of the corpora above; others were not measured.",
+        "- Left and right are different to it unless its configuration says that clips were flipped."
+        if spec["modality"] == "video"
+        else "- It sees what the pose estimator saw; frames without hands are frames without a sign.",
+        "- The terms of the corpora it was trained on apply to it; look them up before passing it on.",
+    ]
+    if not results and "classes" not in facts:
+        lines.append("- It is an encoder: it recognises nothing until a classifier is trained on it.")
+    return "\n".join(lines)
