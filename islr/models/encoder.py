@@ -23,11 +23,13 @@ INIT_STD = 0.02  # of truncated normals, as in the same families
 FAN_IN_POSITION_STD = 0.5  # of learned positions where layers start at 1 / sqrt(inputs): half of what tokens vary by
 
 # Mean and std per channel of pixels scaled to 0..1, by the name of those who train with them.
-Normalisation = Literal["imagenet", "slowfast", "half"]
+Normalisation = Literal["imagenet", "kinetics", "slowfast", "half", "centred"]
 NORMALISATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "kinetics": ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),  # torchvision's convolutional networks
     "slowfast": ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225)),  # its configs' DATA.MEAN and DATA.STD
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # pixels in -1..1
+    "centred": ((0.5, 0.5, 0.5), (1.0, 1.0, 1.0)),  # pixels in -0.5..0.5: BSL-1K's I3D
 }
 
 HeadNorm = Literal["layer", "batch"]
@@ -111,6 +113,7 @@ class Encoder(nn.Module, ABC):
         checkpointing: Keep only the input of each block for the backward pass and compute the rest again
             (arXiv 1604.06174): less memory, about a third more time. Same numbers.
         source: Whose architecture it is: paper, and code where it follows one.
+        batch_norm: In training a clip's result depends on the others of its batch, through BatchNorm.
         zero_gradient: Ends of the names of parameters whose gradient is zero by construction, such as the bias of
             a key: it shifts all scores of a query alike, and softmax does not see a shift.
     """
@@ -122,6 +125,7 @@ class Encoder(nn.Module, ABC):
     layer_dims: list[int]
     checkpointing: bool = False
     source: str
+    batch_norm: bool = False
     zero_gradient: tuple[str, ...] = ()
 
     @abstractmethod

@@ -5,12 +5,27 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from islr.errors import UserError
+from islr.models.layouts.i3d import BSL1K_I3D, KINETICS_I3D, WLASL_I3D
 from islr.models.layouts.layout import Layout, Renamed, load_layout, rename, shown
+from islr.models.layouts.pytorchvideo import PYTORCHVIDEO, PYTORCHVIDEO_MVIT
 from islr.models.layouts.slowfast import SLOWFAST
+from islr.models.layouts.torchvision_video import TORCHVISION_RESNET, TORCHVISION_S3D
 
 __all__ = ["LAYOUTS", "Layout", "Renamed", "detect_layout", "layouts_of", "load_layout", "rename"]
 
-LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (SLOWFAST,)}
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout
+    for layout in (
+        SLOWFAST,
+        WLASL_I3D,
+        KINETICS_I3D,
+        BSL1K_I3D,
+        TORCHVISION_RESNET,
+        TORCHVISION_S3D,
+        PYTORCHVIDEO,
+        PYTORCHVIDEO_MVIT,
+    )
+}
 
 
 def layouts_of(architecture: str) -> list[str]:
