@@ -1,5 +1,6 @@
 """Convolutional encoders: public layouts against the originals, checkpointing with BatchNorm, sizes, parity of I3D."""
 
+import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,7 @@ from torchvision.models import video
 
 from islr.errors import UserError
 from islr.models import Encoder, create_model, to_input
-from islr.models.convnets import S3D, ConvNet, VideoResNet
-from islr.models.i3d import InceptionI3d, MaxPool, pad_same
+from islr.models.i3d import pad_same
 from islr.models.layouts import LAYOUTS, detect_layout, layouts_of, load_layout
 from islr.models.pytorchvideo_models import ALPHA, X3D, MViTv1, ResNet, SlowFast, factories
 from islr.models.weights import load_state
@@ -25,7 +25,7 @@ I3D_PARITY = 1e-4  # absolute over the largest value; nine blocks in fp32
 
 
 def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
-    """In evaluation mode, with no parameter or statistic left where it starts, at sizes that keep activations near 1."""
+    """In evaluation mode, with nothing left where it starts, at sizes that keep activations near 1."""
     stream = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in module.state_dict().items():
@@ -66,12 +66,11 @@ def head_input(model: nn.Module, head: str, clip: Any) -> Tensor:
 )
 def test_video_resnets_are_torchvision_s(architecture: str, original: Callable, frames: int) -> None:
     theirs = randomised(original(weights=None))
-    ours = loaded(create_model(architecture, frames=frames, size=36), theirs.state_dict(), architecture, RESNET)
+    ours = loaded(
+        create_model(architecture, frames=frames, size=36), theirs.state_dict(), architecture, "torchvision-resnet"
+    )
     clip = random_clip(ours.input_spec, batch=1)
     assert torch.allclose(ours(clip), head_input(theirs, "fc", clip), atol=1e-5, rtol=1e-5)
-
-
-RESNET = "torchvision-resnet"
 
 
 def test_s3d_is_torchvision_s_and_takes_smaller_clips() -> None:
@@ -80,7 +79,7 @@ def test_s3d_is_torchvision_s_and_takes_smaller_clips() -> None:
     clip = random_clip(ours.input_spec, batch=1)
     with torch.no_grad():
         assert torch.allclose(ours.forward_maps(clip)[-1], theirs.features(clip), atol=1e-5, rtol=1e-5)
-        with pytest.raises(RuntimeError, match="too small"):
+        with pytest.raises(RuntimeError, match="smaller than kernel size"):
             theirs(clip)
         assert torch.allclose(ours(clip), theirs.features(clip).mean(dim=(2, 3, 4)), atol=1e-5, rtol=1e-5)
 
@@ -147,9 +146,9 @@ def test_mvit_is_pytorchvideo_s() -> None:
     loaded(ours, state, "pytorchvideo_mvit_b", "pytorchvideo-mvit")
     clip = random_clip(ours.input_spec)
     with torch.no_grad():
-        normed = theirs.norm_embed(ours(clip))
-        assert torch.allclose(normed, head_input(theirs, "norm_embed", clip).view(2, -1, 16)[:, 0] * 0 + normed)
-        assert torch.allclose(theirs.head.proj(normed), theirs(clip), atol=1e-5)
+        tokens = head_input(theirs, "norm_embed", clip).view(2, -1, ours.dim)
+        assert torch.allclose(ours(clip), tokens[:, 0], atol=1e-5, rtol=1e-4)
+        assert torch.allclose(ours.forward_layers(clip)[-1], tokens[:, 1:], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +193,9 @@ def test_mvit_b_has_the_published_size() -> None:
 
 def test_i3d_files_never_load_by_guessing() -> None:
     state = {f"module.{name}": value for name, value in create_model("i3d_tiny").state_dict().items()}
-    with pytest.raises(UserError, match=r"several layouts \(wlasl-i3d, kinetics-i3d, bsl1k-i3d\); name one with --from"):
+    with pytest.raises(
+        UserError, match=r"several layouts \(wlasl-i3d, kinetics-i3d, bsl1k-i3d\); name one with --from"
+    ):
         detect_layout(state, "i3d_tiny", "file")
     assert layouts_of("i3d_r50") == ["pytorchvideo"]
     white = torch.tensor([255, 128, 0], dtype=torch.uint8).view(1, 3, 1, 1, 1)
@@ -237,13 +238,134 @@ def test_i3d_refuses_unknown_pixels() -> None:
         create_model("i3d_tiny", normalisation="unit")
 
 
+def rule_weights(shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
+    """The index's rule: each tensor from a generator seeded by its name."""
+    weights = {}
+    for name, shape in shapes.items():
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+        if name.endswith("running_var"):
+            uniform = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+            weights[name] = torch.rand(shape, generator=uniform) + 0.5
+        elif len(shape) > 1:
+            weights[name] = noise * (2 / shape[1:].numel()) ** 0.5
+        else:
+            weights[name] = 1 + 0.1 * noise if name.endswith(".weight") else 0.1 * noise
+    return weights
+
+
 @pytest.mark.oracle
 def test_i3d_is_wlasl_s(oracles: Path) -> None:
     entry, tensors = oracle_entry(oracles, "i3d_wlasl.safetensors", "svt_bevt")
-    _, _, frames, size, _ = torch.empty(0), None, *_clip_size(entry), None
-    encoder = create_model("i3d", frames=frames, size=size)
+    seed, shape = re.search(r"Generator\((\d+)\) rand\(([\d,]+)\)", entry["how"]).groups()
+    clip = torch.rand([int(side) for side in shape.split(",")], generator=torch.Generator().manual_seed(int(seed)))
+    encoder = create_model("i3d", frames=clip.shape[2], size=clip.shape[3]).eval()
     classes = entry["params"]["num_classes"]
-    head = {"logits.conv3d.weight": torch.empty(classes, encoder.dim, 1, 1, 1), "logits.conv3d.bias": torch.empty(classes)}
-    state = head | encoder.state_dict()
-    assert list(state)[: len(entry["state_keys_first"])] == entry["state_keys_first"]
-    assert list(state)[-len(entry["state_keys_last"]) :] == entry["state_keys_last"]
+    shapes = {"logits.conv3d.weight": torch.Size([classes, encoder.dim, 1, 1, 1])}
+    shapes |= {"logits.conv3d.bias": torch.Size([classes])}
+    shapes |= {name: value.shape for name, value in encoder.state_dict().items()}
+    assert list(shapes)[: len(entry["state_keys_first"])] == entry["state_keys_first"]
+    assert list(shapes)[-len(entry["state_keys_last"]) :] == entry["state_keys_last"]
+    floating = {name: size for name, size in shapes.items() if not name.endswith("num_batches_tracked")}
+    head = load_layout(encoder, rule_weights(floating), LAYOUTS["wlasl-i3d"], "file").left
+
+    maps: dict[str, Tensor] = {}
+    for name, module in encoder.named_children():
+        module.register_forward_hook(lambda module, inputs, output, name=name: maps.update({name: output}))
+    with torch.no_grad():
+        encoder(clip * 2 - 1)
+        windows = F.avg_pool3d(maps["Mixed_5c"], (2, 7, 7), stride=1)
+        logits = F.conv3d(windows, head["logits.conv3d.weight"], head["logits.conv3d.bias"])
+    assert maps.keys() == entry["endpoint_shapes"].keys()
+    for name, found in maps.items():
+        assert list(found.shape) == entry["endpoint_shapes"][name]
+        stat = torch.stack([found.mean(), found.std(), found.abs().max()])
+        assert ((stat - tensors[f"stat.{name}"]).abs() / tensors[f"stat.{name}"]).max() < I3D_PARITY
+        assert (found.flatten()[:8] - tensors[f"head8.{name}"]).abs().max() < I3D_PARITY
+    assert (logits.flatten(2) - tensors["logits"]).abs().max() < I3D_PARITY
+    parameters = sum(value.numel() for value in encoder.parameters())
+    assert parameters + 400 * encoder.dim + 400 == entry["n_params_400"]
+
+
+# BatchNorm, pathways, sizes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["r2plus1d_tiny", "slowfast_tiny"])
+def test_checkpointing_counts_a_batch_once(name: str) -> None:
+    encoder = create_model(name, size=32)
+    start = {key: value.clone() for key, value in encoder.state_dict().items()}
+    clip = random_clip(encoder.input_spec)
+    gradients, statistics = [], []
+    for encoder.checkpointing in (False, True):
+        encoder.load_state_dict(start)
+        encoder.zero_grad()
+        encoder.train()(clip).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in encoder.parameters()])
+        statistics.append({key: value.clone() for key, value in encoder.named_buffers()})
+    for plain, again in zip(*gradients, strict=True):
+        assert torch.allclose(plain, again, rtol=1e-4, atol=1e-5 * plain.abs().max().item())
+    for key, value in statistics[0].items():
+        assert torch.equal(value, statistics[1][key]), key
+        assert not torch.equal(value, start[key]), key
+    encoder(clip)  # a later batch is counted again
+    assert {value.item() for key, value in encoder.named_buffers() if "num_batches" in key} == {2}
+
+
+def test_slow_pathway_sees_the_frames_of_slowfast_s_loader() -> None:
+    for frames in (4, 8, 12, 32, 64):
+        encoder = create_model("slowfast_tiny", frames=frames, size=16)
+        clip = torch.arange(float(frames)).view(1, 1, -1, 1, 1)
+        slow, fast = encoder.enter(clip)
+        assert slow.flatten().tolist() == torch.linspace(0, frames - 1, frames // ALPHA).long().tolist()
+        assert torch.equal(fast, clip)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("s3d_tiny", {"frames": 5, "size": 17}, None),
+        ("s3d_tiny", {"frames": 4}, "frames=4 leaves nothing after the strides: it must be at least 5"),
+        ("s3d_tiny", {"size": 16}, "size=16 leaves nothing after the strides: it must be at least 17"),
+        ("i3d_tiny", {"frames": 1, "size": 1}, None),
+        ("r3d_tiny", {"frames": 1, "size": 1}, None),
+        ("r3d_tiny", {"frames": 0}, "frames=0 leaves nothing"),
+        ("x3d_tiny", {"frames": 1, "size": 1}, None),
+        ("csn_tiny", {"frames": 1, "size": 1}, None),
+        ("slowfast_tiny", {"frames": 4, "size": 1}, None),
+        ("slowfast_tiny", {"frames": 6}, "frames=6 is not a multiple of 4"),
+        ("slowfast_tiny", {"frames": 0}, "frames=0 leaves nothing after the strides: it must be at least 4"),
+        ("pytorchvideo_mvit_tiny", {"frames": 3}, "frames=3 does not fit the patches: it must be a multiple of 2"),
+        ("pytorchvideo_mvit_tiny", {"size": 62}, "size=62 does not fit the patches: it must be a multiple of 4"),
+        ("pytorchvideo_mvit_tiny", {"pool": "max"}, "pool='max' is unknown; it is one of mean, class"),
+    ],
+)
+def test_sizes_leave_a_map_at_the_end(name: str, arguments: dict, message: str | None) -> None:
+    if message:
+        with pytest.raises(UserError, match=message):
+            create_model(name, **arguments)
+    else:
+        encoder = create_model(name, **arguments).eval()
+        assert encoder(random_clip(encoder.input_spec)).isfinite().all()
+
+
+def test_i3d_r50_needs_two_frames() -> None:
+    net = small_i3d_r50()
+    with pytest.raises(UserError, match="frames=1 leaves nothing after the strides: it must be at least 2"):
+        ResNet(net, frames=1, size=32, source="", least_frames=2)
+    with torch.device("meta"), pytest.raises(UserError, match="at least 2"):
+        create_model("i3d_r50", frames=1)
+
+
+def test_mvit_positions_follow_the_grid() -> None:
+    encoder = create_model("pytorchvideo_mvit_tiny", frames=8, size=32)
+    positions = encoder.cls_positional_encoding
+    rows, columns = torch.arange(8.0).repeat_interleave(8), torch.arange(8.0).repeat(8)
+    with torch.no_grad():
+        positions.pos_embed_spatial.copy_((rows * 10 + columns)[None, :, None].expand_as(positions.pos_embed_spatial))
+        positions.pos_embed_temporal.copy_(torch.arange(4.0)[None, :, None].expand_as(positions.pos_embed_temporal))
+    larger = create_model("pytorchvideo_mvit_tiny", frames=16, size=64)
+    load_state(larger, encoder.state_dict(), "file")
+    inner = larger.cls_positional_encoding.pos_embed_spatial[0, :, 0].view(16, 16)[1:-1, 1:-1]
+    assert torch.allclose(inner.diff(dim=0), torch.tensor(5.0))
+    assert torch.allclose(inner.diff(dim=1), torch.tensor(0.5))
+    steps = larger.cls_positional_encoding.pos_embed_temporal[0, :, 0].diff()
+    assert torch.allclose(steps[1:-1], torch.tensor(0.5))

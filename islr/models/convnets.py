@@ -144,15 +144,19 @@ class ConvNet(Encoder):
 
 @contextlib.contextmanager
 def statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Within, BatchNorm in training still normalises by the batch but leaves its running statistics alone."""
+    """Within, BatchNorm in training normalises by the batch as ever, but its running statistics stay as they are.
+
+    They move by nothing rather than being taken away: a checkpoint expects the second pass to save what the first did.
+    """
     norms = [norm for norm in module.modules() if isinstance(norm, BatchNorm) and norm.track_running_stats]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, batches) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches
 
 
 def fan_in_init(module: nn.Module) -> None:
