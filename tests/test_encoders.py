@@ -10,6 +10,7 @@ from encoder_clips import OTHER_SIZE, random_clip
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
+from islr.config import read_tree, shipped_configs
 from islr.errors import UserError
 from islr.models import MODELS, Classifier, Encoder, InputSpec, create_model, list_models, to_input
 from islr.models.weights import export_encoder, load_encoder, read_metadata
@@ -161,6 +162,15 @@ def test_batch_norm_head_removes_what_clips_have_in_common() -> None:
     assert {model.layer_of(name) for name, _ in model.named_parameters()} == set(range(model.num_layers))
     with pytest.raises(UserError, match="norm='group' is unknown"):
         Classifier(encoder, 3, norm="group")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", sorted(shipped_configs()))
+def test_shipped_configs_name_an_encoder_that_builds(name: str) -> None:
+    encoder = read_tree(shipped_configs()[name]).get("encoder")
+    if encoder is None:
+        return
+    with torch.device("meta"):
+        assert create_model(encoder["name"], **encoder.get("arguments", {})).architecture == encoder["name"]
 
 
 def test_every_registered_name_builds() -> None:
