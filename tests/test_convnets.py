@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models import video
 
 from islr.errors import UserError
-from islr.models import Encoder, create_model, to_input
+from islr.models import Classifier, Encoder, create_model, to_input
 from islr.models.i3d import pad_same
 from islr.models.layouts import LAYOUTS, detect_layout, layouts_of, load_layout
 from islr.models.pytorchvideo_models import ALPHA, X3D, MViTv1, ResNet, SlowFast, factories
@@ -308,6 +308,21 @@ def test_checkpointing_counts_a_batch_once(name: str) -> None:
         assert not torch.equal(value, start[key]), key
     encoder(clip)  # a later batch is counted again
     assert {value.item() for key, value in encoder.named_buffers() if "num_batches" in key} == {2}
+
+
+def test_a_frozen_encoder_stays_as_it_is_while_its_head_trains() -> None:
+    model = Classifier(create_model("r3d_tiny", size=32), 3)
+    start = {key: value.clone() for key, value in model.encoder.state_dict().items()}
+    clip = random_clip(model.encoder.input_spec)
+    model.encoder.freeze()
+    features = model.encoder(clip)
+    model.train()(clip).square().sum().backward()
+    assert model.norm.training
+    assert torch.equal(model.encoder(clip), features)
+    assert all(torch.equal(value, start[key]) for key, value in model.encoder.state_dict().items())
+    assert [name for name, value in model.named_parameters() if value.grad is None] == [
+        f"encoder.{name}" for name, _ in model.encoder.named_parameters()
+    ]
 
 
 def test_slow_pathway_sees_the_frames_of_slowfast_s_loader() -> None:

@@ -8,7 +8,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field
@@ -112,6 +112,7 @@ class Encoder(nn.Module, ABC):
         layer_dims: Width of each block's tokens, in order.
         checkpointing: Keep only the input of each block for the backward pass and compute the rest again
             (arXiv 1604.06174): less memory, about a third more time. Same numbers.
+        frozen: Set by `freeze`.
         source: Whose architecture it is: paper, and code where it follows one.
         batch_norm: In training a clip's result depends on the others of its batch, through BatchNorm.
         zero_gradient: Ends of the names of parameters whose gradient is zero by construction, such as the bias of
@@ -124,6 +125,7 @@ class Encoder(nn.Module, ABC):
     dim: int
     layer_dims: list[int]
     checkpointing: bool = False
+    frozen: bool = False
     source: str
     batch_norm: bool = False
     zero_gradient: tuple[str, ...] = ()
@@ -149,6 +151,19 @@ class Encoder(nn.Module, ABC):
             shape: The shape this encoder has.
         """
         return None
+
+    def freeze(self) -> None:
+        """Keep it as it is from here on: no gradients, and evaluation mode even inside a module that trains.
+
+        Without the latter, BatchNorm would go on counting batches and a clip's features depend on its neighbours.
+        """
+        self.requires_grad_(False)
+        self.frozen = True
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """As in `nn.Module`; a frozen encoder stays in evaluation mode."""
+        return super().train(mode and not self.frozen)
 
     def run_block(self, block: Callable[..., Any], *inputs: Any) -> Any:
         """`block(*inputs)`; where `checkpointing` is set and gradients are wanted, without keeping its activations."""
