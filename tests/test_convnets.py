@@ -24,12 +24,20 @@ from islr.models.weights import load_state
 I3D_PARITY = 1e-4  # absolute over the largest value; nine blocks in fp32
 
 
-def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
+def unfilled(build: Callable[[], Any]) -> Any:
+    """A network in memory whose initialisation was not computed."""
+    with torch.device("meta"):
+        network = build()
+    return network.to_empty(device="cpu")
+
+
+def randomised(module: Any, seed: int = 0) -> Any:
     """In evaluation mode, with nothing left where it starts, at sizes that keep activations near 1."""
     stream = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in module.state_dict().items():
             if not value.is_floating_point():
+                value.zero_()
                 continue
             noise = torch.randn(value.shape, generator=stream)
             if value.ndim > 1:
@@ -65,7 +73,7 @@ def head_input(model: nn.Module, head: str, clip: Any) -> Tensor:
     [("r3d_18", video.r3d_18, 5), ("mc3_18", video.mc3_18, 8), ("r2plus1d_18", video.r2plus1d_18, 8)],
 )
 def test_video_resnets_are_torchvision_s(architecture: str, original: Callable, frames: int) -> None:
-    theirs = randomised(original(weights=None))
+    theirs = randomised(unfilled(lambda: original(weights=None)))
     ours = loaded(
         create_model(architecture, frames=frames, size=36), theirs.state_dict(), architecture, "torchvision-resnet"
     )
@@ -74,8 +82,10 @@ def test_video_resnets_are_torchvision_s(architecture: str, original: Callable, 
 
 
 def test_s3d_is_torchvision_s_and_takes_smaller_clips() -> None:
-    theirs = randomised(video.s3d(weights=None))
-    ours = loaded(create_model("s3d", frames=6, size=40), theirs.state_dict(), "s3d", "torchvision-s3d")
+    theirs = randomised(unfilled(lambda: video.s3d(weights=None)))
+    ours = loaded(
+        unfilled(lambda: create_model("s3d", frames=6, size=40)), theirs.state_dict(), "s3d", "torchvision-s3d"
+    )
     clip = random_clip(ours.input_spec, batch=1)
     with torch.no_grad():
         assert torch.allclose(ours.forward_maps(clip)[-1], theirs.features(clip), atol=1e-5, rtol=1e-5)
@@ -258,7 +268,7 @@ def test_i3d_is_wlasl_s(oracles: Path) -> None:
     entry, tensors = oracle_entry(oracles, "i3d_wlasl.safetensors", "svt_bevt")
     seed, shape = re.search(r"Generator\((\d+)\) rand\(([\d,]+)\)", entry["how"]).groups()
     clip = torch.rand([int(side) for side in shape.split(",")], generator=torch.Generator().manual_seed(int(seed)))
-    encoder = create_model("i3d", frames=clip.shape[2], size=clip.shape[3]).eval()
+    encoder = unfilled(lambda: create_model("i3d", frames=clip.shape[2], size=clip.shape[3])).eval()
     classes = entry["params"]["num_classes"]
     shapes = {"logits.conv3d.weight": torch.Size([classes, encoder.dim, 1, 1, 1])}
     shapes |= {"logits.conv3d.bias": torch.Size([classes])}
