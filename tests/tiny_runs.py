@@ -24,7 +24,7 @@ FINETUNE: dict[str, Any] = {
 }
 
 
-def write_config(base: dict[str, Any], path: Path, manifest: Path, out: Path, **changes: dict[str, Any]) -> Path:
+def write_config(base: dict[str, Any], path: Path, manifest: Path, out: Path, **changes: Any) -> Path:
     """Write `base` for a manifest and a run folder, with groups of keys changed."""
     tree = {key: dict(value) if isinstance(value, dict) else value for key, value in base.items()}
     tree["data"]["manifest"] = str(manifest)

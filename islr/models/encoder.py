@@ -8,7 +8,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field
@@ -23,11 +23,13 @@ INIT_STD = 0.02  # of truncated normals, as in the same families
 FAN_IN_POSITION_STD = 0.5  # of learned positions where layers start at 1 / sqrt(inputs): half of what tokens vary by
 
 # Mean and std per channel of pixels scaled to 0..1, by the name of those who train with them.
-Normalisation = Literal["imagenet", "slowfast", "half"]
+Normalisation = Literal["imagenet", "kinetics", "slowfast", "half", "centred"]
 NORMALISATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "kinetics": ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),  # torchvision's convolutional networks
     "slowfast": ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225)),  # its configs' DATA.MEAN and DATA.STD
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # pixels in -1..1
+    "centred": ((0.5, 0.5, 0.5), (1.0, 1.0, 1.0)),  # pixels in -0.5..0.5: BSL-1K's I3D
 }
 
 HeadNorm = Literal["layer", "batch"]
@@ -110,7 +112,9 @@ class Encoder(nn.Module, ABC):
         layer_dims: Width of each block's tokens, in order.
         checkpointing: Keep only the input of each block for the backward pass and compute the rest again
             (arXiv 1604.06174): less memory, about a third more time. Same numbers.
+        frozen: Set by `freeze`.
         source: Whose architecture it is: paper, and code where it follows one.
+        batch_norm: In training a clip's result depends on the others of its batch, through BatchNorm.
         zero_gradient: Ends of the names of parameters whose gradient is zero by construction, such as the bias of
             a key: it shifts all scores of a query alike, and softmax does not see a shift.
     """
@@ -121,7 +125,9 @@ class Encoder(nn.Module, ABC):
     dim: int
     layer_dims: list[int]
     checkpointing: bool = False
+    frozen: bool = False
     source: str
+    batch_norm: bool = False
     zero_gradient: tuple[str, ...] = ()
 
     @abstractmethod
@@ -145,6 +151,19 @@ class Encoder(nn.Module, ABC):
             shape: The shape this encoder has.
         """
         return None
+
+    def freeze(self) -> None:
+        """Keep it as it is from here on: no gradients, and evaluation mode even inside a module that trains.
+
+        Without the latter, BatchNorm would go on counting batches and a clip's features depend on its neighbours.
+        """
+        self.requires_grad_(False)
+        self.frozen = True
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """As in `nn.Module`; a frozen encoder stays in evaluation mode."""
+        return super().train(mode and not self.frozen)
 
     def run_block(self, block: Callable[..., Any], *inputs: Any) -> Any:
         """`block(*inputs)`; where `checkpointing` is set and gradients are wanted, without keeping its activations."""
