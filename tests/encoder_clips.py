@@ -9,6 +9,9 @@ from islr.models import InputSpec
 OTHER_SIZE = {
     "mvit_tiny": {"frames": 4, "size": 96},
     "pose_transformer_tiny": {"frames": 24},
+    "stgcn_tiny": {"frames": 9},
+    "slgcn_tiny": {"frames": 9},
+    "spoter_tiny": {"frames": 9},
 }
 
 

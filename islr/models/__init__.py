@@ -12,8 +12,10 @@ from typing import Any
 
 from islr.errors import UserError
 from islr.models.encoder import Classifier, Encoder, EncoderConfig, InputSpec, to_input
+from islr.models.gcn import slgcn, slgcn_tiny, stgcn, stgcn_tiny
 from islr.models.mvit import mvit_s, mvit_tiny
 from islr.models.pose import pose_transformer_base, pose_transformer_tiny
+from islr.models.spoter import spoter, spoter_tiny
 
 __all__ = [
     "MODELS",
@@ -31,6 +33,12 @@ MODELS: dict[str, Callable[..., Encoder]] = {
     "mvit_s": mvit_s,
     "pose_transformer_tiny": pose_transformer_tiny,
     "pose_transformer_base": pose_transformer_base,
+    "stgcn_tiny": stgcn_tiny,
+    "stgcn": stgcn,
+    "slgcn_tiny": slgcn_tiny,
+    "slgcn": slgcn,
+    "spoter_tiny": spoter_tiny,
+    "spoter": spoter,
 }
 
 

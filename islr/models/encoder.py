@@ -6,7 +6,8 @@ Shapes: B batch, C = 3 channels, T frames, H, W, N tokens, D width. Video is `[B
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -113,6 +114,7 @@ class Encoder(nn.Module, ABC):
         source: Whose architecture it is: paper, and code where it follows one.
         zero_gradient: Ends of the names of parameters whose gradient is zero by construction, such as the bias of
             a key: it shifts all scores of a query alike, and softmax does not see a shift.
+        batch_norm: It has batch norm: in training, clips of a batch see each other and running statistics change.
     """
 
     architecture: str = ""
@@ -123,6 +125,7 @@ class Encoder(nn.Module, ABC):
     checkpointing: bool = False
     source: str
     zero_gradient: tuple[str, ...] = ()
+    batch_norm: bool = False
 
     @abstractmethod
     def forward(self, clip: Tensor) -> Tensor:
@@ -148,9 +151,27 @@ class Encoder(nn.Module, ABC):
 
     def run_block(self, block: Callable[..., Any], *inputs: Any) -> Any:
         """`block(*inputs)`; where `checkpointing` is set and gradients are wanted, without keeping its activations."""
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, *inputs, use_reentrant=False)
-        return block(*inputs)
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return block(*inputs)
+        if self.batch_norm:
+            return checkpoint(block, *inputs, use_reentrant=False, context_fn=self._checkpoint_contexts)
+        return checkpoint(block, *inputs, use_reentrant=False)
+
+    def _checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Around a checkpointed block's first run and around the one in the backward pass."""
+        return nullcontext(), self._running_statistics_kept()
+
+    @contextmanager
+    def _running_statistics_kept(self) -> Iterator[None]:
+        """Batch norms do not count the batch a second time; their results are the same."""
+        norms = [module for module in self.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        for norm in norms:
+            norm.track_running_stats = False
+        try:
+            yield
+        finally:
+            for norm in norms:
+                norm.track_running_stats = True
 
     @property
     def num_layers(self) -> int:

@@ -6,11 +6,13 @@ from torch import Tensor
 
 from islr.errors import UserError
 from islr.models.layouts.layout import Layout, Renamed, load_layout, rename, shown
+from islr.models.layouts.openhands import OPENHANDS_SLGCN, OPENHANDS_STGCN
 from islr.models.layouts.slowfast import SLOWFAST
+from islr.models.layouts.spoter import SPOTER_LAYOUT
 
 __all__ = ["LAYOUTS", "Layout", "Renamed", "detect_layout", "layouts_of", "load_layout", "rename"]
 
-LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (SLOWFAST,)}
+LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (SLOWFAST, OPENHANDS_STGCN, OPENHANDS_SLGCN, SPOTER_LAYOUT)}
 
 
 def layouts_of(architecture: str) -> list[str]:
