@@ -165,13 +165,14 @@ class Encoder(nn.Module, ABC):
     def _running_statistics_kept(self) -> Iterator[None]:
         """Batch norms do not count the batch a second time; their results are the same."""
         norms = [module for module in self.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
         for norm in norms:
-            norm.track_running_stats = False
+            norm.momentum, norm.num_batches_tracked = 0.0, None
         try:
             yield
         finally:
-            for norm in norms:
-                norm.track_running_stats = True
+            for norm, (momentum, batches) in zip(norms, kept, strict=True):
+                norm.momentum, norm.num_batches_tracked = momentum, batches
 
     @property
     def num_layers(self) -> int:

@@ -238,9 +238,7 @@ class DecoupledBlock(nn.Module):
         drop_graph: Chance by which points and frames fall, in training.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, groups: int, stride: int, shortcut: bool, drop_graph: float
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, groups: int, stride: int, shortcut: bool, drop_graph: float) -> None:
         super().__init__()
         self.graph = DecoupledGraphConv(inputs, outputs, groups)
         self.attention = PlaceAttention(outputs)
@@ -327,9 +325,7 @@ class SLGCN(GraphEncoder):
             raise UserError(f"init='{init}' is unknown; it is one of {', '.join(get_args(Init))}")
         first_dropping = len(channels) - DROP_BLOCKS
         blocks = [
-            DecoupledBlock(
-                inputs, outputs, groups, stride, number > 0, drop_graph if number >= first_dropping else 0.0
-            )
+            DecoupledBlock(inputs, outputs, groups, stride, number > 0, drop_graph if number >= first_dropping else 0.0)
             for number, (inputs, outputs, stride) in enumerate(_strides(channels))
         ]
         adjacency = torch.from_numpy(directed_partition().sum(axis=0))
@@ -343,12 +339,12 @@ def _init_decoupled(block: DecoupledBlock, init: Init) -> None:
     for module in block.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out")
-            nn.init.zeros_(module.bias)
     graph, attention = block.graph, block.attention
     nn.init.xavier_normal_(attention.points.weight)
     nn.init.kaiming_normal_(attention.squeeze.weight)
-    for module in (attention.points, attention.frames, attention.squeeze, attention.excite):
-        nn.init.zeros_(module.bias)
+    for name, parameter in block.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
     inputs, outputs = graph.weight.shape
     if init == "published":
         nn.init.normal_(graph.weight, std=math.sqrt(0.5 / outputs))

@@ -12,7 +12,9 @@ from islr.models.layouts.spoter import SPOTER_LAYOUT
 
 __all__ = ["LAYOUTS", "Layout", "Renamed", "detect_layout", "layouts_of", "load_layout", "rename"]
 
-LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (SLOWFAST, OPENHANDS_STGCN, OPENHANDS_SLGCN, SPOTER_LAYOUT)}
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout for layout in (SLOWFAST, OPENHANDS_STGCN, OPENHANDS_SLGCN, SPOTER_LAYOUT)
+}
 
 
 def layouts_of(architecture: str) -> list[str]:
