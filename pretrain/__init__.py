@@ -2,9 +2,10 @@
 
 from types import ModuleType
 
-from pretrain import maskfeat, posemae, supervised
+from pretrain import dpc, maskfeat, posemae, supervised
 
 RECIPES: dict[str, ModuleType] = {
+    "dpc": dpc,
     "maskfeat": maskfeat,
     "posemae": posemae,
     "supervised": supervised,
