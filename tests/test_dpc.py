@@ -15,7 +15,8 @@ from tiny_runs import write_config
 from torch import Tensor
 
 from islr.config import load_config
-from islr.data.pose import RIGHT_HAND, Pose
+from islr.data.manifest import Clip, Manifest
+from islr.data.pose import RIGHT_HAND, Pose, write_pose
 from islr.errors import UserError
 from islr.models import create_model
 from islr.training.tracking import read_metrics
@@ -24,8 +25,8 @@ from pretrain.dpc import DPC, Config, views, window_positions
 from pretrain.run import ENCODER, PretrainConfig, run_pretrain
 
 STEPS = 5
-# Losses of the first steps on the rendered corpus; a change that is not meant to change numbers keeps them.
-TRACE: list[float] = []
+# Losses of the first steps of a seeded run; a change that is not meant to change numbers keeps them.
+TRACE = [2.153013, 2.133452, 2.102594, 1.952202, 2.265038]
 
 
 class MovingHand:
@@ -161,18 +162,27 @@ def test_views_are_consecutive_windows() -> None:
 
 
 @pytest.mark.parametrize("encoder", ["stgcn_tiny", "slgcn_tiny", "pose_transformer_tiny", "spoter_tiny"])
-def test_it_learns_with_every_pose_encoder(encoder: str) -> None:
+def test_every_pose_encoder_is_trained(encoder: str) -> None:
     recipe = small_recipe(encoder)
-    batch = small_batch(recipe, 8)
+    out = recipe(small_batch(recipe))
+    out["loss"].backward()
+    assert 0 < out["loss"] < 100
+    for name, value in recipe.named_parameters():
+        assert value.grad is not None, name
+        if not name.endswith(recipe.encoder.zero_gradient):
+            assert value.grad.abs().max() > 0, name
+
+
+def test_it_learns() -> None:
+    recipe = small_recipe()
+    batch = small_batch(recipe, 6)
     optimizer = torch.optim.AdamW(recipe.parameters(), lr=1e-3)
-    for _ in range(30):
+    for _ in range(25):
         optimizer.zero_grad()
         out = recipe(batch)
         out["loss"].backward()
         optimizer.step()
-    assert out["accuracy"] > 4 * out["chance"]
-    missing = [name for name, value in recipe.named_parameters() if value.grad is None]
-    assert not missing
+    assert out["accuracy"] > 10 * out["chance"]
 
 
 def test_impossible_options_are_refused() -> None:
@@ -182,9 +192,20 @@ def test_impossible_options_are_refused() -> None:
         Config(predicted=7)
 
 
-def _config(folder: Path, corpus: Path, name: str) -> PretrainConfig:
-    path = write_config(RUN, folder / f"{name}.yaml", corpus / "manifest.csv", folder / name)
-    return load_config(PretrainConfig, path)
+@pytest.fixture
+def poses(tmp_path: Path) -> Path:
+    """A manifest of twelve clips that have poses and no videos."""
+    clips = []
+    for number in range(12):
+        write_pose(tmp_path / f"{number}.npz", MovingHand(number).pose())
+        clips.append(Clip(str(number), f"{number}.mp4", split="train", pose=f"{number}.npz"))
+    Manifest("poses", tuple(clips), tmp_path).save(tmp_path / "manifest.csv")
+    return tmp_path / "manifest.csv"
+
+
+def _config(manifest: Path, name: str) -> PretrainConfig:
+    folder = manifest.parent
+    return load_config(PretrainConfig, write_config(RUN, folder / f"{name}.yaml", manifest, folder / name))
 
 
 def _killed_at(config: PretrainConfig, step: int) -> int | None:
@@ -208,12 +229,12 @@ def _killed_at(config: PretrainConfig, step: int) -> int | None:
     return process.exitcode
 
 
-def test_killed_runs_end_with_the_same_bits_and_the_known_losses(mini_corpus: Path, tmp_path: Path) -> None:
-    whole, cut = (_config(tmp_path, mini_corpus, name) for name in ("whole", "cut"))
+def test_killed_runs_end_with_the_same_bits_and_the_known_losses(poses: Path, tmp_path: Path) -> None:
+    whole, cut = (_config(poses, name) for name in ("whole", "cut"))
     run_pretrain(whole)
     losses = [row["loss"] for row in read_metrics(tmp_path / "whole" / "metrics.jsonl")[:STEPS]]
     assert losses == pytest.approx(TRACE, rel=1e-3)
-    for step in (3, 4):  # the second launch goes on after the second step, and dies three steps later
+    for step in (3, 4):  # the second launch goes on after two steps and dies in its fourth
         assert _killed_at(cut, step) == -signal.SIGKILL
     run_pretrain(cut)
     weights, again = (load_file(tmp_path / name / ENCODER) for name in ("whole", "cut"))

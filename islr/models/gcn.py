@@ -182,7 +182,8 @@ class STGCN(GraphEncoder):
 class DecoupledGraphConv(nn.Module):
     """Graph convolution whose adjacency is learned, one per group of channels ("decoupled", ECCV 2020).
 
-    Channel c belongs to group c % G.
+    Channel c belongs to group c % G. As published, what reaches a point is divided by its sum and a small number: a
+    point that nothing reaches at the start has gradients a thousand times those of others, so clip them.
     """
 
     def __init__(self, inputs: int, outputs: int, groups: int) -> None:
