@@ -13,6 +13,8 @@ Deviations: clips are isolated signs. One that is shorter than all windows toget
 every ten epochs). What is kept is the encoder: fine-tuning pools it over the whole clip, where OpenHands fine-tunes the
 GRU's last state over six windows of ten frames. Candidates are those of one process.
 
+As published, batch norms of the encoder see the windows that are predicted together with those that predict.
+
 Shapes: B clips, W windows of T frames, S of them predicted, D width.
 """
 
