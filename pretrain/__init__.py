@@ -2,9 +2,10 @@
 
 from types import ModuleType
 
-from pretrain import maskfeat, posemae, supervised, svt, videomae
+from pretrain import dpc, maskfeat, posemae, supervised, svt, videomae
 
 RECIPES: dict[str, ModuleType] = {
+    "dpc": dpc,
     "maskfeat": maskfeat,
     "posemae": posemae,
     "supervised": supervised,

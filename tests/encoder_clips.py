@@ -20,6 +20,9 @@ OTHER_SIZE = {
     "x3d_tiny": {"frames": 5, "size": 49},
     "csn_tiny": {"frames": 5, "size": 49},
     "pytorchvideo_mvit_tiny": {"frames": 4, "size": 52},
+    "stgcn_tiny": {"frames": 9},
+    "slgcn_tiny": {"frames": 9},
+    "spoter_tiny": {"frames": 9},
 }
 
 # Presets that take clips of any size their patches divide, and the shape of one that they refuse.

@@ -14,6 +14,11 @@ PRETRAIN: dict[str, Any] = {
     "optim": {"lr": 1e-3, "epochs": 3, "warmup_epochs": 1, "batch_size": 4, "clip_grad": 1.0},
     "run": {"wandb": "disabled", "log_every": 1, "checkpoint_every": 1},
 }
+DPC: dict[str, Any] = PRETRAIN | {
+    "recipe": {"name": "dpc", "windows": 4, "window_frames": 5, "predicted": 2},
+    "encoder": {"name": "stgcn_tiny", "arguments": {"dropout": 0.1}},
+    "data": {},
+}
 FINETUNE: dict[str, Any] = {
     "task": "finetune",
     "name": "tiny",

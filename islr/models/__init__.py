@@ -13,9 +13,9 @@ from typing import Any
 from islr.errors import UserError
 from islr.models.convnets import mc3_18, r2plus1d_18, r2plus1d_tiny, r3d_18, r3d_tiny, s3d, s3d_tiny
 from islr.models.encoder import Classifier, Encoder, EncoderConfig, InputSpec, to_input
+from islr.models.gcn import slgcn, slgcn_tiny, stgcn, stgcn_tiny
 from islr.models.hiera import hiera_b, hiera_tiny
 from islr.models.i3d import i3d, i3d_tiny
-from islr.models.mvit import mvit_s, mvit_tiny
 from islr.models.mvit_sizes import mvit_b, mvit_l, mvit_s, mvit_tiny
 from islr.models.pose import pose_transformer_base, pose_transformer_tiny
 from islr.models.pytorchvideo_models import (
@@ -30,6 +30,7 @@ from islr.models.pytorchvideo_models import (
     x3d_s,
     x3d_tiny,
 )
+from islr.models.spoter import spoter, spoter_tiny
 from islr.models.timesformer import timesformer_b, timesformer_tiny
 from islr.models.vit import vit_b, vit_g, vit_h, vit_l, vit_s, vit_tiny
 
@@ -80,6 +81,12 @@ MODELS: dict[str, Callable[..., Encoder]] = {
     "i3d_r50": i3d_r50,
     "pytorchvideo_mvit_tiny": pytorchvideo_mvit_tiny,
     "pytorchvideo_mvit_b": pytorchvideo_mvit_b,
+    "stgcn_tiny": stgcn_tiny,
+    "stgcn": stgcn,
+    "slgcn_tiny": slgcn_tiny,
+    "slgcn": slgcn,
+    "spoter_tiny": spoter_tiny,
+    "spoter": spoter,
 }
 
 

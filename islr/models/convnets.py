@@ -4,15 +4,12 @@ Shapes: B batch, T H W frames and pixels, t h w a map's grid, N = t * h * w toke
 W]`, a map `[B, D, t, h, w]`.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # the common base of BatchNorm1d-3d and SyncBatchNorm
-from torch.utils.checkpoint import checkpoint
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, Conv3DNoTemporal, Conv3DSimple
 from torchvision.models.video.s3d import SepInceptionBlock3D, TemporalSeparableConv
 from torchvision.ops.misc import Conv3dNormActivation
@@ -133,30 +130,6 @@ class ConvNet(Encoder):
             if any(parameter_name.startswith(f"{name}.") for piece in pieces for name in piece.split()):
                 return layer
         raise AssertionError(parameter_name)
-
-    def run_block(self, block: Callable[..., Any], *inputs: Any) -> Any:
-        """As in `Encoder`; running statistics count a batch once, though its forward pass is computed twice."""
-        if self.checkpointing and self.training and torch.is_grad_enabled():
-            contexts = lambda: (contextlib.nullcontext(), statistics_kept(self))  # noqa: E731
-            return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)
-        return super().run_block(block, *inputs)
-
-
-@contextlib.contextmanager
-def statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Within, BatchNorm in training normalises by the batch as ever, but its running statistics stay as they are.
-
-    They move by nothing rather than being taken away: a checkpoint expects the second pass to save what the first did.
-    """
-    norms = [norm for norm in module.modules() if isinstance(norm, BatchNorm) and norm.track_running_stats]
-    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, (momentum, batches) in zip(norms, kept, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, batches
 
 
 def fan_in_init(module: nn.Module) -> None:

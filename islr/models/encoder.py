@@ -6,13 +6,15 @@ Shapes: B batch, C = 3 channels, T frames, H, W, N tokens, D width. Video is `[B
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # the common base of BatchNorm1d-3d and SyncBatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from islr.config import Config
@@ -167,9 +169,15 @@ class Encoder(nn.Module, ABC):
 
     def run_block(self, block: Callable[..., Any], *inputs: Any) -> Any:
         """`block(*inputs)`; where `checkpointing` is set and gradients are wanted, without keeping its activations."""
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, *inputs, use_reentrant=False)
-        return block(*inputs)
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return block(*inputs)
+        if self.batch_norm:
+            return checkpoint(block, *inputs, use_reentrant=False, context_fn=self._checkpoint_contexts)
+        return checkpoint(block, *inputs, use_reentrant=False)
+
+    def _checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Around a block's first pass, and around the one that the backward pass makes."""
+        return nullcontext(), _statistics_kept(self)
 
     @property
     def num_layers(self) -> int:
@@ -188,6 +196,23 @@ class Encoder(nn.Module, ABC):
                 f"{list(self.input_spec.clip_shape)}, not {list(clip.shape[1:])}; "
                 "build it with other arguments or change the view"
             )
+
+
+@contextmanager
+def _statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Within, BatchNorm in training normalises by the batch as ever, but its running statistics stay as they are.
+
+    They move by nothing rather than being taken away: a checkpoint expects the second pass to save what the first did.
+    """
+    norms = [norm for norm in module.modules() if isinstance(norm, BatchNorm) and norm.track_running_stats]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches
 
 
 class Classifier(nn.Module):

@@ -8,8 +8,10 @@ from islr.errors import UserError
 from islr.models.layouts.hiera import HIERA, HIERA_IMAGE
 from islr.models.layouts.i3d import BSL1K_I3D, KINETICS_I3D, WLASL_I3D
 from islr.models.layouts.layout import Layout, Renamed, load_layout, rename, shown
+from islr.models.layouts.openhands import OPENHANDS_SLGCN, OPENHANDS_STGCN
 from islr.models.layouts.pytorchvideo import PYTORCHVIDEO, PYTORCHVIDEO_MVIT
 from islr.models.layouts.slowfast import SLOWFAST
+from islr.models.layouts.spoter import SPOTER_LAYOUT
 from islr.models.layouts.timesformer import DINO_VIT, HF_TIMESFORMER, SVT, SVT_STUDENT, TIMESFORMER
 from islr.models.layouts.torchvision_mvit import TORCHVISION_MVIT
 from islr.models.layouts.torchvision_video import TORCHVISION_RESNET, TORCHVISION_S3D
@@ -27,9 +29,12 @@ LAYOUTS: dict[str, Layout] = {
         HIERA,
         HIERA_IMAGE,
         KINETICS_I3D,
+        OPENHANDS_SLGCN,
+        OPENHANDS_STGCN,
         PYTORCHVIDEO,
         PYTORCHVIDEO_MVIT,
         SLOWFAST,
+        SPOTER_LAYOUT,
         SVT,
         SVT_STUDENT,
         TIMESFORMER,
