@@ -9,6 +9,7 @@ from islr.models import InputSpec
 OTHER_SIZE = {
     "mvit_tiny": {"frames": 4, "size": 96},
     "pose_transformer_tiny": {"frames": 24},
+    "swin_tiny": {"frames": 4, "size": 96},
 }
 
 

@@ -14,6 +14,7 @@ from islr.errors import UserError
 from islr.models.encoder import Classifier, Encoder, EncoderConfig, InputSpec, to_input
 from islr.models.mvit import mvit_s, mvit_tiny
 from islr.models.pose import pose_transformer_base, pose_transformer_tiny
+from islr.models.swin import swin_b, swin_s, swin_t, swin_tiny
 
 __all__ = [
     "MODELS",
@@ -31,6 +32,10 @@ MODELS: dict[str, Callable[..., Encoder]] = {
     "mvit_s": mvit_s,
     "pose_transformer_tiny": pose_transformer_tiny,
     "pose_transformer_base": pose_transformer_base,
+    "swin_tiny": swin_tiny,
+    "swin_t": swin_t,
+    "swin_s": swin_s,
+    "swin_b": swin_b,
 }
 
 

@@ -7,10 +7,11 @@ from torch import Tensor
 from islr.errors import UserError
 from islr.models.layouts.layout import Layout, Renamed, load_layout, rename, shown
 from islr.models.layouts.slowfast import SLOWFAST
+from islr.models.layouts.swin import BEVT, MM_SWIN, SWIN_2D, TORCHVISION_SWIN3D
 
 __all__ = ["LAYOUTS", "Layout", "Renamed", "detect_layout", "layouts_of", "load_layout", "rename"]
 
-LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (SLOWFAST,)}
+LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (SLOWFAST, TORCHVISION_SWIN3D, MM_SWIN, BEVT, SWIN_2D)}
 
 
 def layouts_of(architecture: str) -> list[str]:
