@@ -1,6 +1,5 @@
 """Swin's public checkpoints: torchvision's, Video Swin's (mmaction), BEVT's, and image models to inflate."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -98,14 +97,3 @@ SWIN_2D = Layout(
     left=(r"head\.(weight|bias)", _INDEX, r".*\.attn_mask"),
     entries=("model",),
 )
-
-
-def to_mm_name(name: str) -> str:
-    """Video Swin's name of one of our parameters, without `backbone.`."""
-    name = re.sub(r"mlp\.([03])\.", lambda match: f"mlp.fc{1 if match[1] == '0' else 2}.", name)
-
-    def place(match: re.Match[str]) -> str:
-        stage, merging = divmod(int(match[1]), 2)
-        return f"layers.{stage}.downsample." if merging else f"layers.{stage}.blocks."
-
-    return re.sub(r"features\.(\d+)\.", place, name)
