@@ -2,9 +2,10 @@
 
 from types import ModuleType
 
-from pretrain import maskfeat, posemae, supervised
+from pretrain import bevt, maskfeat, posemae, supervised
 
 RECIPES: dict[str, ModuleType] = {
+    "bevt": bevt,
     "maskfeat": maskfeat,
     "posemae": posemae,
     "supervised": supervised,

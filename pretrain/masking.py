@@ -87,7 +87,7 @@ def _inner_cuboid(window: tuple[int, int, int], rng: np.random.Generator) -> tup
 
 
 def block_mask(
-    window: tuple[int, int], count: int, smallest: float, rng: np.random.Generator, largest: float | None = None
+    window: tuple[int, int], count: int, smallest: float, rng: np.random.Generator, largest: float = math.inf
 ) -> np.ndarray:
     """Hide random rectangles until `count` cells are hidden or none fits any more (BEiT, arXiv 2106.08254 section 2.3).
 
@@ -98,14 +98,14 @@ def block_mask(
         count: Cells to hide.
         smallest: Cells of the smallest rectangle drawn, except where fewer are left to hide.
         rng: Source of all choices.
-        largest: Cells of the largest; None = all that are left to hide.
+        largest: Cells of the largest.
 
     Returns:
         bool `window`, true = hidden.
     """
     mask = np.zeros(window, dtype=bool)
     while (left := count - int(mask.sum())) > 0:
-        room = left if largest is None else min(left, largest)
+        room = min(left, largest)
         for _ in range(BLOCK_TRIES):
             block = _block(window, smallest, room, rng)
             if block is not None and 0 < np.count_nonzero(~mask[block]) <= room:

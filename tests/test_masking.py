@@ -1,6 +1,7 @@
 """Masks: counts, where they lie, and the published generator reproduced draw by draw."""
 
 import json
+import math
 import random
 import re
 from pathlib import Path
@@ -141,7 +142,7 @@ def recorded_blocks(tensors: dict) -> list[tuple]:
     found = [re.fullmatch(r"masks_(\d+)x(\d+)_(\d+)_min(\d+)(?:_max(\d+))?_seed(\d+)", name) for name in tensors]
     sequences = []
     for match in filter(None, found):
-        height, width, count, smallest, largest, seed = (int(part) if part else None for part in match.groups())
+        height, width, count, smallest, largest, seed = (int(part) if part else math.inf for part in match.groups())
         sequences.append((match[0], (height, width), count, smallest, largest, seed))
     return sequences
 
