@@ -9,6 +9,7 @@ from encoder_clips import random_clip
 from oracle_helpers import oracle_entry, state_of
 from safetensors.torch import load_file
 from torch import Tensor
+from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.models.video import swin3d_b, swin3d_s, swin3d_t
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
@@ -138,6 +139,28 @@ def test_an_inflated_image_model_sees_a_still_clip_as_its_image() -> None:
     tokens = encoder.patch_embed.norm(image.permute(0, 2, 3, 1))[:, None]  # [B, 1, h, w, D]
     alone, clip = encoder.run_blocks(tokens)[-1], encoder.forward_tokens(still)[-1]
     assert torch.allclose(clip, alone.expand_as(clip), atol=1e-4)
+
+
+def test_an_image_is_a_clip_of_one_moment() -> None:
+    encoder = small_swin(size=64, depths=(2, 2, 2), num_heads=(1, 2, 4), window=(3, 4, 4))
+    image_model = SwinTransformer([4, 4], 8, [2, 2, 2], [1, 2, 4], [4, 4], stochastic_depth_prob=0.0).eval()
+    state = {}
+    for name, value in encoder.features.state_dict().items():
+        if name.endswith(TABLE):
+            value = value.view(5, 49, -1)[2]  # biases at no distance in time
+        part, _, rest = name.partition(".")
+        state[f"{int(part) + 1}.{rest}"] = value  # the image model's patch embedding is part 0
+    missing, unexpected = image_model.features.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert all(name.startswith("0.") or name.endswith("relative_position_index") for name in missing)
+    tokens = torch.randn(2, 16, 16, 8)
+    with torch.no_grad():
+        outputs, expected = encoder.run_blocks(tokens[:, None]), tokens
+        for index, part in enumerate(image_model.features[1:]):
+            expected = part(expected)
+            if index % 2 == 0:
+                result = outputs[encoder.stage_ends[index // 2]][:, 0]
+                assert torch.allclose(result, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("build", "name"), [(swin3d_t, "swin_t"), (swin3d_s, "swin_s"), (swin3d_b, "swin_b")])
