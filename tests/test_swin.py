@@ -181,6 +181,7 @@ def test_video_swin_s_names_are_understood() -> None:
         encoder = create_model("swin_t", window=(16, 7, 7))
     state = {f"backbone.{mm_name(name)}": value for name, value in encoder.state_dict().items()}
     state["backbone.layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(1)
+    assert detect_layout(state, "swin_t", "file").name == "mm-swin"
     state["cls_head.fc_cls.weight"] = torch.zeros(1)
     layout = detect_layout(state, "swin_t", "file")
     assert layout.name == "mm-swin"

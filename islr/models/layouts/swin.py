@@ -16,6 +16,10 @@ _MERGING = r"reduction\.weight|norm\.(?:weight|bias)"
 _ENDS = r"patch_embed\.(?:proj|norm)\.(?:weight|bias)|norm\.(?:weight|bias)"
 _INDEX = r".*\.relative_position_index"  # follows from the window
 
+_FIRST_TABLE = rf"layers\.0\.blocks\.0\.attn\.{TABLE}"
+_IMAGE_STREAM = r"patch_embed_2d\.proj\.weight"
+_IMAGE_MASK = r"layers\.0\.blocks\.1\.attn_mask"
+
 # torchvision puts the stages and the mergings between them in one row.
 _RULES = (
     (rf"({_ENDS})", r"\1"),
@@ -56,10 +60,10 @@ TORCHVISION_SWIN3D = Layout(
 
 MM_SWIN = Layout(
     name="mm-swin",
-    source="SwinTransformer/Video-Swin-Transformer .pth (mmaction), BEVT's fine-tuned models among them; a file of the "
-    "backbone alone lacks the mark and is named with --from",
+    source="SwinTransformer/Video-Swin-Transformer .pth (mmaction), BEVT's fine-tuned models among them",
     families=FAMILIES,
-    marks=(rf"layers\.0\.blocks\.0\.attn\.{TABLE}", r"cls_head\.fc_cls\.weight"),
+    marks=(_FIRST_TABLE,),
+    absent=(_IMAGE_STREAM, _IMAGE_MASK),
     rules=_RULES,
     left=(r"cls_head\..+", _INDEX),
     entries=("state_dict",),
@@ -71,7 +75,7 @@ BEVT = Layout(
     name="bevt",
     source="xyzforever/BEVT pre-trained .pth: the encoder, its decoders, and the tokenizer of the targets",
     families=FAMILIES,
-    marks=(rf"layers\.0\.blocks\.0\.attn\.{TABLE}", r"patch_embed_2d\.proj\.weight"),
+    marks=(_FIRST_TABLE, _IMAGE_STREAM),
     rules=_RULES,
     left=(
         r"mask_token",
@@ -92,7 +96,7 @@ SWIN_2D = Layout(
     name="swin-2d",
     source="microsoft/Swin-Transformer .pth of image models, inflated in time (arXiv 2106.13230 section 3.3)",
     families=FAMILIES,
-    marks=(rf"layers\.0\.blocks\.0\.attn\.{TABLE}", r"layers\.0\.blocks\.1\.attn_mask"),
+    marks=(_FIRST_TABLE, _IMAGE_MASK),
     rules=_RULES,
     left=(r"head\.(weight|bias)", _INDEX, r".*\.attn_mask"),
     entries=("model",),
