@@ -109,8 +109,8 @@ class BEVT(nn.Module):
     Args:
         encoder: A Swin of four stages.
         config: Options.
-        tokenizer: Module with `vocabulary`, `stride` (pixels per word) and `tokens(uint8 [N, 3, H, W])` -> int64 `[N, H
-            / stride, W / stride]`; by default that of `config.tokenizer`. Never trained.
+        tokenizer: Module with `vocabulary`, `stride` (pixels per word) and `tokens(frames)`, uint8 `[N, 3, H, W]` to
+            int64 `[N, H / stride, W / stride]`; that of `config.tokenizer` when None. Never trained.
 
     Raises:
         UserError: Another encoder, or no tokenizer.

@@ -161,8 +161,9 @@ class SwinEncoder(Encoder):
     def resize_parameter(self, name: str, value: Tensor, shape: torch.Size) -> Tensor | None:
         """Position tables follow the window (trilinear); image models are inflated in time (section 3.3).
 
-        Inflated, a table holds its image's biases at every distance in time, and a patch kernel takes the mean of
-        its frames, so that a still clip gives what its image gave.
+        A stored window may differ in time or in its square plane, not in both. Inflated, a table holds its image's
+        biases at every distance in time, and a patch kernel takes the mean of its frames, so that a still clip gives
+        what its image gave.
         """
         if name == "patch_embed.proj.weight" and value.ndim == 4:  # [D, 3, h, w]
             return (value[:, :, None] / shape[2]).repeat(1, 1, shape[2], 1, 1)
