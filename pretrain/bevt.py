@@ -150,7 +150,7 @@ class BEVT(nn.Module):
         return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, its two terms (section 3.3), and what they are to be judged by.
+        """The loss, its two terms, and what they are to be judged by.
 
         `unigram_entropy` is the cross-entropy of telling every cell the batch's word frequencies, and
         `target_perplexity` how many words the tokenizer uses: near 1, there is nothing to learn.
@@ -218,7 +218,7 @@ class BEVT(nn.Module):
 
     @staticmethod
     def loss(logits: Tensor, words: Tensor) -> Tensor:
-        """Cross-entropy, mean over hidden cells (equation 2), of logits `[M, V]` and words `[M]`."""
+        """Cross-entropy, mean over hidden cells, of logits `[M, V]` and words `[M]`."""
         return F.cross_entropy(logits.float(), words)
 
     def entropy(self, words: Tensor) -> Tensor:

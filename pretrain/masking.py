@@ -89,7 +89,7 @@ def _inner_cuboid(window: tuple[int, int, int], rng: np.random.Generator) -> tup
 def block_mask(
     window: tuple[int, int], count: int, smallest: float, rng: np.random.Generator, largest: float = math.inf
 ) -> np.ndarray:
-    """Hide random rectangles until `count` cells are hidden or none fits any more (BEiT, arXiv 2106.08254 section 2.3).
+    """Hide random rectangles until `count` cells are hidden or none fits any more (BEiT, arXiv 2106.08254 algorithm 1).
 
     As published: seldom fewer than `count` cells and never more; no rectangle spans the full height or width.
 
@@ -131,7 +131,7 @@ def _block(
 
 
 def tube_mask(plane: np.ndarray, moments: int, shares: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
-    """Hide the same cells at a run of moments that may wrap around the clip's end (BEVT, arXiv 2112.01529 section 3.2).
+    """Hide the same cells at a run of moments that may wrap around the clip's end (BEVT, arXiv 2112.01529).
 
     Args:
         plane: bool `[h, w]`, true = hidden.

@@ -25,8 +25,8 @@ from islr.models.encoder import NORMALISATIONS, Encoder, InputSpec
 from islr.models.tokens import Grid, hide_tokens
 from islr.models.transformer import init_linear
 
-PATCH: Grid = (2, 4, 4)  # frames and pixels of one token (section 3.1)
-WINDOW: Grid = (8, 7, 7)  # tokens of one window (section 3.2)
+PATCH: Grid = (2, 4, 4)  # frames and pixels of one token, as published
+WINDOW: Grid = (8, 7, 7)  # tokens of one window, as published
 TABLE = "relative_position_bias_table"
 
 Init = Literal["swin", "fan_in"]
@@ -159,7 +159,7 @@ class SwinEncoder(Encoder):
         return 0
 
     def resize_parameter(self, name: str, value: Tensor, shape: torch.Size) -> Tensor | None:
-        """Position tables follow the window (trilinear); image models are inflated in time (section 3.3).
+        """Position tables follow the window (trilinear); image models are inflated in time, as Video Swin starts.
 
         A stored window may differ in time or in its square plane, not in both. Inflated, a table holds its image's
         biases at every distance in time, and a patch kernel takes the mean of its frames, so that a still clip gives
@@ -218,7 +218,7 @@ def swin_tiny(
 def swin_t(
     frames: int = 32, size: int = 224, window: Sequence[int] = WINDOW, drop_path: float = 0.0, init: Init = "swin"
 ) -> SwinEncoder:
-    """Video Swin-T, 28 million parameters (section 3.4).
+    """Video Swin-T, 28 million parameters.
 
     Args:
         frames: A multiple of 2.
@@ -242,7 +242,7 @@ def swin_t(
 def swin_s(
     frames: int = 32, size: int = 224, window: Sequence[int] = WINDOW, drop_path: float = 0.0, init: Init = "swin"
 ) -> SwinEncoder:
-    """Video Swin-S, 50 million parameters (section 3.4).
+    """Video Swin-S, 50 million parameters.
 
     Args:
         frames: A multiple of 2.
@@ -266,7 +266,7 @@ def swin_s(
 def swin_b(
     frames: int = 32, size: int = 224, window: Sequence[int] = WINDOW, drop_path: float = 0.0, init: Init = "swin"
 ) -> SwinEncoder:
-    """Video Swin-B, 88 million parameters (section 3.4), BEVT's backbone.
+    """Video Swin-B, 88 million parameters: BEVT's backbone.
 
     Args:
         frames: A multiple of 2; BEVT pre-trains with 16.

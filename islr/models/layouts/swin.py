@@ -94,7 +94,7 @@ BEVT = Layout(
 
 SWIN_2D = Layout(
     name="swin-2d",
-    source="microsoft/Swin-Transformer .pth of image models, inflated in time (arXiv 2106.13230 section 3.3)",
+    source="microsoft/Swin-Transformer .pth of image models, inflated in time as Video Swin starts (arXiv 2106.13230)",
     families=FAMILIES,
     marks=(_FIRST_TABLE, _IMAGE_MASK),
     rules=_RULES,
