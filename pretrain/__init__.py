@@ -2,9 +2,10 @@
 
 from types import ModuleType
 
-from pretrain import dpc, maskfeat, posemae, supervised, svt, videomae
+from pretrain import bevt, dpc, maskfeat, posemae, supervised, svt, videomae
 
 RECIPES: dict[str, ModuleType] = {
+    "bevt": bevt,
     "dpc": dpc,
     "maskfeat": maskfeat,
     "posemae": posemae,

@@ -22,7 +22,8 @@ from islr.data.module import Batch, ClipSource
 from islr.data.transforms import AugmentConfig, PoseAugmentConfig, View, train_view
 from islr.errors import UserError
 from islr.models.encoder import INIT_STD, NORM_EPS, InputSpec, to_input
-from islr.models.mvit import MViTEncoder, resize_mask
+from islr.models.mvit import MViTEncoder
+from islr.models.tokens import resize_mask
 from pretrain.hog import BINS, CHANNELS, hog_targets, reference_hog_targets, target_dim
 from pretrain.masking import cube_mask, exact_cube_mask
 from pretrain.pictures import VISIBLE_DIM, cell_contrast, enlarge, hide_cells, hog_picture

@@ -7,6 +7,7 @@ import numpy as np
 TRIES = 100  # cuboids tried before a mask is taken as full
 ASPECTS = (0.3, 1 / 0.3)  # height over width of a cuboid
 AREA_RANGE = 5  # the largest cuboid over the smallest
+BLOCK_TRIES = 10  # rectangles tried before a mask is taken as full
 
 
 def cube_mask(window: tuple[int, int, int], ratio: float, rng: np.random.Generator) -> np.ndarray:
@@ -119,6 +120,73 @@ def motion_tube_mask(
     count = int(motion.size * ratio)
     hidden = _guided(motion.reshape(-1, 1), count, guidance, rng).reshape(window[1:])
     return np.broadcast_to(hidden, window).copy()
+
+
+def block_mask(
+    window: tuple[int, int], count: int, smallest: float, rng: np.random.Generator, largest: float = math.inf
+) -> np.ndarray:
+    """Hide random rectangles until `count` cells are hidden or none fits any more (BEiT, arXiv 2106.08254 algorithm 1).
+
+    As published: seldom fewer than `count` cells and never more; no rectangle spans the full height or width.
+
+    Args:
+        window: Cells along height, width.
+        count: Cells to hide.
+        smallest: Cells of the smallest rectangle drawn, except where fewer are left to hide.
+        rng: Source of all choices.
+        largest: Cells of the largest.
+
+    Returns:
+        bool `window`, true = hidden.
+    """
+    mask = np.zeros(window, dtype=bool)
+    while (left := count - int(mask.sum())) > 0:
+        room = min(left, largest)
+        for _ in range(BLOCK_TRIES):
+            block = _block(window, smallest, room, rng)
+            if block is not None and 0 < np.count_nonzero(~mask[block]) <= room:
+                mask[block] = True
+                break
+        else:
+            break
+    return mask
+
+
+def _block(
+    window: tuple[int, int], smallest: float, largest: float, rng: np.random.Generator
+) -> tuple[slice, slice] | None:
+    """A rectangle inside the window, area uniform, aspect log-uniform; None when the sides drawn do not fit."""
+    area = smallest + (largest - smallest) * rng.uniform(0.0, 1.0)  # the ends may be in either order
+    aspect = math.exp(rng.uniform(math.log(ASPECTS[0]), math.log(ASPECTS[1])))
+    height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+    if height >= window[0] or width >= window[1]:
+        return None
+    top = int(rng.integers(0, window[0] - height, endpoint=True))
+    left = int(rng.integers(0, window[1] - width, endpoint=True))
+    return slice(top, top + height), slice(left, left + width)
+
+
+def block_tube_mask(
+    plane: np.ndarray, moments: int, shares: tuple[float, float], rng: np.random.Generator
+) -> np.ndarray:
+    """Hide the same cells at a run of moments that may wrap around the clip's end (BEVT, arXiv 2112.01529).
+
+    Args:
+        plane: bool `[h, w]`, true = hidden.
+        moments: Length of the clip.
+        shares: Shortest and longest run over the clip's length.
+        rng: Source of all choices.
+
+    Returns:
+        bool `[moments, h, w]`.
+    """
+    shortest = max(int(shares[0] * moments), 1)
+    longest = max(int(shares[1] * moments), shortest)
+    start = int(rng.integers(0, moments - 1, endpoint=True))
+    length = int(rng.integers(shortest, longest, endpoint=True))
+    mask = np.zeros((moments, *plane.shape), dtype=bool)
+    mask[(start + np.arange(length)) % moments] = plane
+    return mask
 
 
 def motion_mask(motion: np.ndarray, ratio: float, guidance: float, rng: np.random.Generator) -> np.ndarray:

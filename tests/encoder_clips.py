@@ -23,6 +23,7 @@ OTHER_SIZE = {
     "stgcn_tiny": {"frames": 9},
     "slgcn_tiny": {"frames": 9},
     "spoter_tiny": {"frames": 9},
+    "swin_tiny": {"frames": 4, "size": 96},
 }
 
 # Presets that take clips of any size their patches divide, and the shape of one that they refuse.

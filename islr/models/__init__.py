@@ -31,6 +31,7 @@ from islr.models.pytorchvideo_models import (
     x3d_tiny,
 )
 from islr.models.spoter import spoter, spoter_tiny
+from islr.models.swin import swin_b, swin_s, swin_t, swin_tiny
 from islr.models.timesformer import timesformer_b, timesformer_tiny
 from islr.models.vit import vit_b, vit_g, vit_h, vit_l, vit_s, vit_tiny
 
@@ -87,6 +88,10 @@ MODELS: dict[str, Callable[..., Encoder]] = {
     "slgcn": slgcn,
     "spoter_tiny": spoter_tiny,
     "spoter": spoter,
+    "swin_tiny": swin_tiny,
+    "swin_t": swin_t,
+    "swin_s": swin_s,
+    "swin_b": swin_b,
 }
 
 

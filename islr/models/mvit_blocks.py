@@ -16,8 +16,7 @@ from islr.errors import UserError
 from islr.models.depthwise import depthwise_conv3d
 from islr.models.encoder import interpolate_positions
 from islr.models.recompute import gelu_linear, norm_linear
-
-Grid = tuple[int, int, int]  # tokens along time, height, width
+from islr.models.tokens import Grid
 
 POOL_KERNEL = (3, 3, 3)  # SlowFast's MVIT.POOL_KVQ_KERNEL
 WIDTH_MULTIPLE = 8  # fused attention kernels want head widths that divide by it

@@ -12,6 +12,7 @@ from islr.models.layouts.openhands import OPENHANDS_SLGCN, OPENHANDS_STGCN
 from islr.models.layouts.pytorchvideo import PYTORCHVIDEO, PYTORCHVIDEO_MVIT
 from islr.models.layouts.slowfast import SLOWFAST
 from islr.models.layouts.spoter import SPOTER_LAYOUT
+from islr.models.layouts.swin import BEVT, MM_SWIN, SWIN_2D, TORCHVISION_SWIN3D
 from islr.models.layouts.timesformer import DINO_VIT, HF_TIMESFORMER, SVT, SVT_STUDENT, TIMESFORMER
 from islr.models.layouts.torchvision_mvit import TORCHVISION_MVIT
 from islr.models.layouts.torchvision_video import TORCHVISION_RESNET, TORCHVISION_S3D
@@ -23,12 +24,14 @@ __all__ = ["LAYOUTS", "Layout", "Renamed", "choose_layout", "detect_layout", "la
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
+        BEVT,
         BSL1K_I3D,
         DINO_VIT,
         HF_TIMESFORMER,
         HIERA,
         HIERA_IMAGE,
         KINETICS_I3D,
+        MM_SWIN,
         OPENHANDS_SLGCN,
         OPENHANDS_STGCN,
         PYTORCHVIDEO,
@@ -37,10 +40,12 @@ LAYOUTS: dict[str, Layout] = {
         SPOTER_LAYOUT,
         SVT,
         SVT_STUDENT,
+        SWIN_2D,
         TIMESFORMER,
         TORCHVISION_MVIT,
         TORCHVISION_RESNET,
         TORCHVISION_S3D,
+        TORCHVISION_SWIN3D,
         VIDEOMAE,
         VIDEOMAE_TRANSFORMERS,
         WLASL_I3D,
