@@ -13,8 +13,10 @@ from oracle_helpers import oracle_entry, oracle_file
 from pretrain.masking import (
     block_mask,
     block_tube_mask,
+    cell_motion,
     cube_mask,
     exact_cube_mask,
+    motion_cube_mask,
     motion_mask,
     motion_tube_mask,
     tube_mask,
@@ -60,6 +62,32 @@ def test_exact_masks_are_made_of_blocks() -> None:
     masks = draw(exact_cube_mask, (8, 7, 7), 0.4, 200)
     stays = (masks[:, 1:] & masks[:, :-1]).sum() / masks[:, :-1].sum()
     assert stays > 0.7  # single random cells would give 0.4
+
+
+def test_motion_cuboids_have_the_count_and_follow_movement() -> None:
+    rng = np.random.default_rng(0)
+    motion = np.zeros((8, 7, 7))
+    motion[2:6, :2, 5:] = 9.0  # a hand in a corner, where published masks hide least
+    masks = np.stack([motion_cube_mask(motion, 0.4, rng) for _ in range(200)])
+    assert (masks.sum(axis=(1, 2, 3)) == 157).all()
+    assert masks[:, 2:6, :2, 5:].mean() > 0.7
+    assert masks[:, :, 5:, :2].mean() < 0.4  # the far corner
+    assert masks[:, :, 5:, :2].mean() > 0.1  # but not never
+    stays = (masks[:, 1:] & masks[:, :-1]).sum() / masks[:, :-1].sum()
+    assert stays > 0.7
+    still = np.stack([motion_cube_mask(np.zeros((8, 7, 7)), 0.4, rng) for _ in range(200)])
+    assert (still.sum(axis=(1, 2, 3)) == 157).all()
+    assert still.mean(axis=(0, 1)).min() > 0.2
+
+
+def test_cell_motion_is_where_and_when_pixels_change() -> None:
+    clip = np.full((3, 8, 32, 32), 200, np.uint8)
+    clip[:, 5, 16:20, :4] = 0  # one flash in the sixth frame: two differences of 200 in 16 of 256 pixels
+    motion = cell_motion(clip, (4, 2, 2))
+    assert motion.shape == (4, 2, 2)
+    expected = np.zeros((4, 2, 2))
+    expected[2:, 1, 0] = 200**2 * 16 / 256 / 2  # over the two frames of a moment
+    assert motion == pytest.approx(expected)
 
 
 def test_motion_masks_follow_movement_up_to_chance() -> None:
