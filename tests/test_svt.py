@@ -256,6 +256,16 @@ def test_gradient_reaches_every_parameter_of_the_student_alone() -> None:
             assert parameter.grad.abs().max() > 0, name
 
 
+def test_half_precision_ends_at_the_prototypes() -> None:
+    recipe = small_recipe()
+    batch = small_batch(recipe)
+    full = recipe(batch)["loss"]
+    with torch.autocast("cpu", torch.bfloat16):
+        half = recipe(batch)
+    assert all(value.dtype == torch.float32 for value in half.values())
+    assert half["loss"].item() == pytest.approx(full.item(), rel=0.02)
+
+
 def test_pictures_show_the_views_and_where_the_teacher_looks() -> None:
     recipe = small_recipe().eval()
     batch = small_batch(recipe)
