@@ -136,10 +136,13 @@ class ConvNet(Encoder):
 
     def run_block(self, block: Callable[..., Any], *inputs: Any) -> Any:
         """As in `Encoder`; running statistics count a batch once, though its forward pass is computed twice."""
-        if self.checkpointing and self.training and torch.is_grad_enabled():
-            contexts = lambda: (contextlib.nullcontext(), statistics_kept(self))  # noqa: E731
-            return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)
-        return super().run_block(block, *inputs)
+        if self.checkpointing and self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return checkpoint(block, *inputs, use_reentrant=False, context_fn=partial(_second_pass_apart, self))
+        return super().run_block(block, *inputs)  # a compiler writes each statistic once by itself
+
+
+def _second_pass_apart(module: nn.Module) -> tuple[Any, Any]:
+    return contextlib.nullcontext(), statistics_kept(module)
 
 
 @contextlib.contextmanager
