@@ -320,6 +320,28 @@ def test_checkpointing_counts_a_batch_once(name: str) -> None:
     assert {value.item() for key, value in encoder.named_buffers() if "num_batches" in key} == {2}
 
 
+def test_compiled_checkpointing_counts_a_batch_once_too() -> None:
+    encoder = create_model("r3d_tiny", size=16)
+    clip = random_clip(encoder.input_spec)
+    start = {key: value.clone() for key, value in encoder.state_dict().items()}
+    encoder.train()(clip)
+    plain = {key: value.clone() for key, value in encoder.named_buffers()}
+    encoder.load_state_dict(start)
+    encoder.checkpointing = True
+    torch._dynamo.reset()
+    torch.compile(encoder, fullgraph=True, backend="aot_eager")(clip).square().sum().backward()
+    for key, value in encoder.named_buffers():
+        assert torch.allclose(value.float(), plain[key].float(), atol=1e-6), key
+
+
+def test_a_compiler_knows_the_strides_of_pytorchvideo_s_networks() -> None:
+    for name in ("slowfast_r50", "x3d_s", "csn_r101", "i3d_r50"):
+        with torch.device("meta"):
+            encoder = create_model(name)
+        strides = [module.stride for module in encoder.modules() if isinstance(module, nn.Conv3d)]
+        assert {type(step) for stride in strides for step in stride} == {int}
+
+
 def test_a_frozen_encoder_stays_as_it_is_while_its_head_trains() -> None:
     model = Classifier(create_model("r3d_tiny", size=32), 3)
     start = {key: value.clone() for key, value in model.encoder.state_dict().items()}

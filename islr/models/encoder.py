@@ -171,7 +171,7 @@ class Encoder(nn.Module, ABC):
         """`block(*inputs)`; where `checkpointing` is set and gradients are wanted, without keeping its activations."""
         if not (self.checkpointing and torch.is_grad_enabled()):
             return block(*inputs)
-        if self.batch_norm:
+        if self.batch_norm and self.training and not torch.compiler.is_compiling():  # a compiler counts once by itself
             return checkpoint(block, *inputs, use_reentrant=False, context_fn=self._checkpoint_contexts)
         return checkpoint(block, *inputs, use_reentrant=False)
 

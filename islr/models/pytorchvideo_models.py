@@ -53,6 +53,14 @@ def residual_layers(blocks: Any) -> tuple[list[list[str]], list[int]]:
     return layers, widths
 
 
+def plain_strides(net: Any) -> Any:
+    """The network with strides of Python's integers; a compiler takes the factories' own, of numpy, for unknown."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv3d):
+            module.stride = tuple(int(step) for step in module.stride)
+    return net
+
+
 class ResNet(ConvNet):
     """A network of `create_resnet` or `create_csn`, without its head.
 
@@ -65,7 +73,7 @@ class ResNet(ConvNet):
     """
 
     def __init__(self, net: Any, *, frames: int, size: int, source: str, least_frames: int = 1) -> None:
-        blocks = net.blocks[:-1]
+        blocks = plain_strides(net).blocks[:-1]
         layers, widths = residual_layers(blocks)
         super().__init__(video_spec(frames, size, "slowfast"), layers, widths, (least_frames, 1))
         self.source = source
@@ -86,7 +94,7 @@ class X3D(ConvNet):
     source = "X3D (arXiv 2004.04730), pytorchvideo.models.x3d"
 
     def __init__(self, net: Any, *, frames: int, size: int) -> None:
-        layers, widths = residual_layers(net.blocks)
+        layers, widths = residual_layers(plain_strides(net).blocks)
         head = net.blocks[-1].pool
         prefix = f"blocks.{len(net.blocks) - 1}.pool"
         layers.append([f"{prefix}.pre_conv {prefix}.pre_norm {prefix}.pre_act"])
@@ -127,7 +135,7 @@ class SlowFast(ConvNet):
     def __init__(self, net: Any, *, frames: int, size: int) -> None:
         if frames % ALPHA:
             raise UserError(f"frames={frames} is not a multiple of {ALPHA}, the ratio of SlowFast's pathways")
-        blocks = net.blocks[:-2]  # its last two pool the pathways and score the classes
+        blocks = plain_strides(net).blocks[:-2]  # its last two pool the pathways and score the classes
         widths = []
         for stage in blocks[1:]:
             slow, fast = (pathway.res_blocks[-1].branch2.conv_c for pathway in stage.multipathway_blocks)
