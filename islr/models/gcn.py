@@ -4,8 +4,9 @@ ST-GCN: Yan et al. (arXiv 1801.07455). SL-GCN: Jiang et al. (arXiv 2103.08833) o
 and DropGraph of Cheng et al. (ECCV 2020). The forms are those of AI4Bharat/OpenHands (arXiv 2110.05877): x and y of
 27 points, ten blocks, 256 features.
 
-Deviation: a point that is not seen lies at 0, 0, the shoulders' midpoint; in OpenHands it lies where centring moves
-the corner of the picture, which tells of the signer's place in it.
+Deviations, in what the networks are given: a point that is not seen lies at 0, 0, the shoulders' midpoint; in OpenHands
+it lies where centring moves the corner of the picture, which tells of the signer's place in it. Pixels are squares;
+there, x and y are shares of the picture's width and height.
 
 Shapes: B batch, C channels, T frames, V = 27 points, K = 3 subsets of a point's neighbours, G groups. Feature maps
 are `[B, C, T, V]`; tokens are (frame, point) places, `[B, T * V, C]`.
