@@ -2,10 +2,11 @@
 
 from types import ModuleType
 
-from pretrain import maskfeat, posemae, supervised
+from pretrain import maskfeat, posemae, supervised, tokenizer
 
 RECIPES: dict[str, ModuleType] = {
     "maskfeat": maskfeat,
     "posemae": posemae,
     "supervised": supervised,
+    "tokenizer": tokenizer,
 }

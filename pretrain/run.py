@@ -86,7 +86,10 @@ def run_pretrain(config: PretrainConfig) -> None:
         if world.main:
             if hasattr(recipe, "pictures"):
                 _draw(recipe, batches, folder, world)
-            export_encoder(recipe.encoder, folder / ENCODER, _facts(config, manifest))
+            facts = _facts(config, manifest)
+            if hasattr(recipe_module, "export"):
+                recipe_module.export(recipe, folder, facts)
+            export_encoder(recipe.encoder, folder / ENCODER, facts)
         world.barrier()
 
 

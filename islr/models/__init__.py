@@ -12,6 +12,7 @@ from typing import Any
 
 from islr.errors import UserError
 from islr.models.encoder import Classifier, Encoder, EncoderConfig, InputSpec, to_input
+from islr.models.frame_conv import frame_conv_base, frame_conv_tiny
 from islr.models.hiera import hiera_b, hiera_tiny
 from islr.models.mvit import mvit_s, mvit_tiny
 from islr.models.pose import pose_transformer_base, pose_transformer_tiny
@@ -28,6 +29,8 @@ __all__ = [
 ]
 
 MODELS: dict[str, Callable[..., Encoder]] = {
+    "frame_conv_tiny": frame_conv_tiny,
+    "frame_conv_base": frame_conv_base,
     "hiera_tiny": hiera_tiny,
     "hiera_b": hiera_b,
     "mvit_tiny": mvit_tiny,
