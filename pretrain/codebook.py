@@ -24,7 +24,7 @@ class Quantised(NamedTuple):
         indices: int64 `[B, h, w]`.
         loss: How far the map is from its codes (commitment), a scalar.
         perplexity: exp of the entropy of this batch's indices: how many codes it uses as if evenly.
-        used: Share of the codes that have been chosen of late (moving average above a thousandth of an even share).
+        used: Share of the codes that this batch chooses; it cannot be above vectors / codes.
     """
 
     codes: Tensor
@@ -81,7 +81,7 @@ class Codebook(nn.Module):
             through = z + (chosen - z).detach()
         share = indices.bincount(minlength=len(self.codes)).float() / len(indices)
         perplexity = torch.special.entr(share).sum().exp()
-        used = (self.usage > 1e-3 * self.usage.mean()).float().mean()
+        used = (share > 0).float().mean()
         return Quantised(through.permute(0, 3, 1, 2), indices.view(z.shape[:3]), loss, perplexity, used)
 
     def nearest(self, vectors: Tensor) -> Tensor:

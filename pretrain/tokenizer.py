@@ -89,7 +89,9 @@ class FrameTokenizer(nn.Module):
         super().__init__()
         self.encoder, self.codebook = encoder, codebook
         self.vocabulary, code_dim = codebook.codes.shape
-        self.project = nn.Conv2d(encoder.dim, code_dim, 1)
+        # What all cells have in common would make their unit vectors alike and the choice among codes a matter of
+        # rounding; batch normalisation takes it away from the first step on (arXiv 2005.08520 section 3).
+        self.project = nn.Sequential(nn.Conv2d(encoder.dim, code_dim, 1), nn.BatchNorm2d(code_dim, affine=False))
 
     def quantise(self, frames: Tensor) -> Quantised:
         """Codes of uint8 frames `[F, 3, H, W]`."""
@@ -184,7 +186,7 @@ class Recipe(nn.Module):
         return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, its terms, and how many words are in use: perplexity of the batch, share of all of late."""
+        """The loss, its terms, and how many words the batch uses: as if evenly (perplexity), and the share of all."""
         clip = batch["clip"]
         frames = clip.transpose(1, 2).flatten(0, 1)  # [F, 3, H, W]
         found = self.tokenizer.quantise(frames)
