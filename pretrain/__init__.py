@@ -2,7 +2,7 @@
 
 from types import ModuleType
 
-from pretrain import bevt, dpc, maskfeat, posemae, supervised, svt, videomae
+from pretrain import bevt, dpc, maskfeat, posemae, supervised, svt, tokenizer, videomae
 
 RECIPES: dict[str, ModuleType] = {
     "bevt": bevt,
@@ -11,5 +11,6 @@ RECIPES: dict[str, ModuleType] = {
     "posemae": posemae,
     "supervised": supervised,
     "svt": svt,
+    "tokenizer": tokenizer,
     "videomae": videomae,
 }

@@ -7,6 +7,7 @@ from islr.models import InputSpec
 
 # Arguments by which each preset takes another input size; one line per family.
 OTHER_SIZE = {
+    "frame_conv_tiny": {"frames": 2, "size": 96},
     "hiera_tiny": {"frames": 4, "size": 96},
     "mvit_tiny": {"frames": 4, "size": 96},
     "vit_tiny": {"frames": 4, "size": 96},

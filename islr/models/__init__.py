@@ -13,6 +13,7 @@ from typing import Any
 from islr.errors import UserError
 from islr.models.convnets import mc3_18, r2plus1d_18, r2plus1d_tiny, r3d_18, r3d_tiny, s3d, s3d_tiny
 from islr.models.encoder import Classifier, Encoder, EncoderConfig, InputSpec, to_input
+from islr.models.frame_conv import frame_conv_base, frame_conv_tiny
 from islr.models.gcn import slgcn, slgcn_tiny, stgcn, stgcn_tiny
 from islr.models.hiera import hiera_b, hiera_tiny
 from islr.models.i3d import i3d, i3d_tiny
@@ -47,6 +48,8 @@ __all__ = [
 ]
 
 MODELS: dict[str, Callable[..., Encoder]] = {
+    "frame_conv_tiny": frame_conv_tiny,
+    "frame_conv_base": frame_conv_base,
     "hiera_tiny": hiera_tiny,
     "hiera_b": hiera_b,
     "mvit_tiny": mvit_tiny,
