@@ -541,7 +541,10 @@ def test_a_step_is_svt_s(oracles: Path, kind: str) -> None:
     assert [group.frames for group in groups for _ in range(group.views)] == entry["frames"]
 
     recipe = SVT(networks["student"][0], Config(video={"local_size": groups[-1].size}, teacher_momentum=momentum))
-    recipe.head, recipe.centre = networks["student"][1], Centre(tensors["center_after"].shape[1], 0.9)
+    recipe.head, recipe.centre = (
+        networks["student"][1],
+        Centre(tensors["center_after"].shape[1], Config().centre_momentum),
+    )
     recipe.teacher = torch.nn.ModuleDict(dict(zip(("encoder", "head"), networks["teacher"], strict=True)))
     recipe.teacher.requires_grad_(False)
     recipe.groups = groups
