@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from islr.config import read_tree, shipped_configs
 from islr.errors import UserError
 from islr.models import MODELS, Classifier, Encoder, InputSpec, create_model, list_models, to_input
+from islr.models.describe import describe
 from islr.models.weights import export_encoder, load_encoder, read_metadata
 
 TINY = list_models("*_tiny")
@@ -44,6 +45,12 @@ class TestContract:
 
     def test_is_tiny(self, name: str) -> None:
         assert sum(parameter.numel() for parameter in create_model(name).parameters()) < 1_000_000
+
+    def test_is_described_without_its_weights(self, name: str) -> None:
+        found = describe(name)
+        assert found.parameters == sum(parameter.numel() for parameter in create_model(name).parameters())
+        assert found.macs > 1e6
+        assert found.source
 
     def test_every_parameter_has_a_layer_and_every_layer_parameters(self, name: str) -> None:
         model = Classifier(create_model(name), num_classes=3)
