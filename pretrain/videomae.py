@@ -185,7 +185,7 @@ class VideoMAE(nn.Module):
         return {name: np.stack([enlarge(image) for image in images]) for name, images in panels.items()}
 
     def rebuild(self, clip: Tensor, mask: Tensor) -> Tensor:
-        """The uint8 clip with hidden tokens as predicted, put at their true mean and deviation, which are not learnt."""
+        """The uint8 clip with hidden tokens as predicted, put at their own true mean and deviation."""
         guess = self.predict(to_input(clip, self.encoder.input_spec), mask).float()
         mean, std = _statistics(self._hidden_patches(clip, mask))
         pixels = guess.unflatten(2, (-1, COLOURS)).transpose(2, 3) * std + mean  # [B, M, C, P]

@@ -61,7 +61,7 @@ class MovingStripes:
 
 def small_recipe(**options: Any) -> VideoMAE:
     torch.manual_seed(0)
-    return VideoMAE(create_model("vit_tiny", size=48), Config(**(SMALL | options)))  # type: ignore[arg-type]
+    return VideoMAE(create_model("vit_tiny", size=48, patch=8), Config(**(SMALL | options)))  # type: ignore[arg-type]
 
 
 def small_batch(recipe: VideoMAE, clips: int = 4) -> dict[str, Tensor]:
@@ -233,7 +233,7 @@ def test_impossible_options_are_refused() -> None:
 
 def training(folder: Path, corpus: Path, name: str) -> PretrainConfig:
     recipe = SMALL | {"name": "videomae", "mask": "motion_tube"}
-    encoder = {"name": "vit_tiny", "arguments": {"frames": 4, "size": 32}}
+    encoder = {"name": "vit_tiny", "arguments": {"frames": 4, "size": 32, "patch": 8}}
     path = folder / f"{name}.yaml"
     write_config(PRETRAIN, path, corpus / "manifest.csv", folder / name, recipe=recipe, encoder=encoder)
     return load_config(PretrainConfig, path)

@@ -55,7 +55,7 @@ def small_public_vit() -> ViTEncoder:
     [
         ({"frames": 7}, "frames=7 does not fit the tokens: it must be a multiple of 2"),
         ({"frames": 0}, "frames=0 does not fit the tokens"),
-        ({"size": 60}, "size=60 does not fit the tokens: it must be a multiple of 8"),
+        ({"size": 60}, "size=60 does not fit the tokens: it must be a multiple of 16"),
     ],
 )
 def test_sizes_must_fit_the_tokens(arguments: dict[str, int], message: str) -> None:

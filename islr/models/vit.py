@@ -157,15 +157,16 @@ def xavier_init(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def vit_tiny(frames: int = 8, size: int = 64, drop_path: float = 0.0) -> ViTEncoder:
-    """Under a million parameters, for two CPU cores: tokens of 8 pixels.
+def vit_tiny(frames: int = 8, size: int = 64, patch: int = 16, drop_path: float = 0.0) -> ViTEncoder:
+    """Under a million parameters, for two CPU cores.
 
     Args:
         frames: A multiple of 2.
-        size: A multiple of 8.
+        size: A multiple of `patch`.
+        patch: 16, or 8 for four times the tokens, with which rebuilding pixels takes many more steps to begin.
         drop_path: As in `ViTEncoder`.
     """
-    return ViTEncoder(frames=frames, size=size, patch=8, dim=128, depth=4, heads=4, drop_path=drop_path)
+    return ViTEncoder(frames=frames, size=size, patch=patch, dim=128, depth=4, heads=4, drop_path=drop_path)
 
 
 def vit_s(frames: int = 16, size: int = 224, drop_path: float = 0.0) -> ViTEncoder:
