@@ -97,9 +97,11 @@ def run_pretrain(config: PretrainConfig) -> None:
         if world.main:
             if hasattr(recipe, "pictures"):
                 _draw(recipe, batches, folder, world)
+            facts = _facts(config, manifest)
+            if hasattr(recipe_module, "export"):
+                recipe_module.export(recipe, folder, facts)
             # A recipe with a teacher leaves the teacher's encoder behind.
-            exported = getattr(recipe, "exported", recipe.encoder)
-            export_encoder(exported, folder / ENCODER, _facts(config, manifest))
+            export_encoder(getattr(recipe, "exported", recipe.encoder), folder / ENCODER, facts)
         world.barrier()
 
 

@@ -112,10 +112,11 @@ class SVT(nn.Module):
             scores = self.teacher["head"](features)  # [B, G, K]
             wanted = ((scores - self.centre.value) / self.config.teacher_temperature).softmax(dim=-1)
         said = self.head(self.features(self.encoder, clips, self.groups))  # [B, V, K]
-        loss = dino_loss(said / self.config.student_temperature, wanted)
         if self.training:
             self.centre.note(scores)
-        return {"loss": loss} | self.signs(features.float(), wanted)
+        with torch.autocast(said.device.type, enabled=False):  # products here are of 65,536 terms
+            loss = dino_loss(said / self.config.student_temperature, wanted)
+            return {"loss": loss} | self.signs(features.float(), wanted)
 
     @staticmethod
     def features(encoder: nn.Module, clips: dict[str, Tensor], groups: list[ViewGroup]) -> Tensor:

@@ -23,6 +23,7 @@ from islr.errors import Interrupted, RunFailed, UserError
 from islr.evaluation.finetune import FinetuneConfig, run_finetune
 from islr.files import file_sha256
 from islr.models import create_model
+from islr.models.weights import export_encoder
 from islr.training.checkpoint import latest_checkpoint, read_checkpoint, save_checkpoint
 from islr.training.optim import (
     OptimConfig,
@@ -206,6 +207,24 @@ def test_too_many_broken_clips_stop_the_run(mini_corpus: Path, tmp_path: Path) -
     saved = latest_checkpoint(tmp_path / "allowed")
     assert saved is not None
     assert len(saved["state"]["failed"]) == 1
+
+
+def test_linear_fine_tuning_leaves_the_encoder_as_it_was(mini_corpus: Path, tmp_path: Path) -> None:
+    arguments = {"frames": 4, "size": 32}
+    export_encoder(create_model("r3d_tiny", **arguments), tmp_path / "encoder.safetensors", {})
+    encoder = {"name": "r3d_tiny", "arguments": arguments, "weights": str(tmp_path / "encoder.safetensors")}
+    path = write_config(
+        FINETUNE,
+        tmp_path / "linear.yaml",
+        mini_corpus / "manifest.csv",
+        tmp_path / "linear",
+        mode="linear",
+        encoder=encoder,
+    )
+    run_finetune(load_config(FinetuneConfig, path))
+    tuned = load_file(tmp_path / "linear" / "classifier.safetensors")
+    for name, value in load_file(tmp_path / "encoder.safetensors").items():
+        assert torch.equal(tuned[f"encoder.{name}"], value), name
 
 
 def test_stopping_at_the_end_of_an_epoch_keeps_its_evaluation(mini_corpus: Path, tmp_path: Path) -> None:

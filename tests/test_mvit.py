@@ -23,7 +23,7 @@ from islr.errors import UserError
 from islr.models import Classifier, create_model
 from islr.models.layouts import LAYOUTS, detect_layout, load_layout, rename
 from islr.models.layouts.slowfast import to_slowfast_name
-from islr.models.mvit import MViTEncoder, resize_mask
+from islr.models.mvit import MViTEncoder
 from islr.models.weights import export_encoder, load_encoder, load_state
 
 PARITY = 1e-4  # absolute, after up to 16 blocks in fp32
@@ -128,18 +128,6 @@ def test_positions_tell_equal_patches_apart_and_follow_the_size() -> None:
     assert torch.allclose(inner.diff(dim=0), torch.tensor(5.0))
     assert torch.allclose(inner.diff(dim=1), torch.tensor(0.5))
     assert {encoder.layer_of(name) for name in ("pos_space", "pos_time")} == {0}
-
-
-def test_masks_are_enlarged_by_repetition() -> None:
-    mask = torch.tensor([[[[1, 0], [0, 1]]]], dtype=torch.bool)
-    left, right = [1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]
-    assert resize_mask(mask, (1, 4, 6)).int().tolist() == [[[left, left, right, right]]]
-    with pytest.raises(UserError, match="does not fit a token grid"):
-        resize_mask(mask, (1, 3, 3))
-    with pytest.raises(UserError, match="does not fit a token grid"):
-        resize_mask(mask, (1, 1, 1))
-    with pytest.raises(UserError, match="does not fit a token grid"):
-        resize_mask(mask, (2, 4, 4))
 
 
 def test_initialisation_is_slowfast_s_or_torchvision_s() -> None:

@@ -203,7 +203,7 @@ def _train(
     folder: Path,
 ) -> None:
     if config.mode == "linear":
-        task.encoder.requires_grad_(False)
+        task.encoder.freeze()
     single = ViewsConfig(sampling=config.video.sampling)
 
     def validate(module: nn.Module, epoch: float) -> dict[str, float]:

@@ -11,10 +11,28 @@ from collections.abc import Callable
 from typing import Any
 
 from islr.errors import UserError
+from islr.models.convnets import mc3_18, r2plus1d_18, r2plus1d_tiny, r3d_18, r3d_tiny, s3d, s3d_tiny
 from islr.models.encoder import Classifier, Encoder, EncoderConfig, InputSpec, to_input
+from islr.models.frame_conv import frame_conv_base, frame_conv_tiny
+from islr.models.gcn import slgcn, slgcn_tiny, stgcn, stgcn_tiny
 from islr.models.hiera import hiera_b, hiera_tiny
+from islr.models.i3d import i3d, i3d_tiny
 from islr.models.mvit_sizes import mvit_b, mvit_l, mvit_s, mvit_tiny
 from islr.models.pose import pose_transformer_base, pose_transformer_tiny
+from islr.models.pytorchvideo_models import (
+    csn_r101,
+    csn_tiny,
+    i3d_r50,
+    pytorchvideo_mvit_b,
+    pytorchvideo_mvit_tiny,
+    slowfast_r50,
+    slowfast_tiny,
+    x3d_m,
+    x3d_s,
+    x3d_tiny,
+)
+from islr.models.spoter import spoter, spoter_tiny
+from islr.models.swin import swin_b, swin_s, swin_t, swin_tiny
 from islr.models.timesformer import timesformer_b, timesformer_tiny
 from islr.models.vit import vit_b, vit_g, vit_h, vit_l, vit_s, vit_tiny
 
@@ -30,6 +48,8 @@ __all__ = [
 ]
 
 MODELS: dict[str, Callable[..., Encoder]] = {
+    "frame_conv_tiny": frame_conv_tiny,
+    "frame_conv_base": frame_conv_base,
     "hiera_tiny": hiera_tiny,
     "hiera_b": hiera_b,
     "mvit_tiny": mvit_tiny,
@@ -46,6 +66,35 @@ MODELS: dict[str, Callable[..., Encoder]] = {
     "pose_transformer_base": pose_transformer_base,
     "timesformer_tiny": timesformer_tiny,
     "timesformer_b": timesformer_b,
+    "i3d_tiny": i3d_tiny,
+    "i3d": i3d,
+    "s3d_tiny": s3d_tiny,
+    "s3d": s3d,
+    "r3d_tiny": r3d_tiny,
+    "r3d_18": r3d_18,
+    "mc3_18": mc3_18,
+    "r2plus1d_tiny": r2plus1d_tiny,
+    "r2plus1d_18": r2plus1d_18,
+    "slowfast_tiny": slowfast_tiny,
+    "slowfast_r50": slowfast_r50,
+    "x3d_tiny": x3d_tiny,
+    "x3d_s": x3d_s,
+    "x3d_m": x3d_m,
+    "csn_tiny": csn_tiny,
+    "csn_r101": csn_r101,
+    "i3d_r50": i3d_r50,
+    "pytorchvideo_mvit_tiny": pytorchvideo_mvit_tiny,
+    "pytorchvideo_mvit_b": pytorchvideo_mvit_b,
+    "stgcn_tiny": stgcn_tiny,
+    "stgcn": stgcn,
+    "slgcn_tiny": slgcn_tiny,
+    "slgcn": slgcn,
+    "spoter_tiny": spoter_tiny,
+    "spoter": spoter,
+    "swin_tiny": swin_tiny,
+    "swin_t": swin_t,
+    "swin_s": swin_s,
+    "swin_b": swin_b,
 }
 
 

@@ -49,7 +49,9 @@ def describe(name: str, **arguments: Any) -> Description:
         UserError: As `create_model`.
     """
     with torch.device("meta"):
-        encoder = create_model(name, **arguments).eval()
+        encoder = (
+            create_model(name, **arguments).to("meta").eval().requires_grad_(False)
+        )  # what came from numpy moves there now
         spec = encoder.input_spec
         clip = torch.empty(1, *spec.clip_shape)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -28,7 +28,8 @@ from islr.models.encoder import (
     Normalisation,
     interpolate_positions,
 )
-from islr.models.mvit_blocks import Grid, PooledBlock, block_settings
+from islr.models.mvit_blocks import PooledBlock, block_settings
+from islr.models.tokens import Grid, resize_mask
 
 SLOWFAST_BIAS = 0.02  # SlowFast starts all Linear and LayerNorm biases here, torchvision at 0
 
@@ -245,18 +246,6 @@ def _less_the_mean(tokens: Tensor, hidden: Tensor | None, channels: int) -> Tens
         visible = hidden.logical_not().to(tokens.dtype)
         mean = (change * visible).sum(dim=1, keepdim=True) / visible.sum(dim=1, keepdim=True).clamp(min=1)
     return torch.cat([change - mean, rest], dim=-1)
-
-
-def resize_mask(mask: Tensor, grid: Grid) -> Tensor:
-    """Repeat the cells of a bool mask `[B, t, h, w]` along height and width until it fits `grid`.
-
-    Raises:
-        UserError: The time axes differ, or a cell does not cover whole tokens.
-    """
-    height, width = mask.shape[2:]
-    if mask.shape[1] != grid[0] or grid[1] % height or grid[2] % width:
-        raise UserError(f"a mask of {list(mask.shape[1:])} cells does not fit a token grid of {list(grid)}")
-    return mask.repeat_interleave(grid[1] // height, dim=2).repeat_interleave(grid[2] // width, dim=3)
 
 
 def _check_multiple(name: str, value: int, stride: int, least: int = 0) -> None:

@@ -16,8 +16,7 @@ from islr.errors import UserError
 from islr.models.depthwise import depthwise_conv3d
 from islr.models.encoder import interpolate_positions
 from islr.models.recompute import gelu_linear, norm_linear
-
-Grid = tuple[int, int, int]  # tokens along time, height, width
+from islr.models.tokens import Grid
 
 POOL_KERNEL = (3, 3, 3)  # SlowFast's MVIT.POOL_KVQ_KERNEL
 WIDTH_MULTIPLE = 8  # fused attention kernels want head widths that divide by it
@@ -114,7 +113,7 @@ class _FoldedQueries(torch.autograd.Function):
         """q `[B, A, 1 + N, d]`, and `[queries, keys, d]` per axis -> `[B, A, 1 + N, d + t' + h' + w' + ...]`."""
         tables = {"t": in_t, "h": in_h, "w": in_w}
         device = q.device.type
-        half = torch.is_autocast_enabled(device)
+        half = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # none on meta
         q = q.to(torch.get_autocast_dtype(device)) if half else q
         width = q.shape[-1]
         scored = width + sum(table.shape[1] for table in tables.values())

@@ -10,19 +10,27 @@ import io
 import math
 import pickle
 import pickletools
+import struct
 import zipfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple
+
+import torch
+from torch import Tensor
 
 from islr.errors import UserError
 
 MAX_PICKLE = 64 << 20  # bytes of opcodes; a checkpoint with optimiser state has a few megabytes
 MAX_TENSORS = 64 << 30  # bytes of all tensors: ten times the largest public video encoder with its optimiser
 
-# Bytes per element of torch's storage classes; what is not here (complex, quantised) is no weight.
-_ELEMENT = {
-    **{"DoubleStorage": 8, "FloatStorage": 4, "HalfStorage": 2, "BFloat16Storage": 2},
-    **{"LongStorage": 8, "IntStorage": 4, "ShortStorage": 2, "CharStorage": 1, "ByteStorage": 1, "BoolStorage": 1},
+# torch's storage classes; what is not here (complex, quantised) is no weight.
+_STORAGES = {
+    **{"DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16},
+    **{"BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32},
+    **{"ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool},
 }
 # All that torch.save writes.
 _OPCODES = {
@@ -33,6 +41,7 @@ _OPCODES = {
     *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING"),
 }
 _ZIP_START = b"PK\x03\x04"
+_LOCAL_HEADER, _LOCAL_LENGTHS = 30, 26  # bytes of a zip entry's own header, and where in it two lengths are
 _LEGACY_LENGTH = 8  # bytes before a storage that repeat its length
 _LEGACY_HEADERS = 3  # pickles before the content: magic number, protocol, the writer's machine
 
@@ -42,20 +51,30 @@ class Refused(UserError):
 
 
 class _Storage(NamedTuple):
+    """A storage as it is declared: where it is found, its type and its length."""
+
+    key: str
+    dtype: torch.dtype
     elements: int
-
-
-class _Kind(NamedTuple):
-    """A storage class, by its name."""
-
-    name: str
 
 
 class _Tensor:
     """A tensor that was declared and fits its storage."""
 
+    def __init__(self, storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> None:
+        self.storage, self.offset, self.size, self.stride = storage, offset, size, stride
+
     def __setstate__(self, state: Any) -> None:
         raise Refused("a tensor is given a second shape")
+
+
+class _Module:
+    """A module: what `nn.Module` keeps of itself, and none of its class."""
+
+    parts: Mapping[str, Any] = MappingProxyType({})  # pickles make objects without calling __init__
+
+    def __setstate__(self, state: Any) -> None:
+        self.parts = state
 
 
 class _Mapping(dict):
@@ -79,7 +98,7 @@ def _rebuild(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Ten
     reach = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
     if math.prod(size) and (reach > storage.elements or math.prod(size) > storage.elements):
         raise Refused(f"a tensor of {list(size)} is larger than the {storage.elements} elements it is stored in")
-    return _Tensor()
+    return _Tensor(storage, offset, size, stride)
 
 
 def _is_count(value: Any) -> bool:
@@ -114,18 +133,22 @@ _DTYPES = {"float64", "float32", "float16", "bfloat16", "int64", "int32", "int16
 class _Inert(pickle.Unpickler):
     """Runs a pickle with stand-ins for everything it may name, and refuses it when it names anything else."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, classes: Collection[str]) -> None:
         super().__init__(io.BytesIO(content))
+        self.classes = classes  # of modules, beside torch's own where there are any
         self.storages: dict[str, int] = {}  # key -> bytes
+        self.content: Any = None
 
     def find_class(self, module: str, name: str) -> Any:
         whole = f"{module}.{name}"
         if whole in _KNOWN:
             return _KNOWN[whole]
+        if self.classes and (whole in self.classes or module.startswith("torch.nn.modules.")):
+            return _Module
         if module == "torch" and name in _DTYPES:
             return None
-        if module == "torch" and name in _ELEMENT:
-            return _Kind(name)
+        if module == "torch" and name in _STORAGES:
+            return _STORAGES[name]
         if module == "torch" and name.endswith("Storage"):
             raise Refused(f"it holds tensors of {whole}; weights are floating point or integer")
         raise Refused(
@@ -133,18 +156,27 @@ class _Inert(pickle.Unpickler):
             "that class exists and write its state dict with safetensors.torch.save_file"
         )
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: Any) -> Any:
+        if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module" and pid[1] is _Module:
+            return _Module  # beside the text of the class, in legacy files
         if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
             raise Refused("it refers to something other than a storage")
-        kind, key, elements = pid[1], pid[2], pid[4]
-        if not isinstance(kind, _Kind) or not isinstance(key, str) or not _is_count(elements):
+        dtype, key, elements = pid[1], pid[2], pid[4]
+        if not isinstance(dtype, torch.dtype) or not isinstance(key, str) or not _is_count(elements):
             raise Refused("a storage is not declared by a class, a key and a length")
         if len(pid) == 6 and pid[5] is not None:
             raise Refused("it has storages that are views of others, as torch wrote before version 0.4")
-        size = elements * _ELEMENT[kind.name]
+        size = elements * dtype.itemsize
         if self.storages.setdefault(key, size) != size:
             raise Refused(f"storage {key} is declared with two lengths")
-        return _Storage(elements)
+        return _Storage(key, dtype, elements)
+
+
+class _Checked(NamedTuple):
+    """The content of a file with stand-ins in it, and where each storage's bytes begin and how many there are."""
+
+    content: Any
+    places: dict[str, tuple[int, int]]
 
 
 def check_torch_file(path: Path) -> None:
@@ -153,17 +185,58 @@ def check_torch_file(path: Path) -> None:
     Raises:
         UserError: What it names that is not read and how to convert it, or in what it is broken.
     """
+    _check(path, ())
+
+
+def read_modules(path: Path, classes: Collection[str]) -> dict[str, Tensor]:
+    """The state dict of a whole module that was pickled, without its classes.
+
+    Args:
+        path: Written by `torch.save(module, path)`, zip or legacy.
+        classes: Full names of its classes, beside torch's own. They are stood for, never imported.
+
+    Raises:
+        UserError: As `check_torch_file`, or there is no module in it.
+    """
+    content, places = _check(path, classes)
+    if not isinstance(content, _Module):
+        raise UserError(f"{path}: holds a {type(content).__name__.strip('_').lower()}, not a pickled module")
+    state = {}
+    with _said_of(path), path.open("rb") as file:
+        for name, tensor in _flattened(content, ""):
+            start, length = places[tensor.storage.key]
+            file.seek(start)
+            values = torch.frombuffer(bytearray(file.read(length)), dtype=tensor.storage.dtype)
+            state[name] = values.as_strided(tensor.size, tensor.stride, tensor.offset).clone()
+    return state
+
+
+def _flattened(module: _Module, prefix: str) -> Iterator[tuple[str, _Tensor]]:
+    for kind in ("_parameters", "_buffers", "_modules"):
+        for name, part in module.parts.get(kind, {}).items():
+            if isinstance(part, _Module):
+                yield from _flattened(part, f"{prefix}{name}.")
+            elif isinstance(part, _Tensor):
+                yield f"{prefix}{name}", part
+
+
+def _check(path: Path, classes: Collection[str]) -> _Checked:
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file")
+    with _said_of(path), path.open("rb") as file:
+        return _check_zip(file, path, classes) if is_zip(file) else _check_legacy(file, path, classes)
+
+
+@contextmanager
+def _said_of(path: Path) -> Iterator[None]:
+    """Name the file in what goes wrong with it."""
     try:
-        with path.open("rb") as file:
-            if is_zip(file):
-                _check_zip(path)
-            else:
-                _check_legacy(file, path.stat().st_size)
+        yield
     except Refused as error:
         raise UserError(f"{path}: {error}") from None
     except (
         *(pickle.UnpicklingError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError),
-        *(OverflowError, MemoryError, RecursionError, zipfile.BadZipFile, NotImplementedError),
+        *(OverflowError, MemoryError, RecursionError, zipfile.BadZipFile, NotImplementedError, struct.error),
     ) as error:  # what a broken file or a made-up stream of opcodes can raise
         raise UserError(f"{path}: truncated or not written by torch.save ({error or type(error).__name__})") from None
 
@@ -175,8 +248,8 @@ def is_zip(file: BinaryIO) -> bool:
     return start == _ZIP_START
 
 
-def _check_zip(path: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
+def _check_zip(file: BinaryIO, path: Path, classes: Collection[str]) -> _Checked:
+    with zipfile.ZipFile(file) as archive:
         entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
         if len(entries) != len(archive.infolist()) or min(entry.header_offset for entry in entries.values()) != 0:
             raise Refused("its entries are ambiguous: two of one name, or others before them")
@@ -184,34 +257,45 @@ def _check_zip(path: Path) -> None:
         if packed:
             raise Refused(f"entry {packed[0]} is compressed; torch.save never does that")
         # Stored entries that do not overlap add up to less than the file.
-        total = sum(entry.file_size for entry in archive.infolist())
-        if total > min(path.stat().st_size, MAX_TENSORS):
-            raise Refused(f"its entries declare {total} bytes, the file has {path.stat().st_size}")
+        total, length = sum(entry.file_size for entry in entries.values()), path.stat().st_size
+        if total > min(length, MAX_TENSORS):
+            raise Refused(f"its entries declare {total} bytes, the file has {length}")
         if "constants.pkl" in entries:
             raise Refused("is a TorchScript program, not weights; load it where you trust it and save its state dict")
         if "data.pkl" not in entries:
             raise Refused("is a zip archive without data.pkl; it was not written by torch.save")
         if entries["data.pkl"].file_size > MAX_PICKLE:
             raise Refused(f"its data.pkl has {entries['data.pkl'].file_size} bytes, more than {MAX_PICKLE}")
-        content = archive.read(entries["data.pkl"])
-    found = _inspect(io.BytesIO(content))
+        found = _inspect(io.BytesIO(archive.read(entries["data.pkl"])), classes)
+    places = {}
     for key, size in found.storages.items():
         held = entries.get(f"data/{key}")
         if held is None or held.file_size < size:
             raise Refused(f"storage {key} is declared with {size} bytes, the file has {held.file_size if held else 0}")
+        # A local header has a name and an extra field of its own lengths before the bytes.
+        file.seek(held.header_offset + _LOCAL_LENGTHS)
+        name, extra = struct.unpack("<HH", file.read(4))
+        places[key] = (held.header_offset + _LOCAL_HEADER + name + extra, size)
+    return _Checked(found.content, places)
 
 
-def _check_legacy(file: BinaryIO, length: int) -> None:
+def _check_legacy(file: BinaryIO, path: Path, classes: Collection[str]) -> _Checked:
     for _ in range(_LEGACY_HEADERS):
-        _inspect(file)
-    found = _inspect(file)
-    _inspect(file)  # the order of the storages, which follow, each behind its length
-    declared = sum(found.storages.values()) + _LEGACY_LENGTH * len(found.storages)
-    if declared > min(length - file.tell(), MAX_TENSORS):
-        raise Refused(f"its storages are declared with {declared} bytes, the file has {length - file.tell()} left")
+        _inspect(file, ())
+    found = _inspect(file, classes)
+    order = _inspect(file, ()).content  # of the storages, which follow, each behind its length
+    places, end = {}, file.tell()
+    for key in order:
+        start = end + _LEGACY_LENGTH
+        places[key] = (start, found.storages[key])
+        end = start + found.storages[key]
+    length = path.stat().st_size
+    if end > length or end > MAX_TENSORS or places.keys() != found.storages.keys():
+        raise Refused(f"its storages are declared to end at byte {end}, the file has {length} bytes")
+    return _Checked(found.content, places)
 
 
-def _inspect(file: Any) -> _Inert:
+def _inspect(file: Any, classes: Collection[str]) -> _Inert:
     """Run one pickle of a stream with stand-ins; the stream is left behind it."""
     start = file.tell()
     for count, (opcode, argument, position) in enumerate(pickletools.genops(file)):
@@ -223,6 +307,6 @@ def _inspect(file: Any) -> _Inert:
             raise Refused(f"its pickle is longer than {MAX_PICKLE} bytes")
     end = file.tell()
     file.seek(start)
-    machine = _Inert(file.read(end - start))
-    machine.load()
+    machine = _Inert(file.read(end - start), classes)
+    machine.content = machine.load()
     return machine

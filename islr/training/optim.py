@@ -64,8 +64,12 @@ def learning_rate(config: OptimConfig, epoch: float) -> float:
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: not to biases and norms, but to tokens, as in SlowFast's MViT recipes."""
-    return parameter.ndim > 1 or "token" in name.rpartition(".")[2]
+    """Whether weight decay applies: not to biases and norms, but to tokens, as in SlowFast's MViT recipes.
+
+    Nor to Swin's tables of position biases, as in its own recipes and BEVT's.
+    """
+    last = name.rpartition(".")[2]
+    return (parameter.ndim > 1 and last != "relative_position_bias_table") or "token" in last
 
 
 def parameter_groups(
