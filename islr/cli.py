@@ -216,13 +216,16 @@ def report(
 @app.command()
 def models(pattern: Annotated[str, typer.Argument(help="shell pattern")] = "*") -> None:
     """List the encoders."""
+    import torch
+
     from islr.models import create_model, list_models
 
     names = list_models(pattern)
     if not names:
         raise UserError(f"no model matches '{pattern}'; known: {', '.join(list_models())}")
     for name in names:
-        encoder = create_model(name)
+        with torch.device("meta"):  # shapes alone: the large ones take gigabytes and seconds to fill
+            encoder = create_model(name)
         spec = encoder.input_spec
         million = sum(parameter.numel() for parameter in encoder.parameters()) / 1e6
         size = f"{spec.frames}x{spec.size}x{spec.size}" if spec.modality == "video" else f"{spec.frames} frames"
