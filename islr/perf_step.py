@@ -25,7 +25,9 @@ Device = Literal["cpu", "cuda"]
 PEER, OURS, CHECKPOINTED = "torchvision, explicit attention", "ours, folded attention", "ours, checkpointing"
 CLASSES = 400
 LOGIT_TOLERANCE = 1e-4  # absolute, of logits near 1, after 16 blocks in float32
-GRADIENT_TOLERANCE = 1e-3  # of all gradients as one vector, relative
+# Of all gradients as one vector, relative: in float32 a max pool can choose another of two nearly equal tokens, whose
+# gradient then goes elsewhere. In float64 the two agree to rounding.
+GRADIENT_TOLERANCE = 1e-2
 CPU_REPEATS, GPU_REPEATS = 3, 20
 WARM_UP = 3  # steps in which a GPU's libraries choose their kernels
 MIB = 2**20

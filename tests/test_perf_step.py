@@ -47,6 +47,9 @@ def test_models_that_differ_are_not_timed() -> None:
     ours, peer = build_pair(encoder)
     step = Step(torch.randn(1, 3, 2, 32, 32), torch.zeros(1, dtype=torch.long), half=False)
     assert "largest difference of logits" in check_agreement(ours, peer, step)
+    exact = Step(step.clip.double(), step.labels, half=False)
+    assert re.search(r"gradient \d\.\de-1\d of", check_agreement(ours.double(), peer.double(), exact))
+    step = exact
     with torch.no_grad():
         peer.blocks[1].mlp[0].weight.mul_(1.5)
     with pytest.raises(RunFailed, match="do not compute the same: largest difference of logits"):
