@@ -90,12 +90,16 @@ def demo(
     out: Annotated[Path, typer.Option(help="folder for the corpus, the runs and report.html")] = Path("demo"),
 ) -> None:
     """From nothing to a report: synthetic corpus, pre-training, fine-tuning, probing, report.html."""
-    # The stages' processes are forked from this one, so what they need is imported once, here.
-    for module in ("islr.data.synth", "islr.evaluation.finetune", "pretrain.run", "probe.protocol"):
-        importlib.import_module(module)
+    _preload()
     from islr.demo import run_demo
 
     run_demo(out, run)
+
+
+def _preload() -> None:
+    """Import once what stages need: their processes are forked from this one."""
+    for module in ("islr.data.synth", "islr.evaluation.finetune", "pretrain.run", "probe.protocol"):
+        importlib.import_module(module)
 
 
 @app.command()
@@ -204,6 +208,26 @@ def probe(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def bench(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    plan: Annotated[bool, typer.Option("--plan", help="show the stages and what is done, run nothing")] = False,
+) -> None:
+    """The grid of recipes x regimes x seeds; run it again to go on where it stopped."""
+    from islr.bench import plan as plan_of
+    from islr.bench import run_bench
+    from islr.config import load_config
+    from islr.grid import GridConfig, expand
+
+    grid = load_config(GridConfig, config, overrides or [])
+    if plan:
+        print("\n".join(plan_of(grid, expand(grid, _schema))))
+        return
+    _preload()
+    print(run_bench(grid, _schema, run))
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="run folders, or folders that contain them")],
     out: Annotated[Path, typer.Option(help=".html, .md, .csv or .tex")] = Path("report.html"),
@@ -216,12 +240,16 @@ def report(
 
 @app.command()
 def perf(
-    what: Annotated[Literal["decode", "hog", "probe", "all"], typer.Argument()] = "all",
+    what: Annotated[Literal["decode", "hog", "step", "probe", "all"], typer.Argument()] = "all",
     videos: Annotated[Path | None, typer.Option(help="decode: folder of clips; default: clips drawn now")] = None,
     short_side: Annotated[int, typer.Option(min=16, help="decode: pixels of the output and of the pack")] = 256,
     clips: Annotated[int, typer.Option(min=1, help="decode: clips taken from the folder, evenly spaced")] = 40,
+    frames: Annotated[int, typer.Option(min=1, help="step: frames per clip")] = 16,
+    size: Annotated[int, typer.Option(min=1, help="step: height and width in pixels")] = 224,
+    batch: Annotated[int, typer.Option(min=1, help="step: clips per step")] = 1,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="step: where; a GPU runs in bfloat16")] = "cpu",
 ) -> None:
-    """Measure our code beside well-known or straightforward code, in one run, on one thread."""
+    """Measure our code beside well-known or straightforward code, in one run; on one thread where it is a CPU."""
     from islr.perf import decode_speed, run_contests
 
     if what in ("decode", "all"):
@@ -230,6 +258,10 @@ def perf(
         from pretrain.hog import speed_contest
 
         run_contests([speed_contest()])
+    if what in ("step", "all"):
+        from islr.perf_step import step_speed
+
+        print(step_speed(frames, size, batch, device))
     if what in ("probe", "all"):
         from probe.benchmark import PUBLISHED, compare
 
@@ -239,7 +271,7 @@ def perf(
 
 @config_app.command("schema")
 def config_schema(
-    task: Annotated[Literal["pretrain", "finetune", "probe"], typer.Argument()],
+    task: Annotated[Literal["pretrain", "finetune", "probe", "bench"], typer.Argument()],
 ) -> None:
     """Print the JSON Schema of a task's configuration, for editors."""
     print(json.dumps(_schema(task).model_json_schema(), indent=1))
@@ -252,8 +284,8 @@ def config_show(config: ConfigFile, overrides: Overrides = None) -> None:
 
     tree = read_tree(config, overrides or [])
     task = tree.get("task")
-    if task not in ("pretrain", "finetune", "probe"):
-        raise UserError(f"{config}: key 'task' must be pretrain, finetune or probe, not {task!r}")
+    if task not in ("pretrain", "finetune", "probe", "bench"):
+        raise UserError(f"{config}: key 'task' must be pretrain, finetune, probe or bench, not {task!r}")
     print(dump_yaml(validate(_schema(task), tree, config)), end="")
 
 
@@ -266,6 +298,10 @@ def _schema(task: str) -> Any:
         from islr.evaluation.finetune import FinetuneConfig
 
         return FinetuneConfig
+    if task == "bench":
+        from islr.grid import GridConfig
+
+        return GridConfig
     from probe.config import ProbeConfig
 
     return ProbeConfig

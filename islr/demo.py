@@ -5,7 +5,7 @@ them. The target vocabulary is what is recognised: the self-supervised recipes s
 Every encoder is fine-tuned on the target's training signers and scored on signers that nothing has seen; frozen
 encoders are probed for phonology on signs that the probe has not seen.
 
-Each stage is a command line that a user could type; the study only adds the order. `islr/bench.py` runs it.
+Each stage is a command line that a user could type; the study only adds the order. `islr/stages.py` runs it.
 """
 
 import os
@@ -16,9 +16,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from islr.bench import Execute, Outcome, Stage, run_stages
 from islr.errors import RunFailed
 from islr.evaluation.results import Result, load_results
+from islr.launchers import Execute, Processes
+from islr.stages import Outcome, Stage, run_stages
 
 # 18 signers x 48 signs: 12 to train on, 2 to choose on, 4 that nothing has seen. The source vocabulary has no test.
 CORPUS = ("--reps", "1", "--size", "112", "--difficulty", "easy")
@@ -76,7 +77,7 @@ def _audit(name: str, manifest: Path) -> Stage:
 def _pretrain(name: str, out: Path, manifest: object, needs: tuple[str, ...], cost: float) -> Stage:
     run = out / "runs" / f"pretrain-{name}"
     arguments = ("pretrain", f"smoke/{name}.yaml", f"data.manifest={manifest}", f"run.out={run}")
-    return Stage(f"pretrain {name}", arguments, run / "encoder.safetensors", needs, cost)
+    return Stage(f"pretrain {name}", arguments, run / "encoder.safetensors", needs, cost=cost)
 
 
 def _finetune(name: str, config: str, out: Path, manifest: Path, row: str = "", cost: float = 1) -> Stage:
@@ -90,7 +91,7 @@ def _finetune(name: str, config: str, out: Path, manifest: Path, row: str = "", 
             f"encoder.weights={out / 'runs' / f'pretrain-{name}' / 'encoder.safetensors'}",
         ]
         needs.append(f"pretrain {name}")
-    return Stage(f"finetune {name}", tuple(arguments), run / "result.json", tuple(needs), cost)
+    return Stage(f"finetune {name}", tuple(arguments), run / "result.json", tuple(needs), cost=cost)
 
 
 def run_demo(out: Path, execute: Execute, processes: int | None = None) -> Path:
@@ -112,7 +113,7 @@ def run_demo(out: Path, execute: Execute, processes: int | None = None) -> Path:
     count = processes or os.cpu_count() or 1
     stages = demo_stages(out, max(1, count // 2))
     print(f"islr demo: {len(stages)} stages on {count} CPU cores, results in {out}", flush=True)
-    outcomes = run_stages(stages, execute, out / "logs", count)
+    outcomes = run_stages(stages, Processes(execute), out / "logs", count)
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     if failed:
         raise RunFailed(f"stage '{failed[0].stage.name}' failed: {failed[0].why}")

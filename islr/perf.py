@@ -8,7 +8,7 @@ import os
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -66,15 +66,23 @@ def run_contests(contests: Sequence[Contest]) -> None:
     print(f"CPU milliseconds on one thread, minimum over interleaved repeats; load at start {load}")
     for contest in contests:
         agreement = contest.agree()
-        best = {"ours": float("inf"), "peer": float("inf")}
-        for _ in range(contest.repeats):
-            for name, function in (("ours", contest.ours), ("peer", contest.peer)):
-                began = time.process_time()
-                function()
-                best[name] = min(best[name], time.process_time() - began)
+        best = fastest({"ours": contest.ours, "peer": contest.peer}, contest.repeats)
         ours, peer = 1000 * best["ours"], 1000 * best["peer"]
         print(f"{contest.title}: {ours:.2f} ms, {contest.peer_name} {peer:.2f} ms: {peer / ours:.1f} times faster")
         print(f"    {agreement}; {contest.repeats} repeats")
+
+
+def fastest(
+    functions: Mapping[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.process_time
+) -> dict[str, float]:
+    """Seconds of the fastest call of each function, called in turn `repeats` times."""
+    best = dict.fromkeys(functions, float("inf"))
+    for _ in range(repeats):
+        for name, function in functions.items():
+            began = clock()
+            function()
+            best[name] = min(best[name], clock() - began)
+    return best
 
 
 def decode_speed(videos: Path | None, short_side: int, most: int, repeats: int = DECODE_REPEATS) -> str:

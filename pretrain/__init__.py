@@ -2,11 +2,15 @@
 
 from types import ModuleType
 
-from pretrain import maskfeat, posemae, supervised, tokenizer
+from pretrain import bevt, dpc, maskfeat, posemae, supervised, svt, tokenizer, videomae
 
 RECIPES: dict[str, ModuleType] = {
+    "bevt": bevt,
+    "dpc": dpc,
     "maskfeat": maskfeat,
     "posemae": posemae,
     "supervised": supervised,
+    "svt": svt,
     "tokenizer": tokenizer,
+    "videomae": videomae,
 }

@@ -30,23 +30,24 @@ CELL = 8  # pixels along a cell's side
 CHANNELS = 3
 
 
-def target_dim(token_pixels: int) -> int:
-    """Numbers per token whose side covers `token_pixels`.
+def target_dim(token_pixels: int, bins: int = BINS) -> int:
+    """Numbers per token whose side covers `token_pixels`, of histograms with `bins` orientations.
 
     Raises:
         UserError: A token does not cover whole cells.
     """
     if token_pixels % CELL:
         raise UserError(f"tokens of {token_pixels} pixels do not cover whole HOG cells of {CELL} pixels")
-    return CHANNELS * BINS * (token_pixels // CELL) ** 2
+    return CHANNELS * bins * (token_pixels // CELL) ** 2
 
 
-def hog_targets(clip: Tensor, mask: Tensor) -> Tensor:
+def hog_targets(clip: Tensor, mask: Tensor, bins: int = BINS) -> Tensor:
     """Targets of the masked tokens; only their pixels are looked at, so the cost follows the mask.
 
     Args:
         clip: `[B, 3, T, H, W]`, uint8; floats are taken as they are.
         mask: bool `[B, t, h, w]`, the tokens wanted; its grid divides the clip's.
+        bins: Orientations over 180 degrees.
 
     Returns:
         Float `[M, target_dim]`, tokens in the order (clip, time, row, column).
@@ -58,15 +59,33 @@ def hog_targets(clip: Tensor, mask: Tensor) -> Tensor:
     gx = down[..., :-2] - down[..., 2:]  # [M, C, p, p]
     gy = across[..., :-2, :] - across[..., 2:, :]
     cells = pixels.shape[-1] // CELL
-    # floor(angle / pi * 9) runs from -9 to 9; bins 9 apart are the same orientation.
-    steps = torch.atan2(gx, gy).div_(math.pi).mul_(BINS).floor_().add_(BINS).long()
+    # floor(angle / pi * bins) runs from -bins to bins; those `bins` apart are the same orientation.
+    steps = torch.atan2(gx, gy).div_(math.pi).mul_(bins).floor_().add_(bins).long()
     magnitude = gx.square_().add_(gy.square_()).sqrt_()
-    sums = pixels.new_zeros(magnitude.numel() // CELL**2, 2 * BINS + 1)
+    sums = pixels.new_zeros(magnitude.numel() // CELL**2, 2 * bins + 1)
     sums.scatter_add_(1, _by_cell(steps, cells), _by_cell(magnitude, cells))
-    histogram = sums[:, :BINS] + sums[:, BINS:-1]
+    histogram = sums[:, :bins] + sums[:, bins:-1]
     histogram[:, 0] += sums[:, -1]
-    histogram = F.normalize(histogram, dim=1).view(-1, CHANNELS, cells, cells, BINS)
+    histogram = F.normalize(histogram, dim=1).view(-1, CHANNELS, cells, cells, bins)
     return histogram.permute(0, 1, 4, 2, 3).flatten(1)
+
+
+def motion_targets(clip: Tensor, mask: Tensor, bins: int) -> Tensor:
+    """Histograms of the oriented gradients of change, for the masked tokens: zero where nothing moves.
+
+    As `hog_targets`, of the difference between the last and the first frame of each token: edges that move stand out
+    there in the direction across which they move, a still background vanishes. The order of the numbers is the same.
+    As the motion boundaries of Dalal et al., "Human detection using oriented histograms of flow and appearance" (ECCV
+    2006), with the difference in place of an optical flow.
+
+    Args:
+        clip: uint8 `[B, 3, T, H, W]`, two or more frames per token.
+        mask: As in `hog_targets`.
+        bins: Orientations over 180 degrees.
+    """
+    per_token = clip.shape[2] // mask.shape[1]
+    first, last = clip[:, :, ::per_token], clip[:, :, per_token - 1 :: per_token]
+    return hog_targets(last.to(torch.int16) - first, mask, bins)
 
 
 def _by_cell(values: Tensor, cells: int) -> Tensor:

@@ -4,7 +4,8 @@ Hide cuboids of a clip behind a learned token, encode all tokens, and from the e
 the oriented gradients of what they hide, with one linear layer. The numbers are SlowFast's
 `k400_MVITv2_S_16x4_MaskFeat_PT`. Deviations, each a key here or in the optimiser's group: clips are sampled
 over the whole sign, flips are off (they swap the signer's handedness), HOG is computed on pixels
-(`pretrain/hog.py` says why).
+(`pretrain/hog.py` says why). Two options beside the published form look at movement: masks that follow it
+(`mask: motion_cube`), and histograms of change as further targets (`motion_bins`).
 
 Shapes: B clips, T H W frames and pixels, t h w a token grid, M hidden tokens of the batch, D width.
 """
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from islr.config import Config as BaseConfig
@@ -22,28 +23,38 @@ from islr.data.module import Batch, ClipSource
 from islr.data.transforms import AugmentConfig, PoseAugmentConfig, View, train_view
 from islr.errors import UserError
 from islr.models.encoder import INIT_STD, NORM_EPS, InputSpec, to_input
-from islr.models.mvit import MViTEncoder, resize_mask
-from pretrain.hog import BINS, CHANNELS, hog_targets, reference_hog_targets, target_dim
-from pretrain.masking import cube_mask, exact_cube_mask
+from islr.models.mvit import MViTEncoder
+from islr.models.tokens import resize_mask
+from pretrain.hog import BINS, CHANNELS, hog_targets, motion_targets, reference_hog_targets, target_dim
+from pretrain.masking import cell_motion, cube_mask, exact_cube_mask, motion_cube_mask
 from pretrain.pictures import VISIBLE_DIM, cell_contrast, enlarge, hide_cells, hog_picture
 
 MODALITY = "video"
 FRAMES_PER_TOKEN = 2  # time stride of the patch embedding
-MASKS = {"cube": cube_mask, "exact_cube": exact_cube_mask}
+BLIND_MASKS = {"cube": cube_mask, "exact_cube": exact_cube_mask}  # they do not look at the clip
 
 
 class Config(BaseConfig):
     """Options of MaskFeat; the defaults are the published ones."""
 
     name: Literal["maskfeat"] = "maskfeat"
-    mask: Literal["cube", "exact_cube"] = "cube"
+    mask: Literal["cube", "exact_cube", "motion_cube"] = "cube"
     mask_ratio: float = Field(0.4, gt=0, lt=1)
     mask_pixels: int = Field(32, ge=1, description="side of the smallest hidden area, in pixels")
     depths: tuple[int, ...] = Field((-1,), min_length=1, description="blocks that predict; -1 is the last")
     hog: Literal["pixels", "normalised"] = Field(
         "pixels", description="normalised: the original's numerics, with noise as the target of flat cells"
     )
+    motion_bins: int = Field(
+        0, ge=0, description="orientations of a further histogram, of the change between a token's frames; 0 = none"
+    )
     video: AugmentConfig = AugmentConfig()
+
+    @model_validator(mode="after")
+    def _change_is_of_pixels(self) -> "Config":
+        if self.motion_bins and self.hog == "normalised":
+            raise ValueError("motion_bins needs hog: pixels; still cells of normalised frames would hold noise")
+        return self
 
 
 def encoder_arguments(config: Config) -> dict[str, Any]:
@@ -66,7 +77,12 @@ def views(config: Config, input_spec: InputSpec) -> View:
     clip_view = train_view(input_spec, config.video, PoseAugmentConfig())
 
     def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
-        return clip_view(source, rng) | {"mask": MASKS[config.mask](window, config.mask_ratio, rng)}
+        sample = clip_view(source, rng)
+        if config.mask == "motion_cube":
+            mask = motion_cube_mask(cell_motion(sample["clip"].numpy(), window), config.mask_ratio, rng)
+        else:
+            mask = BLIND_MASKS[config.mask](window, config.mask_ratio, rng)
+        return sample | {"mask": mask}
 
     return view
 
@@ -94,7 +110,8 @@ class MaskFeat(nn.Module):
     def _head(self, depth: int) -> nn.Sequential:
         """LayerNorm and one linear layer: there is no decoder (section 3.1)."""
         dim = self.encoder.layer_dims[depth]
-        linear = nn.Linear(dim, target_dim(self.encoder.input_spec.size // self.encoder.grids[depth][1]))
+        pixels = self.encoder.input_spec.size // self.encoder.grids[depth][1]
+        linear = nn.Linear(dim, target_dim(pixels, BINS + self.config.motion_bins))
         nn.init.trunc_normal_(linear.weight, std=INIT_STD)
         nn.init.zeros_(linear.bias)
         return nn.Sequential(nn.LayerNorm(dim, eps=NORM_EPS), linear)
@@ -123,9 +140,19 @@ class MaskFeat(nn.Module):
         ]
 
     def targets(self, clip: Tensor, mask: Tensor) -> list[Tensor]:
-        """What `predict` should give; `clip` is uint8, or normalised for the original's numerics."""
+        """What `predict` should give; `clip` is uint8, or normalised for the original's numerics.
+
+        HOG comes first in each row, in its order, and the histogram of change after it.
+        """
         describe = hog_targets if self.config.hog == "pixels" else reference_hog_targets
-        return [describe(clip, resize_mask(mask, self.encoder.grids[depth])) for depth in self.config.depths]
+        found = []
+        for depth in self.config.depths:
+            wanted = resize_mask(mask, self.encoder.grids[depth])
+            target = describe(clip, wanted)
+            if self.config.motion_bins:
+                target = torch.cat([target, motion_targets(clip, wanted, self.config.motion_bins)], dim=1)
+            found.append(target)
+        return found
 
     @staticmethod
     def loss(predictions: list[Tensor], targets: list[Tensor]) -> Tensor:
@@ -144,20 +171,21 @@ class MaskFeat(nn.Module):
         everywhere = torch.ones_like(mask)
         grid = self.encoder.grids[self.config.depths[-1]]
         wanted = _cells(hog_targets(clip, resize_mask(everywhere, grid)), grid)
-        guess = _cells(self.predict(to_input(clip, self.encoder.input_spec), mask, everywhere)[-1], grid)
+        predicted = self.predict(to_input(clip, self.encoder.input_spec), mask, everywhere)[-1]
+        guess = _cells(predicted[:, : target_dim(self.encoder.input_spec.size // grid[1])], grid)
         panels: dict[str, list[np.ndarray]] = {"input": [], "masked": [], "target HOG": [], "predicted HOG": []}
         for index in range(len(clip)):
             time = int(mask[index].sum(dim=(1, 2)).argmax())
             frame = clip[index, :, time * FRAMES_PER_TOKEN].permute(1, 2, 0).cpu().numpy()
             hidden = mask[index, time].cpu().numpy()
-            target, predicted = wanted[index, time], guess[index, time]  # [rows, columns, 9]
+            target, guessed = wanted[index, time], guess[index, time]  # [rows, columns, 9]
             scale = target.shape[0] // hidden.shape[0]
             hidden_cells = hidden.repeat(scale, axis=0).repeat(scale, axis=1)
             contrast = cell_contrast(frame, target.shape[0], target.shape[1])
             panels["input"].append(enlarge(frame))
             panels["masked"].append(enlarge(hide_cells(frame, hidden)))
             panels["target HOG"].append(hog_picture(target, contrast))
-            shown = np.where(hidden_cells[..., None], predicted, target)
+            shown = np.where(hidden_cells[..., None], guessed, target)
             panels["predicted HOG"].append(hog_picture(shown, contrast * np.where(hidden_cells, 1.0, VISIBLE_DIM)))
         return {name: np.stack(images) for name, images in panels.items()}
 

@@ -1,12 +1,15 @@
 """Which tokens a recipe hides. Every mask is drawn for one clip from the generator of its view."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 TRIES = 100  # cuboids tried before a mask is taken as full
 ASPECTS = (0.3, 1 / 0.3)  # height over width of a cuboid
 AREA_RANGE = 5  # the largest cuboid over the smallest
+BLOCK_TRIES = 10  # rectangles tried before a mask is taken as full
+STILL_SHARE = 0.5  # of the places of motion cuboids are drawn from all cells alike
 
 
 def cube_mask(window: tuple[int, int, int], ratio: float, rng: np.random.Generator) -> np.ndarray:
@@ -58,11 +61,69 @@ def exact_cube_mask(window: tuple[int, int, int], ratio: float, rng: np.random.G
         height, width = _cuboid_sides(window, rng)
         sides = (int(rng.integers(1, window[0], endpoint=True)), height, width)
         starts = [int(rng.integers(1 - side, cells)) for side, cells in zip(sides, window, strict=True)]
-        cuboid = np.zeros(window, dtype=bool)
-        cuboid[tuple(slice(max(a, 0), a + side) for a, side in zip(starts, sides, strict=True))] = True
-        fresh = np.flatnonzero(cuboid & ~mask)
-        mask.flat[fresh if len(fresh) <= room else rng.choice(fresh, room, replace=False)] = True
+        _hide_cuboid(mask, starts, sides, room, rng)
     return mask
+
+
+def motion_cube_mask(motion: np.ndarray, ratio: float, rng: np.random.Generator) -> np.ndarray:
+    """Hide cuboids over places that move, exactly `round(cells * ratio)` cells of every clip.
+
+    Most of a signer's picture stands still, and what stands still can be copied from the visible moments. The sides
+    of the cuboids are those of `cube_mask`; each lies somewhere over a cell that is drawn among those not hidden yet,
+    for a share of `STILL_SHARE` from all alike and else with a probability proportional to their movement.
+
+    Args:
+        motion: Amount of movement per cell (time, height, width), as of `cell_motion`.
+        ratio: Share of the cells to hide.
+        rng: Source of all choices.
+
+    Returns:
+        bool of motion's shape, true = hidden.
+    """
+    window = (motion.shape[0], motion.shape[1], motion.shape[2])
+    mask = np.zeros(window, dtype=bool)
+    target = round(mask.size * ratio)
+    while (room := target - int(mask.sum())) > 0:
+        visible = np.flatnonzero(~mask)
+        moves = motion.flat[visible]
+        chance = np.full(len(visible), 1 / len(visible))
+        if moves.any():
+            chance = STILL_SHARE * chance + (1 - STILL_SHARE) * moves / moves.sum()
+        cell = np.unravel_index(rng.choice(visible, p=chance), window)
+        height, width = _cuboid_sides(window, rng)
+        sides = (int(rng.integers(1, window[0], endpoint=True)), height, width)
+        starts = [int(place) - int(rng.integers(side)) for place, side in zip(cell, sides, strict=True)]
+        _hide_cuboid(mask, starts, sides, room, rng)
+    return mask
+
+
+def cell_motion(clip: np.ndarray, window: tuple[int, int, int]) -> np.ndarray:
+    """Mean squared difference of successive frames per cell of a mask.
+
+    Args:
+        clip: uint8 `[C, T, H, W]`.
+        window: Cells along time, height, width, which divide T, H and W.
+
+    Returns:
+        Float64 `window`; a moment's differences are those to the frame before, the first frame's the next one's.
+    """
+    frames = clip.astype(np.float32)
+    change = np.square(np.diff(frames, axis=1)).mean(axis=0)  # [T - 1, H, W]
+    change = np.concatenate([change[:1], change])
+    cells = change.reshape(
+        [part for n, cells in zip(change.shape, window, strict=True) for part in (cells, n // cells)]
+    )
+    return cells.mean(axis=(1, 3, 5), dtype=np.float64)
+
+
+def _hide_cuboid(
+    mask: np.ndarray, starts: Sequence[int], sides: Sequence[int], room: int, rng: np.random.Generator
+) -> None:
+    """Hide the part of a cuboid that lies inside, thinned by chance to `room` fresh cells; in place."""
+    cuboid = np.zeros(mask.shape, dtype=bool)
+    cuboid[tuple(slice(max(start, 0), start + side) for start, side in zip(starts, sides, strict=True))] = True
+    fresh = np.flatnonzero(cuboid & ~mask)
+    mask.flat[fresh if len(fresh) <= room else rng.choice(fresh, room, replace=False)] = True
 
 
 def _cuboid_sides(window: tuple[int, int, int], rng: np.random.Generator) -> tuple[int, int]:
@@ -85,6 +146,109 @@ def _inner_cuboid(window: tuple[int, int, int], rng: np.random.Generator) -> tup
     return slice(first, first + duration), slice(top, top + height), slice(left, left + width)
 
 
+def tube_mask(window: tuple[int, int, int], ratio: float, rng: np.random.Generator) -> np.ndarray:
+    """Hide the same random places at all times (VideoMAE, arXiv 2203.12602 section 3.3).
+
+    As published, the count of a moment is rounded down.
+
+    Args:
+        window: Cells along time, height, width.
+        ratio: Share of the places to hide; the count is the same for every clip.
+        rng: Source of all choices.
+
+    Returns:
+        bool `window`, true = hidden.
+    """
+    places = window[1] * window[2]
+    hidden = np.arange(places) >= places - int(places * ratio)
+    rng.shuffle(hidden)
+    return np.broadcast_to(hidden.reshape(window[1:]), window).copy()
+
+
+def motion_tube_mask(
+    window: tuple[int, int, int], ratio: float, motion: np.ndarray, guidance: float, rng: np.random.Generator
+) -> np.ndarray:
+    """As `tube_mask`, but hide the places that move most, up to chance; ours.
+
+    Args:
+        window: As in `tube_mask`.
+        ratio: As in `tube_mask`.
+        motion: Amount of movement at each place, `window[1:]`; counts by its rank.
+        guidance: Weight of movement (rank, 0..1) against uniform chance; 0 = all chance.
+        rng: Source of all choices.
+    """
+    count = int(motion.size * ratio)
+    hidden = _guided(motion.reshape(-1, 1), count, guidance, rng).reshape(window[1:])
+    return np.broadcast_to(hidden, window).copy()
+
+
+def block_mask(
+    window: tuple[int, int], count: int, smallest: float, rng: np.random.Generator, largest: float = math.inf
+) -> np.ndarray:
+    """Hide random rectangles until `count` cells are hidden or none fits any more (BEiT, arXiv 2106.08254 algorithm 1).
+
+    As published: seldom fewer than `count` cells and never more; no rectangle spans the full height or width.
+
+    Args:
+        window: Cells along height, width.
+        count: Cells to hide.
+        smallest: Cells of the smallest rectangle drawn, except where fewer are left to hide.
+        rng: Source of all choices.
+        largest: Cells of the largest.
+
+    Returns:
+        bool `window`, true = hidden.
+    """
+    mask = np.zeros(window, dtype=bool)
+    while (left := count - int(mask.sum())) > 0:
+        room = min(left, largest)
+        for _ in range(BLOCK_TRIES):
+            block = _block(window, smallest, room, rng)
+            if block is not None and 0 < np.count_nonzero(~mask[block]) <= room:
+                mask[block] = True
+                break
+        else:
+            break
+    return mask
+
+
+def _block(
+    window: tuple[int, int], smallest: float, largest: float, rng: np.random.Generator
+) -> tuple[slice, slice] | None:
+    """A rectangle inside the window, area uniform, aspect log-uniform; None when the sides drawn do not fit."""
+    area = smallest + (largest - smallest) * rng.uniform(0.0, 1.0)  # the ends may be in either order
+    aspect = math.exp(rng.uniform(math.log(ASPECTS[0]), math.log(ASPECTS[1])))
+    height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+    if height >= window[0] or width >= window[1]:
+        return None
+    top = int(rng.integers(0, window[0] - height, endpoint=True))
+    left = int(rng.integers(0, window[1] - width, endpoint=True))
+    return slice(top, top + height), slice(left, left + width)
+
+
+def block_tube_mask(
+    plane: np.ndarray, moments: int, shares: tuple[float, float], rng: np.random.Generator
+) -> np.ndarray:
+    """Hide the same cells at a run of moments that may wrap around the clip's end (BEVT, arXiv 2112.01529).
+
+    Args:
+        plane: bool `[h, w]`, true = hidden.
+        moments: Length of the clip.
+        shares: Shortest and longest run over the clip's length.
+        rng: Source of all choices.
+
+    Returns:
+        bool `[moments, h, w]`.
+    """
+    shortest = max(int(shares[0] * moments), 1)
+    longest = max(int(shares[1] * moments), shortest)
+    start = int(rng.integers(0, moments - 1, endpoint=True))
+    length = int(rng.integers(shortest, longest, endpoint=True))
+    mask = np.zeros((moments, *plane.shape), dtype=bool)
+    mask[(start + np.arange(length)) % moments] = plane
+    return mask
+
+
 def motion_mask(motion: np.ndarray, ratio: float, guidance: float, rng: np.random.Generator) -> np.ndarray:
     """Hide the tokens that move most, up to chance.
 
@@ -100,11 +264,16 @@ def motion_mask(motion: np.ndarray, ratio: float, guidance: float, rng: np.rando
     Returns:
         bool `[T, P]`, true = hidden.
     """
+    return _guided(motion, round(motion.size * ratio), guidance, rng)
+
+
+def _guided(motion: np.ndarray, count: int, guidance: float, rng: np.random.Generator) -> np.ndarray:
+    """True for the `count` cells of `[K, P]` with the highest sum of chance and weighted rank within their column."""
     score = rng.random(motion.shape)
     # Equal movements are ranked by chance.
     order = np.lexsort((rng.random(motion.shape), motion), axis=0)
     ranks = np.argsort(order, axis=0) / max(len(motion) - 1, 1)
     score += guidance * ranks
     mask = np.zeros(motion.shape, dtype=bool)
-    mask.flat[np.argsort(score, axis=None)[score.size - round(score.size * ratio) :]] = True
+    mask.flat[np.argsort(score, axis=None)[score.size - count :]] = True
     return mask

@@ -78,6 +78,23 @@ def _strokes(bins: int, side: int) -> np.ndarray:
     return np.stack(pictures)
 
 
+def token_colours(frames: np.ndarray, tokens: np.ndarray, vocabulary: int) -> np.ndarray:
+    """Colours by which tokens can be told apart: the mean of the cells that each describes, uint8 `[V, 3]`.
+
+    Args:
+        frames: uint8 `[..., H, W, 3]`.
+        tokens: Indices `[..., h, w]` of their cells; tokens that occur nowhere are grey.
+        vocabulary: V.
+    """
+    rows, columns = tokens.shape[-2:]
+    height, width = frames.shape[-3] // rows, frames.shape[-2] // columns
+    cells = frames.reshape(-1, rows, height, columns, width, 3).mean(axis=(2, 4), dtype=np.float32).reshape(-1, 3)
+    ids = tokens.reshape(-1)
+    counts = np.bincount(ids, minlength=vocabulary)[:, None]
+    sums = np.stack([np.bincount(ids, cells[:, channel], minlength=vocabulary) for channel in range(3)], axis=1)
+    return np.where(counts, sums / np.maximum(counts, 1), HIDDEN_GREY).astype(np.uint8)
+
+
 def skeleton_picture(pose: np.ndarray, marked: np.ndarray | None = None) -> np.ndarray:
     """Draw one frame of a normalised pose.
 

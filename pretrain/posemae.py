@@ -108,8 +108,9 @@ class PoseMAE(nn.Module):
         if dim % config.decoder_heads:
             raise UserError(f"decoder_heads={config.decoder_heads} does not divide decoder_dim={dim}")
         self.encoder, self.config = encoder, config
-        self.norm = nn.LayerNorm(encoder.dim, eps=NORM_EPS)
-        self.to_decoder = nn.Linear(encoder.dim, dim)
+        width = encoder.layer_dims[-1]
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.to_decoder = nn.Linear(width, dim)
         self.mask_token = nn.Parameter(torch.empty(dim))
         self.place_embed = nn.Parameter(torch.empty(frames * len(PARTS), dim))
         self.decoder = nn.Sequential(

@@ -22,6 +22,8 @@ from islr.training.optim import OptimConfig
 from islr.training.runtime import RunConfig, World, commit, prepare_process, run_folder
 from islr.training.tracking import Progression
 from pretrain import RECIPES
+from pretrain.health import Health, HealthConfig
+from pretrain.seen import check_unseen, seen_facts, seen_manifest
 
 ENCODER = "encoder.safetensors"
 PICTURES = "pictures.npz"
@@ -38,12 +40,18 @@ class PretrainConfig(Config):
 
     task: Literal["pretrain"] = "pretrain"
     name: str = Field(min_length=1, description="the row of this encoder in tables")
+    tags: dict[str, str] = Field(default_factory=dict, description="facts for reports: a grid's method and regime")
     recipe: RecipeConfig
     encoder: EncoderConfig
     data: DataConfig
     splits: tuple[Literal["train", "val", "test", "none"], ...] = Field(
         ("train", "none"), min_length=1, description="splits of the manifests that are seen"
     )
+    downstream: tuple[str, ...] = Field(
+        (), description="manifests of the tasks the encoder will be judged on; their val and test stay unseen"
+    )
+    transductive: bool = Field(False, description="declare that unlabelled val or test clips of downstream are seen")
+    health: HealthConfig = HealthConfig()
     optim: OptimConfig
     run: RunConfig
 
@@ -59,7 +67,7 @@ def run_pretrain(config: PretrainConfig) -> None:
     prepare_process(config.run.threads)
     torch.manual_seed(config.run.seed)
     recipe_module = RECIPES[config.recipe.name]
-    manifest = seen_manifest(config)
+    manifest = clips_to_see(config)
     recipe = build_recipe(config, manifest)
     store = ClipStore(manifest, config.data)
     view = recipe_module.views(config.recipe, recipe.encoder.input_spec)
@@ -70,6 +78,7 @@ def run_pretrain(config: PretrainConfig) -> None:
         if config.data.cache == "memory":
             with Progression(f"{config.name}: decoding", len(store), enabled=world.main) as bar:
                 store.fill_cache(bar.callback)
+        watched = load_manifests(config.downstream[:1] or config.data.manifest)
         groups = recipe.param_groups() if hasattr(recipe, "param_groups") else None
         title = f"{config.name}: pre-training"
         fit(
@@ -82,6 +91,8 @@ def run_pretrain(config: PretrainConfig) -> None:
             folder=folder,
             title=title,
             groups=groups,
+            evaluate=Health(config.health, watched, config.data, config.optim.epochs, world),
+            evaluate_start=True,
         )
         if world.main:
             if hasattr(recipe, "pictures"):
@@ -89,25 +100,27 @@ def run_pretrain(config: PretrainConfig) -> None:
             facts = _facts(config, manifest)
             if hasattr(recipe_module, "export"):
                 recipe_module.export(recipe, folder, facts)
-            export_encoder(recipe.encoder, folder / ENCODER, facts)
+            # A recipe with a teacher leaves the teacher's encoder behind.
+            exported = getattr(recipe, "exported", recipe.encoder)
+            export_encoder(exported, folder / ENCODER, facts)
         world.barrier()
 
 
-def seen_manifest(config: PretrainConfig) -> Manifest:
-    """The clips a run sees: the chosen splits of all its manifests.
+def clips_to_see(config: PretrainConfig) -> Manifest:
+    """The clips a run sees, checked against what its encoder will be judged on.
 
     Raises:
-        UserError: Nothing is left, or labels are needed and absent.
+        UserError: Nothing is left, labels are needed and absent, or a downstream clip would be seen undeclared.
     """
-    whole = load_manifests(config.data.manifest)
-    manifest = whole.replace(clip for clip in whole if clip.split in config.splits)
-    if not len(manifest.select()):
-        raise UserError(f"manifest {whole.name}: no readable clip in splits {', '.join(config.splits)}")
+    if not config.transductive:
+        check_unseen(config.data.manifest, config.splits, config.downstream)
+    manifest = seen_manifest(config.data.manifest, config.splits)
     if getattr(RECIPES[config.recipe.name], "NEEDS_LABELS", False):
         bare = [clip.clip_id for clip in manifest if clip.label is None]
         if bare:
             raise UserError(
-                f"recipe {config.recipe.name} needs labels and {len(bare)} clips of {whole.name} have none ({bare[0]})"
+                f"recipe {config.recipe.name} needs labels and {len(bare)} clips of {manifest.name} have none "
+                f"({bare[0]})"
             )
     return manifest
 
@@ -143,6 +156,8 @@ def _facts(config: PretrainConfig, manifest: Manifest) -> dict[str, str]:
         "manifest": manifest.name,
         "fingerprint": manifest.fingerprint(),
         "clips": str(len(manifest.select())),
+        "seen": seen_facts(config.data.manifest, config.splits),
+        "transductive": "declared" if config.transductive else "",
     }
     return {
         "name": config.name,

@@ -10,7 +10,26 @@ OTHER_SIZE = {
     "frame_conv_tiny": {"frames": 2, "size": 96},
     "hiera_tiny": {"frames": 4, "size": 96},
     "mvit_tiny": {"frames": 4, "size": 96},
+    "vit_tiny": {"frames": 4, "size": 96},
     "pose_transformer_tiny": {"frames": 24},
+    "timesformer_tiny": {"frames": 4, "size": 96},
+    "i3d_tiny": {"frames": 11, "size": 50},
+    "s3d_tiny": {"frames": 5, "size": 49},
+    "r3d_tiny": {"frames": 5, "size": 49},
+    "r2plus1d_tiny": {"frames": 5, "size": 49},
+    "slowfast_tiny": {"frames": 12, "size": 49},
+    "x3d_tiny": {"frames": 5, "size": 49},
+    "csn_tiny": {"frames": 5, "size": 49},
+    "pytorchvideo_mvit_tiny": {"frames": 4, "size": 52},
+    "stgcn_tiny": {"frames": 9},
+    "slgcn_tiny": {"frames": 9},
+    "spoter_tiny": {"frames": 9},
+    "swin_tiny": {"frames": 4, "size": 96},
+}
+
+# Presets that take clips of any size their patches divide, and the shape of one that they refuse.
+REFUSED_SHAPE = {
+    "timesformer_tiny": (3, 8, 64, 72),
 }
 
 

@@ -1,70 +1,135 @@
-"""Stages: order, parallelism, failures that stay local, interruption."""
+"""The grid: equal stages once, changed ones again, failures stay local, a killed grid goes on, SLURM's code path."""
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from conftest import CHECKOUT
+from tiny_runs import FINETUNE, PRETRAIN
 
-from islr.bench import Stage, run_stages
-from islr.errors import Interrupted, UserError
-
-
-def _execute(arguments: list[str]) -> int:
-    """Commands of the tests: write a file, fail, or sleep."""
-    verb, path = arguments[0], Path(arguments[1])
-    if verb == "fail":
-        print("islr: it broke")
-        return 1
-    if verb == "sleep":
-        time.sleep(30)
-    path.write_text(str(time.monotonic()))
-    return 0
+from islr.bench import plan, run_bench
+from islr.cli import _schema, run
+from islr.config import validate
+from islr.errors import RunFailed, UserError
+from islr.evaluation.results import load_results
+from islr.grid import Grid, GridConfig, expand
+from islr.launchers import Torchrun
 
 
-def _stage(folder: Path, name: str, verb: str = "write", needs: tuple[str, ...] = ()) -> Stage:
-    return Stage(name, (verb, str(folder / name)), folder / name, needs)
-
-
-def test_order_and_failures(tmp_path: Path) -> None:
-    stages = [
-        _stage(tmp_path, "last", needs=("middle",)),
-        _stage(tmp_path, "middle", needs=("first",)),
-        _stage(tmp_path, "first"),
-        _stage(tmp_path, "broken", "fail"),
-        _stage(tmp_path, "orphan", needs=("broken", "first")),
-    ]
-    said: list[str] = []
-    outcomes = {o.stage.name: o for o in run_stages(stages, _execute, tmp_path / "logs", 2, said.append)}
-    assert {name: o.state for name, o in outcomes.items()} == {
-        "last": "done",
-        "middle": "done",
-        "first": "done",
-        "broken": "failed",
-        "orphan": "skipped",
+@pytest.fixture
+def tree(mini_corpus: Path, tmp_path: Path) -> dict[str, Any]:
+    """Two methods, three regimes on the mini corpus; one epoch each."""
+    manifest = mini_corpus / "manifest.csv"
+    for name, base in (("pretrain", PRETRAIN), ("finetune", FINETUNE)):
+        content = base | {"data": base["data"] | {"manifest": "unset"}, "run": base["run"] | {"out": "unset"}}
+        content["optim"] = base["optim"] | {"epochs": 1, "warmup_epochs": 0}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    recipe, tuning = str(tmp_path / "pretrain.yaml"), str(tmp_path / "finetune.yaml")
+    return {
+        "name": "tiny grid",
+        "out": str(tmp_path / "grid"),
+        "corpora": {"target": {"manifest": str(manifest)}},
+        "target": "target",
+        "regimes": {
+            "scratch": {},
+            "sign": {"stages": [["target"]]},
+            "sign_twice": {"stages": [["target"], ["target"]]},
+        },
+        "methods": {
+            "random": {"finetune": tuning},
+            "maskfeat": {"pretrain": recipe, "pretrain_overrides": ["health.looks=0"], "finetune": tuning},
+        },
     }
-    assert "it broke" in outcomes["broken"].why
-    times = [float((tmp_path / name).read_text()) for name in ("first", "middle", "last")]
-    assert times == sorted(times)
-    again = run_stages(stages[:3], _execute, tmp_path / "logs", 2, said.append)
-    assert {o.state for o in again} == {"already done"}
 
 
-def test_bad_plans_are_refused(tmp_path: Path) -> None:
-    circle = [_stage(tmp_path, "a", needs=("b",)), _stage(tmp_path, "b", needs=("a",))]
-    with pytest.raises(UserError, match="circle: a, b"):
-        run_stages(circle, _execute, tmp_path, 1)
-    with pytest.raises(UserError, match="needs ghost"):
-        run_stages([_stage(tmp_path, "a", needs=("ghost",))], _execute, tmp_path, 1)
+def grid_of(tree: dict[str, Any]) -> tuple[GridConfig, Grid]:
+    config = validate(GridConfig, tree, "grid.yaml")
+    return config, expand(config, _schema)
 
 
-def test_signal_ends_the_running_stage(tmp_path: Path) -> None:
-    stages = [_stage(tmp_path, "long", "sleep"), _stage(tmp_path, "next", needs=("long",))]
-    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    signal.setitimer(signal.ITIMER_REAL, 0.7)
-    began = time.monotonic()
-    with pytest.raises(Interrupted, match="0 of 2 stages done"):
-        run_stages(stages, _execute, tmp_path / "logs", 2, lambda line: None)
-    assert time.monotonic() - began < 10
-    assert not (tmp_path / "long").exists()
+def test_equal_stages_are_made_once_and_changed_ones_again(tree: dict[str, Any]) -> None:
+    _, grid = grid_of(tree)
+    assert [stage.name.split()[0] for stage in grid.stages] == [
+        "finetune",
+        "pretrain",
+        "finetune",
+        "pretrain",
+        "finetune",
+    ]
+    first, second = (stage for stage in grid.stages if stage.name.startswith("pretrain"))
+    assert first.name in second.needs
+    assert [(cell.method, cell.regime) for cell in grid.cells] == [
+        ("random", "scratch"),
+        ("maskfeat", "sign"),
+        ("maskfeat", "sign_twice"),
+    ]
+    names = {stage.name for stage in grid.stages}
+    tree["methods"]["maskfeat"]["finetune_overrides"] = ["run.wandb=offline", "name=other"]
+    assert {stage.name for stage in grid_of(tree)[1].stages} == names
+    tree["methods"]["maskfeat"]["finetune_overrides"] = ["optim.lr=2e-3"]
+    assert len(names & {stage.name for stage in grid_of(tree)[1].stages}) == 3  # random and the two pre-trainings stay
+    tree["methods"]["maskfeat"] |= {"finetune_overrides": [], "pretrain_overrides": ["recipe.mask_ratio=0.5"]}
+    assert len(names & {stage.name for stage in grid_of(tree)[1].stages}) == 1
+
+
+def test_wrong_grids_are_refused_before_any_work(tree: dict[str, Any]) -> None:
+    for change, message in (
+        ({"target": "aim"}, "target names corpus 'aim'; known: target"),
+        ({"regimes": {"sign": {"stages": [["web"]]}}}, "regimes.sign names corpus 'web'"),
+        ({"corpora": {"target": {}}}, "either manifest or synth"),
+        ({"methods": {"m": {"finetune": "x.yaml", "regimes": ["sign"]}}}, "has no pretrain config for regime 'sign'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            grid_of(tree | change)
+    with pytest.raises(UserError, match=r"unknown key 'optim\.speed'"):
+        grid_of(tree | {"methods": {"r": tree["methods"]["random"] | {"finetune_overrides": ["optim.speed=1"]}}})
+    with pytest.raises(UserError, match=r"absent\.csv does not exist"):
+        grid_of(tree | {"corpora": {"target": {"manifest": "absent.csv"}}})
+
+
+def test_a_grid_runs_reports_and_goes_on_after_a_kill(tree: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    config, grid = grid_of(tree)
+    process = subprocess.Popen([sys.executable, "-m", "islr", "bench", str(path)], cwd=CHECKOUT)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not any(stage.done.exists() for stage in grid.stages):
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = [stage for stage in grid.stages if stage.done.exists()]
+    assert 1 <= len(done) < len(grid.stages)
+    stamps = {stage.name: stage.done.stat().st_mtime_ns for stage in done}
+    said: list[str] = []
+    report = run_bench(config, _schema, run, said.append)
+    assert all(stage.done.stat().st_mtime_ns == stamps[stage.name] for stage in done)
+    assert f"{len(done)} of them done" in said[0]
+    names = {load_results(stage.done)[0].name for stage in grid.stages if stage.name.startswith("finetune")}
+    assert names == {"random · scratch", "maskfeat · sign", "maskfeat · sign_twice"}
+    assert all(name in report.read_text(encoding="utf-8") for name in names)
+    assert all(line.startswith("  done") for line in plan(config, grid)[1:-1])
+
+
+def test_a_failed_cell_does_not_stop_others_and_slurm_s_code_path_runs(tree: dict[str, Any]) -> None:
+    pytest.importorskip("submitit")
+    tree["backend"] = {"kind": "slurm", "cluster": "local", "parameters": {"timeout_min": 5}}
+    tree["regimes"] = {"scratch": {}, "sign": {"stages": [["target"]]}}
+    tree["methods"]["maskfeat"]["pretrain_overrides"] += ["optim.batch_size=4000"]  # more than there are clips
+    config, grid = grid_of(tree)
+    with pytest.raises(RunFailed, match=r"1 stages failed and 1 were skipped \(pretrain maskfeat.*exit 2: islr: "):
+        run_bench(config, _schema, run, lambda line: None)
+    finished = {stage.name.split()[0] for stage in grid.stages if stage.done.exists()}
+    assert finished == {"finetune"}
+    assert (Path(config.out) / "report.html").is_file()
+
+
+def test_torchrun_is_for_training_stages() -> None:
+    launcher = Torchrun(4)
+    assert "--nproc-per-node=4" in launcher.command(["pretrain", "x.yaml"])
+    assert launcher.command(["probe", "x.yaml"]) == [sys.executable, "-m", "islr", "probe", "x.yaml"]

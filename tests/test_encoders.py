@@ -1,13 +1,16 @@
 """The contract of every encoder, over the registry's tiny presets."""
 
+import inspect
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from encoder_clips import OTHER_SIZE, random_clip
+from encoder_clips import OTHER_SIZE, REFUSED_SHAPE, random_clip
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
+from islr.config import read_tree, shipped_configs
 from islr.errors import UserError
 from islr.models import MODELS, Classifier, Encoder, InputSpec, create_model, list_models, to_input
 from islr.models.weights import export_encoder, load_encoder, read_metadata
@@ -18,6 +21,15 @@ TINY = list_models("*_tiny")
 def _note_size(sizes: list[int], x: Tensor) -> Tensor:
     sizes.append(x.numel())
     return x
+
+
+def _training(encoder: Encoder) -> Encoder:
+    """Training mode; BatchNorm stays as in evaluation, where it differs by nature."""
+    encoder.train()
+    for module in encoder.modules():
+        if isinstance(module, BatchNorm):
+            module.eval()
+    return encoder
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -71,15 +83,23 @@ class TestContract:
         alone = torch.cat([encoder(one[None]) for one in clip])
         assert torch.allclose(encoder(clip), alone, atol=1e-5)
 
-    def test_training_mode_differs_by_drop_path_alone(self, name: str) -> None:
+    def test_training_mode_differs_by_what_is_declared(self, name: str) -> None:
         encoder = create_model(name)
         clip = random_clip(encoder.input_spec)
-        assert torch.equal(encoder.train()(clip), encoder.eval()(clip))
-        dropped = create_model(name, drop_path=0.9)
-        dropped.load_state_dict(encoder.state_dict())
-        assert torch.equal(dropped.eval()(clip), encoder(clip))
-        torch.manual_seed(0)
-        assert not torch.allclose(dropped.train()(clip), encoder(clip))
+        norms = [module for module in encoder.modules() if isinstance(module, BatchNorm)]
+        assert encoder.batch_norm == bool(norms)
+        for norm in norms:
+            norm.track_running_stats = False  # so that the first pass changes nothing that the last one uses
+        if encoder.batch_norm:
+            assert not torch.allclose(encoder.train()(clip), encoder.eval()(clip))
+        assert torch.equal(_training(encoder)(clip), encoder.eval()(clip))
+        for argument in inspect.signature(MODELS[name]).parameters:
+            if argument.startswith("drop"):
+                dropped = create_model(name, **{argument: 0.9})
+                dropped.load_state_dict(encoder.state_dict())
+                assert torch.equal(dropped.eval()(clip), encoder(clip))
+                torch.manual_seed(0)
+                assert not torch.allclose(_training(dropped)(clip), encoder(clip))
 
     def test_checkpointing_changes_memory_alone(self, name: str) -> None:
         encoder = create_model(name).eval()  # no dropout, so that both passes draw nothing
@@ -120,8 +140,9 @@ class TestContract:
 
     def test_refuses_a_clip_of_another_shape(self, name: str) -> None:
         encoder = create_model(name)
+        shape = REFUSED_SHAPE.get(name) or create_model(name, **OTHER_SIZE[name]).input_spec.clip_shape
         with pytest.raises(UserError, match="takes clips of shape"):
-            encoder(random_clip(create_model(name, **OTHER_SIZE[name]).input_spec))
+            encoder(torch.zeros(2, *shape))
 
 
 def test_unknown_names_list_the_nearest() -> None:
@@ -148,6 +169,15 @@ def test_batch_norm_head_removes_what_clips_have_in_common() -> None:
     assert {model.layer_of(name) for name, _ in model.named_parameters()} == set(range(model.num_layers))
     with pytest.raises(UserError, match="norm='group' is unknown"):
         Classifier(encoder, 3, norm="group")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", sorted(shipped_configs()))
+def test_shipped_configs_name_an_encoder_that_builds(name: str) -> None:
+    encoder = read_tree(shipped_configs()[name]).get("encoder")
+    if encoder is None:
+        return
+    with torch.device("meta"):
+        assert create_model(encoder["name"], **encoder.get("arguments", {})).architecture == encoder["name"]
 
 
 def test_every_registered_name_builds() -> None:

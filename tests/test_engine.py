@@ -23,8 +23,16 @@ from islr.errors import Interrupted, RunFailed, UserError
 from islr.evaluation.finetune import FinetuneConfig, run_finetune
 from islr.files import file_sha256
 from islr.models import create_model
+from islr.models.weights import export_encoder
 from islr.training.checkpoint import latest_checkpoint, read_checkpoint, save_checkpoint
-from islr.training.optim import OptimConfig, learning_rate, parameter_groups
+from islr.training.optim import (
+    OptimConfig,
+    build_optimizer,
+    clip_gradients,
+    learning_rate,
+    parameter_groups,
+    set_weight_decay,
+)
 from islr.training.tracking import read_metrics
 from pretrain import maskfeat
 from pretrain.run import ENCODER, PretrainConfig, run_pretrain
@@ -88,8 +96,11 @@ def test_killed_runs_end_with_the_same_bits(
     assert killed >= 2, "the runs ended before they could be killed"
     run_pretrain(_config(tmp_path, mini_corpus, "cut"))
     assert _weights(tmp_path / "cut") == sha
-    steps_logged = [row["step"] for row in read_metrics(tmp_path / "cut" / "metrics.jsonl")]
-    assert steps_logged == list(range(1, steps + 1))
+    rows = read_metrics(tmp_path / "cut" / "metrics.jsonl")
+    assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, steps + 1))
+    looks = [row["step"] for row in rows if row["kind"] == "val"]
+    assert looks == sorted(set(looks))
+    assert {0, steps} <= set(looks)
 
 
 def test_sigterm_saves_within_a_step(mini_corpus: Path, tmp_path: Path, reference: tuple[str, int]) -> None:
@@ -198,6 +209,24 @@ def test_too_many_broken_clips_stop_the_run(mini_corpus: Path, tmp_path: Path) -
     assert len(saved["state"]["failed"]) == 1
 
 
+def test_linear_fine_tuning_leaves_the_encoder_as_it_was(mini_corpus: Path, tmp_path: Path) -> None:
+    arguments = {"frames": 4, "size": 32}
+    export_encoder(create_model("r3d_tiny", **arguments), tmp_path / "encoder.safetensors", {})
+    encoder = {"name": "r3d_tiny", "arguments": arguments, "weights": str(tmp_path / "encoder.safetensors")}
+    path = write_config(
+        FINETUNE,
+        tmp_path / "linear.yaml",
+        mini_corpus / "manifest.csv",
+        tmp_path / "linear",
+        mode="linear",
+        encoder=encoder,
+    )
+    run_finetune(load_config(FinetuneConfig, path))
+    tuned = load_file(tmp_path / "linear" / "classifier.safetensors")
+    for name, value in load_file(tmp_path / "encoder.safetensors").items():
+        assert torch.equal(tuned[f"encoder.{name}"], value), name
+
+
 def test_stopping_at_the_end_of_an_epoch_keeps_its_evaluation(mini_corpus: Path, tmp_path: Path) -> None:
     def config(name: str) -> FinetuneConfig:
         path = write_config(FINETUNE, tmp_path / f"{name}.yaml", mini_corpus / "manifest.csv", tmp_path / name)
@@ -303,3 +332,30 @@ def test_groups_decay_weights_by_layer() -> None:
     for name, parameter in encoder.named_parameters():
         token = name.endswith("token")
         assert of[name]["weight_decay"] == (0.3 if parameter.ndim > 1 or token else 0.0), name
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("global", [0.6, 0.8]), ("parameter", [1.0, 1.0])])
+def test_gradients_are_clipped_together_or_one_by_one(mode: str, expected: list[float]) -> None:
+    parameters = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])
+    optim = OptimConfig(lr=1.0, epochs=1, batch_size=1, clip_grad=1.0, clip_mode=mode)
+    assert clip_gradients(parameters, optim).item() == pytest.approx(5.0)
+    found = [parameter.grad.norm().item() for parameter in parameters[:2] if parameter.grad is not None]
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert parameters[2].grad is None
+    unlimited = optim.model_copy(update={"clip_grad": None})
+    assert clip_gradients(parameters, unlimited).item() == pytest.approx(sum(x * x for x in expected) ** 0.5, rel=1e-5)
+    assert [parameter.grad.norm().item() for parameter in parameters[:2]] == found  # type: ignore[union-attr]
+
+
+def test_weight_decay_moves_to_its_end() -> None:
+    layer = nn.Linear(2, 2)
+    plain = OptimConfig(lr=1.0, epochs=1, batch_size=1, weight_decay=0.1)
+    moving = plain.model_copy(update={"weight_decay_end": 0.5})
+    for optim, expected in ((plain, [0.1, 0.1, 0.1]), (moving, [0.1, 0.3, 0.5])):
+        optimizer = build_optimizer(optim, parameter_groups(layer, optim))
+        for progress, value in zip((0.0, 0.5, 1.0), expected, strict=True):
+            set_weight_decay(optimizer, optim, progress)
+            decay = {tuple(group["params"][0].shape): group["weight_decay"] for group in optimizer.param_groups}
+            assert decay[2, 2] == pytest.approx(value)
+            assert decay[2,] == 0

@@ -21,7 +21,9 @@ from islr.models import create_model
 from islr.models.layouts import LAYOUTS, load_layout
 from islr.models.layouts.slowfast import to_slowfast_name
 from islr.models.mvit import MViTEncoder
+from pretrain.hog import motion_targets
 from pretrain.maskfeat import Config, MaskFeat, encoder_arguments, views
+from pretrain.masking import cell_motion
 
 HEAD_NAMES = {
     "0.weight": "pred_head.transforms.0.0.weight",
@@ -165,6 +167,41 @@ def test_earlier_depths_with_smaller_tokens_predict_one_cell_each() -> None:
     assert recipe(batch)["loss"] > 0
 
 
+def test_motion_masks_hide_what_moves() -> None:
+    recipe = small_recipe(mask="motion_cube")
+    batch, again = small_batch(recipe), small_batch(recipe)
+    assert torch.equal(batch["mask"], again["mask"])
+    assert (batch["mask"].sum(dim=(1, 2, 3)) == round(64 * 0.4)).all()
+    motion = torch.from_numpy(np.stack([cell_motion(clip.numpy(), (4, 4, 4)) for clip in batch["clip"]]))
+    assert motion[batch["mask"]].mean() > 1.5 * motion[~batch["mask"]].mean()
+
+
+def test_motion_bins_add_the_histogram_of_change_behind_hog() -> None:
+    plain, recipe = small_recipe(), small_recipe(motion_bins=4)
+    batch = small_batch(recipe)
+    clip, mask = batch["clip"], batch["mask"]
+    target = recipe.targets(clip, mask)[0]
+    assert target.shape == (mask.sum(), 108 + 3 * 4 * 4) == recipe.predict(clip.float(), mask)[0].shape
+    assert torch.equal(target[:, :108], plain.targets(clip, mask)[0])
+    still = clip[:, :, ::2].repeat_interleave(2, dim=2)
+    assert (recipe.targets(still, mask)[0][:, 108:] == 0).all()
+    assert target[:, 108:].any()
+    assert recipe(batch)["loss"].isfinite()
+    assert recipe.pictures(batch)["predicted HOG"].shape == plain.pictures(batch)["predicted HOG"].shape
+
+
+def test_motion_bins_tell_the_direction_of_an_edge_that_moves() -> None:
+    clip = torch.zeros(1, 3, 2, 16, 16, dtype=torch.uint8)
+    clip[:, :, 0, :, 8:] = clip[:, :, 1, :, 7:] = 255  # an upright edge goes left
+    everywhere = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+    across = motion_targets(clip, everywhere, 4).view(3, 4, 2, 2)
+    down = motion_targets(clip.transpose(3, 4), everywhere, 4).view(3, 4, 2, 2)
+    assert across.sum() > 0
+    assert not torch.equal(across, down)
+    assert torch.equal(across.argmax(dim=1).unique(), torch.tensor([2]))
+    assert torch.equal(down.argmax(dim=1).unique(), torch.tensor([0]))
+
+
 def test_pictures_are_large_and_show_what_is_hidden() -> None:
     recipe = small_recipe()
     batch = small_batch(recipe)
@@ -185,6 +222,8 @@ def test_impossible_options_are_refused() -> None:
     for pixels in (24, 64):
         with pytest.raises(UserError, match=f"mask_pixels={pixels} does not divide"):
             views(Config(mask_pixels=pixels), spec)
+    with pytest.raises(ValueError, match="motion_bins needs hog: pixels"):
+        Config(motion_bins=9, hog="normalised")
     with pytest.raises(UserError, match="depths names block 9"):
         small_recipe(depths=(9,))
     with pytest.raises(UserError, match="maskfeat trains mvit encoders, not PoseTransformer"):

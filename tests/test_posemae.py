@@ -84,6 +84,14 @@ def test_only_seen_parts_are_pooled() -> None:
     assert torch.allclose(encoder(pose), tokens[:, :, [0, 2]].mean(dim=(1, 2)), atol=1e-6)
     nothing = pose * torch.tensor([1.0, 1.0, 0.0])
     assert torch.isfinite(encoder(nothing)).all()
+    both = create_model("pose_transformer_tiny", frames=8, pool="mean_max").eval()
+    both.load_state_dict(encoder.state_dict())
+    assert both.dim == 2 * encoder.dim
+    highest = tokens[:, :, [0, 2]].amax(dim=(1, 2))
+    assert torch.allclose(both(pose), torch.cat([encoder(pose), highest], dim=1), atol=1e-6)
+    assert torch.isfinite(both(nothing)).all()
+    with pytest.raises(UserError, match="pool='max' is unknown"):
+        create_model("pose_transformer_tiny", pool="max")
 
 
 def test_visible_tokens_are_encoded_as_if_the_others_did_not_exist() -> None:

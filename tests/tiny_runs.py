@@ -14,6 +14,11 @@ PRETRAIN: dict[str, Any] = {
     "optim": {"lr": 1e-3, "epochs": 3, "warmup_epochs": 1, "batch_size": 4, "clip_grad": 1.0},
     "run": {"wandb": "disabled", "log_every": 1, "checkpoint_every": 1},
 }
+DPC: dict[str, Any] = PRETRAIN | {
+    "recipe": {"name": "dpc", "windows": 4, "window_frames": 5, "predicted": 2},
+    "encoder": {"name": "stgcn_tiny", "arguments": {"dropout": 0.1}},
+    "data": {},
+}
 FINETUNE: dict[str, Any] = {
     "task": "finetune",
     "name": "tiny",
@@ -24,7 +29,7 @@ FINETUNE: dict[str, Any] = {
 }
 
 
-def write_config(base: dict[str, Any], path: Path, manifest: Path, out: Path, **changes: dict[str, Any]) -> Path:
+def write_config(base: dict[str, Any], path: Path, manifest: Path, out: Path, **changes: Any) -> Path:
     """Write `base` for a manifest and a run folder, with groups of keys changed."""
     tree = {key: dict(value) if isinstance(value, dict) else value for key, value in base.items()}
     tree["data"]["manifest"] = str(manifest)

@@ -177,9 +177,12 @@ def spatial_crop(frames: np.ndarray, size: int, place: float) -> np.ndarray:
     return frames[:, top : top + size, left : left + size]
 
 
-def jitter_colours(frames: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+def jitter_colours(
+    frames: np.ndarray, strength: float | tuple[float, float, float], rng: np.random.Generator
+) -> np.ndarray:
     """Brightness, contrast and saturation factors in `1 +- strength`, the same for all frames."""
-    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
+    spread = np.broadcast_to(strength, 3)
+    brightness, contrast, saturation = rng.uniform(1 - spread, 1 + spread).astype(np.float32)
     pixels = frames.astype(np.float32) * brightness
     mean = pixels.mean()
     pixels = (pixels - mean) * contrast + mean

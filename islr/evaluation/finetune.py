@@ -1,5 +1,6 @@
 """Fine-tuning: an encoder, fresh or pre-trained, becomes a recogniser; chosen on val, scored on test once."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +48,7 @@ class FinetuneConfig(Config):
 
     task: Literal["finetune"] = "finetune"
     name: str = Field(min_length=1, description="the row of this model in tables")
+    tags: dict[str, str] = Field(default_factory=dict, description="facts for reports: a grid's method and regime")
     encoder: EncoderConfig
     mode: Literal["full", "linear"] = Field("full", description="linear: the encoder is frozen")
     data: DataConfig
@@ -102,6 +104,8 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
     if config.shared_with_test == "drop":
         selection, shared = without_shared(selection, test)
     check_disjoint(selection, test)
+    if config.encoder.weights:
+        check_test_unseen(config.encoder.weights, manifest)
     task = Classification(build_encoder(config.encoder), len(manifest.classes), config.classification)
     stores = {"train": ClipStore(train, config.data), "select": ClipStore(selection, config.data)}
     view = train_view(task.encoder.input_spec, config.video, config.pose)
@@ -149,6 +153,22 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
         return results
 
 
+def check_test_unseen(weights: str, manifest: Manifest) -> None:
+    """Refuse an encoder that was pre-trained on this very test set without declaring it.
+
+    Raises:
+        UserError: Names the stage of its pre-training.
+    """
+    tested = manifest.fingerprint("test")
+    for stage in json.loads(read_metadata(weights).get("pretraining", "[]")):
+        seen = json.loads(stage.get("seen", "{}"))
+        if not stage.get("transductive") and any(tested in splits.values() for splits in seen.values()):
+            raise UserError(
+                f"{weights} was pre-trained ({stage['recipe']} on {stage['manifest']}) on the test clips of "
+                f"{manifest.name}; pre-train without them, or declare it there with transductive=true"
+            )
+
+
 def selection_sets(manifest: Manifest, config: FinetuneConfig) -> tuple[Manifest, Manifest]:
     """Training clips and the clips that choose the epoch.
 
@@ -183,10 +203,10 @@ def _train(
     folder: Path,
 ) -> None:
     if config.mode == "linear":
-        task.encoder.requires_grad_(False)
+        task.encoder.freeze()
     single = ViewsConfig(sampling=config.video.sampling)
 
-    def validate(module: nn.Module) -> dict[str, float]:
+    def validate(module: nn.Module, epoch: float) -> dict[str, float]:
         classifier = module.classifier
         assert isinstance(classifier, nn.Module)
         scores = score(

@@ -6,13 +6,15 @@ Shapes: B batch, C = 3 channels, T frames, H, W, N tokens, D width. Video is `[B
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # the common base of BatchNorm1d-3d and SyncBatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from islr.config import Config
@@ -23,11 +25,13 @@ INIT_STD = 0.02  # of truncated normals, as in the same families
 FAN_IN_POSITION_STD = 0.5  # of learned positions where layers start at 1 / sqrt(inputs): half of what tokens vary by
 
 # Mean and std per channel of pixels scaled to 0..1, by the name of those who train with them.
-Normalisation = Literal["imagenet", "slowfast", "half"]
+Normalisation = Literal["imagenet", "kinetics", "slowfast", "half", "centred"]
 NORMALISATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "kinetics": ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),  # torchvision's convolutional networks
     "slowfast": ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225)),  # its configs' DATA.MEAN and DATA.STD
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # pixels in -1..1
+    "centred": ((0.5, 0.5, 0.5), (1.0, 1.0, 1.0)),  # pixels in -0.5..0.5: BSL-1K's I3D
 }
 
 HeadNorm = Literal["layer", "batch"]
@@ -110,7 +114,9 @@ class Encoder(nn.Module, ABC):
         layer_dims: Width of each block's tokens, in order.
         checkpointing: Keep only the input of each block for the backward pass and compute the rest again
             (arXiv 1604.06174): less memory, about a third more time. Same numbers.
+        frozen: Set by `freeze`.
         source: Whose architecture it is: paper, and code where it follows one.
+        batch_norm: In training a clip's result depends on the others of its batch, through BatchNorm.
         zero_gradient: Ends of the names of parameters whose gradient is zero by construction, such as the bias of
             a key: it shifts all scores of a query alike, and softmax does not see a shift.
     """
@@ -121,7 +127,9 @@ class Encoder(nn.Module, ABC):
     dim: int
     layer_dims: list[int]
     checkpointing: bool = False
+    frozen: bool = False
     source: str
+    batch_norm: bool = False
     zero_gradient: tuple[str, ...] = ()
 
     @abstractmethod
@@ -146,11 +154,30 @@ class Encoder(nn.Module, ABC):
         """
         return None
 
+    def freeze(self) -> None:
+        """Keep it as it is from here on: no gradients, and evaluation mode even inside a module that trains.
+
+        Without the latter, BatchNorm would go on counting batches and a clip's features depend on its neighbours.
+        """
+        self.requires_grad_(False)
+        self.frozen = True
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """As in `nn.Module`; a frozen encoder stays in evaluation mode."""
+        return super().train(mode and not self.frozen)
+
     def run_block(self, block: Callable[..., Any], *inputs: Any) -> Any:
         """`block(*inputs)`; where `checkpointing` is set and gradients are wanted, without keeping its activations."""
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, *inputs, use_reentrant=False)
-        return block(*inputs)
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return block(*inputs)
+        if self.batch_norm:
+            return checkpoint(block, *inputs, use_reentrant=False, context_fn=self._checkpoint_contexts)
+        return checkpoint(block, *inputs, use_reentrant=False)
+
+    def _checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Around a block's first pass, and around the one that the backward pass makes."""
+        return nullcontext(), _statistics_kept(self)
 
     @property
     def num_layers(self) -> int:
@@ -169,6 +196,23 @@ class Encoder(nn.Module, ABC):
                 f"{list(self.input_spec.clip_shape)}, not {list(clip.shape[1:])}; "
                 "build it with other arguments or change the view"
             )
+
+
+@contextmanager
+def _statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Within, BatchNorm in training normalises by the batch as ever, but its running statistics stay as they are.
+
+    They move by nothing rather than being taken away: a checkpoint expects the second pass to save what the first did.
+    """
+    norms = [norm for norm in module.modules() if isinstance(norm, BatchNorm) and norm.track_running_stats]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, batches) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches
 
 
 class Classifier(nn.Module):

@@ -25,15 +25,17 @@ from islr.models.encoder import (
     NORMALISATIONS,
     Encoder,
     InputSpec,
+    Normalisation,
     interpolate_positions,
 )
-from islr.models.mvit_blocks import Grid, PooledBlock, block_settings
+from islr.models.mvit_blocks import PooledBlock, block_settings
+from islr.models.tokens import Grid, resize_mask
 
 SLOWFAST_BIAS = 0.02  # SlowFast starts all Linear and LayerNorm biases here, torchvision at 0
 
-
 Pool = Literal["mean", "class"]
 Init = Literal["slowfast", "torchvision", "fan_in"]
+WidenIn = Literal["attention", "mlp"]
 
 
 class BlockOutput(NamedTuple):
@@ -49,11 +51,12 @@ class BlockOutput(NamedTuple):
 
 
 class MViTEncoder(Encoder):
-    """An MViTv2 encoder from its numbers; `mvit_tiny` and `mvit_s` are presets of it.
+    """An MViTv2 encoder from its numbers; the presets are in `islr.models.mvit_sizes`.
 
     Args:
         frames: Frames per clip.
-        size: Height and width in pixels.
+        size: Height and width in pixels. Where a query stride does not divide the grid, the last tokens of a row
+            or column cover less, as in the published L (312 pixels are 78, 39, 20 and 10 tokens).
         depth: Blocks.
         embed_dim: Width of the patch embedding.
         num_heads: Heads of block 0.
@@ -77,10 +80,14 @@ class MViTEncoder(Encoder):
         change_channels: Share of the patch embedding that sees change alone: from each of its channels the
             mean over the clip's visible moments at the same place is subtracted. A fixed camera's background
             and the signer's clothes vanish there and stay in the other channels.
+        normalisation: Mean and std of the pixels it takes.
 
     Raises:
         UserError: The frame count or size does not fit the strides.
     """
+
+    source = "MViTv2 (arXiv 2112.01526), MaskFeat's form (arXiv 2112.09133); code: facebookresearch/SlowFast"
+    zero_gradient: tuple[str, ...] = ("attn.pool_k.norm_act.0.bias",)
 
     def __init__(
         self,
@@ -97,26 +104,28 @@ class MViTEncoder(Encoder):
         patch_kernel: Grid = (3, 7, 7),
         patch_stride: Grid = (2, 4, 4),
         patch_padding: Grid = (1, 3, 3),
-        widen_in: Literal["attention", "mlp"] = "mlp",
+        widen_in: WidenIn = "mlp",
         pool: Pool = "mean",
         drop_path: float = 0.0,
         init: Init = "slowfast",
         positions: bool = False,
         change_channels: float = 0.0,
+        normalisation: Normalisation = "slowfast",
     ) -> None:
         super().__init__()
         if depth < 2:
             raise UserError(f"depth={depth}: an MViT has at least two blocks")
         if not 0 <= change_channels <= 1:
             raise UserError(f"change_channels={change_channels} is a share, from 0 to 1")
-        for name, value, known in (("pool", pool, get_args(Pool)), ("init", init, get_args(Init))):
+        for name, value, known in (
+            ("pool", pool, get_args(Pool)),
+            ("init", init, get_args(Init)),
+            ("normalisation", normalisation, get_args(Normalisation)),
+        ):
             if value not in known:
                 raise UserError(f"{name}='{value}' is unknown; it is one of {', '.join(known)}")
         _check_multiple("frames", frames, patch_stride[0])
-        spatial_stride = patch_stride[1]
-        for stride in q_stride.values():
-            spatial_stride *= stride
-        _check_multiple("size", size, spatial_stride)
+        _check_multiple("size", size, patch_stride[1], patch_stride[1] * math.prod(q_stride.values()))
         blocks = block_settings(depth, embed_dim, num_heads, dim_mul, head_mul, q_stride, kv_stride, widen_in)
         trunk = MViT(
             spatial_size=(size, size),
@@ -138,8 +147,16 @@ class MViTEncoder(Encoder):
         self.pos_encoding = trunk.pos_encoding
         self.blocks = trunk.blocks
         self.pool = pool
+        if pool == "class":
+            # The class token has no place, and the last block's other queries go nowhere.
+            unused = ("rel_pos_t", "rel_pos_h", "rel_pos_w", "pool_q.pool.weight")
+            self.zero_gradient += tuple(f"blocks.{depth - 1}.attn.{name}" for name in unused)
         self.patch_grid: Grid = (frames // patch_stride[0], size // patch_stride[1], size // patch_stride[2])
-        self.input_spec = InputSpec(frames, size, *NORMALISATIONS["slowfast"], "video")
+        grid = self.patch_grid
+        for block in self.blocks:
+            grid = block.attn.fit(grid)
+        self.block_settings = blocks
+        self.input_spec = InputSpec(frames, size, *NORMALISATIONS[normalisation], "video")
         self.layer_dims = [block.output_channels for block in blocks]
         self.dim = self.layer_dims[-1]
         if init != "torchvision":
@@ -151,9 +168,6 @@ class MViTEncoder(Encoder):
             std = FAN_IN_POSITION_STD if init == "fan_in" else INIT_STD
             self.pos_space = nn.Parameter(torch.randn(self.patch_grid[1] * self.patch_grid[2], embed_dim) * std)
             self.pos_time = nn.Parameter(torch.randn(self.patch_grid[0], embed_dim) * std)
-
-    source = "MViTv2 (arXiv 2112.01526), MaskFeat's form (arXiv 2112.09133)"
-    zero_gradient = ("attn.pool_k.norm_act.0.bias",)
 
     @property
     def grids(self) -> list[Grid]:
@@ -234,24 +248,13 @@ def _less_the_mean(tokens: Tensor, hidden: Tensor | None, channels: int) -> Tens
     return torch.cat([change - mean, rest], dim=-1)
 
 
-def resize_mask(mask: Tensor, grid: Grid) -> Tensor:
-    """Repeat the cells of a bool mask `[B, t, h, w]` along height and width until it fits `grid`.
-
-    Raises:
-        UserError: The time axes differ, or a cell does not cover whole tokens.
-    """
-    height, width = mask.shape[2:]
-    if mask.shape[1] != grid[0] or grid[1] % height or grid[2] % width:
-        raise UserError(f"a mask of {list(mask.shape[1:])} cells does not fit a token grid of {list(grid)}")
-    return mask.repeat_interleave(grid[1] // height, dim=2).repeat_interleave(grid[2] // width, dim=3)
-
-
-def _check_multiple(name: str, value: int, stride: int) -> None:
-    if value < stride or value % stride:
-        lower = max(value // stride, 1) * stride
+def _check_multiple(name: str, value: int, stride: int, least: int = 0) -> None:
+    least = max(least, stride)
+    if value < least or value % stride:
+        lower = max(value // stride * stride, least)
         raise UserError(
-            f"{name}={value} does not fit the strides: it must be a multiple of {stride}, such as {lower} or "
-            f"{lower + stride}"
+            f"{name}={value} does not fit the strides: it must be a multiple of {stride} from {least} on, such as "
+            f"{lower} or {lower + stride}"
         )
 
 
@@ -273,80 +276,3 @@ def _fan_in_init(module: nn.Module) -> None:
         nn.init.ones_(module.weight)
     if isinstance(module, nn.Linear | nn.Conv3d | nn.LayerNorm) and module.bias is not None:
         nn.init.zeros_(module.bias)
-
-
-def mvit_tiny(
-    frames: int = 8,
-    size: int = 64,
-    last_stride: int = 2,
-    pool: Pool = "mean",
-    drop_path: float = 0.0,
-    init: Init = "fan_in",
-    positions: bool = True,
-    change_channels: float = 0.5,
-) -> MViTEncoder:
-    """Under a million parameters, for two CPU cores: the shape of `mvit_s` at a width and depth for 8 x 64 x
-    64.
-
-    Args:
-        frames: A multiple of 2.
-        size: A multiple of 16 * `last_stride`.
-        last_stride: 1 for MaskFeat pre-training (tokens of 16 pixels at the end), 2 otherwise.
-        pool: As in `MViTEncoder`.
-        drop_path: As in `MViTEncoder`.
-        init: As in `MViTEncoder`.
-        positions: As in `MViTEncoder`.
-        change_channels: As in `MViTEncoder`.
-    """
-    return MViTEncoder(
-        frames=frames,
-        size=size,
-        depth=6,
-        embed_dim=24,
-        dim_mul={1: 2, 3: 2, 5: 2},
-        head_mul={1: 2, 3: 2, 5: 2},
-        q_stride={0: 2, 2: 2, 5: last_stride},
-        kv_stride=8,
-        pool=pool,
-        drop_path=drop_path,
-        init=init,
-        positions=positions,
-        change_channels=change_channels,
-    )
-
-
-def mvit_s(
-    frames: int = 16,
-    size: int = 224,
-    last_stride: int = 2,
-    widen_in: Literal["attention", "mlp"] = "mlp",
-    pool: Pool = "mean",
-    drop_path: float = 0.0,
-    init: Init = "slowfast",
-) -> MViTEncoder:
-    """MViTv2-S, 16 x 4 (arXiv 2112.01526 table 1; SlowFast `k400_MVITv2_S_16x4_MaskFeat_PT`/`_FT`).
-
-    Args:
-        frames: A multiple of 2.
-        size: A multiple of 16 * `last_stride`.
-        last_stride: Query stride of block 14: 1 for MaskFeat pre-training, 2 otherwise.
-        widen_in: `mlp` for MaskFeat's form, `attention` for the supervised MViTv2-S of SlowFast and
-            torchvision.
-        pool: As in `MViTEncoder`; the supervised form is trained on its class token.
-        drop_path: As in `MViTEncoder`; .1 in MaskFeat's fine-tuning.
-        init: As in `MViTEncoder`.
-    """
-    return MViTEncoder(
-        frames=frames,
-        size=size,
-        depth=16,
-        embed_dim=96,
-        dim_mul={1: 2, 3: 2, 14: 2},
-        head_mul={1: 2, 3: 2, 14: 2},
-        q_stride={1: 2, 3: 2, 14: last_stride},
-        kv_stride=8,
-        widen_in=widen_in,
-        pool=pool,
-        drop_path=drop_path,
-        init=init,
-    )

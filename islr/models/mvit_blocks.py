@@ -14,8 +14,9 @@ from torchvision.models.video.mvit import MSBlockConfig, MultiscaleAttention, Mu
 
 from islr.errors import UserError
 from islr.models.depthwise import depthwise_conv3d
-
-Grid = tuple[int, int, int]  # tokens along time, height, width
+from islr.models.encoder import interpolate_positions
+from islr.models.recompute import gelu_linear, norm_linear
+from islr.models.tokens import Grid
 
 POOL_KERNEL = (3, 3, 3)  # SlowFast's MVIT.POOL_KVQ_KERNEL
 WIDTH_MULTIPLE = 8  # fused attention kernels want head widths that divide by it
@@ -34,21 +35,34 @@ class PooledAttention(MultiscaleAttention):
         super().__init__(input_size, *args, stride_q=stride_q, stride_kv=stride_kv, **kwargs)
         self.stride_q: Grid = (stride_q[0], stride_q[1], stride_q[2])
         self.stride_kv: Grid = (stride_kv[0], stride_kv[1], stride_kv[2])
-        self.query_grid, self.key_grid = _pooled(input_size, stride_q), _pooled(input_size, stride_kv)
+        self.fit((input_size[0], input_size[1], input_size[2]))
+
+    def fit(self, grid: Grid) -> Grid:
+        """Prepare for tokens on `grid`; returns the grid of the result.
+
+        The lengths of the position tables stay those of `input_size`, to which the reference rounds down where a
+        stride does not divide a grid; the grids themselves round up.
+        """
+        self.query_grid, self.key_grid = _pooled(grid, self.stride_q), _pooled(grid, self.stride_kv)
         for axis, queries, keys in zip("thw", self.query_grid, self.key_grid, strict=True):
             self.register_buffer(f"offset_{axis}", _offsets(queries, keys), persistent=False)
         self.register_buffer("is_patch", _is_patch(self.query_grid), persistent=False)
         self.register_buffer("key_code", _one_hot_positions(self.key_grid), persistent=False)
+        return self.query_grid
 
     def forward(self, x: Tensor, thw: Grid) -> tuple[Tensor, Grid]:
         """Attend within `x` `[B, 1 + N, D]` on grid `thw`; returns the tokens and their pooled grid."""
-        batch = x.shape[0]
-        q, k, v = self._pooled_qkv(self.qkv(x), thw)  # [B, A, 1 + N', d] each
-        queries = torch.cat([q / self.head_dim**0.5, self._position_scores(q)], dim=-1)
-        keys = torch.cat([k, self.key_code.to(k.dtype).expand(*k.shape[:2], -1, -1)], dim=-1)
-        surplus = -queries.shape[-1] % WIDTH_MULTIPLE
-        if surplus:
-            queries, keys = F.pad(queries, (0, surplus)), F.pad(keys, (0, surplus))
+        return self.attend(self.qkv(x), thw)
+
+    def attend(self, qkv: Tensor, thw: Grid) -> tuple[Tensor, Grid]:
+        """As `forward`, from queries, keys and values `[B, 1 + N, 3 * A * d]`."""
+        batch = qkv.shape[0]
+        q, k, v = self._pooled_qkv(qkv, thw)  # [B, A, 1 + N', d] each
+        # The scale is the keys', so that the folded queries hold the queries as they are.
+        queries = _FoldedQueries.apply(q, WIDTH_MULTIPLE, *self._positions())
+        code = self.key_code.to(k.dtype).expand(*k.shape[:2], -1, -1)
+        keys = torch.cat([k / self.head_dim**0.5, code], dim=-1)
+        keys = F.pad(keys, (0, queries.shape[-1] - keys.shape[-1]))
         values = F.pad(v, (0, queries.shape[-1] - self.head_dim))
         mixed = F.scaled_dot_product_attention(queries, keys, values, scale=1.0)[..., : self.head_dim]
         # Residual pooling: the pooled query is added to the result, the class token's is not.
@@ -76,17 +90,66 @@ class PooledAttention(MultiscaleAttention):
             results.append(pool.norm_act(tokens).transpose(1, 2))  # [B, A, 1 + N', d]
         return results[0], results[1], results[2]
 
-    def _position_scores(self, q: Tensor) -> Tensor:
-        """Position scores of each query along each axis: `[B, A, 1 + N, t' + h' + w']`, class token 0."""
-        patches = q[:, :, 1:].reshape(*q.shape[:2], *self.query_grid, self.head_dim)
-        along_t = torch.einsum("bathwd,tkd->bathwk", patches, self.rel_pos_t[self.offset_t])
-        along_h = torch.einsum("bathwd,hkd->bathwk", patches, self.rel_pos_h[self.offset_h])
-        along_w = torch.einsum("bathwd,wkd->bathwk", patches, self.rel_pos_w[self.offset_w])
-        scores = torch.cat([along_t, along_h, along_w], dim=-1).flatten(2, 4)
-        return F.pad(scores, (0, 0, 1, 0))
+    def _positions(self) -> list[Tensor]:
+        """The position vectors between each query and key along each axis, `[queries, keys, d]`."""
+        found = []
+        for axis, queries, keys in zip("thw", self.query_grid, self.key_grid, strict=True):
+            table, distances = getattr(self, f"rel_pos_{axis}"), 2 * max(queries, keys) - 1
+            if len(table) != distances:
+                table = interpolate_positions(table, distances)
+            found.append(table[getattr(self, f"offset_{axis}")])
+        return found
 
 
-def _pooled(sizes: list[int], strides: list[int]) -> Grid:
+class _FoldedQueries(torch.autograd.Function):
+    """Each query followed by its position scores along t, h and w, and zeros up to a multiple of the width.
+
+    For the backward pass it keeps its result, which the attention keeps anyway; PyTorch would keep the queries once
+    more for each axis, in three orders.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, multiple: int, in_t: Tensor, in_h: Tensor, in_w: Tensor) -> Tensor:
+        """q `[B, A, 1 + N, d]`, and `[queries, keys, d]` per axis -> `[B, A, 1 + N, d + t' + h' + w' + ...]`."""
+        tables = {"t": in_t, "h": in_h, "w": in_w}
+        device = q.device.type
+        half = torch.is_autocast_enabled(device)
+        q = q.to(torch.get_autocast_dtype(device)) if half else q
+        width = q.shape[-1]
+        scored = width + sum(table.shape[1] for table in tables.values())
+        folded = q.new_zeros(*q.shape[:3], scored + -scored % multiple)
+        folded[..., :width] = q
+        patches, end = _patches(q, tables), width
+        for axis, table in tables.items():
+            scores = torch.einsum(f"bathwd,{axis}kd->bathwk", patches, table.to(q.dtype))
+            folded[:, :, 1:, end : end + table.shape[1]] = scores.flatten(2, 4)
+            end += table.shape[1]
+        ctx.save_for_backward(folded, in_t, in_h, in_w)
+        return folded
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        folded, *tables = ctx.saved_tensors
+        named = dict(zip("thw", tables, strict=True))
+        end = tables[0].shape[2]
+        patches = _patches(folded[..., :end], named)
+        q_gradient = grad[..., :end].clone()
+        table_gradients = []
+        for axis, table in named.items():
+            part = _patches(grad[..., end : end + table.shape[1]], named)
+            through = torch.einsum(f"bathwk,{axis}kd->bathwd", part, table.to(part.dtype))
+            q_gradient[:, :, 1:] += through.flatten(2, 4)
+            table_gradients.append(torch.einsum(f"bathwk,bathwd->{axis}kd", part, patches).to(table.dtype))
+            end += table.shape[1]
+        return q_gradient, None, *table_gradients
+
+
+def _patches(tokens: Tensor, tables: Mapping[str, Tensor]) -> Tensor:
+    """`[B, A, 1 + N, D]` without the class token, on the grid of the tables' queries: `[B, A, t, h, w, D]`."""
+    return tokens[:, :, 1:].unflatten(2, [len(table) for table in tables.values()])
+
+
+def _pooled(sizes: Grid, strides: Grid) -> Grid:
     """The grid a pooling leaves: a 3-wide kernel padded by 1 gives ceil(n / stride) positions."""
     t, h, w = (-(-size // stride) for size, stride in zip(sizes, strides, strict=True))
     return t, h, w
@@ -112,7 +175,7 @@ def _one_hot_positions(grid: Grid) -> Tensor:
 
 
 class PooledBlock(MultiscaleBlock):
-    """torchvision's block around `PooledAttention`."""
+    """torchvision's block around `PooledAttention`, keeping less for the backward pass."""
 
     def __init__(self, input_size: list[int], cnf: MSBlockConfig, proj_after_attn: bool, **kwargs: Any) -> None:
         super().__init__(input_size=input_size, cnf=cnf, proj_after_attn=proj_after_attn, **kwargs)
@@ -130,6 +193,20 @@ class PooledBlock(MultiscaleBlock):
             rel_pos_embed=True,
             norm_layer=kwargs["norm_layer"],
         )
+
+    def forward(self, x: Tensor, thw: Grid) -> tuple[Tensor, Grid]:
+        """`[B, 1 + N, D]` on grid `thw` -> tokens and their grid; the maths of `MultiscaleBlock.forward`."""
+        mixed, grid = self.attn.attend(norm_linear(x, self.norm1, self.attn.qkv), thw)
+        widens_here = self.project is not None and self.proj_after_attn
+        skip = norm_linear(x, self.norm1, self.project) if widens_here else x
+        if self.pool_skip is not None:
+            skip = self.pool_skip(skip, thw)[0]
+        x = skip + self.stochastic_depth(mixed)
+        widen, _, _, narrow, _ = self.mlp
+        hidden = gelu_linear(norm_linear(x, self.norm2, widen), narrow)
+        widens_after = self.project is not None and not self.proj_after_attn
+        skip = norm_linear(x, self.norm2, self.project) if widens_after else x
+        return skip + self.stochastic_depth(hidden), grid
 
 
 def block_settings(

@@ -5,7 +5,7 @@ neighbours), D width, A heads. Input is `[B, T, 75, 3]`: x, y in shoulder widths
 midpoint, confidence.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ HAND_POINTS = 22  # 21 points relative to the hand's root, then the root's own p
 PART_POINTS = (len(BODY_POINTS), HAND_POINTS, HAND_POINTS)
 SMALLEST_HAND = 0.02  # shoulder widths; a palm seen exactly edge-on must not blow its fingers up
 USUAL_HAND = 0.3  # palm length of a hand never seen whole
+
+Pool = Literal["mean", "mean_max"]
 
 
 class PartPoints(NamedTuple):
@@ -73,34 +75,45 @@ class PoseTransformer(Encoder):
         depth: Blocks.
         heads: Attention heads.
         drop_path: Stochastic depth of the last block; earlier blocks have proportionally less.
+        pool: What `forward` returns of the last block's tokens: their mean, or mean and maximum side by side. A
+            short movement stands out in the maximum and drowns in the mean.
 
     Raises:
-        UserError: No frames.
+        UserError: No frames, or an unknown `pool`.
     """
 
     source = "ours: ViT blocks (arXiv 2010.11929) on part tokens"
 
-    def __init__(self, *, frames: int, dim: int, depth: int, heads: int, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, *, frames: int, dim: int, depth: int, heads: int, drop_path: float = 0.0, pool: Pool = "mean"
+    ) -> None:
         super().__init__()
         if frames < 1:
             raise UserError(f"frames={frames}: a pose encoder needs at least one frame")
+        if pool not in get_args(Pool):
+            raise UserError(f"pool='{pool}' is unknown; it is one of {', '.join(get_args(Pool))}")
+        self.pool = pool
         self.part_embeds = nn.ModuleList(nn.Linear(3 * points, dim) for points in PART_POINTS)
         self.time_embed = nn.Parameter(torch.empty(frames, dim))
         self.part_embed = nn.Parameter(torch.empty(len(PARTS), dim))
         rates = drop_path_rates(drop_path, depth)
         self.blocks = nn.ModuleList(transformer_block(dim, heads, drop_path=rate) for rate in rates)
         self.input_spec = InputSpec(frames, 0, (), (), "pose")
-        self.dim, self.layer_dims = dim, [dim] * depth
+        self.dim, self.layer_dims = 2 * dim if pool == "mean_max" else dim, [dim] * depth
         self.apply(init_linear)
         nn.init.normal_(self.time_embed, std=FAN_IN_POSITION_STD)
         nn.init.normal_(self.part_embed, std=FAN_IN_POSITION_STD)
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Mean of the tokens whose part is seen, `[B, dim]`; of all tokens in a clip that shows nothing."""
+        """The tokens whose part is seen, pooled: `[B, dim]`; all tokens in a clip that shows nothing."""
         tokens = self.forward_tokens(clip)[-1]
-        weight = self.seen(clip).flatten(1)[..., None].to(tokens.dtype)  # [B, N, 1]
-        weight = torch.where(weight.sum(dim=1, keepdim=True) > 0, weight, torch.ones_like(weight))
-        return (tokens * weight).sum(dim=1) / weight.sum(dim=1)
+        seen = self.seen(clip).flatten(1)[..., None]  # [B, N, 1]
+        seen = seen | ~seen.any(dim=1, keepdim=True)
+        weight = seen.to(tokens.dtype)
+        mean = (tokens * weight).sum(dim=1) / weight.sum(dim=1)
+        if self.pool == "mean":
+            return mean
+        return torch.cat([mean, tokens.masked_fill(~seen, -torch.inf).amax(dim=1)], dim=-1)
 
     def forward_layers(self, clip: Tensor) -> list[Tensor]:
         """Tokens `[B, T * P, D]` after each block."""
@@ -152,21 +165,23 @@ class PoseTransformer(Encoder):
         return interpolate_positions(value, shape[0]) if name == "time_embed" and value.ndim == 2 else None
 
 
-def pose_transformer_tiny(frames: int = 64, drop_path: float = 0.0) -> PoseTransformer:
+def pose_transformer_tiny(frames: int = 64, drop_path: float = 0.0, pool: Pool = "mean") -> PoseTransformer:
     """Half a million parameters.
 
     Args:
         frames: Frames per clip.
         drop_path: As in `PoseTransformer`.
+        pool: As in `PoseTransformer`.
     """
-    return PoseTransformer(frames=frames, dim=96, depth=4, heads=4, drop_path=drop_path)
+    return PoseTransformer(frames=frames, dim=96, depth=4, heads=4, drop_path=drop_path, pool=pool)
 
 
-def pose_transformer_base(frames: int = 64, drop_path: float = 0.1) -> PoseTransformer:
+def pose_transformer_base(frames: int = 64, drop_path: float = 0.1, pool: Pool = "mean") -> PoseTransformer:
     """Five million parameters.
 
     Args:
         frames: Frames per clip.
         drop_path: As in `PoseTransformer`.
+        pool: As in `PoseTransformer`.
     """
-    return PoseTransformer(frames=frames, dim=256, depth=6, heads=8, drop_path=drop_path)
+    return PoseTransformer(frames=frames, dim=256, depth=6, heads=8, drop_path=drop_path, pool=pool)

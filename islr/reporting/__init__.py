@@ -10,6 +10,7 @@ from islr.reporting import (
     background,
     corpora,
     curves,
+    grid,
     probe_analyses,
     probe_standings,
     probes,
@@ -63,6 +64,7 @@ def compose(gathered: Gathered, title: str) -> Report:
     probed = probe_standings.probe_sets(gathered, colours)
     made: list[Section | None] = [
         background.lineage(gathered, sets, colours),
+        grid.section(sets),
         *accuracy.sections(sets, notices),
         *probes.sections(probed),
         *probe_analyses.sections(gathered, colours),

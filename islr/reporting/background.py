@@ -29,8 +29,7 @@ def lineage(gathered: Gathered, sets: Sequence[ScoredSet], colours: Palette) -> 
             p = row.provenance
             steps = [("start", p.encoder, "random weights")]
             for stage in p.pretraining:
-                what = f"on {stage.get('manifest', '?')}, {clips_words(stage.get('clips', '?'))} clips"
-                steps.append(("pre-training", stage.get("recipe", "?"), what))
+                steps.append(("pre-training", stage.get("recipe", "?"), _what_was_seen(stage)))
             steps.append(("fine-tuning", f"on {p.manifest}", f"chosen on {p.selection_set}"))
             score = f"top-1 {text.percent(row.top1.value)} %"
             steps.append(("scored", score, f"{text.count(p.clips_present)} {p.split} clips"))
@@ -44,8 +43,7 @@ def lineage(gathered: Gathered, sets: Sequence[ScoredSet], colours: Palette) -> 
         stages = _stages(run)
         steps = [("start", run.encoder or "encoder", "random weights")]
         for stage in stages:
-            what = f"on {stage.get('manifest', '?')}, {clips_words(stage.get('clips', '?'))} clips"
-            steps.append(("pre-training", stage.get("recipe", "?"), what))
+            steps.append(("pre-training", stage.get("recipe", "?"), _what_was_seen(stage)))
         steps.append(("pre-training", "not finished", "") if run.problem else ("end", "not fine-tuned", ""))
         rows.append((run.name, series_of(colours, run.name, run.encoder, False), tuple(steps)))
     if not rows:
@@ -55,6 +53,11 @@ def lineage(gathered: Gathered, sets: Sequence[ScoredSet], colours: Palette) -> 
         "pre-training: it is the control."
     )
     return Section("lineage", "What was run", (Lineage(tuple(rows)),), lead)
+
+
+def _what_was_seen(stage: dict[str, str]) -> str:
+    words = f"on {stage.get('manifest', '?')}, {clips_words(stage.get('clips', '?'))} clips"
+    return f"{words}, transductive: with clips that score it" if stage.get("transductive") else words
 
 
 def clips_words(n: str) -> str:

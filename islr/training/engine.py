@@ -26,14 +26,16 @@ from islr.training.checkpoint import latest_checkpoint, save_checkpoint
 from islr.training.optim import (
     OptimConfig,
     build_optimizer,
+    clip_gradients,
     learning_rate,
     parameter_groups,
     set_learning_rate,
+    set_weight_decay,
 )
 from islr.training.runtime import RunConfig, World, seed_step
 from islr.training.tracking import Progression, Tracker
 
-Evaluate = Callable[[nn.Module], Mapping[str, float]]
+Evaluate = Callable[[nn.Module, float], Mapping[str, float]]  # of the weights, at an epoch
 
 
 @dataclass
@@ -41,7 +43,7 @@ class State:
     """What a checkpoint holds besides weights and optimiser."""
 
     step: int = 0
-    evaluated: int = 0  # step of the last evaluation
+    evaluated: int = -1  # step of the last evaluation
     best: float = float("-inf")
     seconds: float = 0.0
     failed: dict[int, str] = field(default_factory=dict)  # row -> reason, clips that could not be read
@@ -81,13 +83,15 @@ def fit(
     title: str,
     groups: list[dict[str, Any]] | None = None,
     evaluate: Evaluate | None = None,
+    evaluate_start: bool = False,
     select: str = "",
     keep_best: Callable[[nn.Module], None] | None = None,
 ) -> State:
     """Train `module` to the end, from the folder's last checkpoint when there is one.
 
     Args:
-        module: `forward(batch)` returns `{"loss": scalar, ...}`; optional `after_step(step, total)`.
+        module: `forward(batch)` returns `{"loss": scalar, ...}`; optional `before_update(epoch)`, called when the
+            gradients are there and clipped, and `after_step(step, total)`.
         batches: What it is trained on.
         optim, run: Schedule and execution.
         config: The whole resolved configuration, stored in the checkpoint.
@@ -95,7 +99,9 @@ def fit(
         folder: Run folder; checkpoints and `metrics.jsonl` go there.
         title: Shown with the progress.
         groups: Optimiser groups; default: weight decay only.
-        evaluate: Called after each epoch with the weights to judge (averaged ones when `optim.ema` is set).
+        evaluate: Called after each epoch with the weights to judge (averaged ones when `optim.ema` is set) and the
+            epoch; an empty result is not logged.
+        evaluate_start: Also evaluate before the first step.
         select: Which of the evaluation's numbers, higher is better, decides about `keep_best`.
         keep_best: Called with the weights whenever `select` improves.
 
@@ -121,9 +127,18 @@ def fit(
             average.load_state_dict(saved["average"])
         state = State(**saved["state"])
     wrapped = _wrap(module, run, world)
+    before_update: Callable[[float], None] | None = getattr(module, "before_update", None)
     after_step: Callable[[int, int], None] | None = getattr(module, "after_step", None)
     judged = average.module if average is not None else module
-    tracker = Tracker(folder, state.step, run.wandb, title, config.model_dump(mode="json"), enabled=world.main)
+    tracker = Tracker(
+        folder,
+        state.step,
+        run.wandb,
+        title,
+        config.model_dump(mode="json"),
+        enabled=world.main,
+        evaluated=state.evaluated,
+    )
     clock = time.monotonic() - state.seconds
     marked = (state.step, time.monotonic())
 
@@ -139,37 +154,47 @@ def fit(
             }
             save_checkpoint(folder, content)
 
-    def judge() -> None:
+    def judge() -> bool:
+        """Evaluate; whether there was anything to remember."""
         if evaluate is None:
-            return
-        values = dict(evaluate(judged))
+            return False
+        epoch = state.step / batches.steps_per_epoch
+        values = dict(evaluate(judged, epoch))
         state.evaluated = state.step
-        tracker.log("val", state.step, state.step / batches.steps_per_epoch, **values)
+        if values:
+            tracker.log("val", state.step, epoch, **values)
         if select and values[select] > state.best:
             state.best = values[select]
             if keep_best is not None and world.main:
                 keep_best(judged)
+        return bool(values)
 
+    if state.step == 0 and not evaluate_start:
+        state.evaluated = 0
+    waited = 0.0  # seconds since `marked` in which the next batch was not there yet
     stream = batches.iterate(state.step, total)
     with StopSignal() as stop, Progression(title, total, state.step, enabled=world.main) as bar:
         while True:
             epoch_done = state.step % batches.steps_per_epoch == 0 or state.step == total
-            if epoch_done and state.step > state.evaluated:
-                judge()
-                if evaluate is not None:
-                    save()
+            if epoch_done and state.step > state.evaluated and judge() and state.step:
+                save()
             if state.step >= total:
                 break
+            asked = time.monotonic()
             parts = next(stream)
+            waited += time.monotonic() - asked
             epoch = state.step / batches.steps_per_epoch
             rate = learning_rate(optim, epoch)
             set_learning_rate(optimizer, rate)
+            set_weight_decay(optimizer, optim, state.step / total)
             seed_step(run.seed, state.step, world.rank)
             wrapped.train()
             values, norm = _backward(wrapped, parts, optim, run, world)
             finite = bool(torch.isfinite(values["loss"]) & torch.isfinite(norm)) if values else True
             if world.any(not finite):
                 raise RunFailed(_diverged(state.step, values, norm, parts, batches))
+            if before_update is not None:
+                before_update(epoch)
             if values:
                 optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -183,7 +208,8 @@ def fit(
                 shown = {name: float(value) for name, value in values.items()}
                 done, since = state.step - marked[0], time.monotonic() - marked[1]
                 shown["clips_per_s"] = round(done * batches.batch_size / max(since, 1e-6), 1)
-                marked = (state.step, time.monotonic())
+                shown["data_wait"] = round(waited / max(since, 1e-6), 3)  # share of the time
+                marked, waited = (state.step, time.monotonic()), 0.0
                 tracker.log("train", state.step, epoch, **shown, lr=rate, grad_norm=float(norm))
                 bar.update(state.step, f"loss {shown['loss']:.4f}")
             every = run.checkpoint_every or batches.steps_per_epoch
@@ -226,9 +252,7 @@ def _backward(
             (values["loss"] / len(filled)).backward()
         for name, value in values.items():
             sums[name] = sums.get(name, torch.zeros((), device=world.device)) + value.detach() / len(filled)
-    limit = optim.clip_grad if optim.clip_grad is not None else float("inf")
-    norm = nn.utils.clip_grad_norm_([p for p in module.parameters() if p.grad is not None], limit)
-    return sums, norm
+    return sums, clip_gradients(module.parameters(), optim)
 
 
 def _count_failures(state: State, parts: list[Batch], batches: TrainBatches) -> None:

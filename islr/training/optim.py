@@ -1,12 +1,12 @@
 """Parameter groups, layer-wise decay and the learning-rate schedule. The learning rate is scaled here, nowhere else."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from islr.config import Config
 
@@ -27,9 +27,11 @@ class OptimConfig(Config):
     batch_size: int = Field(ge=1, description="clips per optimiser step over all processes")
     accumulate: int = Field(1, ge=1, description="parts a step is cut into to save memory")
     weight_decay: float = Field(0.05, ge=0)
+    weight_decay_end: float | None = Field(None, ge=0, description="at the last step, by a cosine; none = constant")
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
     clip_grad: float | None = Field(None, gt=0, description="largest L2 norm of the gradient")
+    clip_mode: Literal["global", "parameter"] = Field("global", description="of all together, or of each parameter's")
     layer_decay: float = Field(1.0, gt=0, le=1, description="learning-rate factor per layer below the head")
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights used for evaluation")
 
@@ -47,18 +49,27 @@ class OptimConfig(Config):
         return self.batch_size / self.lr_batch if self.lr_batch else 1.0
 
 
+def cosine(start: float, end: float, progress: float) -> float:
+    """Half a cosine from `start` to `end` as `progress` goes from 0 to 1."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
 def learning_rate(config: OptimConfig, epoch: float) -> float:
     """Learning rate at a fractional epoch: linear warm-up, then half a cosine down to `min_lr`."""
     low, high, start = (config.scale * value for value in (config.min_lr, config.lr, config.start_lr))
     if epoch < config.warmup_epochs:
         return start + (high - start) * epoch / config.warmup_epochs
     progress = (epoch - config.warmup_epochs) / (config.epochs - config.warmup_epochs)
-    return low + (high - low) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return cosine(high, low, progress)
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: not to biases and norms, but to tokens, as in SlowFast's MViT recipes."""
-    return parameter.ndim > 1 or "token" in name.rpartition(".")[2]
+    """Whether weight decay applies: not to biases and norms, but to tokens, as in SlowFast's MViT recipes.
+
+    Nor to Swin's tables of position biases, as in its own recipes and BEVT's.
+    """
+    last = name.rpartition(".")[2]
+    return (parameter.ndim > 1 and last != "relative_position_bias_table") or "token" in last
 
 
 def parameter_groups(
@@ -70,22 +81,24 @@ def parameter_groups(
     """Group trainable parameters by weight decay and layer.
 
     Args:
-        module: Whose parameters; frozen ones are left out.
+        module: Whose parameters; frozen ones are left out. It may name some in `no_weight_decay`.
         config: Gives `weight_decay` and `layer_decay`.
         layer_of: Parameter name -> layer, 0 the embedding, `num_layers - 1` the head. None = no layer decay.
         num_layers: Number of layers; layer l learns at `layer_decay ** (num_layers - 1 - l)` (BEiT; SlowFast FT).
 
     Returns:
-        Optimiser groups with the extra keys `lr_scale` and `names`.
+        Optimiser groups with the extra keys `lr_scale`, `decays` and `names`.
     """
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    groups: dict[tuple[bool, float], dict[str, Any]] = {}
+    spared: Collection[str] = getattr(module, "no_weight_decay", ())
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        decay = config.weight_decay if decays(name, parameter) else 0.0
+        decayed = decays(name, parameter) and name not in spared
         layer = num_layers - 1 if layer_of is None else layer_of(name)
         scale = config.layer_decay ** (num_layers - 1 - layer)
-        group = groups.setdefault((decay, scale), {"params": [], "names": [], "weight_decay": decay, "lr_scale": scale})
+        fresh: dict[str, Any] = {"params": [], "names": [], "decays": decayed, "lr_scale": scale}
+        group = groups.setdefault((decayed, scale), fresh | {"weight_decay": config.weight_decay if decayed else 0.0})
         group["params"].append(parameter)
         group["names"].append(name)
     return list(groups.values())
@@ -95,6 +108,7 @@ def build_optimizer(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.
     """AdamW over `groups`; `names` stays out of its state."""
     for group in groups:
         group.setdefault("lr_scale", 1.0)
+        group.setdefault("decays", group.get("weight_decay", 0.0) > 0)
     plain = [{key: value for key, value in group.items() if key != "names"} for group in groups]
     return torch.optim.AdamW(plain, lr=config.lr, betas=config.betas, eps=config.eps)
 
@@ -103,3 +117,24 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
     """Set every group to `value` times its `lr_scale`."""
     for group in optimizer.param_groups:
         group["lr"] = value * group["lr_scale"]
+
+
+def set_weight_decay(optimizer: torch.optim.Optimizer, config: OptimConfig, progress: float) -> None:
+    """Move the weight decay of the groups that have any along its schedule; `progress` goes from 0 to 1."""
+    if config.weight_decay_end is None:
+        return
+    for group in optimizer.param_groups:
+        if group["decays"]:
+            group["weight_decay"] = cosine(config.weight_decay, config.weight_decay_end, progress)
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], config: OptimConfig) -> Tensor:
+    """Shorten gradients in place as `clip_grad` and `clip_mode` say; returns the norm that all had together before."""
+    given = [parameter for parameter in parameters if parameter.grad is not None]
+    limit = config.clip_grad if config.clip_grad is not None else float("inf")
+    if config.clip_mode == "global":
+        return nn.utils.clip_grad_norm_(given, limit)
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in given if parameter.grad is not None])
+    for parameter in given:
+        nn.utils.clip_grad_norm_(parameter, limit)
+    return norm

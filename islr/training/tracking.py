@@ -68,6 +68,7 @@ class Tracker:
     Args:
         folder: Run folder.
         resume_step: Steps done already; later rows belong to work that will be repeated.
+        evaluated: Step of the last evaluation that is remembered; later ones will be repeated, too.
         mode: wandb mode; `disabled`, or an absent or failing wandb, changes nothing else.
         name: Name of the run.
         config: The resolved configuration, for wandb.
@@ -82,6 +83,7 @@ class Tracker:
         name: str,
         config: Mapping[str, Any],
         enabled: bool = True,
+        evaluated: int | None = None,
     ) -> None:
         self._file = None
         self._wandb = None
@@ -89,7 +91,8 @@ class Tracker:
             return
         path = folder / "metrics.jsonl"
         rows = read_metrics(path)
-        kept = [row for row in rows if row["step"] <= resume_step]
+        last = {"val": resume_step if evaluated is None else min(evaluated, resume_step)}
+        kept = [row for row in rows if row["step"] <= last.get(row["kind"], resume_step)]
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = path.open("a", encoding="utf-8")
         if mode != "disabled":

@@ -6,12 +6,51 @@ from torch import Tensor
 
 from islr.errors import UserError
 from islr.models.layouts.hiera import HIERA, HIERA_IMAGE
+from islr.models.layouts.i3d import BSL1K_I3D, KINETICS_I3D, WLASL_I3D
 from islr.models.layouts.layout import Layout, Renamed, load_layout, rename, shown
+from islr.models.layouts.openhands import OPENHANDS_SLGCN, OPENHANDS_STGCN
+from islr.models.layouts.pytorchvideo import PYTORCHVIDEO, PYTORCHVIDEO_MVIT
 from islr.models.layouts.slowfast import SLOWFAST
+from islr.models.layouts.spoter import SPOTER_LAYOUT
+from islr.models.layouts.swin import BEVT, MM_SWIN, SWIN_2D, TORCHVISION_SWIN3D
+from islr.models.layouts.timesformer import DINO_VIT, HF_TIMESFORMER, SVT, SVT_STUDENT, TIMESFORMER
+from islr.models.layouts.torchvision_mvit import TORCHVISION_MVIT
+from islr.models.layouts.torchvision_video import TORCHVISION_RESNET, TORCHVISION_S3D
+from islr.models.layouts.videomae import VIDEOMAE
+from islr.models.layouts.videomae_transformers import VIDEOMAE_TRANSFORMERS
 
 __all__ = ["LAYOUTS", "Layout", "Renamed", "choose_layout", "detect_layout", "layouts_of", "load_layout", "rename"]
 
-LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (SLOWFAST, HIERA, HIERA_IMAGE)}
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout
+    for layout in (
+        BEVT,
+        BSL1K_I3D,
+        DINO_VIT,
+        HF_TIMESFORMER,
+        HIERA,
+        HIERA_IMAGE,
+        KINETICS_I3D,
+        MM_SWIN,
+        OPENHANDS_SLGCN,
+        OPENHANDS_STGCN,
+        PYTORCHVIDEO,
+        PYTORCHVIDEO_MVIT,
+        SLOWFAST,
+        SPOTER_LAYOUT,
+        SVT,
+        SVT_STUDENT,
+        SWIN_2D,
+        TIMESFORMER,
+        TORCHVISION_MVIT,
+        TORCHVISION_RESNET,
+        TORCHVISION_S3D,
+        TORCHVISION_SWIN3D,
+        VIDEOMAE,
+        VIDEOMAE_TRANSFORMERS,
+        WLASL_I3D,
+    )
+}
 
 
 def layouts_of(architecture: str) -> list[str]:

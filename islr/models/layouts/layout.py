@@ -34,7 +34,8 @@ class Layout:
         name: What `--from` takes.
         source: Which project and which of its files.
         families: Registry names it can be imported into, as shell patterns.
-        marks: A state dict is of this layout when each of these matches one of its names.
+        marks: A state dict is of this layout when each of these matches one of its names
+        absent: and none of these does: marks of a layout that has these names too.
         rules: (pattern, our name) pairs; the first match wins; `\\1` refers to groups.
         left: The file's names that the encoder has no place for: heads, decoders, constants. They stay behind.
         fresh: Our names that such a file does not hold; they keep the values they were made with.
@@ -50,6 +51,7 @@ class Layout:
     families: tuple[str, ...]
     marks: tuple[str, ...]
     rules: tuple[tuple[str, str], ...]
+    absent: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
     fresh: tuple[str, ...] = ()
     entries: tuple[str, ...] = ()
@@ -71,7 +73,11 @@ class Layout:
     def matches(self, state: Mapping[str, Tensor]) -> bool:
         """Whether a state dict is of this layout."""
         names = self.strip(state)
-        return all(any(re.fullmatch(mark, name) for name in names) for mark in self.marks)
+
+        def has(mark: str) -> bool:
+            return any(re.fullmatch(mark, name) for name in names)
+
+        return all(has(mark) for mark in self.marks) and not any(has(mark) for mark in self.absent)
 
 
 class Renamed(NamedTuple):

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from islr.models.layouts.layout import Layout, State
 
+LARGE_WIDTH = 144  # patch embedding of MViTv2-L, whose supervised weights alone are for ImageNet's mean and std
+
 
 def _flat_class_token(state: State) -> State:
     return state | {"cls_token": state["cls_token"].flatten()} if "cls_token" in state else state
@@ -28,6 +30,8 @@ def _form(state: Mapping[str, Tensor]) -> dict[str, Any]:
     form["pool"] = "class" if in_attention else "mean"
     if "mask_token" in state:
         form["last_stride"] = 1
+    if in_attention and len(state["patch_embed.proj.weight"]) == LARGE_WIDTH:
+        form["normalisation"] = "imagenet"
     return form
 
 

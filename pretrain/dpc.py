@@ -1,0 +1,170 @@
+"""SL-DPC: from the windows of a signer's moving skeleton so far, tell the next ones from all others.
+
+Dense predictive coding (Han et al., arXiv 1909.04656) on poses, as AI4Bharat/OpenHands does it (arXiv 2110.05877,
+section 4): encode windows of ten frames, gather the first ones with a GRU, predict the features of the last ones step
+by step, and find each among the features of all predicted windows of the batch (InfoNCE).
+
+Two defects of the published code are not reproduced. Its loss lays predictions out as [clip, feature, step] and then
+cuts rows of features from that, which mixes steps and features; here a row is one step's prediction. Its table of
+which pair is positive is kept from the first batch, so another batch size fails; here there is no table.
+
+Deviations: clips are isolated signs. One that is shorter than all windows together is resampled to their length
+(OpenHands takes long recordings only, weighted by length). The cosine falls once over the whole run (theirs returns
+every ten epochs). What is kept is the encoder: fine-tuning pools it over the whole clip, where OpenHands fine-tunes the
+GRU's last state over six windows of ten frames. Candidates are those of one process.
+
+As published, batch norms of the encoder see the windows that are predicted together with those that predict.
+
+Shapes: B clips, W windows of T frames, S of them predicted, D width.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from islr.config import Config as BaseConfig
+from islr.data.module import Batch, ClipSource
+from islr.data.pose import normalise
+from islr.data.transforms import PoseAugmentConfig, View, augment_pose, resample_pose
+from islr.errors import UserError
+from islr.models.encoder import Encoder, InputSpec
+
+MODALITY = "pose"
+
+# OpenHands shears and rotates, each by N(0, 0.1), and leaves the rest; its clips are whole.
+PUBLISHED_POSE = PoseAugmentConfig(
+    crop=(1.0, 1.0), rotation=0.1, shear=0.1, scale=0.0, shift=0.0, jitter=0.0, drop_hand=0.0
+)
+
+
+class Config(BaseConfig):
+    """Options of SL-DPC; the defaults are the published ones."""
+
+    name: Literal["dpc"] = "dpc"
+    windows: int = Field(7, ge=2, description="consecutive windows of a clip")
+    window_frames: int = Field(10, ge=1, description="frames of a window; the encoder is built for so many")
+    frame_step: int = Field(1, ge=1, description="clip frames from one to the next; published: 3 with ST-GCN")
+    predicted: int = Field(3, ge=1, description="windows at the end that are predicted")
+    temperature: float = Field(1.0, gt=0, description="scores are divided by it; published: none, which is 1")
+    pose: PoseAugmentConfig = PUBLISHED_POSE
+
+    @model_validator(mode="after")
+    def _something_to_predict_from(self) -> "Config":
+        if self.predicted >= self.windows:
+            raise ValueError(f"predicted {self.predicted} leaves none of {self.windows} windows to predict from")
+        return self
+
+
+def encoder_arguments(config: Config) -> dict[str, Any]:
+    """The encoder sees one window at a time."""
+    return {"frames": config.window_frames}
+
+
+def views(config: Config, input_spec: InputSpec) -> View:
+    """Consecutive windows of one augmented pose sequence, float32 `[W, T, 75, 3]`."""
+    shape = (config.windows, config.window_frames)
+
+    def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
+        pose, _ = normalise(source.pose())
+        positions = window_positions(len(pose), shape[0] * shape[1], config.frame_step, config.pose.crop, rng)
+        pose = augment_pose(resample_pose(pose, positions), config.pose, rng)
+        return {"clip": torch.from_numpy(pose.reshape(*shape, *pose.shape[1:]))}
+
+    return view
+
+
+def window_positions(
+    length: int, frames: int, step: int, crop: tuple[float, float], rng: np.random.Generator
+) -> np.ndarray:
+    """Where in a clip the frames of all windows lie, float64 `[frames]`, evenly spaced.
+
+    `step` apart at a random place where the clip is long enough; else over a random part of it.
+
+    Args:
+        length: Frames of the clip.
+        frames: Of all windows together.
+        step: Wanted distance.
+        crop: Smallest and largest share of the clip that is used.
+        rng: Of the sample.
+    """
+    whole = length - 1
+    span = min(float(step * (frames - 1)), rng.uniform(*crop) * whole)
+    return np.floor(rng.uniform(0, whole - span)) + np.linspace(0, span, frames)
+
+
+class DPC(nn.Module):
+    """The encoder, the GRU that gathers windows, and the network that predicts the next.
+
+    Args:
+        encoder: Any pose encoder whose clips have as many frames as a window.
+        config: Options.
+
+    Raises:
+        UserError: The encoder is built for other clips.
+    """
+
+    def __init__(self, encoder: Encoder, config: Config) -> None:
+        super().__init__()
+        if encoder.input_spec.frames != config.window_frames:
+            raise UserError(
+                f"window_frames={config.window_frames} and the encoder takes {encoder.input_spec.frames} frames"
+            )
+        self.encoder, self.config = encoder, config
+        dim = encoder.dim
+        self.gather = nn.GRU(dim, dim, batch_first=True)
+        self.predictor = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
+        for name, parameter in [*self.gather.named_parameters(), *self.predictor.named_parameters()]:
+            if "bias" in name:
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.orthogonal_(parameter)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss, how often the right window scores highest and what chance would reach, the features' spread."""
+        features = self.features(batch["clip"])
+        future = features[:, -self.config.predicted :]
+        predicted = self.predict(features[:, : -self.config.predicted])
+        scores = self.scores(predicted, future)
+        right = torch.arange(len(scores), device=scores.device)
+        return {
+            "loss": F.cross_entropy(scores, right),
+            "accuracy": (scores.argmax(dim=1) == right).float().mean(),
+            "chance": scores.new_tensor(1 / len(scores)),
+            "feature_std": features.detach().float().flatten(0, 1).std(dim=0).mean(),
+        }
+
+    def features(self, clip: Tensor) -> Tensor:
+        """One vector per window, `[B, W, T, 75, 3]` -> `[B, W, D]`."""
+        return self.encoder(clip.flatten(0, 1)).unflatten(0, clip.shape[:2])
+
+    def predict(self, context: Tensor) -> Tensor:
+        """Features of the next windows, `[B, S, D]`, each from the last and what came before it.
+
+        Args:
+            context: Features of the first windows, `[B, W - S, D]`.
+        """
+        _, state = self.gather(F.relu(context))  # [1, B, D]
+        predictions = []
+        for _ in range(self.config.predicted):
+            predictions.append(self.predictor(state[-1]))
+            _, state = self.gather(F.relu(predictions[-1])[:, None], state)
+        return torch.stack(predictions, dim=1)
+
+    def scores(self, predicted: Tensor, future: Tensor) -> Tensor:
+        """Inner products of every prediction with every feature, `[B * S, B * S]`; the right one is on the diagonal.
+
+        Other windows of the same clip are among the wrong ones.
+
+        Args:
+            predicted: `[B, S, D]`.
+            future: `[B, S, D]`, in the same order.
+        """
+        rows, columns = predicted.flatten(0, 1).float(), future.flatten(0, 1).float()
+        return rows @ columns.t() / self.config.temperature
+
+
+Recipe = DPC

@@ -1,0 +1,187 @@
+"""SVT: match what a student says of many views of a clip to what its teacher says of the clip (Ranasinghe et al.,
+arXiv 2112.01514).
+
+DINO (arXiv 2104.14294) on video: two global views cover nearly the whole clip, eight local ones a short window and a
+small crop. The student sees all, the teacher the global ones; the student's distribution over prototypes of every view
+shall be the teacher's of the other views. The teacher is the running mean of the student, and it is what is exported:
+SVT fine-tunes the teacher. The numbers are kahnchana/svt's.
+
+Deviations: the teacher is in evaluation mode, as DINO's is; the original's never leaves training mode and drops paths
+at random. Windows are shares of the clip, because a trim of 5 frames is a fifth of a short sign
+(`video.windows: frames` is the original's). Views are not mirrored. bf16 instead of fp16, so no loss scaling.
+
+Shapes: B clips, V views of which the first G are global, D feature width, K prototypes.
+"""
+
+import copy
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from islr.config import Config as BaseConfig
+from islr.data.module import Batch
+from islr.data.transforms import View
+from islr.errors import UserError
+from islr.models.encoder import InputSpec, to_input
+from islr.models.timesformer import TimeSformer
+from islr.training.optim import cosine
+from pretrain.dino import Centre, DINOHead, dino_loss
+from pretrain.pictures import VISIBLE_DIM
+from pretrain.svt_views import ViewConfig, ViewGroup, ViewSet, svt_view, view_groups
+
+MODALITY = "video"
+
+
+class Config(BaseConfig):
+    """Options of SVT; the defaults are those of kahnchana/svt."""
+
+    name: Literal["svt"] = "svt"
+    views: ViewSet = Field("code_rand_fr", description="frame counts of the views: pretrain/svt_views.py")
+    video: ViewConfig = ViewConfig()
+    prototypes: int = Field(65536, ge=2)
+    hidden_dim: int = Field(2048, ge=1)
+    bottleneck_dim: int = Field(256, ge=1)
+    student_temperature: float = Field(0.1, gt=0)
+    teacher_temperature: float = Field(0.04, gt=0)
+    centre_momentum: float = Field(0.9, ge=0, lt=1)
+    teacher_momentum: float = Field(0.996, ge=0, lt=1, description="at the first step; 1 at the last, by a cosine")
+    freeze_last_layer: float = Field(1, ge=0, description="epochs in which the prototypes stay as they are")
+
+
+def groups_of(config: Config, spec: InputSpec) -> list[ViewGroup]:
+    """The groups of views that a batch holds."""
+    return view_groups(config.views, spec.frames, spec.size, config.video.local_size)
+
+
+def views(config: Config, input_spec: InputSpec) -> View:
+    """All views of a clip, grouped by shape."""
+    return svt_view(groups_of(config, input_spec), config.video)
+
+
+class SVT(nn.Module):
+    """Student encoder and head, their running means, and the centre of the teacher's scores.
+
+    Raises:
+        UserError: The encoder does not take clips of several sizes, or not local ones of the size wanted.
+    """
+
+    def __init__(self, encoder: TimeSformer, config: Config) -> None:
+        super().__init__()
+        if not isinstance(encoder, TimeSformer):
+            raise UserError(f"svt trains timesformer encoders, not {type(encoder).__name__}")
+        if config.video.local_size % encoder.patch_size:
+            raise UserError(f"local_size={config.video.local_size} is no multiple of the patch, {encoder.patch_size}")
+        self.encoder, self.config = encoder, config
+        self.groups = groups_of(config, encoder.input_spec)
+        self.head = DINOHead(encoder.dim, config.prototypes, config.hidden_dim, config.bottleneck_dim)
+        self.teacher = nn.ModuleDict({"encoder": copy.deepcopy(encoder), "head": copy.deepcopy(self.head)})
+        self.teacher.requires_grad_(False)
+        self.centre = Centre(config.prototypes, config.centre_momentum)
+
+    @property
+    def exported(self) -> TimeSformer:
+        """The encoder that a run leaves behind: the teacher's."""
+        teacher = self.teacher["encoder"]
+        assert isinstance(teacher, TimeSformer)
+        return teacher
+
+    def train(self, mode: bool = True) -> "SVT":
+        """As `nn.Module.train`, for the student; the teacher drops nothing."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss, and what shows a collapse (see `signs`)."""
+        spec = self.encoder.input_spec
+        clips = {}
+        for group in self.groups:
+            flat = to_input(batch[group.name].flatten(0, 1), spec)  # [B * views, 3, t, h, w]
+            clips[group.name] = flat.unflatten(0, (-1, group.views))
+        return self.compare(clips)
+
+    def compare(self, clips: dict[str, Tensor]) -> dict[str, Tensor]:
+        """As `forward`, from normalised views `[B, views, 3, t, h, w]`."""
+        seen_by_teacher = [group for group in self.groups if group.is_global]
+        with torch.no_grad():
+            features = self.features(self.exported, clips, seen_by_teacher)
+            scores = self.teacher["head"](features)  # [B, G, K]
+            wanted = ((scores - self.centre.value) / self.config.teacher_temperature).softmax(dim=-1)
+        said = self.head(self.features(self.encoder, clips, self.groups))  # [B, V, K]
+        if self.training:
+            self.centre.note(scores)
+        with torch.autocast(said.device.type, enabled=False):  # products here are of 65,536 terms
+            loss = dino_loss(said / self.config.student_temperature, wanted)
+            return {"loss": loss} | self.signs(features.float(), wanted)
+
+    @staticmethod
+    def features(encoder: nn.Module, clips: dict[str, Tensor], groups: list[ViewGroup]) -> Tensor:
+        """Class tokens of the views of some groups, in their order, `[B, V, D]`; one pass per shape."""
+        parts = [encoder(clips[group.name].flatten(0, 1)).unflatten(0, (-1, group.views)) for group in groups]
+        return torch.cat(parts, dim=1)
+
+    @torch.no_grad()
+    def signs(self, features: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+        """What shows a collapse.
+
+        The teacher says the same of all clips: `teacher_entropy` falls to 0 (one prototype wins, and `centre_norm`
+        grows) or rises to log K (none does). Its features agree: `feature_std`, the distance of a clip's from their
+        mean on the unit sphere, falls to 0. They differ in few directions: `feature_rank`, at most B - 1, falls to 1.
+
+        Args:
+            features: The teacher's `[B, G, D]`.
+            wanted: Its probabilities `[B, G, K]`.
+        """
+        unit = nn.functional.normalize(features.mean(dim=1), dim=-1)  # [B, D], one per clip
+        apart = unit - unit.mean(dim=0)
+        gram = apart @ apart.t()  # its eigenvalues are those of the covariance; their participation ratio is the rank
+        return {
+            "teacher_entropy": torch.special.entr(wanted).sum(dim=-1).mean(),
+            "centre_norm": self.centre.value.norm(),
+            "feature_std": apart.square().mean(dim=0).sum().sqrt(),
+            "feature_rank": gram.trace().square() / gram.square().sum().clamp(min=torch.finfo(gram.dtype).tiny),
+        }
+
+    def before_update(self, epoch: float) -> None:
+        """Hold the prototypes at first (DINO's freeze_last_layer): take their gradient away."""
+        if epoch < self.config.freeze_last_layer:
+            self.head.last_layer.weight.grad = None
+
+    @torch.no_grad()
+    def after_step(self, step: int, total_steps: int) -> None:
+        """Move teacher and centre; `step` counts from 1, the schedule from 0."""
+        momentum = cosine(self.config.teacher_momentum, 1.0, (step - 1) / total_steps)
+        student = [*self.encoder.parameters(), *self.head.parameters()]
+        get_ema_multi_avg_fn(momentum)(list(self.teacher.parameters()), student, None)
+        self.centre.update()
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+        """The middle frame of one view of every group, and where the teacher's class token looks in the first one.
+
+        In the last panel, a patch is as bright as the heads look at it on average, the brightest patch as it is.
+        """
+        panels = {}
+        for group in self.groups:
+            kind = "global" if group.is_global else "local"
+            panels[f"{kind} view of {group.frames} frames"] = _middle_frames(batch[group.name][:, 0])
+        clip = batch[self.groups[0].name][:, 0]
+        looks = self.exported.class_attention(to_input(clip, self.encoder.input_spec))  # [B, T, A, h, w]
+        looks = looks[:, clip.shape[2] // 2].mean(dim=1)
+        looks = looks / looks.amax(dim=(1, 2), keepdim=True)
+        bright = nn.functional.interpolate(looks[:, None], size=clip.shape[3:], mode="nearest")[:, 0, ..., None]
+        shown = _middle_frames(clip) * (VISIBLE_DIM + (1 - VISIBLE_DIM) * bright.cpu().numpy())
+        panels["where the teacher looks"] = np.rint(shown).astype(np.uint8)
+        return panels
+
+
+def _middle_frames(clips: Tensor) -> np.ndarray:
+    """uint8 `[B, 3, T, H, W]` -> `[B, H, W, 3]`."""
+    return clips[:, :, clips.shape[2] // 2].permute(0, 2, 3, 1).cpu().numpy()
+
+
+Recipe = SVT

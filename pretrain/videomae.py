@@ -1,0 +1,202 @@
+"""VideoMAE: rebuild the pixels of a video of which a tenth is seen (Tong et al., arXiv 2203.12602).
+
+Hide the same places of all frames, encode the visible tokens alone, and let a narrow decoder give the pixels of the
+hidden ones, each patch normalised by its own mean and deviation. The numbers are MCG-NJU/VideoMAE's for ViT-B.
+Deviations, each a key here: clips are sampled over the whole sign, crops are random resized ones; `motion_tube`, which
+hides what moves most, is ours.
+
+Shapes: B clips, T H W frames and pixels, t h w the token grid, N = t * h * w tokens, V visible and M hidden ones, C = 3
+colours, P = 2 * p * p pixels of a token, D width.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from islr.config import Config as BaseConfig
+from islr.data.module import Batch, ClipSource
+from islr.data.transforms import AugmentConfig, PoseAugmentConfig, View, train_view
+from islr.errors import UserError
+from islr.models.encoder import INIT_STD, NORM_EPS, InputSpec, to_input
+from islr.models.mvit import resize_mask
+from islr.models.transformer import transformer_block
+from islr.models.vit import TUBELET, ViTEncoder, patchify, sincos_positions, unpatchify, xavier_init
+from pretrain.masking import motion_tube_mask, tube_mask
+from pretrain.pictures import enlarge, hide_cells
+
+MODALITY = "video"
+COLOURS = 3
+TARGET_EPS = 1e-6  # added to a patch's deviation, on pixels of 0..1
+
+
+class Config(BaseConfig):
+    """Options of VideoMAE; the defaults are the published ones for ViT-B."""
+
+    name: Literal["videomae"] = "videomae"
+    mask: Literal["tube", "motion_tube"] = "tube"
+    mask_ratio: float = Field(0.9, gt=0, lt=1)
+    mask_pixels: int = Field(16, ge=1, description="side of a hidden tube in pixels: the encoder's patch or a multiple")
+    guidance: float = Field(1.0, ge=0, description="motion_tube: weight of movement against chance in what is hidden")
+    decoder_dim: int = Field(384, ge=8, description="S 192, B 384, L 512, H 640")
+    decoder_depth: int = Field(4, ge=1)
+    decoder_heads: int = Field(6, ge=1, description="S 3, B 6, L 8, H 8")
+    video: AugmentConfig = AugmentConfig()
+
+
+def views(config: Config, input_spec: InputSpec) -> View:
+    """One augmented clip and its mask, bool `[t, H / mask_pixels, W / mask_pixels]`, true = hidden.
+
+    Raises:
+        UserError: The size is no multiple of the tubes, or the ratio hides none of them.
+    """
+    side = config.mask_pixels
+    if input_spec.size % side:
+        raise UserError(f"mask_pixels={side} does not divide the encoder's size={input_spec.size}")
+    cells = input_spec.size // side
+    if int(cells**2 * config.mask_ratio) == 0:
+        raise UserError(f"mask_ratio={config.mask_ratio:g} hides none of the {cells} x {cells} tubes; raise it")
+    window = (input_spec.frames // TUBELET, cells, cells)
+    clip_view = train_view(input_spec, config.video, PoseAugmentConfig())
+
+    def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
+        sample = clip_view(source, rng)
+        if config.mask == "tube":
+            mask = tube_mask(window, config.mask_ratio, rng)
+        else:
+            motion = tube_motion(sample["clip"].numpy(), side)
+            mask = motion_tube_mask(window, config.mask_ratio, motion, config.guidance, rng)
+        return sample | {"mask": mask}
+
+    return view
+
+
+def tube_motion(clip: np.ndarray, side: int) -> np.ndarray:
+    """Mean squared difference between neighbouring frames in each tube of `side` pixels.
+
+    Args:
+        clip: uint8 `[C, T, H, W]`.
+        side: Divides H and W.
+
+    Returns:
+        `[H / side, W / side]`.
+    """
+    energy = np.square(np.diff(clip.astype(np.float32), axis=1)).mean(axis=(0, 1))  # [H, W]
+    rows, columns = energy.shape[0] // side, energy.shape[1] // side
+    return energy.reshape(rows, side, columns, side).mean(axis=(1, 3))
+
+
+class VideoMAE(nn.Module):
+    """The encoder, the norm that ends it in pre-training, and the decoder.
+
+    Raises:
+        UserError: The encoder is no video ViT, its patches do not fill the tubes, or heads do not divide the decoder.
+    """
+
+    no_weight_decay = ("mask_token",)  # as in the original; other recipes decay theirs
+    positions: Tensor
+
+    def __init__(self, encoder: ViTEncoder, config: Config) -> None:
+        super().__init__()
+        if not isinstance(encoder, ViTEncoder):
+            raise UserError(f"videomae trains vit encoders, not {type(encoder).__name__}")
+        if config.mask_pixels % encoder.patch:
+            raise UserError(f"mask_pixels={config.mask_pixels} is no multiple of the encoder's patch={encoder.patch}")
+        dim, heads = config.decoder_dim, config.decoder_heads
+        if dim % heads:
+            raise UserError(f"decoder_heads={heads} does not divide decoder_dim={dim}")
+        self.encoder, self.config = encoder, config
+        self.norm = nn.LayerNorm(encoder.dim, eps=NORM_EPS)
+        self.to_decoder = nn.Linear(encoder.dim, dim, bias=False)
+        self.mask_token = nn.Parameter(torch.empty(dim))
+        nn.init.trunc_normal_(self.mask_token, std=INIT_STD)
+        self.register_buffer("positions", sincos_positions(encoder.num_tokens, dim), persistent=False)
+        self.decoder = nn.ModuleList(transformer_block(dim, heads) for _ in range(config.decoder_depth))
+        self.head = nn.Sequential(nn.LayerNorm(dim, eps=NORM_EPS), nn.Linear(dim, COLOURS * TUBELET * encoder.patch**2))
+        for module in (self.decoder, self.head):
+            module.apply(xavier_init)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss, what predicting zero would score, and how much predictions differ, in units of targets.
+
+        Zero scores (P - 1) / P, 511 / 512 for tokens of 16 pixels, less where patches are flat. The variance ratio is 0
+        as long as every token gets the same prediction.
+        """
+        clip, mask = batch["clip"], batch["mask"]
+        prediction = self.predict(to_input(clip, self.encoder.input_spec), mask).float()
+        target = self.targets(clip, mask)
+        with torch.no_grad():
+            zero = target.square().mean()
+            spread, wanted = (values.flatten(0, 1).var(dim=0).mean() for values in (prediction, target))
+        loss = F.mse_loss(prediction, target)
+        return {"loss": loss, "zero_prediction": zero, "variance_ratio": spread / wanted}
+
+    def hidden(self, mask: Tensor) -> Tensor:
+        """Which tokens a mask `[B, t, h', w']` hides: bool `[B, N]`."""
+        return resize_mask(mask, self.encoder.grid).flatten(1)
+
+    def predict(self, clip: Tensor, mask: Tensor) -> Tensor:
+        """Predicted normalised pixels of the hidden tokens, `[B, M, P * C]`, colours innermost.
+
+        Args:
+            clip: Normalised `[B, 3, T, H, W]`.
+            mask: bool `[B, t, h', w']`, hidden from the encoder; every clip has the same count.
+        """
+        hidden = self.hidden(mask)
+        visible_index = hidden.logical_not().nonzero()[:, 1].view(len(clip), -1)  # [B, V]
+        hidden_index = hidden.nonzero()[:, 1].view(len(clip), -1)  # [B, M]
+        encoded = self.to_decoder(self.norm(self.encoder.forward_tokens(clip, visible_index)[-1]))  # [B, V, D]
+        seen = encoded + self.positions[visible_index]
+        unseen = self.mask_token + self.positions[hidden_index]
+        tokens = torch.cat([seen, unseen], dim=1)  # [B, N, D]; attention does not mind the order
+        for block in self.decoder:
+            tokens = self.encoder.run_block(block, tokens)
+        return self.head(tokens[:, seen.shape[1] :])
+
+    def targets(self, clip: Tensor, mask: Tensor) -> Tensor:
+        """Pixels of the hidden tokens, each colour of a patch at mean 0 and deviation 1 (section 3.3): `[B, M, P * C]`.
+
+        Args:
+            clip: uint8 `[B, 3, T, H, W]`; floats are taken as pixels of 0..1.
+            mask: As in `predict`.
+        """
+        patches = self._hidden_patches(clip, mask)
+        mean, std = _statistics(patches)
+        return ((patches - mean) / std).transpose(2, 3).flatten(2)
+
+    def _hidden_patches(self, clip: Tensor, mask: Tensor) -> Tensor:
+        """Float pixels of 0..1 of the hidden tokens, `[B, M, C, P]`."""
+        patches = patchify(clip, self.encoder.patch)[self.hidden(mask)].unflatten(0, (len(clip), -1))
+        return patches.float() / 255 if clip.dtype == torch.uint8 else patches
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
+        """A frame near the middle of each clip: as it is, what is seen of it, and with the hidden part as predicted."""
+        clip, mask = batch["clip"], batch["mask"]
+        time = self.encoder.grid[0] // 2
+        frames, rebuilt = (
+            video[:, :, time * TUBELET].permute(0, 2, 3, 1).cpu().numpy() for video in (clip, self.rebuild(clip, mask))
+        )  # [B, H, W, 3]
+        masked = [hide_cells(frame, one) for frame, one in zip(frames, mask[:, time].cpu().numpy(), strict=True)]
+        panels = {"input": frames, "masked": masked, "predicted": rebuilt}
+        return {name: np.stack([enlarge(image) for image in images]) for name, images in panels.items()}
+
+    def rebuild(self, clip: Tensor, mask: Tensor) -> Tensor:
+        """The uint8 clip with hidden tokens as predicted, put at their true mean and deviation, which are not learnt."""
+        guess = self.predict(to_input(clip, self.encoder.input_spec), mask).float()
+        mean, std = _statistics(self._hidden_patches(clip, mask))
+        pixels = guess.unflatten(2, (-1, COLOURS)).transpose(2, 3) * std + mean  # [B, M, C, P]
+        patches = patchify(clip, self.encoder.patch)
+        patches[self.hidden(mask)] = (pixels * 255).round().clamp(0, 255).to(torch.uint8).flatten(0, 1)
+        return unpatchify(patches, self.encoder.grid, self.encoder.patch)
+
+
+def _statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean, and what deviations are measured in, of each colour of each patch of `[..., P]`; one number for P."""
+    return patches.mean(dim=-1, keepdim=True), patches.std(dim=-1, keepdim=True) + TARGET_EPS
+
+
+Recipe = VideoMAE
