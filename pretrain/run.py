@@ -101,7 +101,8 @@ def run_pretrain(config: PretrainConfig) -> None:
             if hasattr(recipe_module, "export"):
                 recipe_module.export(recipe, folder, facts)
             # A recipe with a teacher leaves the teacher's encoder behind.
-            export_encoder(getattr(recipe, "exported", recipe.encoder), folder / ENCODER, facts)
+            exported = getattr(recipe, "exported", recipe.encoder)
+            export_encoder(exported, folder / ENCODER, facts)
         world.barrier()
 
 

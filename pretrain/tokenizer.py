@@ -33,7 +33,7 @@ from islr.models.frame_conv import STRIDE, FrameConv, ResidualConv
 from islr.models.weights import load_encoder, read_metadata, read_tensors, serialise
 from pretrain.codebook import Codebook, Quantised
 from pretrain.dvae import DalleTokenizer
-from pretrain.pictures import enlarge
+from pretrain.pictures import enlarge, token_colours
 
 MODALITY = "video"
 TOKENIZER = "tokenizer.safetensors"  # in the run folder
@@ -217,11 +217,12 @@ class Recipe(nn.Module):
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
-        """The middle frame of each clip, its words in colours, and what they say of its pixels."""
+        """The middle frame of each clip, its words in the colours they stand for, and what they say of its pixels."""
         frames = batch["clip"][:, :, batch["clip"].shape[2] // 2]
         words = self.tokenizer.tokens(frames)
-        colours = np.random.default_rng(0).integers(40, 256, (self.tokenizer.vocabulary, 3), dtype=np.uint8)
-        panels = {"input": _images(frames), "words": colours[words.cpu().numpy()]}
+        images = np.stack(_images(frames))
+        colours = token_colours(images, words.cpu().numpy(), self.tokenizer.vocabulary)
+        panels = {"input": list(images), "words": list(colours[words.cpu().numpy()])}
         if isinstance(self.tokenizer, PixelTokenizer):
             panels["pixels of the words"] = _images(self.tokenizer.decode(words))
         return {name: np.stack([enlarge(image) for image in images]) for name, images in panels.items()}

@@ -20,6 +20,7 @@ from islr.cli import run
 from islr.errors import UserError
 from islr.models import create_model
 from islr.models.weights import export_encoder, load_encoder, read_metadata
+from pretrain import bevt
 from pretrain.codebook import Codebook
 from pretrain.dvae import Block, Convolution, DalleTokenizer, arguments_of, convert
 from pretrain.tokenizer import Config, FrameTokenizer, PixelTokenizer, Recipe, TeacherConfig, export, load_tokenizer
@@ -327,3 +328,18 @@ def test_other_pickles_are_no_dalle(tmp_path: Path) -> None:
         convert(path, tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
     assert Convolution(1, 2, 3).w.shape == (2, 1, 3, 3)
+
+
+def test_bevt_takes_either_tokenizer(tmp_path: Path) -> None:
+    export(small_recipe(), tmp_path, {})
+    _pickle_as_published(DalleTokenizer(8, 1, 16), tmp_path / "encoder.pkl", zipped=True)
+    convert(tmp_path / "encoder.pkl", tmp_path / "dalle.safetensors")
+    for name, words in (("tokenizer.safetensors", 32), ("dalle.safetensors", 16)):
+        encoder = create_model("swin_tiny")
+        recipe = bevt.BEVT(encoder, bevt.Config(tokenizer=str(tmp_path / name)))
+        assert recipe.head.out_features == words
+        frames, size = encoder.input_spec.frames, encoder.input_spec.size
+        clip = torch.randint(256, (1, 3, frames, size, size), dtype=torch.uint8)
+        targets = recipe.targets(clip)
+        assert targets.shape == (1, frames, size // bevt.CELL, size // bevt.CELL)
+        assert 0 <= targets.min() <= targets.max() < words

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from islr.models import create_model
@@ -43,19 +44,25 @@ class Description:
 
 
 def describe(name: str, **arguments: Any) -> Description:
-    """Describe a registered encoder; it is built on the meta device, where nothing has values.
+    """Describe a registered encoder without computing anything: neither it nor its clip has values.
 
     Raises:
         UserError: As `create_model`.
     """
     with torch.device("meta"):
-        encoder = (
-            create_model(name, **arguments).to("meta").eval().requires_grad_(False)
-        )  # what came from numpy moves there now
-        spec = encoder.input_spec
-        clip = torch.empty(1, *spec.clip_shape)
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            encoder(clip)
+        encoder = create_model(name, **arguments).eval().requires_grad_(False)
+    spec = encoder.input_spec
+    # Run as on the CPU, whose operators the counter knows; the fused attention of `nn.MultiheadAttention` it does not.
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            encoder.to_empty(device="cpu")
+            clip = torch.empty(1, *spec.clip_shape)
+            with FlopCounterMode(display=False) as counter:
+                encoder(clip)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
     return Description(
         name=name,
         modality=spec.modality,
