@@ -117,6 +117,14 @@ def test_published_start_is_a_stack_of_shortcuts() -> None:
     assert opened.blocks[1].attention.excite.weight.std() > 0.1
 
 
+@pytest.mark.parametrize("name", GRAPH)
+def test_narrow_networks_keep_the_scale_of_what_passes_through(name: str) -> None:
+    torch.manual_seed(0)
+    encoder = create_model(name).eval()  # fresh batch norms change nothing
+    for maps in encoder.forward_maps(random_clip(encoder.input_spec)):
+        assert 0.01 < maps.abs().mean() < 10
+
+
 def test_impossible_graph_networks_are_refused() -> None:
     with pytest.raises(UserError, match="frames=0"):
         create_model("stgcn", frames=0)

@@ -30,6 +30,7 @@ TEMPORAL_KERNEL = 9
 PUBLISHED_CHANNELS = (64, 64, 64, 64, 128, 128, 128, 256, 256, 256)
 
 ATTENTION_KERNEL = 9  # frames that SL-GCN's attention over time sees
+ATTENTION_GAIN = 1.5**3  # of its three attentions, whose gates start half open
 SQUEEZE = 2  # its attention over channels narrows by this
 DEGREE_FLOOR = 0.001  # keeps a point without neighbours from dividing by zero
 CLOSED_GATE = 1e-6  # its graph convolutions start with their output scaled to this: blocks begin as shortcuts
@@ -339,8 +340,10 @@ class SLGCN(GraphEncoder):
 def _init_decoupled(block: DecoupledBlock, init: Init) -> None:
     """OpenHands' start, or the same with every gate open."""
     for module in block.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and init == "published":
             nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        elif isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
     graph, attention = block.graph, block.attention
     nn.init.xavier_normal_(attention.points.weight)
     nn.init.kaiming_normal_(attention.squeeze.weight)
@@ -355,8 +358,9 @@ def _init_decoupled(block: DecoupledBlock, init: Init) -> None:
         nn.init.zeros_(attention.frames.weight)
         nn.init.zeros_(attention.excite.weight)
     else:
+        with torch.no_grad():
+            block.temporal.weight.div_(ATTENTION_GAIN)
         nn.init.normal_(graph.weight, std=inputs**-0.5)
-        nn.init.zeros_(graph.bias)
         nn.init.xavier_normal_(attention.frames.weight)
         nn.init.xavier_normal_(attention.excite.weight)
 
