@@ -15,12 +15,9 @@ import numpy as np
 from islr.data.synth.hand import FINGERTIPS, MCP_JOINTS, PIP_JOINTS, contact_point
 
 MIRROR = np.array([-1.0, 1.0, 1.0])
-HOVER = 0.05  # metres between hand and place in a sign without contact
+HOVER = 0.09  # metres between hand and place in a sign without contact
 SKIN = 0.012  # metres from a bone to the skin above it
 _FURTHEST_REACH = 0.985  # share of the straight arm; elbows do not lock
-# The trunk that limbs keep out of: half its width in shoulder half-widths, half its depth in metres, its upper end in
-# torso lengths.
-_TRUNK_WIDTH, TRUNK_DEPTH, _TRUNK_TOP = 0.78, 0.070, -0.08
 
 
 @dataclass(frozen=True)
@@ -269,16 +266,6 @@ def two_bones(
 def solve_arm(body: Body, wrist: np.ndarray, pole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A right arm that brings its wrist to [T, 3]: elbow [T, 3] and wrist [T, 3], see `two_bones`."""
     return two_bones(body.shoulder_right, wrist, (body.upper_arm, body.forearm), pole)
-
-
-def depth_in_torso(body: Body, points: np.ndarray) -> np.ndarray:
-    """How far points [..., 3] are inside the chest and belly, metres (negative outside): an elliptic cylinder from
-    below the shoulders to the hips, a little slimmer than the skin that hands touch.
-    """
-    x, z = points[..., 0] / (_TRUNK_WIDTH * body.shoulder), points[..., 2] / TRUNK_DEPTH
-    inside = (1 - np.sqrt(x**2 + z**2)) * TRUNK_DEPTH
-    y = points[..., 1] / body.torso
-    return np.where((y < _TRUNK_TOP) & (y > -1.0), inside, -1.0)
 
 
 def reference_point(hand: np.ndarray, selected: str, flexion: str, in_space: bool) -> np.ndarray:

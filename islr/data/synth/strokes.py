@@ -23,6 +23,7 @@ from islr.data.synth.body import (
     reference_point,
 )
 from islr.data.synth.lexicon import AWAY, Sign
+from islr.data.synth.orientation import held
 from islr.data.synth.path import Timeline, progress_of, stroke_path
 
 _TWIST = np.radians(62.0)  # wrist twist to either side of the middle
@@ -172,8 +173,8 @@ def plan_strokes(sign: Sign, body: Body, style: Style, timeline: Timeline, rng: 
 
     def on_other(minor: str) -> Place:
         assert other is not None
-        held = int(np.argmax(timeline.envelope))
-        return place_on_other_arm(minor, other.hand[held], other.elbow[held], body.shoulder_right * MIRROR)
+        there = int(np.argmax(timeline.envelope))
+        return place_on_other_arm(minor, other.hand[there], other.elbow[there], body.shoulder_right * MIRROR)
 
     region, minor = first_place(sign)
     first = place(region, minor) or fixed_place(body, "Neutral", "Neutral", mirrored)
@@ -189,7 +190,7 @@ def plan_strokes(sign: Sign, body: Body, style: Style, timeline: Timeline, rng: 
     in_space = sign.major_location == "Neutral" or sign.minor_location.endswith("Away")
     local = hands.joints(onset.blend(onset, np.zeros(1)))[0] * body.hand
     reference = reference_point(local, sign.selected_fingers, sign.flexion, in_space)
-    rotation = hand_frame(first.finger, first.palm)
+    rotation = held(body, first, local, sign, in_space)
     points = stroke_path(sign.movement, start, end, timeline.phase, repeated, size) + offset
     if mirrored:  # each hand keeps to its own side
         points[:, 0] -= max(float(points[:, 0].max()) + _TOUCH_GAP * body.hand, 0.0)
