@@ -50,6 +50,7 @@ class Place(NamedTuple):
     palm: np.ndarray  # [3] where the palm faces
     along: np.ndarray  # [3] a path that stays at the place
     away: np.ndarray  # [3] from the place to its "Away" counterpart
+    on_body: bool  # on head or torso, which are solid; else on the other arm, or in space
 
 
 def _vector(*values: float) -> np.ndarray:
@@ -84,7 +85,7 @@ _HEAD: dict[str, tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]] =
     "Other": (
         _vector(-0.080, 0.004, 0.010),
         _vector(-1, 0, 0.3),
-        (_vector(0.45, 0.80, -0.25), _TO_FACE[1]),
+        (_vector(0.20, 0.95, -0.10), _vector(0.80, 0.0, -0.60)),
     ),  # the ear
 }
 # Torso places: x in shoulder half-widths, y in torso lengths, z in metres.
@@ -170,7 +171,7 @@ def fixed_place(body: Body, major: str, minor: str, two_handed: bool) -> Place:
         point = np.array([side, point[1], point[2]])
         if minor == "Shoulder":
             finger = _vector(0.25, 0.90, -0.35)
-    return Place(point, normal, finger, palm, along, away)
+    return Place(point, normal, finger, palm, along, away, major in ("Head", "Body"))
 
 
 def place_on_other_arm(minor: str, hand: np.ndarray, elbow: np.ndarray, shoulder: np.ndarray) -> Place:
@@ -206,6 +207,7 @@ def place_on_other_arm(minor: str, hand: np.ndarray, elbow: np.ndarray, shoulder
             facing,
             _vector(-0.09, 0.045, 0.03),
             _vector(-0.09, 0.10, 0.05),
+            False,
         )
     bone = wrist - elbow
     side = unit(np.cross(bone, _vector(0, 0, 1)))
@@ -228,7 +230,7 @@ def place_on_other_arm(minor: str, hand: np.ndarray, elbow: np.ndarray, shoulder
     palm_to = _vector(0.1, -0.1, -0.95) if minor == "UpperArm" else _vector(-0.05, -0.55, -0.80)
     # A path across would take the forearm through the chest: on the upper arm it goes down.
     along = _vector(0.01, -0.10, 0.03) if minor == "UpperArm" else 0.8 * _SIDEWAYS
-    return Place(point + 3 * SKIN * normal, normal, finger, palm_to, along, _vector(-0.08, 0.11, 0.05))
+    return Place(point + 3 * SKIN * normal, normal, finger, palm_to, along, _vector(-0.08, 0.11, 0.05), False)
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
