@@ -16,6 +16,7 @@ from islr.data.synth.hand import FINGERTIPS, MCP_JOINTS, PIP_JOINTS, contact_poi
 
 MIRROR = np.array([-1.0, 1.0, 1.0])
 HOVER = 0.09  # metres between hand and place in a sign without contact
+_TOUCHED_REGION = 0.045  # metres around a place on a hand in which folded fingers cover it
 SKIN = 0.012  # metres from a bone to the skin above it
 _FURTHEST_REACH = 0.985  # share of the straight arm; elbows do not lock
 
@@ -178,8 +179,7 @@ def place_on_other_arm(minor: str, hand: np.ndarray, elbow: np.ndarray, shoulder
     """A place on the other hand or arm, from where that arm is held: hand [21, 3], elbow [3], shoulder [3]."""
     wrist = hand[0]
     finger_axis = unit(hand[9] - wrist)
-    # of a left hand: index x pinky points out of the palm
-    palm = unit(np.cross(hand[5] - wrist, hand[17] - wrist))
+    palm = unit(np.cross(hand[17] - wrist, hand[5] - wrist))  # a left hand's: out of it
     radial = unit(hand[5] - hand[17])
     center = hand[[0, 5, 9, 13, 17]].mean(axis=0)
     depth = 1.6 * SKIN
@@ -197,6 +197,7 @@ def place_on_other_arm(minor: str, hand: np.ndarray, elbow: np.ndarray, shoulder
     }
     if minor in on_hand:
         point, normal = on_hand[minor]
+        point = point + _height(hand, point, normal) * normal
         finger, facing = _TO_HAND
         if minor == "FingerTip":
             finger, facing = _vector(0.82, -0.05, -0.15), _vector(0.05, -0.6, -0.8)
@@ -231,6 +232,14 @@ def place_on_other_arm(minor: str, hand: np.ndarray, elbow: np.ndarray, shoulder
     # A path across would take the forearm through the chest: on the upper arm it goes down.
     along = _vector(0.01, -0.10, 0.03) if minor == "UpperArm" else 0.8 * _SIDEWAYS
     return Place(point + 3 * SKIN * normal, normal, finger, palm_to, along, _vector(-0.08, 0.11, 0.05), False)
+
+
+def _height(hand: np.ndarray, point: np.ndarray, normal: np.ndarray) -> float:
+    """Metres by which folded fingers of a hand [21, 3] rise above a point of it: then it is they that are touched."""
+    across = hand - point
+    above = across @ normal
+    beside = np.linalg.norm(across - above[:, None] * normal, axis=1)
+    return max(float(above[beside < _TOUCHED_REGION].max(initial=0.0)), 0.0)
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
