@@ -12,14 +12,14 @@ import numpy as np
 from islr.data.synth import hand as hands
 from islr.data.synth.body import MIRROR, Body, solve_arm, unit
 from islr.data.synth.path import Timeline
-from islr.data.synth.solid import TOUCH, depth_inside, hand_flesh
+from islr.data.synth.solid import TOUCH, depth_inside, hand_flesh, ways_out
 
 _WRIST_LIMIT = np.radians(72.0)  # largest angle between forearm and hand
 _WRIST_PASSES = 8  # until the limited wrist and the arm agree to about a millimetre
 ELBOW_POLE = np.array([-0.55, -0.95, -0.25])
 _ELBOW_AHEAD = np.array([-0.30, -0.55, 0.90])  # the pole that keeps an arm before the chest
 _ELBOW_EASE, _WRIST_EASE = 8, 3  # frames on either side in which elbow and wrist make way for the body, and return
-_CLEARANCES = 6  # passes until a hand that makes way for the body, and the arm behind it, agree
+_CLEARANCES = 10  # passes until a hand that makes way for the body, and the arm behind it, agree
 _FOREARM_FLESH = 0.015  # metres of a forearm that keep out of the body; the sleeve around it may be pressed
 _SETTLED = 0.001  # metres
 
@@ -187,7 +187,8 @@ def _reach(body: Body, wrist: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def follow(body: Body, track: Track) -> Arm:
     """The arm that leads a hand along its track, within reach, outside torso and head, the wrist within its limit.
 
-    A hand that would sink into the body comes forward until only what touches gives way, by `TOUCH`.
+    A hand that would sink into the body moves out of it by the shorter way, forward or to the side, until only what
+    touches gives way, by `TOUCH`.
     """
     local = hands.joints(track.config) * body.hand
     flesh, goal = hand_flesh(body), track.wrist.copy()
@@ -195,10 +196,13 @@ def follow(body: Body, track: Track) -> Arm:
         elbow, wrist = _reach(body, goal)
         frame = _limit_wrist(track.frame, unit(wrist - elbow))
         hand = wrist[:, None] + local @ frame.transpose(0, 2, 1)
-        sunk = depth_inside(body, hand, flesh).max(axis=1) - (TOUCH - _SETTLED)
-        inside = np.maximum(sunk, _arm_depth(body, elbow, wrist))
-        if inside.max() < _SETTLED:
+        ahead, aside = np.maximum(ways_out(body, hand, flesh) - (TOUCH - _SETTLED), 0.0)  # [T, 21] each
+        sideways = np.where(aside < ahead, aside, 0.0)
+        right, left = ((sideways * (sign * hand[..., 0] > 0)).max(axis=1) for sign in (-1, 1))
+        forward = np.maximum(np.where(ahead <= aside, ahead, 0.0).max(axis=1), _arm_depth(body, elbow, wrist))
+        if max(forward.max(), right.max(), left.max()) < _SETTLED:
             break
-        goal[:, 2] += _eased(np.maximum(inside, 0.0), _WRIST_EASE)
+        goal[:, 2] += _eased(np.maximum(forward, 0.0), _WRIST_EASE)
+        goal[:, 0] += _eased(left, _WRIST_EASE) - _eased(right, _WRIST_EASE)
     _, pads = hands.finger_directions(track.config)
     return Arm(elbow, hand, frame[:, :, 2], np.einsum("tij,tfsj->tfsi", frame, pads))

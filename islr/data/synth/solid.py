@@ -1,7 +1,7 @@
-"""The signer's body as solids: where the front of torso, neck and head is, and how far limbs have to come forward.
+"""The signer's body as solids: torso, neck and head, and how far limbs are inside them.
 
-Nothing a signer moves is behind the front of the body, so a solid is its front: the depth z of the skin over every
-(x, y) of the body frame of `body`, metres. Legend: T frames.
+Nothing a signer moves is behind the body, so a solid has a front and two sides, and no back. Metres in the body frame
+of `body`.
 """
 
 from __future__ import annotations
@@ -28,28 +28,44 @@ def hand_flesh(body: Body) -> np.ndarray:
     return body.hand * np.array([_WRIST_FLESH, *_THUMB_FLESH, *4 * _FINGER_FLESH])
 
 
-def _superellipse(x: np.ndarray, half_width: float, half_depth: float, power: float) -> np.ndarray:
-    """Depth of an outline over x, -1 beside it."""
-    share = np.abs(x) / half_width
-    front = half_depth * np.maximum(1 - share**power, 0.0) ** (1 / power)
-    return np.where(share < 1, front, _BEHIND)
+def _outline(share: np.ndarray, power: float) -> np.ndarray:
+    """Height of a superellipse with half-axes 1 over a coordinate, 0 beyond its ends."""
+    return np.maximum(1 - np.abs(share) ** power, 0.0) ** (1 / power)
 
 
-def front(body: Body, points: np.ndarray) -> np.ndarray:
-    """Depth [...] of the skin that is foremost at the x and y of points [..., 3]; far behind where there is none."""
-    x, y = points[..., 0], points[..., 1]
-    slope = np.sqrt(np.clip((_CHEST_TOP - y) / _CHEST_ROUNDING, 0.0, 1.0))
-    chest = _superellipse(x, _CHEST_WIDTH * body.shoulder, _CHEST_DEPTH, _CHEST_POWER)
-    chest = np.where((slope > 0) & (y > -body.torso) & (chest > _BEHIND), slope * chest, _BEHIND)
-    neck = np.where((y > -0.02) & (y < 1.3 * body.neck), _superellipse(x, *_NECK, 2.0), _BEHIND)
+def _into(x: np.ndarray, z: np.ndarray, half_width: np.ndarray, half_depth: np.ndarray, power: float) -> np.ndarray:
+    """Metres [2, ...] to the front and to the nearer side of a solid with so large a cross-section at every point;
+    negative outside.
+    """
+    front = half_depth * _outline(x / np.maximum(half_width, 1e-6), power)
+    beside = np.where(half_width > 0, half_width - np.abs(x), _BEHIND)
+    return np.stack([np.where(half_width > 0, front - z, _BEHIND), beside])
+
+
+def ways_out(body: Body, points: np.ndarray, flesh: np.ndarray | float = 0.0) -> np.ndarray:
+    """Metres [2, ...] by which points [..., 3] with so much flesh would have to move forward, or else to the side, to
+    be out of torso, neck and head. Where one of them is not positive, the point is out.
+    """
+    x, y, z = points[..., 0], points[..., 1], points[..., 2]
+    slope = np.sqrt(np.clip((_CHEST_TOP - y) / _CHEST_ROUNDING, 0.0, 1.0)) * (y > -body.torso)
+    wide = np.where(slope > 0, _CHEST_WIDTH * body.shoulder, 0.0)
+    neck_wide = np.where((y > -0.02) & (y < 1.3 * body.neck), _NECK[0], 0.0)
     center, half = body.head_center, _HEAD * body.head
-    outside = np.abs((x - center[0]) / half[0]) ** _HEAD_POWER + np.abs((y - center[1]) / half[1]) ** _HEAD_POWER
-    head = center[2] + half[2] * np.maximum(1 - outside, 0.0) ** (1 / _HEAD_POWER)
-    return np.maximum(np.maximum(chest, neck), np.where(outside < 1, head, _BEHIND))
+    level = _outline((y - center[1]) / half[1], _HEAD_POWER)
+    solids = np.stack(
+        [
+            _into(x, z, wide, slope * _CHEST_DEPTH, _CHEST_POWER),
+            _into(x, z, neck_wide, np.full_like(x, _NECK[1]), 2.0),
+            _into(x - center[0], z - center[2], half[0] * level, half[2] * level, _HEAD_POWER),
+        ]
+    )
+    solids = solids + flesh
+    deepest = np.argmax(solids.min(axis=1), axis=0)
+    return np.take_along_axis(solids, deepest[None, None], axis=0)[0]
 
 
 def depth_inside(body: Body, points: np.ndarray, flesh: np.ndarray | float = 0.0) -> np.ndarray:
-    """How far points [..., 3] with so much flesh around them are behind the front of torso or head, metres; negative
-    before it.
+    """How far points [..., 3] with so much flesh around them are inside torso, neck or head, metres; negative outside.
+    What is behind the middle of the body counts as inside.
     """
-    return front(body, points) - points[..., 2] + flesh
+    return ways_out(body, points, flesh).min(axis=0)

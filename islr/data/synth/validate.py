@@ -49,6 +49,7 @@ _ALONG = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)  # shares of a forearm at which it ma
 _WAVES = 7  # lowest frequencies of a hand's path: how often something is repeated
 _LOOKS = 5  # moments at which handshapes are compared
 _KEPT = 8 + 8 + _WAVES  # touch and kind of path, the last numbers of a clip's vector: no PCA loses them
+NEAREST = -_KEPT + 3  # place in a clip's vector of how near the hand comes to anything, in shoulder widths
 _COMPONENTS = 120  # of the poses, before probing
 _SWAPPED_BODY = (0, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
 
