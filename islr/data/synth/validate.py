@@ -85,9 +85,9 @@ def _pose_vector(path: Path) -> np.ndarray:
     scale = pose.keypoints[:, 11, 0] - pose.keypoints[:, 12, 0]  # z is on the scale of x: shoulder widths, as x and y
     z = pose.keypoints[:, :, 2] / max(float(scale.mean()), 1e-6)
     xyz = np.concatenate([points[:, :, :2], z[:, :, None]], axis=2)
-    for hand, wrist in zip(_HANDS, (16, 15), strict=True):
-        xyz[:, hand, 2] += xyz[:, [wrist], 2]  # a hand's z is relative to its wrist, which is a body point too
-    hands = [xyz[:, hand] for hand in _HANDS]
+    for part, wrist in zip(_HANDS, (16, 15), strict=True):
+        xyz[:, part, 2] += xyz[:, [wrist], 2]  # a hand's z is relative to its wrist, which is a body point too
+    hands = [xyz[:, part] for part in _HANDS]
     travel = [float(np.abs(np.diff(hand[:, 0, :2], axis=0)).sum()) for hand in hands]
     body = xyz[:, _BODY]
     dominant = int(travel[1] > travel[0])
