@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from islr.data.synth import built_in_lexicon, coverage, fallbacks, read_lexicon, summary, write_lexicon
-from islr.data.synth.body import depth_in_torso
+from islr.data.synth.difficulty import DIFFICULTIES
 from islr.data.synth.lexicon import BUNDLES, PHONOLOGY, Sign, morpheme_column
 from islr.data.synth.motion import perform
 from islr.data.synth.signer import generator, make_signer
+from islr.data.synth.solid import TOUCH, depth_inside, hand_flesh
 from islr.data.synth.strokes import Style
 from islr.errors import UserError
 
@@ -125,10 +126,21 @@ def test_the_real_table_is_rendered(shared: Path, tmp_path: Path) -> None:
         assert np.isfinite(performance.hands).all(), sign
         reach = np.linalg.norm(performance.hands[:, :, 0] - performance.elbows, axis=-1)
         np.testing.assert_allclose(reach, body.forearm, atol=1e-9, err_msg=str(sign))
-        forearm = performance.elbows + np.linspace(0, 1, 7)[:, None, None, None] * (
-            performance.hands[:, :, 0] - performance.elbows
-        )
-        assert depth_in_torso(body, forearm).max() < 0.02, sign
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("difficulty", sorted(DIFFICULTIES))
+def test_hands_and_arms_of_the_real_table_stay_out_of_the_body(shared: Path, difficulty: str) -> None:
+    path = shared / "data" / "asl_lex" / "signdata_updated11-18.csv"
+    if not path.exists():
+        pytest.skip(f"{path} is not here")
+    for number, sign in enumerate(read_lexicon(path)[::40]):
+        person = make_signer(0, number % 10, difficulty=DIFFICULTIES[difficulty])
+        performance = perform(sign, person.body, person.style, 24.0, generator(1))
+        wrists = performance.hands[:, :, 0]
+        forearm = performance.elbows + np.linspace(0, 1, 7)[:, None, None, None] * (wrists - performance.elbows)
+        assert depth_inside(person.body, forearm).max() < 0.0, sign
+        assert depth_inside(person.body, performance.hands, hand_flesh(person.body)).max() <= TOUCH, sign
 
 
 # Changes of one column that show in the performance or are named as a fallback: none may vanish silently. What does

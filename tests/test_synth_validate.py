@@ -7,7 +7,9 @@ import pytest
 
 from islr.data.manifest import Manifest
 from islr.data.synth import SynthOptions, write_corpus
-from islr.data.synth.validate import main, neighbour_accuracy, pose_features, read_features
+from islr.data.synth.isolated import LEXICON
+from islr.data.synth.lexicon import read_lexicon
+from islr.data.synth.validate import NEAREST, main, neighbour_accuracy, pose_features, read_features
 
 # Few clips of many signs, which is what a sign classifier is about.
 pytestmark = pytest.mark.filterwarnings("ignore:The number of unique classes")
@@ -27,6 +29,15 @@ def test_poses_tell_signs_and_features_apart_and_noise_does_not(corpus: Manifest
     assert readings["SignType.2.0"].linear > readings["SignType.2.0"].chance + 0.3
     chance = {one.feature: one for one in read_features(noise, corpus)}
     assert abs(chance["SignType.2.0"].linear - chance["SignType.2.0"].chance) < 0.2
+
+
+def test_contact_is_in_the_poses_of_unseen_signs(corpus: Manifest) -> None:
+    """One threshold on one number, how near the hand comes to anything, tells contact in exact poses."""
+    nearest = pose_features(corpus)[:, NEAREST]
+    contact = {sign.entry_id: sign.contact == "1" for sign in read_lexicon(corpus.root / LEXICON)}
+    touches = np.array([contact[clip.form] for clip in corpus])
+    assert 0.3 < touches.mean() < 0.7
+    assert ((nearest < 0.14) == touches).mean() > 0.9
 
 
 def test_the_report_has_baselines_and_a_row_a_feature(corpus: Manifest, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,15 +11,17 @@ at 256 px in every second clip of 8 signs x 6 signers:
 
 | difficulty | exact poses | pixels | body found | hand in the picture found, left and right |
 |---|---|---|---|---|
-| easy | 93.8 % | 67.7 % | 100 % of frames | 54 % and 70 % |
-| medium | 93.8 % | 43.5 % | 99 % | 59 % and 71 % |
-| hard | 93.1 % | 10.0 % | 100 % | 58 % and 51 % |
+| easy | 96.2 % | 65.0 % | 100 % of frames | 85 % and 82 % |
+| medium | 96.2 % | 44.0 % | 99 % | 76 % and 81 % |
+| hard | 94.2 % | 7.5 % | 100 % | 54 % and 51 % |
 
-What the poses hold of each feature of unseen signs, of 2,000 rows of ASL-LEX 2.0 by one signer (medium), as balanced
-accuracy of a linear reader: 96 % for major location, 97 % for wrist twist, 93 % for repetition, 83 % for movement (8
-levels), 71 % for selected fingers (9), 74 % for flexion (8), 83 % for sign type (6), 40 % for handshape (43), 83 % for
-contact. In the built-in lexicon contact is the exception: hand and place are 5 cm apart without it, and a linear
-reader of poses tells that apart in 60 % only, where the others have 68 to 98 %.
+What the poses hold of each feature of unseen signs, as balanced accuracy of a linear reader (nearest neighbour,
+1 / levels), by `validate`. Of 2,000 rows of ASL-LEX 2.0 by one signer (medium): handshape 74 % (45, 2), selected
+fingers 79 % (61, 11), flexion 93 % (67, 12), sign type 90 % (82, 17), movement 79 % (34, 12), repetition 92 % (71, 50),
+major location 95 % (84, 20), minor location 57 % (41, 3), contact 96 % (78, 50), wrist twist 98 % (70, 50). Of the 48
+signs of the medium corpus above: handshape 86 % (60, 12), selected fingers 83 % (67, 25), flexion 87 % (60, 25), sign
+type 86 % (77, 25), movement 48 % (22, 17), repetition 84 % (58, 50), major location 79 % (71, 20), minor location 67 %
+(57, 12), contact 87 % (68, 50), wrist twist 71 % (64, 50).
 """
 
 from islr.data.synth.coverage import Coverage, coverage, fallbacks, summary

@@ -10,15 +10,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from islr.data.synth import hand as hands
-from islr.data.synth.body import MIRROR, Body, depth_in_torso, solve_arm, unit
+from islr.data.synth.body import MIRROR, Body, solve_arm, unit
 from islr.data.synth.path import Timeline
+from islr.data.synth.solid import TOUCH, depth_inside, hand_flesh, ways_out
 
 _WRIST_LIMIT = np.radians(72.0)  # largest angle between forearm and hand
 _WRIST_PASSES = 8  # until the limited wrist and the arm agree to about a millimetre
 ELBOW_POLE = np.array([-0.55, -0.95, -0.25])
 _ELBOW_AHEAD = np.array([-0.30, -0.55, 0.90])  # the pole that keeps an arm before the chest
-_EASE = 8  # frames on either side in which the elbow goes there and back
-_EASING = np.hanning(2 * _EASE + 3)[1:-1] / np.hanning(2 * _EASE + 3).sum()
+_ELBOW_EASE, _WRIST_EASE = 8, 3  # frames on either side in which elbow and wrist make way for the body, and return
+_CLEARANCES = 10  # passes until a hand that makes way for the body, and the arm behind it, agree
+_FOREARM_FLESH = 0.015  # metres of a forearm that keep out of the body; the sleeve around it may be pressed
+_SETTLED = 0.001  # metres
 
 Stance = tuple[np.ndarray, np.ndarray, np.ndarray]  # wrist position, finger direction, palm direction
 
@@ -157,28 +160,49 @@ def from_rest_and_back(track: Track, timeline: Timeline, rest: Stance) -> Track:
     return Track(wrist, frame, hands.RELAXED.blend(track.config, timeline.envelope))
 
 
-def _through_torso(body: Body, elbow: np.ndarray, wrist: np.ndarray) -> np.ndarray:
-    """Whether the arm goes through the torso, bool [T]."""
-    share = np.linspace(0.0, 1.0, 9)[:, None, None]
+def _eased(need: np.ndarray, ease: int) -> np.ndarray:
+    """What is needed in every frame [T], smoothly taken up before and given back after; never less than needed."""
+    kernel = np.hanning(2 * ease + 3)[1:-1]
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(need, 2 * ease, mode="edge"), 2 * ease + 1)
+    return np.convolve(windows.max(axis=-1), kernel / kernel.sum(), mode="valid")
+
+
+def _arm_depth(body: Body, elbow: np.ndarray, wrist: np.ndarray) -> np.ndarray:
+    """How far the bones of an arm are inside the body at the worst [T], metres; its upper end is part of the body."""
     upper = body.shoulder_right + np.linspace(0.3, 1.0, 7)[:, None, None] * (elbow - body.shoulder_right)
-    fore = elbow + share * (wrist - elbow)
-    return depth_in_torso(body, np.concatenate([upper, fore])).max(axis=0) > 0
+    fore = elbow + np.linspace(0.0, 1.0, 9)[:, None, None] * (wrist - elbow)
+    return np.maximum(depth_inside(body, upper).max(axis=0), depth_inside(body, fore, _FOREARM_FLESH).max(axis=0))
+
+
+def _reach(body: Body, wrist: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Elbow and wrist [T, 3] of an arm whose elbow comes forward where it would cross the body."""
+    elbow, reached = solve_arm(body, wrist, ELBOW_POLE)
+    blocked = _arm_depth(body, elbow, reached) > 0
+    if not blocked.any():
+        return elbow, reached
+    share = _eased(blocked.astype(float), _ELBOW_EASE)[:, None]
+    return solve_arm(body, wrist, ELBOW_POLE * (1 - share) + _ELBOW_AHEAD * share)
 
 
 def follow(body: Body, track: Track) -> Arm:
-    """The arm that leads a hand along its track, within reach, outside the torso, the wrist within its limit."""
-    elbow, wrist = solve_arm(body, track.wrist, ELBOW_POLE)
-    blocked = _through_torso(body, elbow, wrist)
-    if blocked.any():  # the elbow comes forward, smoothly before and after
-        ahead = np.convolve(np.pad(blocked.astype(float), _EASE, mode="edge"), _EASING, mode="valid")
-        share = np.clip(2 * ahead, 0.0, 1.0)[:, None]
-        elbow, wrist = solve_arm(body, track.wrist, ELBOW_POLE * (1 - share) + _ELBOW_AHEAD * share)
-    frame = _limit_wrist(track.frame, unit(wrist - elbow))
+    """The arm that leads a hand along its track, within reach, outside torso and head, the wrist within its limit.
+
+    A hand that would sink into the body moves out of it by the shorter way, forward or to the side, until only what
+    touches gives way, by `TOUCH`.
+    """
     local = hands.joints(track.config) * body.hand
+    flesh, goal = hand_flesh(body), track.wrist.copy()
+    for _ in range(_CLEARANCES):
+        elbow, wrist = _reach(body, goal)
+        frame = _limit_wrist(track.frame, unit(wrist - elbow))
+        hand = wrist[:, None] + local @ frame.transpose(0, 2, 1)
+        ahead, aside = np.maximum(ways_out(body, hand, flesh) - (TOUCH - _SETTLED), 0.0)  # [T, 21] each
+        sideways = np.where(aside < ahead, aside, 0.0)
+        right, left = ((sideways * (sign * hand[..., 0] > 0)).max(axis=1) for sign in (-1, 1))
+        forward = np.maximum(np.where(ahead <= aside, ahead, 0.0).max(axis=1), _arm_depth(body, elbow, wrist))
+        if max(forward.max(), right.max(), left.max()) < _SETTLED:
+            break
+        goal[:, 2] += _eased(np.maximum(forward, 0.0), _WRIST_EASE)
+        goal[:, 0] += _eased(left, _WRIST_EASE) - _eased(right, _WRIST_EASE)
     _, pads = hands.finger_directions(track.config)
-    return Arm(
-        elbow=elbow,
-        hand=wrist[:, None] + local @ frame.transpose(0, 2, 1),
-        palm=frame[:, :, 2],
-        pads=np.einsum("tij,tfsj->tfsi", frame, pads),
-    )
+    return Arm(elbow, hand, frame[:, :, 2], np.einsum("tij,tfsj->tfsi", frame, pads))

@@ -15,12 +15,10 @@ import numpy as np
 from islr.data.synth.hand import FINGERTIPS, MCP_JOINTS, PIP_JOINTS, contact_point
 
 MIRROR = np.array([-1.0, 1.0, 1.0])
-HOVER = 0.05  # metres between hand and place in a sign without contact
+HOVER = 0.09  # metres between hand and place in a sign without contact
+_TOUCHED_REGION = 0.045  # metres around a place on a hand in which folded fingers cover it
 SKIN = 0.012  # metres from a bone to the skin above it
 _FURTHEST_REACH = 0.985  # share of the straight arm; elbows do not lock
-# The trunk that limbs keep out of: half its width in shoulder half-widths, half its depth in metres, its upper end in
-# torso lengths.
-_TRUNK_WIDTH, TRUNK_DEPTH, _TRUNK_TOP = 0.78, 0.070, -0.08
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,7 @@ class Place(NamedTuple):
     palm: np.ndarray  # [3] where the palm faces
     along: np.ndarray  # [3] a path that stays at the place
     away: np.ndarray  # [3] from the place to its "Away" counterpart
+    on_body: bool  # on head or torso, which are solid; else on the other arm, or in space
 
 
 def _vector(*values: float) -> np.ndarray:
@@ -87,7 +86,7 @@ _HEAD: dict[str, tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]] =
     "Other": (
         _vector(-0.080, 0.004, 0.010),
         _vector(-1, 0, 0.3),
-        (_vector(0.45, 0.80, -0.25), _TO_FACE[1]),
+        (_vector(0.20, 0.95, -0.10), _vector(0.80, 0.0, -0.60)),
     ),  # the ear
 }
 # Torso places: x in shoulder half-widths, y in torso lengths, z in metres.
@@ -173,15 +172,14 @@ def fixed_place(body: Body, major: str, minor: str, two_handed: bool) -> Place:
         point = np.array([side, point[1], point[2]])
         if minor == "Shoulder":
             finger = _vector(0.25, 0.90, -0.35)
-    return Place(point, normal, finger, palm, along, away)
+    return Place(point, normal, finger, palm, along, away, major in ("Head", "Body"))
 
 
 def place_on_other_arm(minor: str, hand: np.ndarray, elbow: np.ndarray, shoulder: np.ndarray) -> Place:
     """A place on the other hand or arm, from where that arm is held: hand [21, 3], elbow [3], shoulder [3]."""
     wrist = hand[0]
     finger_axis = unit(hand[9] - wrist)
-    # of a left hand: index x pinky points out of the palm
-    palm = unit(np.cross(hand[5] - wrist, hand[17] - wrist))
+    palm = unit(np.cross(hand[17] - wrist, hand[5] - wrist))  # a left hand's: out of it
     radial = unit(hand[5] - hand[17])
     center = hand[[0, 5, 9, 13, 17]].mean(axis=0)
     depth = 1.6 * SKIN
@@ -199,6 +197,7 @@ def place_on_other_arm(minor: str, hand: np.ndarray, elbow: np.ndarray, shoulder
     }
     if minor in on_hand:
         point, normal = on_hand[minor]
+        point = point + _height(hand, point, normal) * normal
         finger, facing = _TO_HAND
         if minor == "FingerTip":
             finger, facing = _vector(0.82, -0.05, -0.15), _vector(0.05, -0.6, -0.8)
@@ -209,6 +208,7 @@ def place_on_other_arm(minor: str, hand: np.ndarray, elbow: np.ndarray, shoulder
             facing,
             _vector(-0.09, 0.045, 0.03),
             _vector(-0.09, 0.10, 0.05),
+            False,
         )
     bone = wrist - elbow
     side = unit(np.cross(bone, _vector(0, 0, 1)))
@@ -231,7 +231,15 @@ def place_on_other_arm(minor: str, hand: np.ndarray, elbow: np.ndarray, shoulder
     palm_to = _vector(0.1, -0.1, -0.95) if minor == "UpperArm" else _vector(-0.05, -0.55, -0.80)
     # A path across would take the forearm through the chest: on the upper arm it goes down.
     along = _vector(0.01, -0.10, 0.03) if minor == "UpperArm" else 0.8 * _SIDEWAYS
-    return Place(point + 3 * SKIN * normal, normal, finger, palm_to, along, _vector(-0.08, 0.11, 0.05))
+    return Place(point + 3 * SKIN * normal, normal, finger, palm_to, along, _vector(-0.08, 0.11, 0.05), False)
+
+
+def _height(hand: np.ndarray, point: np.ndarray, normal: np.ndarray) -> float:
+    """Metres by which folded fingers of a hand [21, 3] rise above a point of it: then it is they that are touched."""
+    across = hand - point
+    above = across @ normal
+    beside = np.linalg.norm(across - above[:, None] * normal, axis=1)
+    return max(float(above[beside < _TOUCHED_REGION].max(initial=0.0)), 0.0)
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
@@ -269,16 +277,6 @@ def two_bones(
 def solve_arm(body: Body, wrist: np.ndarray, pole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A right arm that brings its wrist to [T, 3]: elbow [T, 3] and wrist [T, 3], see `two_bones`."""
     return two_bones(body.shoulder_right, wrist, (body.upper_arm, body.forearm), pole)
-
-
-def depth_in_torso(body: Body, points: np.ndarray) -> np.ndarray:
-    """How far points [..., 3] are inside the chest and belly, metres (negative outside): an elliptic cylinder from
-    below the shoulders to the hips, a little slimmer than the skin that hands touch.
-    """
-    x, z = points[..., 0] / (_TRUNK_WIDTH * body.shoulder), points[..., 2] / TRUNK_DEPTH
-    inside = (1 - np.sqrt(x**2 + z**2)) * TRUNK_DEPTH
-    y = points[..., 1] / body.torso
-    return np.where((y < _TRUNK_TOP) & (y > -1.0), inside, -1.0)
 
 
 def reference_point(hand: np.ndarray, selected: str, flexion: str, in_space: bool) -> np.ndarray:

@@ -19,6 +19,12 @@ def fixed(points: np.ndarray) -> np.ndarray:
     return np.round(points * ONE).astype(np.int32)
 
 
+def fixed_between(a: np.ndarray, b: np.ndarray, first: float, last: float) -> tuple[list[int], list[int]]:
+    """The fixed-point ends of the part from `first` to `last` (shares) of the line between two fixed-point points."""
+    way = b - a
+    return (a + first * way).astype(np.int32).tolist(), (a + last * way).astype(np.int32).tolist()
+
+
 def mix(a: Color, b: Color, amount: float) -> Color:
     """Colour between a (0) and b (1)."""
     return (a[0] + (b[0] - a[0]) * amount, a[1] + (b[1] - a[1]) * amount, a[2] + (b[2] - a[2]) * amount)

@@ -57,6 +57,7 @@ _SPREAD_OPEN = np.array([15.0, 3.0, -10.0, -24.0])  # abduction in degrees, inde
 _SPREAD_PAIR = np.array([15.0, -9.0, -10.0, -10.0])  # index and middle alone: V
 _SPREAD_SHUT = np.array([1.0, 0.0, -1.0, -3.0])
 _SPREAD_RELAXED = np.array([6.0, 1.0, -4.0, -10.0])
+_SPREAD_BENT = 0.55  # share of the abduction that is left at a right angle
 _CROSSED = np.array([-13.0, 10.0, 0.0, 0.0])
 
 # Where the thumb tip goes, by posture.
@@ -69,6 +70,7 @@ _THUMB_TARGETS = {
     "across": (-0.010, 0.074, 0.030),  # folded over the open palm: B, 4
     "over": (-0.004, 0.064, 0.066),  # over the closed fingers: S, 1, V
     "opposed": (0.052, 0.074, 0.078),  # facing curved fingers: C
+    "under": (-0.012, 0.082, 0.030),  # below fingers that are folded over it: M, N
     "tucked": (0.004, 0.052, 0.046),  # under bent fingertips: E
 }
 
@@ -230,6 +232,8 @@ def _thumb_posture(selected: str, flexion: str, position: str, contact: str, wid
         if flexion == "Flat" and (contact == "1" or selected in ("i", "im")):
             return "opposed"
         return "wide" if wide or selected in ("i", "p", "ip", "imp", "im") else "beside"
+    if flexion == "Flat" and contact == "1":
+        return "under"
     if selected == "imrp" and flexion in ("FullyOpen", "Flat", "Curved"):
         return "across"
     if flexion == "Bent" and contact == "1":
@@ -277,7 +281,7 @@ def posture(
     if not touching.any():
         touching = np.ones(4)
     thumb = np.array(_THUMB_TARGETS[name])
-    pinch = 1.0 if touches and name != "tucked" else 0.0
+    pinch = 1.0 if touches and name not in ("tucked", "under") else 0.0
     return HandConfig(angles, abduction, thumb, np.array(pinch), touching / touching.sum())
 
 
@@ -304,11 +308,13 @@ def named_posture(name: str) -> HandConfig:
 def finger_directions(config: HandConfig) -> tuple[np.ndarray, np.ndarray]:
     """Unit direction and palmar normal of every finger segment, each [T, 4, 3 segments, 3]."""
     flexion = np.radians(np.cumsum(config.flexion, axis=-1))  # [T, 4, 3] total bend of each segment
-    abduction = np.radians(config.abduction)[..., None]  # [T, 4, 1]
     cos, sin = np.cos(flexion), np.sin(flexion)
+    # The further a finger is bent, the less of its spread is left.
+    left = _SPREAD_BENT + (1 - _SPREAD_BENT) * np.maximum(cos, 0.0)
+    abduction = np.radians(config.abduction)[..., None] * left  # [T, 4, 3]
     across, along = np.sin(abduction), np.cos(abduction)
-    direction = np.stack([across * cos, along * cos, sin], axis=-1)
-    normal = np.stack([-across * sin, -along * sin, cos], axis=-1)
+    direction = np.stack([across, along * cos, along * sin], axis=-1)
+    normal = np.stack([np.zeros_like(sin), -sin, cos], axis=-1)
     return direction, normal
 
 
@@ -354,14 +360,15 @@ def _thumb_chain(target: np.ndarray) -> np.ndarray:
 
 
 def contact_point(hand: np.ndarray, selected: str, flexion: str) -> np.ndarray:
-    """The part of the hand that touches a location: [21, 3] joints -> [3]; fingertips, knuckles of a fist, or
-    the thumb.
+    """The part of the hand that touches a location: [21, 3] joints -> [3]; fingertips, the palmar side of a fist
+    between its fingers and thumb, or the thumb.
     """
     if selected == "t":
         return hand[4]
     which = [index for index, finger in enumerate(FINGERS) if finger in selected]
-    row = PIP_JOINTS if flexion in ("FullyClosed", "Bent") else FINGERTIPS
-    return hand[[row[index] for index in which]].mean(axis=0)
+    if flexion == "FullyClosed":
+        return 0.5 * (hand[[PIP_JOINTS[index] for index in which]].mean(axis=0) + hand[4])
+    return hand[[FINGERTIPS[index] for index in which]].mean(axis=0)
 
 
 RELAXED = HandConfig(

@@ -52,7 +52,8 @@ def perform(sign: Sign, body: Body, style: Style, fps: float, rng: np.random.Gen
     """
     if sign.morphemes:
         return perform_sequence((sign,), body, style, fps, rng)[0]
-    timeline = clip_timeline(sign.movement, sign.repeated_movement == "1", style.tempo, fps, rng)
+    repeated, touches = sign.repeated_movement == "1", sign.contact == "1"
+    timeline = clip_timeline(sign.movement, repeated, touches, style.tempo, fps, rng)
     strokes = plan_strokes(sign, body, style, timeline, rng)
     dominant = follow(body, from_rest_and_back(strokes.dominant, timeline, strokes.rest))
     others = quiet(timeline) if strokes.other_waits else timeline
@@ -84,7 +85,8 @@ def perform_sequence(
     for sign in signs:
         added, end = list[tuple[int, Strokes]](), now
         for part in (sign, *sign.morphemes):
-            timeline = stroke_timeline(part.movement, part.repeated_movement == "1", tempo, fps, rng)
+            repeated, touches = part.repeated_movement == "1", part.contact == "1"
+            timeline = stroke_timeline(part.movement, repeated, touches, tempo, fps, rng)
             strokes = plan_strokes(part, body, style, timeline, rng)
             before_it = (parts + added)[-1:]
             held = before_it[0][1].dominant.at(-1) if before_it else resting(strokes.rest)

@@ -19,6 +19,7 @@ _STROKE = {
 }
 _REPEAT = 1.35
 _HOLD = 0.07  # seconds at the end of the stroke
+_DWELL = 0.10  # seconds that a hand rests where it touches before the stroke goes on, and again at its end
 _RADIUS = 0.068  # metres, circular movement
 
 
@@ -49,32 +50,42 @@ def minimum_jerk(time: np.ndarray) -> np.ndarray:
     return t * t * t * (10 + t * (6 * t - 15))
 
 
-def clip_timeline(movement: str, repeated: bool, tempo: float, fps: float, rng: np.random.Generator) -> Timeline:
-    """Time a clip: a little rest, the transit to the onset, the stroke and its hold, the way back, rest
-    again.
+def clip_timeline(
+    movement: str, repeated: bool, touches: bool, tempo: float, fps: float, rng: np.random.Generator
+) -> Timeline:
+    """Time a clip: a little rest, the transit to the onset, the stroke and its hold, the way back, rest again. A hand
+    that touches dwells at both ends of the stroke.
     """
     before, after = rng.uniform(0.03, 0.10, size=2)
     transit_in, transit_out = _TRANSIT / tempo * rng.uniform(0.92, 1.08, size=2)
     stroke = _STROKE[movement] * (_REPEAT if repeated else 1.0) / tempo * rng.uniform(0.94, 1.06)
-    hold = _HOLD / tempo
+    dwell, hold = _dwell_and_hold(touches, tempo)
     onset = before + transit_in
-    offset = onset + stroke + hold
+    offset = onset + dwell + stroke + hold
     frames = max(round((offset + transit_out + after) * fps), 8)
     time = np.arange(frames) / fps
     rise, fall = (time - before) / transit_in, (time - offset) / transit_out
     envelope = minimum_jerk(rise) * (1 - minimum_jerk(fall))
     lift = np.sin(np.pi * np.clip(rise, 0, 1)) + np.sin(np.pi * np.clip(fall, 0, 1))
-    first, last = np.searchsorted(time, [onset, onset + stroke])
-    return Timeline(
-        envelope, np.clip((time - onset) / stroke, 0.0, 1.0), lift, (int(first), int(min(last, frames - 1)))
-    )
+    first, last = np.searchsorted(time, [onset, onset + dwell + stroke])
+    phase = np.clip((time - onset - dwell) / stroke, 0.0, 1.0)
+    return Timeline(envelope, phase, lift, (int(first), int(min(last, frames - 1))))
 
 
-def stroke_timeline(movement: str, repeated: bool, tempo: float, fps: float, rng: np.random.Generator) -> Timeline:
+def _dwell_and_hold(touches: bool, tempo: float) -> tuple[float, float]:
+    """Seconds at the beginning and at the end of a stroke."""
+    dwell = _DWELL / tempo if touches else 0.0
+    return dwell, max(_HOLD / tempo, dwell)
+
+
+def stroke_timeline(
+    movement: str, repeated: bool, touches: bool, tempo: float, fps: float, rng: np.random.Generator
+) -> Timeline:
     """Time the stroke and the hold of a sign among others: no rest, no way there and back."""
     stroke = _STROKE[movement] * (_REPEAT if repeated else 1.0) / tempo * rng.uniform(0.94, 1.06)
-    frames = max(round((stroke + _HOLD / tempo) * fps), 4)
-    phase = np.clip(np.arange(frames) / fps / stroke, 0.0, 1.0)
+    dwell, hold = _dwell_and_hold(touches, tempo)
+    frames = max(round((dwell + stroke + hold) * fps), 4)
+    phase = np.clip((np.arange(frames) / fps - dwell) / stroke, 0.0, 1.0)
     return Timeline(np.ones(frames), phase, np.zeros(frames), (0, frames - 1))
 
 

@@ -21,6 +21,7 @@ from islr.data.synth.canvas import (
     convex_hull,
     disc,
     fixed,
+    fixed_between,
     mix,
     polygon,
     scale,
@@ -36,6 +37,17 @@ _CANVAS = 256  # smallest canvas side: below this a finger is too few pixels to 
 _FINGER_WIDTH = np.array([0.0205, 0.0185, 0.0165])
 _THUMB_WIDTH = np.array([0.0300, 0.0225, 0.0195])
 _PALM_DEPTH, _WRIST_RADIUS = 0.0190, 0.026
+_BACK_SHADE = 0.92  # the back of a hand is darker than its palm
+_END_ON = 1.7  # depth over length in the picture beyond which a segment counts as seen end-on: 60 degrees
+_NAIL: Color = (255, 226, 214)
+_NAIL_FROM, _NAIL_TO, _NAIL_WIDTH = 0.50, 1.10, 0.60  # along the last segment, and in its widths
+_NAIL_SEEN = 0.25  # how far the back of a fingertip has to face the camera
+_CREASES_SEEN = 0.35  # the same of palm and back of the hand
+_KNUCKLE = 0.0075  # metres
+# Lines of the palm as weights of wrist, thumb base, index, middle and little knuckle.
+_CREASED = [0, 1, 5, 9, 17]
+_CREASE_ACROSS = np.array([[0.22, 0, 0, 0, 0.78], [0.24, 0, 0.06, 0.42, 0.28], [0.10, 0, 0.62, 0.28, 0]])
+_CREASE_OF_THUMB = np.array([[0.24, 0.10, 0.66, 0, 0], [0.40, 0.10, 0.20, 0.20, 0.10], [0.78, 0.06, 0, 0.04, 0.12]])
 _ARM_WIDTHS = (0.098, 0.082, 0.058)  # metres at shoulder, elbow, wrist
 _OUTLINE = 0.0048  # metres
 _STRIPE_STEP = 0.06  # metres
@@ -176,14 +188,17 @@ class Painter:
         still = np.zeros(len(self.points))
         self.palm_colors = [self._skin_shades(self.shot.palm_side[side], still).tolist() for side in range(2)]
         self.finger_colors = [self._finger_shades(side).tolist() for side in range(2)]
+        self.stubs = [self._stubs(side).tolist() for side in range(2)]
+        self.nail = mix(self.skin, self.tint(_NAIL), 0.7)
+        self.nails_seen = [(self.shot.pad_side[side, :, :, 2] < -_NAIL_SEEN).tolist() for side in range(2)]
 
     def _skin_shades(self, facing: np.ndarray, lift: np.ndarray) -> np.ndarray:
         """Skin colours [..., 3] for how far the palmar side faces the camera and how near the part is
-        (metres).
+        (metres). What is seen end-on is dark, what is near is light.
         """
         toward_palm = np.clip(0.5 + 1.2 * facing, 0.0, 1.0)[..., None]
-        color = np.array(self.skin) * (1 - toward_palm) + np.array(self.palm) * toward_palm
-        level = 0.90 + 0.12 * np.abs(facing) + np.clip(1.1 * lift, -0.16, 0.12)
+        color = _BACK_SHADE * np.array(self.skin) * (1 - toward_palm) + np.array(self.palm) * toward_palm
+        level = 0.74 + 0.24 * np.abs(facing) + np.clip(1.3 * lift, -0.20, 0.10)
         return np.clip(color * level[..., None], 0, 255)
 
     def _finger_shades(self, side: int) -> np.ndarray:
@@ -191,8 +206,17 @@ class Painter:
         hand = self._hand_depth(side)
         joints = hand[:, 1:].reshape(-1, 5, 4)
         lift = 0.5 * (joints[:, :, 1:] + joints[:, :, :-1]) - hand[:, _KNUCKLES_AND_WRIST].mean(axis=1)[:, None, None]
-        thumb = np.repeat(0.4 * self.shot.palm_side[side][:, None, None], 3, axis=2)
+        thumb = np.repeat(0.7 * self.shot.palm_side[side][:, None, None], 3, axis=2)
         return self._skin_shades(np.concatenate([thumb, self.shot.pad_side[side]], axis=1), lift)
+
+    def _stubs(self, side: int) -> np.ndarray:
+        """Whether finger segments [T, 5, 3] are seen end-on: they get an outline of their own."""
+        start = _HAND_START[side] + 1
+        chains = self.points[:, start : start + 20].reshape(-1, 5, 4, 2)
+        depth = self.shot.depth[:, start : start + 20].reshape(-1, 5, 4)
+        away = np.abs(np.diff(depth, axis=2)) * self.near[:, _HAND_START[side], None, None]
+        across = np.linalg.norm(np.diff(chains, axis=2), axis=-1)
+        return away > _END_ON * across
 
     def _hand_depth(self, side: int) -> np.ndarray:
         start = _HAND_START[side]
@@ -315,6 +339,14 @@ class Painter:
         contour(picture, hull, color, thick)
         polygon(picture, fixed(hand[[1, 2, 5]]), color)  # the web of the thumb
         disc(picture, hand[0], _WRIST_RADIUS * unit, color)
+        facing = float(self.shot.palm_side[side, index])
+        if facing > _CREASES_SEEN:  # the line across a palm, and the one around the ball of its thumb
+            mark = scale((color[0], color[1], color[2]), 0.80)
+            contour(picture, fixed(_CREASE_ACROSS @ hand[_CREASED]), mark, self.line, False)
+            contour(picture, fixed(_CREASE_OF_THUMB @ hand[_CREASED]), mark, self.line, False)
+        elif facing < -_CREASES_SEEN:  # the knuckles of a back of the hand
+            for knuckle in (5, 9, 13, 17):
+                disc(picture, hand[knuckle], _KNUCKLE * unit, scale((color[0], color[1], color[2]), 0.86))
 
     def _finger(self, picture: np.ndarray, index: int, side: int, finger: int) -> None:
         start = _HAND_START[side] + 1 + 4 * finger
@@ -323,13 +355,20 @@ class Painter:
         colors = self.finger_colors[side][index][finger]
         tip_is_nearer = self.shot.depth[index, start + 3] >= self.shot.depth[index, start + 1]
         order = (0, 1, 2) if tip_is_nearer else (2, 1, 0)
-        joints = chain.tolist()
+        joints, stubs = chain.tolist(), self.stubs[side][index][finger]
         for part in order:
             segment(picture, joints[part], joints[part + 1], self.skin_edge, widths[part] + 2 * self.line)
         for part in order:
+            if stubs[part]:
+                segment(picture, joints[part], joints[part + 1], self.skin_edge, widths[part] + self.line)
             segment(picture, joints[part], joints[part + 1], colors[part], widths[part])
         shine = chain + fixed(0.22 * widths[1] * self.light)
-        contour(picture, shine, scale(colors[1], 1 + 0.11 * self.look.shading), max(int(0.36 * widths[2]), 1), False)
+        lit = scale(colors[1], 1 + 0.11 * self.look.shading)
+        if not any(stubs):
+            contour(picture, shine, lit, max(int(0.36 * widths[2]), 1), False)
+        if finger and self.nails_seen[side][index][finger - 1]:
+            root, tip = fixed_between(chain[2], chain[3], _NAIL_FROM, _NAIL_TO)
+            segment(picture, root, tip, self.nail, max(int(_NAIL_WIDTH * widths[2]), 1))
 
 
 def _expressions(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

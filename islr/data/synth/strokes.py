@@ -23,10 +23,14 @@ from islr.data.synth.body import (
     reference_point,
 )
 from islr.data.synth.lexicon import AWAY, Sign
+from islr.data.synth.orientation import held
 from islr.data.synth.path import Timeline, progress_of, stroke_path
 
 _TWIST = np.radians(62.0)  # wrist twist to either side of the middle
-_TOUCH_GAP = 0.034  # metres from the middle of the body, for hands that touch each other
+# Metres of an average hand from the middle of the body to the nearest joint, of hands that touch each other and of
+# hands that do not.
+_TOUCHING, _APART = 0.008, 0.042
+_RUBBING = ("Circular", "BackAndForth", "Z-shaped", "X-shaped", "Other")  # paths that stay on what they touch
 _APERTURE = 0.9  # share of the way to the partner aperture
 # Rest postures of a right hand: wrist, finger, palm.
 REST = {
@@ -172,8 +176,8 @@ def plan_strokes(sign: Sign, body: Body, style: Style, timeline: Timeline, rng: 
 
     def on_other(minor: str) -> Place:
         assert other is not None
-        held = int(np.argmax(timeline.envelope))
-        return place_on_other_arm(minor, other.hand[held], other.elbow[held], body.shoulder_right * MIRROR)
+        there = int(np.argmax(timeline.envelope))
+        return place_on_other_arm(minor, other.hand[there], other.elbow[there], body.shoulder_right * MIRROR)
 
     region, minor = first_place(sign)
     first = place(region, minor) or fixed_place(body, "Neutral", "Neutral", mirrored)
@@ -181,18 +185,16 @@ def plan_strokes(sign: Sign, body: Body, style: Style, timeline: Timeline, rng: 
         ("Away", "Other")
     )
     second = place(sign.second_region(), sign.second_minor_location) if moves_on else None
-    if mirrored and sign.major_location == "Neutral" and sign.contact == "1":
-        first = first._replace(point=np.array([-_TOUCH_GAP * body.hand, first.point[1], first.point[2]]))
     if sign.contact == "1" and sign.major_location != "Neutral":
         offset = offset - (offset @ first.normal) * first.normal  # stay in touch
     start, end = _ends(sign, first, second, size)
     in_space = sign.major_location == "Neutral" or sign.minor_location.endswith("Away")
     local = hands.joints(onset.blend(onset, np.zeros(1)))[0] * body.hand
     reference = reference_point(local, sign.selected_fingers, sign.flexion, in_space)
-    rotation = hand_frame(first.finger, first.palm)
+    rotation = held(body, first, local, sign, in_space)
     points = stroke_path(sign.movement, start, end, timeline.phase, repeated, size) + offset
-    if mirrored:  # each hand keeps to its own side
-        points[:, 0] -= max(float(points[:, 0].max()) + _TOUCH_GAP * body.hand, 0.0)
+    if not in_space and second is None:
+        points = _off_the_skin(points, first, sign)
     dominant = stroke_track(body, points, rotation, twist, posture, reference)
     if waiting is None:
         points_other, posture_other = points, posture
@@ -203,7 +205,38 @@ def plan_strokes(sign: Sign, body: Body, style: Style, timeline: Timeline, rng: 
         if other_posture is not None and sign.nondominant_handshape != sign.handshape:
             posture_other = _postures(other_posture, None, np.zeros(frames))
         waiting = stroke_track(body, points_other, rotation, twist, posture_other, reference)
+        dominant, waiting = _each_on_its_side(body, sign, dominant, waiting)
     return Strokes(rest, dominant, waiting, waits)
+
+
+def _off_the_skin(points: np.ndarray, place: Place, sign: Sign) -> np.ndarray:
+    """A path [T, 3] at a place of the body, never nearer to it than coded; what rubs stays on it."""
+    height = (points - place.point) @ place.normal
+    if sign.contact == "1":
+        lift = -height if sign.movement in _RUBBING else np.maximum(-height, 0.0)
+    else:
+        lift = np.maximum(HOVER - height, 0.0)
+    return points + lift[:, None] * place.normal
+
+
+def _each_on_its_side(body: Body, sign: Sign, dominant: Track, other: Track) -> tuple[Track, Track]:
+    """Both hands of a sign that mirrors them, moved apart so that they do not cross; hands that touch each other in
+    space come together until they do.
+    """
+    inmost = max(
+        float(
+            (track.wrist[:, None] + hands.joints(track.config) @ (track.frame.transpose(0, 2, 1) * body.hand)).max(
+                axis=(0, 1)
+            )[0]
+        )
+        for track in (dominant, other)
+    )
+    if sign.contact == "1" and sign.major_location == "Neutral":
+        shift = -_TOUCHING * body.hand - inmost
+    else:
+        shift = min(-(_TOUCHING if sign.contact == "1" else _APART) * body.hand - inmost, 0.0)
+    move = np.array([shift, 0.0, 0.0])
+    return replace(dominant, wrist=dominant.wrist + move), replace(other, wrist=other.wrist + move)
 
 
 def first_place(sign: Sign) -> tuple[str, str]:

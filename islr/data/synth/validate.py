@@ -20,6 +20,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
@@ -30,6 +31,7 @@ from sklearn.preprocessing import StandardScaler
 
 from islr.data.manifest import Manifest
 from islr.data.pose import normalise, read_pose
+from islr.data.synth.body import unit
 from islr.data.synth.isolated import LEXICON
 from islr.data.synth.lexicon import COLUMNS, PHONOLOGY, read_lexicon
 from islr.data.video import decode
@@ -42,8 +44,12 @@ _BODY = (0, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)  # face, shoulders, elbows, wri
 _HANDS = (slice(54, 75), slice(33, 54))  # right, left
 _TIPS = (4, 8, 12, 16, 20)
 _TOUCHING = [*_TIPS, 6, 10]  # the joints of a hand that touch
-_CHEST_DEPTH = 0.30  # shoulder widths from the middle of the body to the skin of the chest
+_CHEST_DEPTH = 0.27  # shoulder widths from the shoulders' line to the skin of the chest
+_ALONG = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)  # shares of a forearm at which it may be touched
 _WAVES = 7  # lowest frequencies of a hand's path: how often something is repeated
+_LOOKS = 5  # moments at which handshapes are compared
+_KEPT = 8 + 8 + _WAVES  # touch and kind of path, the last numbers of a clip's vector: no PCA loses them
+NEAREST = -_KEPT + 3  # place in a clip's vector of how near the hand comes to anything, in shoulder widths
 _COMPONENTS = 120  # of the poses, before probing
 _SWAPPED_BODY = (0, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
 
@@ -79,43 +85,92 @@ def _pose_vector(path: Path) -> np.ndarray:
     scale = pose.keypoints[:, 11, 0] - pose.keypoints[:, 12, 0]  # z is on the scale of x: shoulder widths, as x and y
     z = pose.keypoints[:, :, 2] / max(float(scale.mean()), 1e-6)
     xyz = np.concatenate([points[:, :, :2], z[:, :, None]], axis=2)
-    # A hand's z is relative to its wrist, which is a body point too.
-    hands = [xyz[:, hand] + xyz[:, [wrist]] * [0, 0, 1] for hand, wrist in zip(_HANDS, (16, 15), strict=True)]
+    for part, wrist in zip(_HANDS, (16, 15), strict=True):
+        xyz[:, part, 2] += xyz[:, [wrist], 2]  # a hand's z is relative to its wrist, which is a body point too
+    hands = [xyz[:, part] for part in _HANDS]
     travel = [float(np.abs(np.diff(hand[:, 0, :2], axis=0)).sum()) for hand in hands]
     body = xyz[:, _BODY]
-    if travel[1] > travel[0]:  # a left-handed signer, seen in the mirror
+    dominant = int(travel[1] > travel[0])
+    if dominant:  # a left-handed signer, seen in the mirror
         hands = [hand * [-1, 1, 1] for hand in hands[::-1]]
         body = xyz[:, _SWAPPED_BODY] * [-1, 1, 1]
     when = np.linspace(0, len(xyz) - 1, _TIMES).round().astype(int)
+    looks = when[np.linspace(0.25 * _TIMES, 0.75 * _TIMES, _LOOKS).astype(int)]
     middle = np.linspace(0.3 * len(xyz), 0.72 * len(xyz), _TIMES).round().astype(int)  # the stroke, roughly
     parts = [body[when, :, :2].ravel()]
-    for hand in hands:
-        shape = hand[:, :, :2] - hand[:, :1, :2]
-        shape = shape / max(float(np.linalg.norm(shape[:, 9], axis=-1).mean()), 1e-6)
+    for hand, left in zip(hands, (False, True), strict=True):
+        shape, axes = _own_frame(hand, left)
         opening = np.linalg.norm(shape[:, _TIPS], axis=-1)  # [T, 5]
         gaps = np.linalg.norm(np.diff(shape[:, _TIPS], axis=1), axis=-1)  # [T, 4]
-        parts += [shape[when].ravel(), opening[when].ravel(), gaps[when].ravel()]
+        parts += [axes[when].ravel(), shape[looks].ravel(), opening[when].ravel(), gaps[when].ravel()]
         parts += [opening.std(axis=0), shape.std(axis=0).ravel(), hand[when, 0].ravel()]
-        parts += [hand[:, 0].min(axis=0), hand[:, 0].max(axis=0), _path(hand[middle, 0]), _path(hand[middle, 9])]
+        parts += [hand[:, 0].min(axis=0), hand[:, 0].max(axis=0)]
         near = np.linalg.norm(hand[:, _TOUCHING, None] - body[:, None], axis=-1)  # to face, shoulders, arms
         parts.append(near[middle].min(axis=(0, 1)))
-        parts.append(hand[middle][:, _TOUCHING, 2].min(axis=1))  # how far from the chest
     apart = np.linalg.norm(hands[0][:, :, None] - hands[1][:, None], axis=-1).min(axis=(1, 2))
-    parts += [apart[when], np.array([apart.min(), apart.mean()]), _touch(hands, xyz, apart, middle)]
+    parts += [apart[when], np.array([apart.min(), apart.mean()])]
+    active = np.linspace(0.26 * len(xyz), 0.76 * len(xyz), 2 * _TIMES).round().astype(int)  # touches are brief
+    (wrist_course, wrist_kind), (course, kind) = (_path(hands[0][middle, joint]) for joint in (0, 9))
+    parts += [wrist_course, wrist_kind, course, _touch(xyz, dominant, active), kind]
     return np.concatenate(parts)
 
 
-def _touch(hands: list[np.ndarray], xyz: np.ndarray, apart: np.ndarray, stroke: np.ndarray) -> np.ndarray:
-    """How near the busier hand comes to face, chest and the other hand in the stroke, and to the nearest of them."""
-    tips = hands[0][stroke][:, _TOUCHING]  # [t, 7, 3]
-    face = np.linalg.norm(tips[:, :, None] - xyz[stroke][:, None, :11], axis=-1).min()
-    chest = np.where((np.abs(tips[..., 0]) < 0.6) & (tips[..., 1] > 0.0), -tips[..., 2] - _CHEST_DEPTH, 1.0)
-    distances = np.array([face, np.abs(chest).min(), apart[stroke].min()])
-    return np.concatenate([np.minimum(distances, 1.0), [distances.min()], np.log(distances + 0.02)])
+def _own_frame(hand: np.ndarray, left: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The shape of a hand [T, 21, 3] whatever way it is turned, in palm lengths, and its axes [T, 3, 3]: to the thumb
+    side, along the middle finger, out of the palm.
+    """
+    joints = hand - hand[:, :1]
+    along = unit(joints[:, 9])
+    across = joints[:, 5] - joints[:, 17]
+    across = unit(across - np.sum(across * along, axis=1, keepdims=True) * along)
+    palm = np.cross(across, along)
+    axes = np.stack([across, along, -palm if left else palm], axis=1)
+    length = max(float(np.linalg.norm(joints[:, 9], axis=-1).mean()), 1e-6)
+    return joints @ axes.transpose(0, 2, 1) / length, axes
 
 
-def _path(points: np.ndarray) -> np.ndarray:
-    """The shape of a path [T, 3] whatever its place, size and direction."""
+def _touch(points: np.ndarray, dominant: int, stroke: np.ndarray) -> np.ndarray:
+    """How near the busier hand (0 right, 1 left) comes in the stroke to face, chest, and the other hand and arm, and
+    to the nearest of them, from points [T, 75, 3] in shoulder widths: distances and their logarithms.
+    """
+    points = _upright(points[stroke])
+    hand, other = (points[:, _HANDS[side]] for side in (dominant, 1 - dominant))
+    eyes, mouth = points[:, [2, 5]].mean(axis=1), points[:, [9, 10]].mean(axis=1)
+    beyond = [eyes + 0.6 * (eyes - mouth), mouth + 0.55 * (mouth - eyes)]  # forehead and chin
+    face = np.concatenate([points[:, :11], mouth[:, None], np.stack(beyond, axis=1)], axis=1)
+    elbow, wrist = points[:, 13 + dominant], points[:, 15 + dominant]  # of the other arm: left is 13, right is 14
+    forearm = np.stack([elbow + share * (wrist - elbow) for share in _ALONG], axis=1)
+    palm = np.stack([other[:, 0] + 0.5 * (other[:, knuckle] - other[:, 0]) for knuckle in (5, 9, 13, 17)], axis=1)
+    distances = np.array(
+        [_nearest(hand, face), _to_chest(hand), _nearest(hand, np.concatenate([other, forearm, palm], axis=1))]
+    )
+    distances = np.minimum(np.append(distances, distances.min()), 1.0)
+    return np.concatenate([distances, np.log(distances + 0.05)])
+
+
+def _upright(points: np.ndarray) -> np.ndarray:
+    """Points [T, 75, 3] turned to the signer's own frame: x along the shoulders, y up the back, z to the front."""
+    left, right, hips = points[:, 11], points[:, 12], points[:, [23, 24]].mean(axis=1)
+    origin = 0.5 * (left + right)
+    x = unit(left - right)
+    y = origin - hips
+    y = unit(y - np.sum(y * x, axis=1, keepdims=True) * x)
+    axes = np.stack([x, y, np.cross(x, y)], axis=1)
+    return (points - origin[:, None]) @ axes.transpose(0, 2, 1)
+
+
+def _nearest(hand: np.ndarray, others: np.ndarray) -> float:
+    return float(np.linalg.norm(hand[:, :, None] - others[:, None], axis=-1).min())
+
+
+def _to_chest(hand: np.ndarray) -> float:
+    """Shoulder widths from a hand [T, 21, 3] to the plane of the chest, where there is chest behind it."""
+    behind = (np.abs(hand[..., 0]) < 0.45) & (hand[..., 1] < 0.0)
+    return float(np.where(behind, np.maximum(hand[..., 2] - _CHEST_DEPTH, 0.0), 1.0).min())
+
+
+def _path(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The shape of a path [T, 3] whatever its place, size and direction: its course, and numbers of its kind."""
     flat = points[:, :2] - points[:, :2].mean(axis=0)
     across, sizes, _ = np.linalg.svd(flat, full_matrices=False)
     size = max(float(sizes[0]), 1e-6)
@@ -129,7 +184,8 @@ def _path(points: np.ndarray) -> np.ndarray:
     ends = float(np.linalg.norm(flat[-1] - flat[0]))
     shape = [length, np.log(length / max(ends, 1e-3)), area / size**2, sizes[1] / size, reversals]
     shape += [abs(float(headings[-1] - headings[0])), float(np.abs(np.diff(headings)).sum()), np.log(size)]
-    return np.concatenate([shape, along, sideways, np.abs(np.fft.rfft(along))[:_WAVES]])
+    waves = np.abs(np.fft.rfft(along))[:_WAVES]
+    return np.concatenate([along, sideways]), np.concatenate([shape, waves])
 
 
 def pixel_features(manifest: Manifest) -> np.ndarray:
@@ -173,9 +229,9 @@ def read_features(features: np.ndarray, manifest: Manifest) -> list[Reading]:
         x, y, groups = features[kept], levels[kept], forms[kept]
         size = min(_COMPONENTS, len(x) // 2, x.shape[1])
         models = {
-            "neighbour": make_pipeline(StandardScaler(), PCA(size, random_state=0), KNeighborsClassifier(1)),
+            "neighbour": make_pipeline(StandardScaler(), _reduced(size), KNeighborsClassifier(1)),
             "linear": make_pipeline(
-                StandardScaler(), PCA(size, random_state=0), StandardScaler(),
+                StandardScaler(), _reduced(size), StandardScaler(),
                 LogisticRegression(C=0.02, class_weight="balanced", max_iter=300),
             ),
         }  # fmt: skip
@@ -185,6 +241,11 @@ def read_features(features: np.ndarray, manifest: Manifest) -> list[Reading]:
         signs = sum(carried[level] for level in frequent)
         readings.append(Reading(COLUMNS[field], len(frequent), signs, 1 / len(frequent), **scores))
     return readings
+
+
+def _reduced(size: int) -> ColumnTransformer:
+    """The largest components of a clip's vector, and its last numbers as they are."""
+    return ColumnTransformer([("components", PCA(size, random_state=0), slice(None, -_KEPT))], remainder="passthrough")
 
 
 def _guesses(model: Pipeline, x: np.ndarray, y: np.ndarray, groups: np.ndarray, folds: int = FOLDS) -> np.ndarray:

@@ -32,7 +32,7 @@ from islr.data.video import decode, probe_video
 from islr.errors import UserError
 from islr.files import file_sha256, write_atomic
 
-RENDER_VERSION = 2  # raised whenever the same options give other pixels or poses
+RENDER_VERSION = 3  # raised whenever the same options give other pixels or poses
 OPTIONS_FILE = "synth.json"
 _SHEET_CELL = 160
 
