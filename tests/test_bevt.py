@@ -1,15 +1,12 @@
 """BEVT: parity with the recorded original, words and cells agree, nothing hidden leaks, and it learns."""
 
 import math
-import multiprocessing
-import os
-import signal
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from killed_runs import killed_at
 from oracle_helpers import oracle_entry, state_of
 from pydantic import ValidationError
 from safetensors.torch import load_file
@@ -283,24 +280,23 @@ def run_config(folder: Path, corpus: Path, name: str) -> PretrainConfig:
     return load_config(PretrainConfig, path)
 
 
+def _mean_colours(path: str) -> MeanColours:
+    return MeanColours()
+
+
+def mean_colours_as_tokenizer() -> None:
+    """Put the stand-in into a process of its own."""
+    bevt.open_tokenizer = _mean_colours  # type: ignore[assignment]
+
+
 def test_a_killed_run_ends_with_the_same_bits_and_exports_the_encoder_alone(
     mini_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bevt, "open_tokenizer", lambda path: MeanColours())
+    monkeypatch.setattr(bevt, "open_tokenizer", _mean_colours)
     run_pretrain(run_config(tmp_path, mini_corpus, "whole"))
     metrics = tmp_path / "cut" / "metrics.jsonl"
     config = run_config(tmp_path, mini_corpus, "cut")
-    process = multiprocessing.get_context("fork").Process(target=run_pretrain, args=(config,))
-    process.start()
-    deadline = time.monotonic() + 60
-    while process.is_alive() and time.monotonic() < deadline:
-        if [row for row in read_metrics(metrics) if row["step"] >= 3]:
-            break
-        time.sleep(0.002)
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    assert process.exitcode == -signal.SIGKILL, "the run ended before it could be killed"
+    assert killed_at(config, 3, mean_colours_as_tokenizer)
     run_pretrain(config)
     whole, again = (load_file(tmp_path / name / ENCODER) for name in ("whole", "cut"))
     assert whole.keys() == again.keys() == create_model("swin_tiny").state_dict().keys()

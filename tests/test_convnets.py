@@ -204,7 +204,7 @@ def test_mvit_b_has_the_published_size() -> None:
 def test_i3d_files_never_load_by_guessing() -> None:
     state = {f"module.{name}": value for name, value in create_model("i3d_tiny").state_dict().items()}
     with pytest.raises(
-        UserError, match=r"several layouts \(wlasl-i3d, kinetics-i3d, bsl1k-i3d\); name one with --from"
+        UserError, match=r"several layouts \(bsl1k-i3d, kinetics-i3d, wlasl-i3d\); name one with --from"
     ):
         detect_layout(state, "i3d_tiny", "file")
     assert layouts_of("i3d_r50") == ["pytorchvideo"]

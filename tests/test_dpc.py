@@ -1,14 +1,12 @@
 """SL-DPC: its windows, its loss against a slow loop, what predictions may see, learning, and resuming."""
 
-import multiprocessing
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from killed_runs import killed_at
 from safetensors.torch import load_file
 from tiny_runs import DPC as RUN
 from tiny_runs import write_config
@@ -208,34 +206,13 @@ def _config(manifest: Path, name: str) -> PretrainConfig:
     return load_config(PretrainConfig, write_config(RUN, folder / f"{name}.yaml", manifest, folder / name))
 
 
-def _killed_at(config: PretrainConfig, step: int) -> int | None:
-    """Exit status of a run that ends in the middle of a step, as if the machine had gone."""
-    calls = {"n": 0}
-    plain = DPC.forward
-
-    def dying(self: DPC, batch: Any) -> dict[str, Tensor]:
-        calls["n"] += 1
-        if calls["n"] == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return plain(self, batch)
-
-    def run() -> None:
-        DPC.forward = dying  # type: ignore[method-assign]
-        run_pretrain(config)
-
-    process = multiprocessing.get_context("fork").Process(target=run)
-    process.start()
-    process.join()
-    return process.exitcode
-
-
 def test_killed_runs_end_with_the_same_bits_and_the_known_losses(poses: Path, tmp_path: Path) -> None:
     whole, cut = (_config(poses, name) for name in ("whole", "cut"))
     run_pretrain(whole)
-    losses = [row["loss"] for row in read_metrics(tmp_path / "whole" / "metrics.jsonl")[:STEPS]]
-    assert losses == pytest.approx(TRACE, rel=1e-3)
-    for step in (3, 4):  # the second launch goes on after two steps and dies in its fourth
-        assert _killed_at(cut, step) == -signal.SIGKILL
+    rows = [row for row in read_metrics(tmp_path / "whole" / "metrics.jsonl") if row["kind"] == "train"]
+    assert [row["loss"] for row in rows[:STEPS]] == pytest.approx(TRACE, rel=1e-3)
+    for step in (2, 5):
+        assert killed_at(cut, step)
     run_pretrain(cut)
     weights, again = (load_file(tmp_path / name / ENCODER) for name in ("whole", "cut"))
     assert weights.keys() == again.keys()

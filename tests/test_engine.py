@@ -2,18 +2,19 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from killed_runs import start_run
 from safetensors.torch import load_file
 from tiny_runs import FINETUNE, PRETRAIN, write_config
 from torch import nn
@@ -62,13 +63,7 @@ def _weights(run: Path) -> str:
     return digest.hexdigest()
 
 
-def _start(config: PretrainConfig) -> multiprocessing.process.BaseProcess:
-    process = multiprocessing.get_context("fork").Process(target=run_pretrain, args=(config,))
-    process.start()
-    return process
-
-
-def _wait_for_step(process: multiprocessing.process.BaseProcess, run: Path, step: int) -> None:
+def _wait_for_step(process: BaseProcess, run: Path, step: int) -> None:
     deadline = time.monotonic() + 60
     while process.is_alive() and time.monotonic() < deadline:
         rows = read_metrics(run / "metrics.jsonl")
@@ -87,7 +82,7 @@ def test_killed_runs_end_with_the_same_bits(
     for step in sorted(dice.sample(range(1, steps), 3)):
         # Another number of workers at every launch.
         changes = {"data": PRETRAIN["data"] | {"workers": (workers + killed) % 4}}
-        process = _start(_config(tmp_path, mini_corpus, "cut", **changes))
+        process = start_run(_config(tmp_path, mini_corpus, "cut", **changes))
         _wait_for_step(process, tmp_path / "cut", step)
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
@@ -124,7 +119,7 @@ def test_sigterm_saves_within_a_step(mini_corpus: Path, tmp_path: Path, referenc
 
 def test_damaged_checkpoint_falls_back(mini_corpus: Path, tmp_path: Path, reference: tuple[str, int]) -> None:
     config = _config(tmp_path, mini_corpus, "cut")
-    process = _start(config)
+    process = start_run(config)
     _wait_for_step(process, tmp_path / "cut", 5)
     process.kill()
     process.join()
@@ -170,7 +165,7 @@ def test_pickled_checkpoint_is_never_opened(tmp_path: Path) -> None:
 
 def test_second_launch_in_a_folder_is_refused(mini_corpus: Path, tmp_path: Path) -> None:
     config = _config(tmp_path, mini_corpus, "busy", optim=PRETRAIN["optim"] | {"epochs": 500})
-    process = _start(config)
+    process = start_run(config)
     _wait_for_step(process, tmp_path / "busy", 1)
     try:
         with pytest.raises(UserError, match="in use by another process"):

@@ -1,0 +1,55 @@
+"""Pre-training runs in processes of their own, to be killed.
+
+They come from a fork server: a fork of the test process itself inherits autograd's threads from tests before, and
+PyTorch refuses to compute gradients then.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+
+from islr.training import engine
+from pretrain.run import PretrainConfig, run_pretrain
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["pretrain.run"])
+
+
+def start_run(config: PretrainConfig) -> BaseProcess:
+    """A run in the background."""
+    process = _CONTEXT.Process(target=run_pretrain, args=(config,))
+    process.start()
+    return process
+
+
+def killed_at(config: PretrainConfig, step: int, prepare: Callable[[], None] | None = None) -> bool:
+    """Run, and be killed at the start of a step, while its batch is there and nothing is saved.
+
+    Args:
+        config: Of the run.
+        step: Counted from 0.
+        prepare: Called first in the run's process; a function of a module.
+
+    Returns:
+        Whether it died of that.
+    """
+    process = _CONTEXT.Process(target=_run_until, args=(config, step, prepare))
+    process.start()
+    process.join()
+    return process.exitcode == -signal.SIGKILL
+
+
+def _run_until(config: PretrainConfig, step: int, prepare: Callable[[], None] | None) -> None:
+    plain = engine.seed_step
+
+    def deadly(seed: int, current: int, rank: int) -> None:
+        if current == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        plain(seed, current, rank)
+
+    engine.seed_step = deadly
+    if prepare is not None:
+        prepare()
+    run_pretrain(config)
