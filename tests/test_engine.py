@@ -32,6 +32,7 @@ from islr.training.optim import (
     clip_gradients,
     learning_rate,
     parameter_groups,
+    schedule_words,
     set_weight_decay,
 )
 from islr.training.tracking import read_metrics
@@ -298,6 +299,8 @@ def test_schedule_warms_up_and_decays() -> None:
     assert learning_rate(config, 10) == pytest.approx(0.2)
     scaled = config.model_copy(update={"lr_batch": 2})
     assert learning_rate(scaled, 6) == pytest.approx(2.2)
+    assert schedule_words(config, 1) == "batch 4, learning rate 2, 10 epochs"
+    assert schedule_words(scaled, 2) == "batch 4 = 2 processes x 1 parts x 2, learning rate 4 = 2 x 4 / 2, 10 epochs"
 
 
 @pytest.mark.oracle

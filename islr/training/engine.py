@@ -6,6 +6,7 @@ randomness is re-seeded at each step. So a run that is killed and resumed ends w
 """
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from islr.training.optim import (
     clip_gradients,
     learning_rate,
     parameter_groups,
+    schedule_words,
     set_learning_rate,
     set_weight_decay,
 )
@@ -139,6 +141,8 @@ def fit(
         enabled=world.main,
         evaluated=state.evaluated,
     )
+    if world.main:
+        print(f"{title}: {schedule_words(optim, world.size)}", file=sys.stderr)
     clock = time.monotonic() - state.seconds
     marked = (state.step, time.monotonic())
 

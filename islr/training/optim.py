@@ -54,6 +54,18 @@ def cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
+def schedule_words(config: OptimConfig, processes: int) -> str:
+    """The batch and the learning rate of a run, as stated and as used."""
+    part = config.batch_size // (processes * config.accumulate)
+    batch = f"batch {config.batch_size}"
+    if part != config.batch_size:
+        batch += f" = {processes} processes x {config.accumulate} parts x {part}"
+    rate = f"learning rate {config.lr * config.scale:g}"
+    if config.lr_batch:
+        rate += f" = {config.lr:g} x {config.batch_size} / {config.lr_batch}"
+    return f"{batch}, {rate}, {config.epochs:g} epochs"
+
+
 def learning_rate(config: OptimConfig, epoch: float) -> float:
     """Learning rate at a fractional epoch: linear warm-up, then half a cosine down to `min_lr`."""
     low, high, start = (config.scale * value for value in (config.min_lr, config.lr, config.start_lr))
