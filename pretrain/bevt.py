@@ -29,6 +29,7 @@ from islr.models.swin import PATCH, SwinEncoder
 from islr.models.tokens import hide_tokens
 from pretrain.masking import block_mask, block_tube_mask
 from pretrain.pictures import VISIBLE_DIM, enlarge, hide_cells, token_colours
+from pretrain.tokenizer import load_tokenizer
 
 MODALITY = "video"
 FRAMES_PER_TOKEN = PATCH[0]
@@ -95,8 +96,6 @@ def open_tokenizer(path: str) -> Any:
     """
     if not path:
         raise UserError("recipe.tokenizer is empty: name the file of a trained tokenizer")
-    from pretrain.tokenizer import load_tokenizer
-
     return load_tokenizer(path)
 
 
@@ -181,9 +180,8 @@ class BEVT(nn.Module):
             mask: bool `[B, t, h, w]`, hidden from the encoder.
         """
         outputs = self.encoder.forward_tokens(clip, mask, self.mask_token)
-        middle, last = (
-            outputs[end] for end in self.encoder.stage_ends[-2:]
-        )  # [B, t, h, w, D'], [B, t, h / 2, w / 2, D]
+        # [B, t, h, w, D'] and [B, t, h / 2, w / 2, D]
+        middle, last = (outputs[end] for end in self.encoder.stage_ends[-2:])
         last = self.enlarge(last.permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1)  # [B, t, h, w, D]
         fused = self.fuse(torch.cat([middle, last], dim=-1))
         return self.encoder.norm(self.to_frames(fused.permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1))

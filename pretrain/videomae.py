@@ -22,7 +22,7 @@ from islr.data.module import Batch, ClipSource
 from islr.data.transforms import AugmentConfig, PoseAugmentConfig, View, train_view
 from islr.errors import UserError
 from islr.models.encoder import INIT_STD, NORM_EPS, InputSpec, to_input
-from islr.models.mvit import resize_mask
+from islr.models.tokens import resize_mask
 from islr.models.transformer import transformer_block
 from islr.models.vit import TUBELET, ViTEncoder, patchify, sincos_positions, unpatchify, xavier_init
 from pretrain.masking import motion_tube_mask, tube_mask
