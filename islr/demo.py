@@ -25,7 +25,7 @@ from islr.stages import Outcome, Stage, run_stages
 CORPUS = ("--reps", "1", "--size", "112", "--difficulty", "easy")
 TARGET = (*CORPUS, "--name", "target", "--signs", "48", "--signers", "18", "--test-signers", "4", "--seed", "0")
 SOURCE = (
-    *(*CORPUS, "--name", "source", "--vocabulary", "b", "--signs", "60", "--signers", "8"),
+    *(*CORPUS, "--name", "source", "--vocabulary", "b", "--signs", "60", "--signers", "9"),
     *("--val-signers", "1", "--test-signers", "0", "--seed", "7"),
 )
 VIDEO, POSE = "smoke/finetune_video.yaml", "smoke/finetune_pose.yaml"
