@@ -592,6 +592,7 @@ def test_a_video_that_hangs_the_decoder_costs_only_its_clip(
 ) -> None:
     monkeypatch.setattr("islr.data.fetch_clip.START_S", 0.0)
     monkeypatch.setattr("islr.data.fetch_clip.deadline_of", lambda path: 0.0)
+    monkeypatch.setattr("islr.data.fetch_clip._POLL_S", 0.0)
     site.pages["/a"] = plain(clip)
     (row,) = fetched(site.url("/a"))  # no process can start in no time
     assert (row.outcome, fetched.videos()) == ("timeout", [])

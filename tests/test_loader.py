@@ -215,6 +215,7 @@ def test_leaving_early_ends_the_workers() -> None:
 
 def _run_until_told(pipe: Connection) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # processes that run tests side by side ignore it
     batches = load(Samples(lambda row: hang() if row == 6 else None), PLAN, workers=2, deadline_s=1000)
     next(batches)
     time.sleep(0.3)  # one worker is in its endless call now, the other waits for work
