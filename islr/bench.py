@@ -1,12 +1,12 @@
 """`islr bench`: plan a grid, run it, resume it, and render its report."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from islr.errors import RunFailed
 from islr.grid import Grid, GridConfig, Schema, expand
 from islr.launchers import Execute, Launcher, Processes, Slurm, Torchrun
-from islr.stages import LOST, Outcome, run_stages
+from islr.stages import LOST, run_stages
 
 
 def run_bench(config: GridConfig, schema: Schema, execute: Execute, say: Callable[[str], None] = print) -> Path:
@@ -32,8 +32,9 @@ def run_bench(config: GridConfig, schema: Schema, execute: Execute, say: Callabl
     say("\n".join(plan(config, grid)))
     outcomes = run_stages(grid.stages, launcher_of(config, execute), out / "logs", config.backend.at_once, say)
     report = out / "report.html"
-    there = [str(folder) for stage, folder in grid.runs.items() if folder.is_dir() and stage not in _lost(outcomes)]
-    corpora = sorted({str(stage.done.parent) for stage in grid.stages if stage.done.name == "manifest.csv"})
+    finished = [outcome.stage for outcome in outcomes if outcome.state not in LOST]
+    there = [str(stage.done.parent) for stage in finished if stage.name in grid.runs]
+    corpora = sorted(str(stage.done.parent) for stage in finished if stage.name not in grid.runs)
     if there and execute(["report", *corpora, *there, "--out", str(report)]):
         raise RunFailed("the report could not be made")
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
@@ -42,10 +43,6 @@ def run_bench(config: GridConfig, schema: Schema, execute: Execute, say: Callabl
         names = "; ".join(f"{outcome.stage.name}: {outcome.why}" for outcome in failed)
         raise RunFailed(f"{len(failed)} stages failed and {skipped} were skipped ({names}); the report has the others")
     return report
-
-
-def _lost(outcomes: Sequence[Outcome]) -> set[str]:
-    return {outcome.stage.name for outcome in outcomes if outcome.state in LOST}
 
 
 def plan(config: GridConfig, grid: Grid) -> list[str]:

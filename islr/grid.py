@@ -26,7 +26,7 @@ from islr.stages import Stage
 KEY_LENGTH = 10  # hex digits of a stage's hash in names
 # Keys of a run's configuration that its numbers do not depend on, or that the hashes of its inputs stand for.
 NOT_HASHED = {
-    "": ("name", "tags", "downstream"),
+    "": ("name", "tags", "downstream", "lexicon"),
     "run": ("out", "wandb", "log_every", "checkpoint_every"),
     "data": ("manifest", "workers", "deadline_s", "cache"),
     "encoder": ("weights",),
@@ -291,23 +291,26 @@ class _Expansion:
         return self.counts[path][split]
 
     def _probe(self, config: str) -> None:
+        """One run over all encoders; where some failed, over the others, in a folder of its own."""
         manifest, corpus_key, renders = self.corpora[self.config.target]
-        lexicon = self.config.lexicon or str(manifest.with_name("lexicon.csv"))
+        lexicon = Path(self.config.lexicon or manifest.with_name("lexicon.csv"))
         fixed = [*self.config.probe_overrides, f"data.manifest={manifest}", f"lexicon={lexicon}"]
         tree = validate(self.schema("probe"), read_tree(config, [*fixed, "run.out=unset"]), config)
-        content = {"config": tree.model_dump(mode="json"), "encoders": sorted(self.encoders), "corpus": corpus_key}
-        stage = f"probe {_key(content)}"
-        folder = self.out / "runs" / stage.replace(" ", "-")
+        table = file_sha256(lexicon) if self.config.lexicon and lexicon.is_file() else ""
 
-        def arguments(lost: frozenset[str]) -> tuple[str, ...]:
-            """Probe the encoders that there are."""
-            there = [str(run) for name, run in self.encoders.items() if name not in lost]
-            return ("probe", config, *fixed, f"encoders={json.dumps(there)}", f"run.out={folder}")
+        def over(lost: frozenset[str]) -> Stage:
+            there = {stage: run for stage, run in self.encoders.items() if stage not in lost}
+            inputs = [corpus_key, table, *sorted(self.keys[stage] for stage in there)]
+            key = _key({"config": _that_matters(tree.model_dump(mode="json")), "inputs": inputs})
+            folder = self.out / "runs" / f"probe-{key}"
+            encoders = json.dumps([str(run) for run in there.values()])
+            arguments = ("probe", config, *fixed, f"encoders={encoders}", f"run.out={folder}")
+            done = folder / "result.json"
+            return Stage("probe", arguments, done, renders, tuple(self.encoders), cost=float("inf"), settle=over)
 
-        self.grid.stages.append(
-            Stage(stage, arguments, folder / "result.json", renders, tuple(self.encoders), cost=float("inf"))
-        )
-        self.grid.runs[stage], self.grid.clips[stage] = folder, 0.0
+        whole = over(frozenset())
+        self.grid.stages.append(whole)
+        self.grid.runs[whole.name], self.grid.clips[whole.name] = whole.done.parent, 0.0
 
 
 def _that_matters(content: dict[str, Any]) -> dict[str, Any]:

@@ -26,20 +26,21 @@ class Stage:
 
     Attributes:
         name: Unique; names the log file.
-        arguments: Command line, without the program's name; a function of the stages that failed, where it depends on
-            them.
+        arguments: Command line, without the program's name.
         done: The file that the command leaves, whole or not at all.
         needs: Names of stages whose results it cannot do without.
         after: Names of stages that must have ended, well or not.
         cost: Rough share of the work; among the stages that are ready, the costliest starts first.
+        settle: Of the names of the stages without a result, the stage to run in place of this one, under its name.
     """
 
     name: str
-    arguments: tuple[str, ...] | Callable[[frozenset[str]], tuple[str, ...]]
+    arguments: tuple[str, ...]
     done: Path
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     cost: float = 1.0
+    settle: "Callable[[frozenset[str]], Stage] | None" = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def run_stages(
     _check(stages)
     logs.mkdir(parents=True, exist_ok=True)
     outcomes: dict[str, Outcome] = {}
-    running: dict[str, tuple[Job, float]] = {}
+    running: dict[str, tuple[Stage, Job, float]] = {}
     launches: dict[str, int] = defaultdict(int)
     stopped: list[int] = []
     previous = {number: signal.signal(number, lambda n, _: stopped.append(n)) for number in (15, 2)}
@@ -106,29 +107,31 @@ def run_stages(
                     and not stopped
                 ):
                     lost = frozenset(name for name, outcome in outcomes.items() if outcome.state in LOST)
-                    arguments = stage.arguments(lost) if callable(stage.arguments) else stage.arguments
-                    job = launcher.start(stage.name, arguments, logs / f"{stage.name}.log")
-                    running[stage.name] = (job, time.monotonic())
+                    settled = stage.settle(lost) if stage.settle else stage
+                    if settled.done.exists():
+                        end(Outcome(settled, "already done"), "already done")
+                        continue
+                    job = launcher.start(stage.name, settled.arguments, logs / f"{stage.name}.log")
+                    running[stage.name] = (settled, job, time.monotonic())
                     launches[stage.name] += 1
             if stopped:
-                for job, _ in running.values():
+                for _, job, _ in running.values():
                     job.stop()
-                for job, _ in running.values():
+                for _, job, _ in running.values():
                     job.wait()
                 raise Interrupted(f"stopped with {len(outcomes)} of {len(stages)} stages done; run it again to go on")
             if not running:
                 continue
-            launcher.pause([job for job, _ in running.values()])
-            for stage in stages:
-                if stage.name in running and running[stage.name][0].ended():
-                    job, began = running.pop(stage.name)
-                    code, seconds = job.wait(), time.monotonic() - began
-                    if code == INTERRUPTED and launches[stage.name] < _MOST_LAUNCHES:
-                        report(f"  {stage.name:28} interrupted after {seconds:.0f} s, goes on")
-                        continue
-                    outcome = _outcome(stage, code, seconds, logs)
-                    tail = f" ({outcome.why})" if outcome.why else ""
-                    end(outcome, f"{outcome.state} in {outcome.seconds:.0f} s{tail}")
+            launcher.pause([job for _, job, _ in running.values()])
+            for name in [name for name, (_, job, _) in running.items() if job.ended()]:
+                stage, job, began = running.pop(name)
+                code, seconds = job.wait(), time.monotonic() - began
+                if code == INTERRUPTED and launches[name] < _MOST_LAUNCHES:
+                    report(f"  {name:28} interrupted after {seconds:.0f} s, goes on")
+                    continue
+                outcome = _outcome(stage, code, seconds, logs)
+                tail = f" ({outcome.why})" if outcome.why else ""
+                end(outcome, f"{outcome.state} in {outcome.seconds:.0f} s{tail}")
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -69,3 +69,18 @@ def test_signal_ends_the_running_stage(tmp_path: Path) -> None:
         run_stages(stages, Processes(_execute), tmp_path / "logs", 2, lambda line: None)
     assert time.monotonic() - began < 10
     assert not (tmp_path / "long").exists()
+
+
+def test_a_stage_that_waits_for_all_makes_do_with_what_there_is(tmp_path: Path) -> None:
+    """A partial result never stands in for the whole one, once what had failed is there."""
+
+    def over(lost: frozenset[str]) -> Stage:
+        name = "-".join(sorted({"good", "shaky"} - lost))
+        return Stage("sum", ("write", str(tmp_path / name)), tmp_path / name, (), ("good", "shaky"), settle=over)
+
+    for verb, made in (("fail", "good"), ("fail", "good"), ("write", "good-shaky")):
+        stages = [over(frozenset()), _stage(tmp_path, "good"), _stage(tmp_path, "shaky", verb)]
+        outcomes = run_stages(stages, Processes(_execute), tmp_path / "logs", 2, lambda line: None)
+        assert outcomes[0].stage.done.name == made
+        assert outcomes[0].stage.done.exists()
+    assert [outcome.state for outcome in outcomes] == ["done", "already done", "done"]
