@@ -110,12 +110,16 @@ def clips_to_see(config: PretrainConfig) -> Manifest:
     """The clips a run sees, checked against what its encoder will be judged on.
 
     Raises:
-        UserError: Nothing is left, labels are needed and absent, or a downstream clip would be seen undeclared.
+        UserError: Nothing is left, labels are needed and absent, a downstream clip would be seen undeclared, or one would
+            be seen with its label.
     """
+    labels = getattr(RECIPES[config.recipe.name], "NEEDS_LABELS", False)
+    if labels and config.transductive:
+        raise UserError(f"recipe {config.recipe.name} learns labels; only recipes without labels can be transductive")
     if not config.transductive:
         check_unseen(config.data.manifest, config.splits, config.downstream)
     manifest = seen_manifest(config.data.manifest, config.splits)
-    if getattr(RECIPES[config.recipe.name], "NEEDS_LABELS", False):
+    if labels:
         bare = [clip.clip_id for clip in manifest if clip.label is None]
         if bare:
             raise UserError(

@@ -51,7 +51,11 @@ def test_equal_ids_of_unlike_corpora_are_a_coincidence(mini_corpus: Path, tmp_pa
     unlike, target = Manifest.load(tmp_path / "manifest.csv"), Manifest.load(mini_corpus / "manifest.csv")
     ids = dict(zip((c.clip_id for c in unlike), (c.clip_id for c in target), strict=True))
     unlike.replace(replace(clip, clip_id=ids[clip.clip_id]) for clip in unlike).save(tmp_path / "manifest.csv")
-    check_unseen([str(tmp_path / "manifest.csv")], ["train", "val", "test"], [str(mini_corpus / "manifest.csv")])
+    seen, judge = str(tmp_path / "manifest.csv"), str(mini_corpus / "manifest.csv")
+    check_unseen([seen], ["train", "val", "test"], [judge])
+    replace(Manifest.load(seen), name=target.name).save(tmp_path / "manifest.csv")
+    with pytest.raises(UserError, match=r"^12 val or test clips of"):  # of the same corpus, they are the same clips
+        check_unseen([seen], ["train", "val", "test"], [judge])
 
 
 def test_a_declared_transductive_run_says_so(mini_corpus: Path, relabelled: Path, tmp_path: Path) -> None:
@@ -60,6 +64,8 @@ def test_a_declared_transductive_run_says_so(mini_corpus: Path, relabelled: Path
     path = write_config(PRETRAIN, tmp_path / "p.yaml", relabelled, tmp_path / "run", **changes)
     with pytest.raises(UserError, match="declare it with transductive=true"):
         clips_to_see(load_config(PretrainConfig, path))
+    with pytest.raises(UserError, match="recipe supervised learns labels"):
+        clips_to_see(load_config(PretrainConfig, path, ["transductive=true", "recipe={name: supervised}"]))
     run_pretrain(load_config(PretrainConfig, path, ["transductive=true"]))
     stage = json.loads(read_metadata(tmp_path / "run" / ENCODER)["pretraining"])[0]
     assert stage["transductive"] == "declared"
