@@ -110,8 +110,8 @@ def clips_to_see(config: PretrainConfig) -> Manifest:
     """The clips a run sees, checked against what its encoder will be judged on.
 
     Raises:
-        UserError: Nothing is left, labels are needed and absent, a downstream clip would be seen undeclared, or one would
-            be seen with its label.
+        UserError: Nothing is left, labels are needed and absent, or a downstream clip would be seen undeclared or with
+            its label.
     """
     labels = getattr(RECIPES[config.recipe.name], "NEEDS_LABELS", False)
     if labels and config.transductive:

@@ -1,5 +1,6 @@
 """The grid table: seeds averaged clip by clip, each cell against the random initialisation of its encoder."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -74,3 +75,14 @@ def test_the_page_shows_methods_by_regimes(runs: Path, tmp_path: Path) -> None:
     assert "One seed only: maskfeat in generic and random init in scratch." in table
     plain = build_report([runs / "maskfeat-sign-0"], tmp_path / "one.md").read_text(encoding="utf-8")
     assert "## The grid" in plain
+
+
+def test_runs_on_other_clips_are_named_and_left_out(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs, tmp_path / "runs")
+    path = tmp_path / "runs" / "supervised-sign-1" / "predictions.csv"
+    path.write_text("\n".join(path.read_text().splitlines()[:-3]) + "\n")  # three clips could not be read
+    page = build_report([tmp_path / "runs"], tmp_path / "r.md").read_text(encoding="utf-8")
+    assert "Left out of the grid, scored on other clips than most: supervised" in page
+    gathered = scan([tmp_path / "runs"])
+    sets, _ = standings.scored_sets(gathered, standings.palette(gathered))
+    assert sum(row.predictions is not None for row in sets[0].rows) == 4

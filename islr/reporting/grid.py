@@ -1,5 +1,6 @@
 """The grid table: methods by data regimes, seeds averaged, each cell against its encoder's random initialisation."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,9 +40,12 @@ def section(sets: Sequence[ScoredSet]) -> Section | None:
     """One table for each test set on which runs of a grid were scored."""
     blocks: list[Block] = []
     for found in sets:
-        cells = grid_cells([row for row in found.rows if _place(row)])
-        if cells:
-            blocks += _table(found, cells)
+        rows, odd = _on_the_same_clips([row for row in found.rows if _place(row) and row.predictions is not None])
+        if odd:
+            names = text.enumerate_words([row.label for row in odd])
+            blocks.append(Notice(f"Left out of the grid, scored on other clips than most: {names}.", "warning"))
+        if rows:
+            blocks += _table(found, grid_cells(rows))
     if not blocks:
         return None
     lead = (
@@ -54,6 +58,18 @@ def section(sets: Sequence[ScoredSet]) -> Section | None:
 def _place(row: Row) -> tuple[str, str] | None:
     tags = row.run.config.get("tags") or {}
     return (tags["method"], tags["regime"]) if {"method", "regime"} <= set(tags) else None
+
+
+def _on_the_same_clips(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """The rows scored on the commonest set of clips, and the others: their mean would be of unlike things."""
+    clips = {row.label: tuple(sorted(row.predictions.clip_ids)) for row in rows if row.predictions is not None}
+    if not clips:
+        return [], []
+    commonest = Counter(clips.values()).most_common(1)[0][0]
+    return (
+        [row for row in rows if clips[row.label] == commonest],
+        [row for row in rows if clips[row.label] != commonest],
+    )
 
 
 def grid_cells(rows: Sequence[Row]) -> dict[tuple[str, str], GridCell]:
@@ -69,7 +85,7 @@ def grid_cells(rows: Sequence[Row]) -> dict[tuple[str, str], GridCell]:
     for place, members in groups.items():
         encoder = members[0].provenance.encoder
         control = next((p for p, m in groups.items() if m[0].random and m[0].provenance.encoder == encoder), None)
-        if not members[0].random and control is not None and right[control].shape == right[place].shape:
+        if not members[0].random and control is not None:
             tested[place] = paired_bootstrap(right[place], right[control])
     adjusted = holm([difference.p_value for difference in tested.values()])
     for (place, difference), p in zip(tested.items(), adjusted, strict=True):
@@ -91,20 +107,20 @@ def _table(found: ScoredSet, cells: dict[tuple[str, str], GridCell]) -> list[Blo
     rows = []
     for method in methods:
         mine = {regime: cells[method, regime] for regime in regimes if (method, regime) in cells}
-        counts = sorted({len(cell.rows) for cell in mine.values()})
+        fewest, most = (of(len(cell.rows) for cell in mine.values()) for of in (min, max))
         rows.append(
             (
                 Cell(method),
                 *(_cell(mine[regime]) if regime in mine else Cell("–", raw="") for regime in regimes),
-                Cell(" to ".join(str(n) for n in {counts[0]: 0, counts[-1]: 0})),
+                Cell(str(most) if fewest == most else f"{fewest} to {most}"),
             )
         )
     n = len(_mean_hits(next(iter(cells.values())).rows))
     compared = sum(cell.versus is not None for cell in cells.values())
     note = (
         f"{text.count(n)} clips. {BETTER} better / {WORSE} worse than the mean of the random initialisations of the "
-        f"same encoder (paired over clips, Holm-adjusted p < {ALPHA}, {compared} comparisons). In brackets: the "
-        "interval; after it the lowest and highest seed, where there are several."
+        f"same encoder (paired over clips, Holm-adjusted p < {ALPHA}, {compared} comparisons). Beside each "
+        "number stand its interval and, where there are several seeds, the lowest and the highest."
     )
     name = f"grid-{text.slug(found.title)}"
     blocks: list[Block] = [Table(name, f"The grid on {found.title}", tuple(columns), tuple(rows), note)]
@@ -118,7 +134,7 @@ def _cell(cell: GridCell) -> Cell:
     score, scores = cell.score, [row.top1.value for row in cell.rows]
     bounds = text.interval(score.low, score.high)
     if len(scores) > 1:
-        bounds += f" {text.percent(min(scores))} to {text.percent(max(scores))}"
+        bounds += f", seeds {text.percent(min(scores))} to {text.percent(max(scores))}"
     title = ""
     if cell.versus is not None:
         gain = text.percent(cell.versus.value, signed=True)
