@@ -7,6 +7,7 @@ encodes the same clips, as evaluation would see them, and records
   1 when features fill all directions evenly (the collapse measure of SimSiam, arXiv 2011.10566, figure 2);
 - `feature_rank`: exponential of the entropy of the normalised singular values of the centred features (RankMe, arXiv
   2210.02885, equation 1): how many directions are in use;
+- `looked_at`: how many clips could be read; without any, nothing else is said;
 - `knn_top1`: share of val clips whose nearest labelled training clips vote for their sign, by cosine, and `knn_chance`.
 
 Shapes: n clips, D width.
@@ -55,12 +56,11 @@ class Health:
 
     def __init__(self, config: HealthConfig, manifest: Manifest, data: DataConfig, epochs: float, world: World) -> None:
         self.config, self.world = config, world
-        self.looked = manifest.replace(_spread(_usable(manifest, ("val",)), config.clips))
-        self.voters = manifest.replace(_spread(_usable(manifest, ("train",)), config.clips))
-        if not len(self.looked):
-            self.looked = manifest.replace(_spread(_usable(manifest, ("train", "none")), config.clips))
-        self.votes = all(clip.label is not None for part in (self.looked, self.voters) for clip in part)
-        self.votes &= len(self.voters) > 0 and self.looked.clips[:1] != self.voters.clips[:1]
+        val, train = _usable(manifest, ("val",)), _usable(manifest, ("train",))
+        self.looked = manifest.replace(_evenly(val or _usable(manifest, ("train", "none")), config.clips))
+        self.voters = manifest.replace(_evenly(train, config.clips))
+        labelled = all(clip.label is not None for part in (self.looked, self.voters) for clip in part)
+        self.votes = bool(val) and bool(train) and labelled
         stores = [self.looked, self.voters] if self.votes else [self.looked]
         self.stores = [ClipStore(part, data) for part in stores if len(part)]
         self._kept: dict[int, list[Batch]] = {}  # views of each store, where clips are to be decoded once
@@ -76,7 +76,10 @@ class Health:
         encoder = getattr(recipe, "exported", recipe.encoder)  # a teacher, where there is one
         assert isinstance(encoder, Encoder)
         features = [encode(encoder, self._batches(place, encoder), self.world) for place in range(len(self.stores))]
-        numbers = spread_and_rank(features[0][0])
+        numbers = {"looked_at": float(len(features[0][1]))}  # of `clips`, those that could be read
+        if not all(rows for _, rows in features):
+            return numbers
+        numbers |= spread_and_rank(features[0][0])
         if self.votes:
             labels = [
                 np.array([store.manifest.clips[row].label for row in rows])
@@ -109,7 +112,7 @@ def _usable(manifest: Manifest, splits: Sequence[str]) -> list[Clip]:
     return [clip for clip in manifest.select() if clip.split in splits]
 
 
-def _spread(clips: Sequence[Clip], most: int) -> Iterable[Clip]:
+def _evenly(clips: Sequence[Clip], most: int) -> Iterable[Clip]:
     """At most so many clips, evenly spaced."""
     if len(clips) <= most:
         return clips
@@ -128,7 +131,7 @@ def encode(encoder: Encoder, batches: Iterable[Batch], world: World) -> tuple[Te
             features.append(encoder(clip).float().cpu())
             rows += batch["index"].tolist()
     encoder.train(training)
-    return torch.cat(features), rows
+    return torch.cat(features) if features else torch.empty(0, encoder.dim), rows
 
 
 def spread_and_rank(features: Tensor) -> dict[str, float]:

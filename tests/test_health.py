@@ -1,5 +1,6 @@
 """Looks at the features of a pre-training run: collapse is flagged, neighbours vote, test is never looked at."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -75,3 +76,17 @@ def test_a_run_logs_its_looks_once(mini_corpus: Path, tmp_path: Path) -> None:
     assert [row["epoch"] for row in looks] == [0.0, 2.0, 3.0]
     assert all({"feature_spread", "feature_rank", "knn_top1", "knn_chance", "collapsed"} <= set(row) for row in looks)
     assert all(0 <= row["data_wait"] <= 1 for row in rows if row["kind"] == "train")
+
+
+def test_clips_that_cannot_be_read_are_counted(mini_corpus: Path, tmp_path: Path) -> None:
+    shutil.copytree(mini_corpus, tmp_path / "corpus")
+    manifest = Manifest.load(tmp_path / "corpus" / "manifest.csv")
+    val = list(manifest.select("val"))
+    recipe = nn.Module()
+    recipe.encoder = create_model("mvit_tiny", frames=4, size=32)
+    for broken in (val[:1], val):
+        for clip in broken:
+            (tmp_path / "corpus" / clip.path).write_bytes(b"no video")
+        numbers = Health(HealthConfig(looks=1), manifest, DataConfig(manifest=("m",)), 1, World("cpu"))(recipe, 1.0)
+        assert numbers["looked_at"] == len(val) - len(broken)
+        assert ("feature_rank" in numbers) == (len(broken) < len(val))
