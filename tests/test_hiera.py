@@ -154,7 +154,7 @@ def test_image_weights_give_a_still_clip_what_they_give_the_image() -> None:
     torch.manual_seed(0)
     image = Hiera(img_size=(64, 64), num_classes=5, **TINY).eval()  # type: ignore[arg-type]
     layout = detect_layout(image.state_dict(), "hiera_tiny", "timm")
-    assert layout.name == "hiera_image"
+    assert layout.name == "hiera-image"
     encoder = create_model("hiera_tiny", **layout.arguments(image.state_dict())).eval()
     assert encoder.input_spec.mean == (0.485, 0.456, 0.406)
     load_layout(encoder, image.state_dict(), layout, "timm")

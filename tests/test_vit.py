@@ -155,7 +155,7 @@ def test_transformers_files_of_all_kinds_load(kind: str, biases: dict[str, str])
     prefix, heads = ("", ()) if kind == "bare" else ("videomae.", TRANSFORMERS_HEADS[kind])
     state = {f"{prefix}{name}": value for name, value in transformers_names(encoder.state_dict(), biases).items()}
     state |= {name: torch.zeros(2) for name in heads}
-    assert_loads(state, "videomae_transformers", encoder, heads)
+    assert_loads(state, "hf-videomae", encoder, heads)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_a_transformers_file_without_a_projection_is_refused() -> None:
     state = transformers_names(small_vit().state_dict(), {"query": "query.bias", "value": "value.bias"})
     del state["encoder.layer.1.attention.attention.key.weight"]
     with pytest.raises(UserError, match=r"lacks tensors of the encoder: blocks\.1\.attn\.qkv\.weight"):
-        load_layout(small_vit(), state, LAYOUTS["videomae_transformers"], "file")
+        load_layout(small_vit(), state, LAYOUTS["hf-videomae"], "file")
 
 
 # Parity with VideoMAE -------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from islr.errors import UserError
+from islr.models.layouts.hf_videomae import HF_VIDEOMAE
 from islr.models.layouts.hiera import HIERA, HIERA_IMAGE
 from islr.models.layouts.i3d import BSL1K_I3D, KINETICS_I3D, WLASL_I3D
 from islr.models.layouts.layout import Layout, Renamed, load_layout, rename, shown
@@ -17,7 +18,6 @@ from islr.models.layouts.timesformer import DINO_VIT, HF_TIMESFORMER, SVT, SVT_S
 from islr.models.layouts.torchvision_mvit import TORCHVISION_MVIT
 from islr.models.layouts.torchvision_video import TORCHVISION_RESNET, TORCHVISION_S3D
 from islr.models.layouts.videomae import VIDEOMAE
-from islr.models.layouts.videomae_transformers import VIDEOMAE_TRANSFORMERS
 
 __all__ = ["LAYOUTS", "Layout", "Renamed", "choose_layout", "detect_layout", "layouts_of", "load_layout", "rename"]
 
@@ -47,7 +47,7 @@ LAYOUTS: dict[str, Layout] = {
         TORCHVISION_S3D,
         TORCHVISION_SWIN3D,
         VIDEOMAE,
-        VIDEOMAE_TRANSFORMERS,
+        HF_VIDEOMAE,
         WLASL_I3D,
     )
 }

@@ -58,7 +58,7 @@ HIERA = Layout(
 )
 
 HIERA_IMAGE = Layout(
-    name="hiera_image",
+    name="hiera-image",
     source="image Hiera of timm (hiera_*_224) and facebookresearch/hiera; the patch kernel is inflated",
     families=("hiera_*",),
     marks=(r"pos_embed", r"blocks\.0\.attn\.qkv\.weight"),

@@ -23,7 +23,7 @@ def _numbered_blocks(state: State) -> State:
 
 
 OPENHANDS_STGCN = Layout(
-    name="openhands_stgcn",
+    name="openhands-stgcn",
     source="AI4Bharat/OpenHands ST-GCN, Lightning .ckpt",
     families=("stgcn*",),
     marks=(r"st_gcn_networks\.0\.gcn\.conv\.weight", r"edge_importance\.0"),
@@ -44,7 +44,7 @@ OPENHANDS_STGCN = Layout(
 )
 
 OPENHANDS_SLGCN = Layout(
-    name="openhands_slgcn",
+    name="openhands-slgcn",
     source="AI4Bharat/OpenHands SL-GCN (decoupled GCN), Lightning .ckpt",
     families=("slgcn*",),
     marks=(r"l1\.gcn1\.decoupled_A", r"l1\.fc2c\.weight"),

@@ -30,8 +30,8 @@ def join_projections(state: State) -> State:
     return joined
 
 
-VIDEOMAE_TRANSFORMERS = Layout(
-    name="videomae_transformers",
+HF_VIDEOMAE = Layout(
+    name="hf-videomae",
     source="transformers VideoMAEModel, VideoMAEForPreTraining, VideoMAEForVideoClassification",
     families=("vit_*",),
     marks=(
