@@ -171,6 +171,7 @@ class Slurm:
             import submitit
         except ImportError:
             raise UserError("SLURM jobs need submitit: pip install 'islr-bench[slurm]'") from None
+        self._poll_s = _POLL_S if cluster == "local" else _CLUSTER_POLL_S
         try:
             self._executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
             self._executor.update_parameters(**parameters)
@@ -184,8 +185,7 @@ class Slurm:
 
     def pause(self, jobs: Sequence["_Submitted"]) -> None:
         """See `Launcher.pause`."""
-        local = all(job.job.__class__.__name__ == "LocalJob" for job in jobs)
-        time.sleep(_POLL_S if local else _CLUSTER_POLL_S)
+        time.sleep(self._poll_s)
 
 
 class _Submitted:

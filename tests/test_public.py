@@ -300,6 +300,7 @@ def test_damaged_pickles_raise_one_kind_of_error(tmp_path: Path, save: Any) -> N
     zipped = zipfile.is_zipfile(path)
     content = _entry(path, "data.pkl") if zipped else path.read_bytes()
     generator = torch.Generator().manual_seed(0)
+    refused = 0
     for _ in range(100):
         place = int(torch.randint(len(content), (1,), generator=generator))
         value = int(torch.randint(256, (1,), generator=generator))
@@ -311,7 +312,8 @@ def test_damaged_pickles_raise_one_kind_of_error(tmp_path: Path, save: Any) -> N
         try:
             read_public(path, ("model",))
         except UserError:
-            continue
+            refused += 1
+    assert 20 < refused < 100  # many bytes are of names, whose damage does no harm
 
 
 def test_values_that_are_not_finite_are_named() -> None:
