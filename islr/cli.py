@@ -224,7 +224,7 @@ def bench(
         print("\n".join(plan_of(grid, expand(grid, _schema))))
         return
     _preload()
-    print(run_bench(grid, _schema, run))
+    run_bench(grid, _schema, run)  # the report names itself
 
 
 @app.command()
