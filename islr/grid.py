@@ -23,6 +23,7 @@ from islr.errors import UserError
 from islr.files import file_sha256
 from islr.stages import Stage
 
+TOKENIZER = "tokenizer.safetensors"  # what a tokenizer's run leaves
 KEY_LENGTH = 10  # hex digits of a stage's hash in names
 # Keys of a run's configuration that its numbers do not depend on, or that the hashes of its inputs stand for.
 NOT_HASHED = {
@@ -30,6 +31,7 @@ NOT_HASHED = {
     "run": ("out", "wandb", "log_every", "checkpoint_every"),
     "data": ("manifest", "workers", "deadline_s", "cache"),
     "encoder": ("weights",),
+    "recipe": ("tokenizer",),
 }
 Schema = Callable[[str], type[Config]]
 
@@ -64,6 +66,10 @@ class MethodConfig(Config):
     pretrain_overrides: tuple[str, ...] = ()
     finetune: str = Field(description="config of the fine-tuning")
     finetune_overrides: tuple[str, ...] = ()
+    tokenizer: str | None = Field(
+        None, description="config of the tokenizer whose words the recipe predicts; trained on the clips of each stage"
+    )
+    tokenizer_overrides: tuple[str, ...] = ()
     labelled: bool = Field(False, description="the recipe learns labels: the regimes' labelled stages are its own")
     regimes: tuple[str, ...] | None = Field(None, description="only these; default: all that pre-train")
     seeds: tuple[int, ...] | None = Field(None, description="instead of the grid's")
@@ -115,6 +121,8 @@ class GridConfig(Config):
                     raise ValueError(f"methods.{name} names regime '{regime}'; known: {', '.join(self.regimes)}")
                 if self.regimes[regime].stages and method.pretrain is None:
                     raise ValueError(f"methods.{name} has no pretrain config for regime '{regime}'")
+            if method.tokenizer and method.pretrain is None:
+                raise ValueError(f"methods.{name} has a tokenizer and no pretrain config")
         return self
 
 
@@ -182,10 +190,10 @@ class _Expansion:
         wanted = bool(method.pretrain)
         return tuple(name for name, regime in self.config.regimes.items() if bool(regime.stages) == wanted)
 
-    def _labels(self, method: str, regime: str, seed: int) -> list[str]:
-        """Overrides by which tables know a cell."""
+    def _labels(self, method: str, regime: str, seed: int, part: str = "") -> list[str]:
+        """Overrides by which tables know a cell, or a part of its pre-training."""
         several = len(self.config.methods[method].seeds or self.config.seeds) > 1
-        name = f"{method} · {regime}" + (f" · seed {seed}" if several else "")
+        name = f"{method}{part} · {regime}" + (f" · seed {seed}" if several else "")
         tags = {"method": method, "regime": regime}
         return [f"name={json.dumps(name, ensure_ascii=False)}", f"tags={json.dumps(tags)}"]
 
@@ -237,24 +245,37 @@ class _Expansion:
     ) -> tuple[str, str]:
         """The last of these pre-training stages; returns its name and the weights it leaves."""
         assert method.pretrain is not None
-        found = [self.corpora[corpus] for corpus in stages[-1]]
+        overrides, inputs, needs = self._seeing(stages[-1], self.config.regimes[regime], seed)
+        labels = self._labels(name, regime, seed)
+        if method.tokenizer:
+            words = [*method.tokenizer_overrides, *overrides, *self._labels(name, regime, seed, " tokenizer")]
+            title = f"{name}-tokenizer-{'+'.join(stages[-1])}-s{seed}"
+            stage, folder = self._run("pretrain", method.tokenizer, words, title, inputs, needs, TOKENIZER)
+            overrides.append(f"recipe.tokenizer={folder / TOKENIZER}")
+            inputs, needs = [*inputs, self.keys[stage]], [*needs, stage]
+        if weights:
+            overrides.append(f"encoder.weights={weights}")
+            needs = [*needs, parent]
+        inputs = [*inputs, self.keys.get(parent, "")]
+        title = f"{name}-{'-then-'.join('+'.join(stage) for stage in stages)}-s{seed}"
+        overrides = [*method.pretrain_overrides, *overrides, *labels]
+        stage, folder = self._run("pretrain", method.pretrain, overrides, title, inputs, needs, "encoder.safetensors")
+        return stage, str(folder / "encoder.safetensors")
+
+    def _seeing(
+        self, corpora: tuple[str, ...], regime: RegimeConfig, seed: int
+    ) -> tuple[list[str], list[str], list[str]]:
+        """Overrides, hashed inputs and needed stages of a run that learns from these corpora's clips."""
+        found = [self.corpora[corpus] for corpus in corpora]
         target, target_key, target_renders = self.corpora[self.config.target]
-        transductive = self.config.regimes[regime].transductive
         overrides = [
-            *method.pretrain_overrides,
-            *self._labels(name, regime, seed),
             f"data.manifest={json.dumps([str(path) for path, _, _ in found])}",
             f"downstream={json.dumps([str(target)])}",
             f"run.seed={seed}",
-            *(["transductive=true"] if transductive else []),
-            *([f"encoder.weights={weights}"] if weights else []),
+            *(["transductive=true"] if regime.transductive else []),
         ]
         rendered = [stage for _, _, renders in found for stage in renders]
-        needs = tuple(dict.fromkeys([*rendered, *target_renders, *([parent] if parent else [])]))
-        inputs = (*(key for _, key, _ in found), target_key, self.keys.get(parent, ""))
-        title = f"{name}-{'-then-'.join('+'.join(stage) for stage in stages)}-s{seed}"
-        stage, folder = self._run("pretrain", method.pretrain, overrides, title, inputs, needs, "encoder.safetensors")
-        return stage, str(folder / "encoder.safetensors")
+        return overrides, [*(key for _, key, _ in found), target_key], list(dict.fromkeys([*rendered, *target_renders]))
 
     def _run(
         self,
@@ -263,7 +284,7 @@ class _Expansion:
         overrides: list[str],
         title: str,
         inputs: Sequence[str],
-        needs: tuple[str, ...],
+        needs: Sequence[str],
         done: str,
     ) -> tuple[str, Path]:
         """A training stage, made once for equal content; returns its name and run folder."""
@@ -277,7 +298,7 @@ class _Expansion:
         arguments = (task, config, *overrides, f"run.out={folder}")
         manifests, splits = content["data"]["manifest"], content.get("splits", ["train"])
         clips = content["optim"]["epochs"] * sum(self._count(path, split) for path in manifests for split in splits)
-        self.grid.stages.append(Stage(stage, arguments, folder / done, needs, cost=max(clips, 1.0)))
+        self.grid.stages.append(Stage(stage, arguments, folder / done, tuple(needs), cost=max(clips, 1.0)))
         self.grid.runs[stage], self.grid.clips[stage] = folder, clips
         self.names[key], self.keys[stage] = stage, key
         return stage, folder

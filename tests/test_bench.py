@@ -78,6 +78,29 @@ def test_equal_stages_are_made_once_and_changed_ones_again(tree: dict[str, Any])
     assert len(names & {stage.name for stage in grid_of(tree)[1].stages}) == 1
 
 
+def test_a_tokenizer_is_trained_on_what_its_recipe_sees_and_once(tree: dict[str, Any]) -> None:
+    tree["methods"] = {
+        "bevt": {
+            "pretrain": "smoke/bevt.yaml",
+            "tokenizer": "smoke/tokenizer.yaml",
+            "finetune": "smoke/finetune_video.yaml",
+        }
+    }
+    _, grid = grid_of(tree)
+    [words] = [stage for stage in grid.stages if "tokenizer" in stage.name]
+    first, second = (stage for stage in grid.stages if stage.name.startswith("pretrain bevt-target"))
+    assert words.done.name == "tokenizer.safetensors"
+    assert words.name in first.needs
+    assert words.name in second.needs  # the same clips and seed: the same tokenizer
+    assert f"recipe.tokenizer={words.done}" in first.arguments
+    tree["methods"]["bevt"]["tokenizer_overrides"] = ["recipe.vocabulary=64"]
+    changed = {stage.name for stage in grid_of(tree)[1].stages}
+    assert not changed & {words.name, first.name, second.name}  # another tokenizer is another target
+    tree["methods"]["bevt"]["pretrain"] = None
+    with pytest.raises(UserError, match="tokenizer and no pretrain"):
+        grid_of(tree)
+
+
 def test_wrong_grids_are_refused_before_any_work(tree: dict[str, Any]) -> None:
     for change, message in (
         ({"target": "aim"}, "target names corpus 'aim'; known: target"),
