@@ -5,6 +5,7 @@ from pathlib import Path
 
 from islr.errors import RunFailed
 from islr.grid import Grid, GridConfig, Schema, expand
+from islr.grid_cost import duration, rates_of, seconds, summary
 from islr.launchers import Execute, Launcher, Processes, Slurm, Torchrun
 from islr.stages import LOST, run_stages
 
@@ -46,18 +47,21 @@ def run_bench(config: GridConfig, schema: Schema, execute: Execute, say: Callabl
 
 
 def plan(config: GridConfig, grid: Grid) -> list[str]:
-    """The stages, what of them is done, and how many clips training still has to see."""
+    """The stages, what of them is done, and what the others cost."""
     done = [stage for stage in grid.stages if stage.done.exists()]
-    left = sum(grid.clips.get(stage.name, 0) for stage in grid.stages if stage not in done)
+    rates = rates_of(grid)
     lines = [
         f"{config.name}: {len(config.methods)} methods, {len(config.regimes)} regimes, {len(grid.cells)} cells, "
         f"{len(grid.stages)} stages, {len(done)} of them done; in {config.out}"
     ]
     for stage in grid.stages:
         clips = grid.clips.get(stage.name, 0)
-        size = f"{clips:,.0f} clips" if clips else ""
-        lines.append(f"  {'done' if stage in done else 'to do':6} {stage.name:72} {size}".rstrip())
-    lines.append(f"  clips to see in training: {left:,.0f} (a corpus that is not rendered yet counts as 0)")
+        size = f"{clips:>9,.0f} clips" if clips else ""
+        time = seconds(stage, grid, rates)
+        time_words = duration(time) if time else ""
+        lines.append(f"  {'done' if stage in done else 'to do':6} {stage.name:72} {size:15} {time_words}".rstrip())
+    left = [stage for stage in grid.stages if stage not in done]
+    lines.append(f"  {summary(left, grid, rates, config.backend.at_once)}")
     return lines
 
 

@@ -134,7 +134,7 @@ def synth(
         kind=kind,
         difficulty=difficulty,
         lexicon=lexicon,
-        variant=vocabulary,
+        vocabulary=vocabulary,
         signs=signs,
         homophones=homophones,
         signers=signers,

@@ -10,19 +10,21 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 import islr
 from islr.config import Config, read_tree, validate
 from islr.data.manifest import Manifest
+from islr.data.synth.options import SynthOptions
 from islr.errors import UserError
 from islr.files import file_sha256
 from islr.stages import Stage
 
+ENCODER = "encoder.safetensors"  # what a pre-training run leaves
 TOKENIZER = "tokenizer.safetensors"  # what a tokenizer's run leaves
 KEY_LENGTH = 10  # hex digits of a stage's hash in names
 # Keys of a run's configuration that its numbers do not depend on, or that the hashes of its inputs stand for.
@@ -33,6 +35,7 @@ NOT_HASHED = {
     "encoder": ("weights",),
     "recipe": ("tokenizer",),
 }
+SYNTH_OPTIONS = tuple(option.name for option in fields(SynthOptions) if option.name not in ("fps", "workers"))
 Schema = Callable[[str], type[Config]]
 
 
@@ -40,7 +43,15 @@ class CorpusConfig(Config):
     """A corpus: a manifest that is there, or a rendered one."""
 
     manifest: str | None = Field(None, description="manifest.csv")
-    synth: str | None = Field(None, description="options of `islr synth`, to render it into the grid's folder")
+    synth: SynthOptions | None = Field(None, description="options of `islr synth`, to render it into the grid's folder")
+
+    @field_validator("synth", mode="before")
+    @classmethod
+    def _options_of_the_command(cls, options: object) -> object:
+        unknown = set(options) - set(SYNTH_OPTIONS) if isinstance(options, dict) else set()
+        if unknown:
+            raise ValueError(f"no option of islr synth: {', '.join(sorted(unknown))}")
+        return options
 
     @model_validator(mode="after")
     def _one(self) -> "CorpusConfig":
@@ -71,6 +82,10 @@ class MethodConfig(Config):
     )
     tokenizer_overrides: tuple[str, ...] = ()
     labelled: bool = Field(False, description="the recipe learns labels: the regimes' labelled stages are its own")
+    clips_per_s: dict[Literal["pretrain", "tokenizer", "finetune"], PositiveFloat] = Field(
+        default_factory=dict,
+        description="rates of training for `--plan`, used until runs of the grid have measured them",
+    )
     regimes: tuple[str, ...] | None = Field(None, description="only these; default: all that pre-train")
     seeds: tuple[int, ...] | None = Field(None, description="instead of the grid's")
 
@@ -145,12 +160,16 @@ class Grid:
         cells: Which stage scores which cell.
         runs: Stage -> run folder, for stages that leave one.
         clips: Stage -> clips it trains on, over all epochs; 0 where it trains nothing.
+        kinds: Training stage -> config file and encoder: stages of a kind train at the same rate.
+        declared: Kind -> clips a second in training, where a method says so.
     """
 
     stages: list[Stage] = field(default_factory=list)
     cells: list[Cell] = field(default_factory=list)
     runs: dict[str, Path] = field(default_factory=dict)
     clips: dict[str, float] = field(default_factory=dict)
+    kinds: dict[str, tuple[str, str]] = field(default_factory=dict)
+    declared: dict[tuple[str, str], float] = field(default_factory=dict)
 
 
 def expand(config: GridConfig, schema: Schema) -> Grid:
@@ -174,8 +193,8 @@ class _Expansion:
         self.grid = Grid()
         self.names: dict[str, str] = {}  # key -> stage
         self.keys: dict[str, str] = {}  # stage -> key
-        self.corpora = {name: self._corpus(name, corpus) for name, corpus in config.corpora.items()}
         self.counts: dict[str, Counter[str]] = {}  # manifest -> readable clips by split
+        self.corpora = {name: self._corpus(name, corpus) for name, corpus in config.corpora.items()}
         self.encoders: dict[str, Path] = {}  # pre-training stages whose encoders are fine-tuned -> run folder
         for name, method in config.methods.items():
             for regime in self._regimes(method):
@@ -204,12 +223,17 @@ class _Expansion:
             if not path.is_file():
                 raise UserError(f"corpora.{name}: {path} does not exist")
             return path, file_sha256(path), ()
-        options = (corpus.synth or "").split()
+        assert corpus.synth is not None
+        plain = SynthOptions()
+        options = {key: getattr(corpus.synth, key) for key in SYNTH_OPTIONS}
+        options = {key: str(value) for key, value in options.items() if value != getattr(plain, key)}
         key = _key({"synth": options, "version": islr.__version__})
         path = self.out / "corpora" / f"{name}-{key}" / "manifest.csv"
         stage = f"render {name}"
-        arguments = ("synth", str(path.parent), "--name", name, *options)
-        self.grid.stages.append(Stage(stage, arguments, path, cost=50))
+        words = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", value)]
+        named = () if "name" in options else ("--name", name)
+        self.grid.stages.append(Stage(stage, ("synth", str(path.parent), *named, *words), path, cost=50))
+        self.counts[str(path)] = corpus.synth.clips()
         return path, key, (stage,)
 
     def _cell(self, name: str, method: MethodConfig, regime: str, seed: int) -> None:
@@ -231,6 +255,7 @@ class _Expansion:
         needs = (*renders, *([parent] if parent else []))
         title, inputs = f"{name}-{regime}-s{seed}", (corpus_key, self.keys.get(parent, ""))
         stage, _ = self._run("finetune", method.finetune, overrides, title, inputs, needs, "result.json")
+        self._declare(stage, method.clips_per_s.get("finetune"))
         self.grid.cells.append(Cell(name, regime, seed, stage))
 
     def _pretrain(
@@ -251,6 +276,7 @@ class _Expansion:
             words = [*method.tokenizer_overrides, *overrides, *self._labels(name, regime, seed, " tokenizer")]
             title = f"{name}-tokenizer-{'+'.join(stages[-1])}-s{seed}"
             stage, folder = self._run("pretrain", method.tokenizer, words, title, inputs, needs, TOKENIZER)
+            self._declare(stage, method.clips_per_s.get("tokenizer"))
             overrides.append(f"recipe.tokenizer={folder / TOKENIZER}")
             inputs, needs = [*inputs, self.keys[stage]], [*needs, stage]
         if weights:
@@ -259,8 +285,9 @@ class _Expansion:
         inputs = [*inputs, self.keys.get(parent, "")]
         title = f"{name}-{'-then-'.join('+'.join(stage) for stage in stages)}-s{seed}"
         overrides = [*method.pretrain_overrides, *overrides, *labels]
-        stage, folder = self._run("pretrain", method.pretrain, overrides, title, inputs, needs, "encoder.safetensors")
-        return stage, str(folder / "encoder.safetensors")
+        stage, folder = self._run("pretrain", method.pretrain, overrides, title, inputs, needs, ENCODER)
+        self._declare(stage, method.clips_per_s.get("pretrain"))
+        return stage, str(folder / ENCODER)
 
     def _seeing(
         self, corpora: tuple[str, ...], regime: RegimeConfig, seed: int
@@ -300,13 +327,16 @@ class _Expansion:
         clips = content["optim"]["epochs"] * sum(self._count(path, split) for path in manifests for split in splits)
         self.grid.stages.append(Stage(stage, arguments, folder / done, tuple(needs), cost=max(clips, 1.0)))
         self.grid.runs[stage], self.grid.clips[stage] = folder, clips
+        self.grid.kinds[stage] = (config, content["encoder"]["name"])
         self.names[key], self.keys[stage] = stage, key
         return stage, folder
 
+    def _declare(self, stage: str, rate: float | None) -> None:
+        if rate is not None:
+            self.grid.declared[self.grid.kinds[stage]] = rate
+
     def _count(self, path: str, split: str) -> int:
-        """Readable clips of a split; 0 while the corpus is not rendered yet."""
-        if not Path(path).is_file():
-            return 0
+        """Readable clips of a split."""
         if path not in self.counts:
             self.counts[path] = Counter(clip.split for clip in Manifest.load(path).select())
         return self.counts[path][split]

@@ -1,6 +1,7 @@
 """The grid: equal stages once, changed ones again, failures stay local, a killed grid goes on, SLURM's code path."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -76,6 +77,26 @@ def test_equal_stages_are_made_once_and_changed_ones_again(tree: dict[str, Any])
     assert len(names & {stage.name for stage in grid_of(tree)[1].stages}) == 3  # random and the two pre-trainings stay
     tree["methods"]["maskfeat"] |= {"finetune_overrides": [], "pretrain_overrides": ["recipe.mask_ratio=0.5"]}
     assert len(names & {stage.name for stage in grid_of(tree)[1].stages}) == 1
+
+
+def test_the_plan_counts_clips_and_time(tree: dict[str, Any]) -> None:
+    tree["corpora"]["more"] = {"synth": {"kind": "actions", "signs": 3, "signers": 4, "reps": 2, "val_signers": 1}}
+    tree["corpora"]["more"]["synth"]["test_signers"] = 0
+    tree["regimes"] = {"scratch": {}, "generic": {"stages": [["more"]]}}
+    tree["methods"]["maskfeat"]["clips_per_s"] = {"pretrain": 4.5}
+    config, grid = grid_of(tree)
+    [pretrain] = [stage for stage in grid.stages if stage.name.startswith("pretrain")]
+    assert grid.clips[pretrain.name] == 3 * 2 * 3  # not rendered yet: counted from its options
+    lines = plan(config, grid)
+    assert any(re.search("18 clips +4 s$", line) for line in lines)
+    assert "2 of 3 stages" in lines[-1]  # both fine-tunings
+    folder = grid.runs[pretrain.name]
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text('{"kind": "train", "clips_per_s": 9.0}\n{"kind": "tr')  # cut short by a kill
+    assert any(re.search("18 clips +2 s$", line) for line in plan(config, grid))  # measured beats declared
+    tree["corpora"]["more"]["synth"]["sings"] = 4
+    with pytest.raises(UserError, match="no option of islr synth: sings"):
+        grid_of(tree)
 
 
 def test_a_tokenizer_is_trained_on_what_its_recipe_sees_and_once(tree: dict[str, Any]) -> None:

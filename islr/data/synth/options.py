@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -28,13 +29,13 @@ class SynthOptions:
         seed: Selects signers, their takes and the built-in lexicon's selection.
         size: Side of the square picture in pixels, even.
         lexicon: csv in ASL-LEX columns; None is the built-in lexicon. The first `signs` rows are used.
-        variant: "a" or "b", two built-in vocabularies without a common sign.
+        vocabulary: "a" or "b", two built-in ones without a common sign.
         homophones: How many of the built-in signs repeat the form of an earlier one under a name of their own.
         val_signers, test_signers: The last signers belong to test, those before them to val, the others to train.
         fps: Slowest and fastest frame rate among 24, 25, 29.97 and 30.
         workers: Processes; the files do not depend on it.
         difficulty: A preset of `islr.data.synth.difficulty`.
-        name: Corpus name in the manifest; "" makes one from kind, variant and seed.
+        name: Corpus name in the manifest; "" makes one from kind, vocabulary and seed.
     """
 
     kind: str = "isolated"
@@ -44,7 +45,7 @@ class SynthOptions:
     seed: int = 0
     size: int = 128
     lexicon: Path | None = None
-    variant: str = "a"
+    vocabulary: str = "a"
     homophones: int = 0
     val_signers: int = 2
     test_signers: int = 2
@@ -93,6 +94,14 @@ class SynthOptions:
             return self.signs
         return len(ACTIONS) if self.kind == "actions" else DEFAULT_SIGNS
 
+    def clips(self) -> Counter[str]:
+        """How many clips each split gets."""
+        each = self.reps if self.kind == "continuous" else self.items * self.reps
+        counts: Counter[str] = Counter()
+        for signer in range(self.signers):
+            counts[self.split_of(signer)] += each
+        return counts
+
     def rates(self) -> tuple[Fraction, ...]:
         """The frame rates signers are filmed at."""
         return tuple(rate for rate in FRAME_RATES if self.fps[0] <= float(rate) <= self.fps[1])
@@ -109,9 +118,9 @@ class SynthOptions:
 
     def title(self) -> str:
         """The corpus's name."""
-        vocabulary = "" if self.kind == "actions" else f"-{self.lexicon.stem if self.lexicon else self.variant}"
-        return self.name or f"synth{'' if self.kind == 'isolated' else '-' + self.kind}{vocabulary}-{self.seed}"
+        signs = "" if self.kind == "actions" else f"-{self.lexicon.stem if self.lexicon else self.vocabulary}"
+        return self.name or f"synth{'' if self.kind == 'isolated' else '-' + self.kind}{signs}-{self.seed}"
 
     def prefix(self) -> str:
         """The beginning of clip names, unlike that of any clip of another vocabulary or seed."""
-        return f"{'x' if self.lexicon else self.variant}{self.seed}"
+        return f"{'x' if self.lexicon else self.vocabulary}{self.seed}"

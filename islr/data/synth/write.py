@@ -58,7 +58,7 @@ def load_signs(options: SynthOptions) -> list[Sign]:
         UserError: The lexicon cannot be read or rendered, or has fewer signs than asked for.
     """
     if options.lexicon is None:
-        return built_in_lexicon(options.items, options.seed, options.variant, options.homophones)
+        return built_in_lexicon(options.items, options.seed, options.vocabulary, options.homophones)
     signs = read_lexicon(options.lexicon)
     if len(signs) < options.items:
         raise UserError(f"signs is {options.items}, but {options.lexicon} has {len(signs)}")
