@@ -195,6 +195,7 @@ class _Expansion:
         self.keys: dict[str, str] = {}  # stage -> key
         self.counts: dict[str, Counter[str]] = {}  # manifest -> readable clips by split
         self.corpora = {name: self._corpus(name, corpus) for name, corpus in config.corpora.items()}
+        self.made: set[Path] = set()  # files that stages leave for others
         self.encoders: dict[str, Path] = {}  # pre-training stages whose encoders are fine-tuned -> run folder
         for name, method in config.methods.items():
             for regime in self._regimes(method):
@@ -317,6 +318,7 @@ class _Expansion:
         """A training stage, made once for equal content; returns its name and run folder."""
         tree = validate(self.schema(task), read_tree(config, [*overrides, "run.out=unset"]), config)
         content = tree.model_dump(mode="json")
+        inputs = [*inputs, *self._given(config, content)]
         key = _key({"config": _that_matters(content), "inputs": inputs, "version": islr.__version__})
         if key in self.names:
             return self.names[key], self.grid.runs[self.names[key]]
@@ -329,7 +331,17 @@ class _Expansion:
         self.grid.runs[stage], self.grid.clips[stage] = folder, clips
         self.grid.kinds[stage] = (config, content["encoder"]["name"])
         self.names[key], self.keys[stage] = stage, key
+        self.made.add(folder / done)
         return stage, folder
+
+    def _given(self, config: str, content: dict[str, Any]) -> list[str]:
+        """Hashes of the files that a run starts from and no stage makes: public weights, a tokenizer."""
+        files = [content["encoder"]["weights"], content.get("recipe", {}).get("tokenizer")]
+        given = [Path(file) for file in files if file and Path(file) not in self.made]
+        for file in given:
+            if not file.is_file():
+                raise UserError(f"{config}: {file} does not exist")
+        return [file_sha256(file) for file in given]
 
     def _declare(self, stage: str, rate: float | None) -> None:
         if rate is not None:

@@ -79,6 +79,17 @@ def test_equal_stages_are_made_once_and_changed_ones_again(tree: dict[str, Any])
     assert len(names & {stage.name for stage in grid_of(tree)[1].stages}) == 1
 
 
+def test_files_that_runs_start_from_are_part_of_what_they_are(tree: dict[str, Any], tmp_path: Path) -> None:
+    weights = tmp_path / "public.safetensors"
+    tree["methods"]["maskfeat"]["pretrain_overrides"] = [f"encoder.weights={weights}"]
+    with pytest.raises(UserError, match=r"public\.safetensors does not exist"):
+        grid_of(tree)
+    weights.write_bytes(b"one")
+    first = {stage.name for stage in grid_of(tree)[1].stages}
+    weights.write_bytes(b"two")
+    assert len(first & {stage.name for stage in grid_of(tree)[1].stages}) == 1  # the random start alone
+
+
 def test_the_plan_counts_clips_and_time(tree: dict[str, Any]) -> None:
     tree["corpora"]["more"] = {"synth": {"kind": "actions", "signs": 3, "signers": 4, "reps": 2, "val_signers": 1}}
     tree["corpora"]["more"]["synth"]["test_signers"] = 0
@@ -119,6 +130,9 @@ def test_a_tokenizer_is_trained_on_what_its_recipe_sees_and_once(tree: dict[str,
     assert not changed & {words.name, first.name, second.name}  # another tokenizer is another target
     tree["methods"]["bevt"]["pretrain"] = None
     with pytest.raises(UserError, match="tokenizer and no pretrain"):
+        grid_of(tree)
+    tree["methods"]["bevt"] |= {"pretrain": "smoke/bevt.yaml", "tokenizer": None}
+    with pytest.raises(UserError, match=r"tokenizer\.safetensors does not exist"):
         grid_of(tree)
 
 
