@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from islr.errors import RunFailed
-from islr.grid import Grid, GridConfig, Schema, expand
+from islr.grid import GridConfig
 from islr.grid_cost import duration, rates_of, seconds, summary
+from islr.grid_stages import Grid, Schema, expand
 from islr.launchers import Execute, Launcher, Processes, Slurm, Torchrun
 from islr.stages import LOST, run_stages
 

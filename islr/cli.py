@@ -217,7 +217,8 @@ def bench(
     from islr.bench import plan as plan_of
     from islr.bench import run_bench
     from islr.config import load_config
-    from islr.grid import GridConfig, expand
+    from islr.grid import GridConfig
+    from islr.grid_stages import expand
 
     grid = load_config(GridConfig, config, overrides or [])
     if plan:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 
-from islr.grid import Grid
+from islr.grid_stages import Grid
 from islr.stages import Stage
 
 Rates = dict[tuple[str, str], float]  # kind of stage -> clips a second

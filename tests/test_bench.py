@@ -19,7 +19,8 @@ from islr.cli import _schema, run
 from islr.config import validate
 from islr.errors import RunFailed, UserError
 from islr.evaluation.results import load_results
-from islr.grid import Grid, GridConfig, expand
+from islr.grid import GridConfig
+from islr.grid_stages import Grid, expand
 from islr.launchers import Torchrun
 
 
