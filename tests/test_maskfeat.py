@@ -21,9 +21,9 @@ from islr.models import create_model
 from islr.models.layouts import LAYOUTS, load_layout
 from islr.models.layouts.slowfast import to_slowfast_name
 from islr.models.mvit import MViTEncoder
+from pretrain.guides import cell_motion
 from pretrain.hog import motion_targets
 from pretrain.maskfeat import Config, MaskFeat, encoder_arguments, views
-from pretrain.masking import cell_motion
 
 HEAD_NAMES = {
     "0.weight": "pred_head.transforms.0.0.weight",

@@ -114,6 +114,11 @@ class ClipSource:
         """
         return self._store.read(self._index, indices)
 
+    @property
+    def has_pose(self) -> bool:
+        """Whether the manifest names a pose file for the clip."""
+        return bool(self.clip.pose)
+
     def pose(self) -> Pose:
         """The clip's keypoints, over the clip's range.
 
