@@ -205,7 +205,9 @@ def test_codes_can_tell_a_teachers_features_instead(teacher: Path, tmp_path: Pat
     wanted = recipe.teacher.forward_layers(pixels)[1]
     pairs = zip(features.flatten(0, 1), wanted.flatten(0, 1), strict=True)
     cosines = torch.stack([a @ b / (a.norm() * b.norm()) for a, b in pairs])
-    assert recipe.feature_loss(codes, batch["clip"]).item() == pytest.approx(1 - cosines.mean().item(), abs=1e-5)
+    assert recipe.reconstruction(codes, recipe.targets(batch["clip"])).item() == pytest.approx(
+        1 - cosines.mean().item(), abs=1e-5
+    )
     export(recipe, tmp_path, {})
     loaded = load_tokenizer(tmp_path / "tokenizer.safetensors")
     frames = batch["clip"][:, :, 0]
@@ -251,6 +253,14 @@ def test_a_run_leaves_a_tokenizer_beside_the_encoder(mini_corpus: Path, tmp_path
     own = tokenizer.encoder.state_dict()  # type: ignore[union-attr, operator]
     assert all(torch.equal(value, own[name]) for name, value in encoder_state.items())
     assert bool(tokenizer.codebook.started)  # type: ignore[union-attr, arg-type]
+
+
+def test_mean_prediction_is_what_the_mean_colour_scores() -> None:
+    recipe, batch = small_recipe(), scenes()
+    out = recipe(batch)
+    wanted = recipe.targets(batch["clip"])
+    mean = wanted.mean(dim=(0, 2, 3), keepdim=True).expand_as(wanted)
+    assert out["mean_prediction"].item() == pytest.approx(F.mse_loss(mean, wanted).item(), rel=1e-5)
 
 
 # DALL-E -------------------------------------------------------------------------------------------------------------
