@@ -76,6 +76,8 @@ def run_pretrain(config: PretrainConfig) -> None:
     store = ClipStore(manifest, config.data)
     view = recipe_module.views(config.recipe, recipe.encoder.input_spec)
     batches = train_batches(store, view, config.optim, config.run, world)
+    if world.main and batches.mix_words():
+        print(f"{config.name}: {batches.mix_words()}", file=sys.stderr)
     with world.connected(), run_folder(config, config.run.out, world) as folder:
         if (folder / ENCODER).exists():
             return

@@ -19,7 +19,7 @@ from islr.data.module import ClipSource, DataConfig, TrainBatches
 from islr.data.pose import RIGHT_HAND, Pose
 from islr.models import create_model
 from islr.training.engine import fit
-from islr.training.optim import OptimConfig, parameter_groups
+from islr.training.optim import OptimConfig
 from islr.training.runtime import RunConfig, World
 from islr.training.tracking import read_metrics
 from pretrain import RECIPES, tokenizer
@@ -62,7 +62,7 @@ def words_of_pixels(folder: Path) -> dict[str, Any]:
     config = tokenizer.Config(**SMALL_TOKENIZER)
     recipe = tokenizer.Recipe(create_model("frame_conv_tiny", frames=2, size=32), config)
     view = tokenizer.views(config, recipe.encoder.input_spec)
-    clips = [view(Drawn(number), np.random.default_rng(number))["clip"] for number in range(CLIPS)]
+    clips = [view(DrawnStore().source(number), np.random.default_rng(number))["clip"] for number in range(CLIPS)]
     recipe.train()({"clip": torch.stack(clips)})
     tokenizer.export(recipe, folder, {})
     return {"tokenizer": str(folder / "tokenizer.safetensors")}
@@ -165,7 +165,6 @@ def first_steps(name: str, trace: Trace, folder: Path) -> list[dict[str, Any]]:
         world=World("cpu"),
         folder=folder,
         title=name,
-        groups=module.param_groups() if hasattr(module, "param_groups") else parameter_groups(module, optim),
     )
     return read_metrics(folder / "metrics.jsonl")
 
