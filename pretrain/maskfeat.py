@@ -4,8 +4,8 @@ Hide cuboids of a clip behind a learned token, encode all tokens, and from the e
 the oriented gradients of what they hide, with one linear layer. The numbers are SlowFast's
 `k400_MVITv2_S_16x4_MaskFeat_PT`. Deviations, each a key here or in the optimiser's group: clips are sampled
 over the whole sign, flips are off (they swap the signer's handedness), HOG is computed on pixels
-(`pretrain/hog.py` says why). Two options beside the published form look at movement: masks that follow it
-(`mask: motion_cube`), and histograms of change as further targets (`motion_bins`).
+(`pretrain/hog.py` says why). Options beside the published form: masks that follow movement (`mask: motion_cube`) or
+the signer's hands and face (`mask: hand_cube`), and histograms of change as further targets (`motion_bins`).
 
 Shapes: B clips, T H W frames and pixels, t h w a token grid, M hidden tokens of the batch, D width.
 """
@@ -20,27 +20,30 @@ from torch import Tensor, nn
 
 from islr.config import Config as BaseConfig
 from islr.data.module import Batch, ClipSource
-from islr.data.transforms import AugmentConfig, PoseAugmentConfig, View, train_view
+from islr.data.transforms import AugmentConfig, View, to_cthw, training_shot
 from islr.errors import UserError
 from islr.models.encoder import INIT_STD, NORM_EPS, InputSpec, to_input
 from islr.models.mvit import MViTEncoder
 from islr.models.tokens import resize_mask
+from pretrain.guides import cell_hands, cell_motion, check_poses, guided_share
 from pretrain.hog import BINS, CHANNELS, hog_targets, motion_targets, reference_hog_targets, target_dim
-from pretrain.masking import cell_motion, cube_mask, exact_cube_mask, motion_cube_mask
+from pretrain.masking import cube_mask, exact_cube_mask, weighted_cube_mask
 from pretrain.pictures import VISIBLE_DIM, cell_contrast, enlarge, hide_cells, hog_picture
 
 MODALITY = "video"
 FRAMES_PER_TOKEN = 2  # time stride of the patch embedding
 BLIND_MASKS = {"cube": cube_mask, "exact_cube": exact_cube_mask}  # they do not look at the clip
+check_clips = check_poses  # called with the config and the manifest before a run
 
 
 class Config(BaseConfig):
     """Options of MaskFeat; the defaults are the published ones."""
 
     name: Literal["maskfeat"] = "maskfeat"
-    mask: Literal["cube", "exact_cube", "motion_cube"] = "cube"
+    mask: Literal["cube", "exact_cube", "motion_cube", "hand_cube"] = "cube"
     mask_ratio: float = Field(0.4, gt=0, lt=1)
     mask_pixels: int = Field(32, ge=1, description="side of the smallest hidden area, in pixels")
+    face_weight: float = Field(0.5, ge=0, le=1, description="hand_cube: what face counts where hands count 1")
     depths: tuple[int, ...] = Field((-1,), min_length=1, description="blocks that predict; -1 is the last")
     hog: Literal["pixels", "normalised"] = Field(
         "pixels", description="normalised: the original's numerics, with noise as the target of flat cells"
@@ -74,15 +77,17 @@ def views(config: Config, input_spec: InputSpec) -> View:
         )
     cells = input_spec.size // config.mask_pixels
     window = (input_spec.frames // FRAMES_PER_TOKEN, cells, cells)
-    clip_view = train_view(input_spec, config.video, PoseAugmentConfig())
 
     def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
-        sample = clip_view(source, rng)
+        shot = training_shot(source, input_spec, config.video, rng)
+        clip = to_cthw(shot.frames)
+        if config.mask in BLIND_MASKS:
+            return {"clip": clip, "mask": BLIND_MASKS[config.mask](window, config.mask_ratio, rng)}
         if config.mask == "motion_cube":
-            mask = motion_cube_mask(cell_motion(sample["clip"].numpy(), window), config.mask_ratio, rng)
+            weight = cell_motion(clip.numpy(), window)
         else:
-            mask = BLIND_MASKS[config.mask](window, config.mask_ratio, rng)
-        return sample | {"mask": mask}
+            weight = cell_hands(source, shot, window, config.face_weight)
+        return {"clip": clip, "mask": weighted_cube_mask(weight, config.mask_ratio, rng), "guided": weight.any()}
 
     return view
 
@@ -122,7 +127,7 @@ class MaskFeat(nn.Module):
         targets = self.targets(batch["clip"] if self.config.hog == "pixels" else clip, batch["mask"])
         loss = self.loss(self.predict(clip, batch["mask"]), targets)
         zero = torch.stack([target.square().mean() for target in targets]).sum()
-        return {"loss": loss, "zero_prediction": zero}
+        return {"loss": loss, "zero_prediction": zero, **guided_share(batch)}
 
     def predict(self, clip: Tensor, mask: Tensor, reported: Tensor | None = None) -> list[Tensor]:
         """Predicted features per depth, `[M, target_dim]`, in the order (clip, time, row, column).

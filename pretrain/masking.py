@@ -9,7 +9,7 @@ TRIES = 100  # cuboids tried before a mask is taken as full
 ASPECTS = (0.3, 1 / 0.3)  # height over width of a cuboid
 AREA_RANGE = 5  # the largest cuboid over the smallest
 BLOCK_TRIES = 10  # rectangles tried before a mask is taken as full
-STILL_SHARE = 0.5  # of the places of motion cuboids are drawn from all cells alike
+STILL_SHARE = 0.5  # of the places of weighted cuboids are drawn from all cells alike
 
 
 def cube_mask(window: tuple[int, int, int], ratio: float, rng: np.random.Generator) -> np.ndarray:
@@ -65,55 +65,37 @@ def exact_cube_mask(window: tuple[int, int, int], ratio: float, rng: np.random.G
     return mask
 
 
-def motion_cube_mask(motion: np.ndarray, ratio: float, rng: np.random.Generator) -> np.ndarray:
-    """Hide cuboids over places that move, exactly `round(cells * ratio)` cells of every clip.
+def weighted_cube_mask(weight: np.ndarray, ratio: float, rng: np.random.Generator) -> np.ndarray:
+    """Hide cuboids over places that matter, exactly `round(cells * ratio)` cells of every clip.
 
     Most of a signer's picture stands still, and what stands still can be copied from the visible moments. The sides
     of the cuboids are those of `cube_mask`; each lies somewhere over a cell that is drawn among those not hidden yet,
-    for a share of `STILL_SHARE` from all alike and else with a probability proportional to their movement.
+    for a share of `STILL_SHARE` from all alike and else with a probability proportional to their weight.
 
     Args:
-        motion: Amount of movement per cell (time, height, width), as of `cell_motion`.
+        weight: What each cell (time, height, width) counts, not negative: its movement, or its share of hands. All 0
+            puts cuboids anywhere.
         ratio: Share of the cells to hide.
         rng: Source of all choices.
 
     Returns:
-        bool of motion's shape, true = hidden.
+        bool of the weight's shape, true = hidden.
     """
-    window = (motion.shape[0], motion.shape[1], motion.shape[2])
+    window = (weight.shape[0], weight.shape[1], weight.shape[2])
     mask = np.zeros(window, dtype=bool)
     target = round(mask.size * ratio)
     while (room := target - int(mask.sum())) > 0:
         visible = np.flatnonzero(~mask)
-        moves = motion.flat[visible]
+        matter = weight.flat[visible]
         chance = np.full(len(visible), 1 / len(visible))
-        if moves.any():
-            chance = STILL_SHARE * chance + (1 - STILL_SHARE) * moves / moves.sum()
+        if matter.any():
+            chance = STILL_SHARE * chance + (1 - STILL_SHARE) * matter / matter.sum()
         cell = np.unravel_index(rng.choice(visible, p=chance), window)
         height, width = _cuboid_sides(window, rng)
-        sides = (int(rng.integers(1, window[0], endpoint=True)), height, width)
+        sides = (int(rng.integers(1, window[0], endpoint=True)), max(height, 1), max(width, 1))
         starts = [int(place) - int(rng.integers(side)) for place, side in zip(cell, sides, strict=True)]
         _hide_cuboid(mask, starts, sides, room, rng)
     return mask
-
-
-def cell_motion(clip: np.ndarray, window: tuple[int, int, int]) -> np.ndarray:
-    """Mean squared difference of successive frames per cell of a mask.
-
-    Args:
-        clip: uint8 `[C, T, H, W]`.
-        window: Cells along time, height, width, which divide T, H and W.
-
-    Returns:
-        Float64 `window`; a moment's differences are those to the frame before, the first frame's the next one's.
-    """
-    frames = clip.astype(np.float32)
-    change = np.square(np.diff(frames, axis=1)).mean(axis=0)  # [T - 1, H, W]
-    change = np.concatenate([change[:1], change])
-    cells = change.reshape(
-        [part for n, cells in zip(change.shape, window, strict=True) for part in (cells, n // cells)]
-    )
-    return cells.mean(axis=(1, 3, 5), dtype=np.float64)
 
 
 def _hide_cuboid(
@@ -180,6 +162,28 @@ def motion_tube_mask(
     count = int(motion.size * ratio)
     hidden = _guided(motion.reshape(-1, 1), count, guidance, rng).reshape(window[1:])
     return np.broadcast_to(hidden, window).copy()
+
+
+def weighted_tube_mask(
+    window: tuple[int, int, int], ratio: float, weight: np.ndarray, guidance: float, rng: np.random.Generator
+) -> np.ndarray:
+    """As `tube_mask`, but places that matter are seldom left visible; ours.
+
+    The visible places are drawn one by one, each with a chance proportional to exp(-guidance * weight).
+
+    Args:
+        window: As in `tube_mask`.
+        ratio: As in `tube_mask`.
+        weight: What each place counts, 0..1, `window[1:]`.
+        guidance: 0 = all chance; 1 = a place of weight 1 is e times less likely to be drawn than one of weight 0.
+        rng: Source of all choices.
+    """
+    count = int(weight.size * ratio)
+    # Noise of this distribution makes the highest sums a draw without replacement (Gumbel-top-k, arXiv 1903.06059).
+    score = rng.gumbel(size=weight.size) - guidance * weight.ravel()
+    hidden = np.zeros(weight.size, dtype=bool)
+    hidden[np.argsort(score)[:count]] = True
+    return np.broadcast_to(hidden.reshape(window[1:]), window).copy()
 
 
 def block_mask(

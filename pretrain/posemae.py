@@ -32,6 +32,7 @@ from islr.models.pose import (
     BODY_POINTS,
     PART_POINTS,
     PARTS,
+    PartPoints,
     PoseTransformer,
     hand_sizes,
     part_points,
@@ -91,6 +92,21 @@ def part_motion(pose: np.ndarray, stride: int) -> np.ndarray:
     )
 
 
+def mean_poses(parts: list[PartPoints], mask: Tensor) -> list[Tensor]:
+    """What a predictor that knows no clip says: each hidden point at its mean over the batch, and no motion.
+
+    Returns:
+        Of each part, `[B, T, K, 2 (points, motion), 2 (x, y)]`.
+    """
+    found = []
+    for index, part in enumerate(parts):
+        weight = (part.confidence * mask[:, :, index, None])[..., None]  # [B, T, K, 1]
+        mean = (part.xy * weight).sum(dim=(0, 1)) / weight.sum(dim=(0, 1)).clamp(min=torch.finfo(weight.dtype).tiny)
+        mean = mean.expand_as(part.xy)
+        found.append(torch.stack([mean, torch.zeros_like(mean)], dim=3))
+    return found
+
+
 class PoseMAE(nn.Module):
     """The encoder, a light decoder, and for each part one head for points and one for motion.
 
@@ -125,13 +141,26 @@ class PoseMAE(nn.Module):
         nn.init.normal_(self.place_embed, std=FAN_IN_POSITION_STD)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, and its two terms."""
+        """The loss, its two terms, and what the mean pose of the batch, at rest, would score."""
         clip, mask = batch["clip"], batch["mask"]
-        predictions = self.predict(clip, mask)
+        parts = part_points(clip)
+        points, motion = self._compare(parts, self.predict(clip, mask), mask)
+        with torch.no_grad():
+            resting, still = self._compare(parts, mean_poses(parts, mask), mask)
+        share = self.config.motion_weight
+        return {
+            "loss": points + share * motion,
+            "points": points.detach(),
+            "motion": motion.detach(),
+            "mean_pose": resting + share * still,
+        }
+
+    def _compare(self, parts: list[PartPoints], predictions: list[Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean errors of points and of motion, over what is hidden and was seen, weighted by confidence."""
         stride = self.config.motion_stride
-        points_error = points_weight = motion_error = motion_weight = clip.new_zeros(())
-        for index, (part, predicted) in enumerate(zip(part_points(clip), predictions, strict=True)):
-            hidden = mask[:, :, index, None].to(clip.dtype)  # [B, T, 1]
+        points_error = points_weight = motion_error = motion_weight = parts[0].xy.new_zeros(())
+        for index, (part, predicted) in enumerate(zip(parts, predictions, strict=True)):
+            hidden = mask[:, :, index, None].to(part.xy.dtype)  # [B, T, 1]
             points, motion = predicted.unbind(dim=3)  # [B, T, K, 2] each
             weight = part.confidence * hidden  # [B, T, K]
             points_error = points_error + self._error(points, part.xy, weight)
@@ -143,8 +172,7 @@ class PoseMAE(nn.Module):
             motion_weight = motion_weight + weight.sum()
         points_loss = points_error / points_weight.clamp(min=1)
         motion_loss = motion_error / motion_weight.clamp(min=1)
-        loss = points_loss + self.config.motion_weight * motion_loss
-        return {"loss": loss, "points": points_loss.detach(), "motion": motion_loss.detach()}
+        return points_loss, motion_loss
 
     def _error(self, predicted: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
         """Weighted smooth L1, summed over points, mean over x and y."""

@@ -1,6 +1,7 @@
 """A pre-training run: configuration -> trained encoder in a run folder."""
 
 import json
+import sys
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -68,10 +69,15 @@ def run_pretrain(config: PretrainConfig) -> None:
     torch.manual_seed(config.run.seed)
     recipe_module = RECIPES[config.recipe.name]
     manifest = clips_to_see(config)
+    note = recipe_module.check_clips(config.recipe, manifest) if hasattr(recipe_module, "check_clips") else ""
+    if note and world.main:
+        print(f"{config.name}: {note}", file=sys.stderr)
     recipe = build_recipe(config, manifest)
     store = ClipStore(manifest, config.data)
     view = recipe_module.views(config.recipe, recipe.encoder.input_spec)
     batches = train_batches(store, view, config.optim, config.run, world)
+    if world.main and batches.mix_words():
+        print(f"{config.name}: {batches.mix_words()}", file=sys.stderr)
     with world.connected(), run_folder(config, config.run.out, world) as folder:
         if (folder / ENCODER).exists():
             return

@@ -186,34 +186,50 @@ class Recipe(nn.Module):
         return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, its terms, and how many words the batch uses: as if evenly (perplexity), and the share of all."""
+        """The loss, its terms, and how many words the batch uses: as if evenly (perplexity), and the share of all.
+
+        `mean_prediction` is the reconstruction error of telling the batch's mean colour, or the teacher's mean token.
+        """
         clip = batch["clip"]
         frames = clip.transpose(1, 2).flatten(0, 1)  # [F, 3, H, W]
         found = self.tokenizer.quantise(frames)
-        told = self.pixel_loss(found.codes, frames) if self.teacher is None else self.feature_loss(found.codes, clip)
+        wanted = self.targets(clip)
+        told = self.reconstruction(found.codes, wanted)
         return {
             "loss": told + found.loss,
             "reconstruction": told,
+            "mean_prediction": self.mean_prediction(wanted),
             "commitment": found.loss,
             "perplexity": found.perplexity,
             "words_used": found.used,
         }
 
-    def pixel_loss(self, codes: Tensor, frames: Tensor) -> Tensor:
-        """Mean squared error of normalised pixels."""
-        assert isinstance(self.tokenizer, PixelTokenizer)
-        return F.mse_loss(self.tokenizer.decoder(codes).float(), self.tokenizer.normalised(frames))
-
-    def feature_loss(self, codes: Tensor, clip: Tensor) -> Tensor:
-        """1 - cosine between what the codes tell and the teacher's tokens, on the teacher's grid (VQ-KD)."""
-        assert self.teacher is not None
+    @torch.no_grad()
+    def targets(self, clip: Tensor) -> Tensor:
+        """Normalised pixels `[F, 3, H, W]`, or the teacher's tokens `[B, N, D]` on its own grid (VQ-KD)."""
+        if self.teacher is None:
+            assert isinstance(self.tokenizer, PixelTokenizer)
+            return self.tokenizer.normalised(clip.transpose(1, 2).flatten(0, 1))
         assert self.config.teacher is not None
-        with torch.no_grad():
-            layers = self.teacher.forward_layers(to_input(clip, self.teacher.input_spec))
-        wanted = layers[self.config.teacher.layer].float()  # [B, N, D]
-        told = self.head(codes).unflatten(0, (len(clip), -1)).transpose(1, 2)  # [B, D, T, h, w]
+        layers = self.teacher.forward_layers(to_input(clip, self.teacher.input_spec))
+        return layers[self.config.teacher.layer].float()
+
+    def reconstruction(self, codes: Tensor, wanted: Tensor) -> Tensor:
+        """Mean squared error of pixels, or 1 - cosine between what the codes tell and the teacher's tokens."""
+        if self.teacher is None:
+            assert isinstance(self.tokenizer, PixelTokenizer)
+            return F.mse_loss(self.tokenizer.decoder(codes).float(), wanted)
+        assert self.config.teacher is not None
+        told = self.head(codes).unflatten(0, (len(wanted), -1)).transpose(1, 2)  # [B, D, T, h, w]
         told = F.adaptive_avg_pool3d(told.float(), self.config.teacher.grid).flatten(2).transpose(1, 2)  # [B, N, D]
         return 1 - F.cosine_similarity(told, wanted, dim=2).mean()
+
+    @torch.no_grad()
+    def mean_prediction(self, wanted: Tensor) -> Tensor:
+        """What `reconstruction` would be if the same were told of everything: the mean colour, or token."""
+        if self.teacher is None:
+            return wanted.var(dim=(0, 2, 3), correction=0).mean()
+        return 1 - F.cosine_similarity(wanted.mean(dim=(0, 1)), wanted, dim=2).mean()
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:

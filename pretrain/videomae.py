@@ -3,7 +3,7 @@
 Hide the same places of all frames, encode the visible tokens alone, and let a narrow decoder give the pixels of the
 hidden ones, each patch normalised by its own mean and deviation. The numbers are MCG-NJU/VideoMAE's for ViT-B.
 Deviations, each a key here: clips are sampled over the whole sign, crops are random resized ones; `motion_tube`, which
-hides what moves most, is ours.
+hides what moves most, and `hand_tube`, which hides hands and face more than the rest, are ours.
 
 Shapes: B clips, T H W frames and pixels, t h w the token grid, N = t * h * w tokens, V visible and M hidden ones, C = 3
 colours, P = 2 * p * p pixels of a token, D width.
@@ -19,17 +19,19 @@ from torch import Tensor, nn
 
 from islr.config import Config as BaseConfig
 from islr.data.module import Batch, ClipSource
-from islr.data.transforms import AugmentConfig, PoseAugmentConfig, View, train_view
+from islr.data.transforms import AugmentConfig, View, to_cthw, training_shot
 from islr.errors import UserError
 from islr.models.encoder import INIT_STD, NORM_EPS, InputSpec, to_input
 from islr.models.tokens import resize_mask
 from islr.models.transformer import transformer_block
 from islr.models.vit import TUBELET, ViTEncoder, patchify, sincos_positions, unpatchify, xavier_init
-from pretrain.masking import motion_tube_mask, tube_mask
+from pretrain.guides import cell_hands, check_poses, guided_share
+from pretrain.masking import motion_tube_mask, tube_mask, weighted_tube_mask
 from pretrain.pictures import enlarge, hide_cells
 
 MODALITY = "video"
 COLOURS = 3
+check_clips = check_poses  # called with the config and the manifest before a run
 TARGET_EPS = 1e-6  # added to a patch's deviation, on pixels of 0..1
 
 
@@ -37,10 +39,13 @@ class Config(BaseConfig):
     """Options of VideoMAE; the defaults are the published ones for ViT-B."""
 
     name: Literal["videomae"] = "videomae"
-    mask: Literal["tube", "motion_tube"] = "tube"
+    mask: Literal["tube", "motion_tube", "hand_tube"] = "tube"
     mask_ratio: float = Field(0.9, gt=0, lt=1)
     mask_pixels: int = Field(16, ge=1, description="side of a hidden tube in pixels: the encoder's patch or a multiple")
-    guidance: float = Field(1.0, ge=0, description="motion_tube: weight of movement against chance in what is hidden")
+    guidance: float = Field(
+        1.0, ge=0, description="motion_tube, hand_tube: weight of movement or hands against chance in what is hidden"
+    )
+    face_weight: float = Field(0.5, ge=0, le=1, description="hand_tube: what face counts where hands count 1")
     decoder_dim: int = Field(384, ge=8, description="S 192, B 384, L 512, H 640")
     decoder_depth: int = Field(4, ge=1)
     decoder_heads: int = Field(6, ge=1, description="S 3, B 6, L 8, H 8")
@@ -60,16 +65,19 @@ def views(config: Config, input_spec: InputSpec) -> View:
     if int(cells**2 * config.mask_ratio) == 0:
         raise UserError(f"mask_ratio={config.mask_ratio:g} hides none of the {cells} x {cells} tubes; raise it")
     window = (input_spec.frames // TUBELET, cells, cells)
-    clip_view = train_view(input_spec, config.video, PoseAugmentConfig())
 
     def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
-        sample = clip_view(source, rng)
+        shot = training_shot(source, input_spec, config.video, rng)
+        clip = to_cthw(shot.frames)
         if config.mask == "tube":
-            mask = tube_mask(window, config.mask_ratio, rng)
+            return {"clip": clip, "mask": tube_mask(window, config.mask_ratio, rng)}
+        if config.mask == "motion_tube":
+            weight = tube_motion(clip.numpy(), side)
+            mask = motion_tube_mask(window, config.mask_ratio, weight, config.guidance, rng)
         else:
-            motion = tube_motion(sample["clip"].numpy(), side)
-            mask = motion_tube_mask(window, config.mask_ratio, motion, config.guidance, rng)
-        return sample | {"mask": mask}
+            weight = cell_hands(source, shot, window, config.face_weight).max(axis=0)  # a tube is there all the time
+            mask = weighted_tube_mask(window, config.mask_ratio, weight, config.guidance, rng)
+        return {"clip": clip, "mask": mask, "guided": weight.any()}
 
     return view
 
@@ -132,7 +140,7 @@ class VideoMAE(nn.Module):
             zero = target.square().mean()
             spread, wanted = (values.flatten(0, 1).var(dim=0).mean() for values in (prediction, target))
         loss = F.mse_loss(prediction, target)
-        return {"loss": loss, "zero_prediction": zero, "variance_ratio": spread / wanted}
+        return {"loss": loss, "zero_prediction": zero, "variance_ratio": spread / wanted, **guided_share(batch)}
 
     def hidden(self, mask: Tensor) -> Tensor:
         """Which tokens a mask `[B, t, h', w']` hides: bool `[B, N]`."""

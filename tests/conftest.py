@@ -1,11 +1,13 @@
 """Shared fixtures: one torch thread, a mini corpus, and the folders of recorded numbers and real data."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import pytest
 import torch
+from oracle_helpers import DIFFERENCES, Differences
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -26,6 +28,14 @@ def _folder(variable: str, default: Path) -> Path:
 def oracles() -> Path:
     """Numbers recorded from the original implementations."""
     return _folder("ISLR_ORACLES", CHECKOUT.parent / "shared" / "oracles")
+
+
+@pytest.fixture
+def differences(request: pytest.FixtureRequest) -> Iterator[Differences]:
+    """Compares with recorded numbers; `oracle_table.py` collects what it found."""
+    found = Differences(request.node.name)
+    yield found
+    request.config.stash.setdefault(DIFFERENCES, []).append((request.node.path.stem, found))
 
 
 @pytest.fixture(scope="session")

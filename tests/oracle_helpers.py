@@ -1,8 +1,13 @@
-"""How the recorded oracles were made: the seed procedures of the index, and encoders from its overrides."""
+"""How the recorded oracles were made, and how far from them we are.
+
+The seed procedures of the index, encoders from its overrides, and `Differences`, which `oracle_table.py` prints.
+"""
 
 import hashlib
 import json
 import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +116,62 @@ def sine_state(parameters: list[tuple[str, list[int], str]], kept: dict[str, Ten
         values = 1 + 0.1 * np.sin(phase) if around_one else 0.05 * np.sin(phase)
         state[name] = torch.from_numpy(values.astype(np.float32)).reshape(shape)
     return state
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one of our numbers is from the recorded one.
+
+    Attributes:
+        test: Function that compared them, and its parameters.
+        what: Loss, target, gradients, ...
+        largest: Largest absolute difference; of several tensors, of all.
+        relative: Norm of the difference over the norm of what is recorded; of several tensors, the largest.
+        limit: What it may be, in words.
+    """
+
+    test: str
+    what: str
+    largest: float
+    relative: float
+    limit: str
+
+
+class Differences:
+    """Compares with recorded numbers, fails where they are too far off, and keeps how far they were."""
+
+    def __init__(self, test: str) -> None:
+        self.test = test
+        self.rows: list[Difference] = []
+
+    def within(
+        self, what: str, ours: Tensor | float, theirs: Tensor | float, *, absolute: float = 0.0, relative: float = 0.0
+    ) -> None:
+        """Compare one tensor or number; exactly one limit counts, and 0 for both asks for equality."""
+        self.all_within(what, {what: (ours, theirs)}, absolute=absolute, relative=relative)
+
+    def all_within(
+        self,
+        what: str,
+        pairs: Mapping[str, tuple[Tensor | float, Tensor | float]],
+        *,
+        absolute: float = 0.0,
+        relative: float = 0.0,
+    ) -> None:
+        """As `within`, for each pair (ours, recorded) of several."""
+        assert pairs, f"nothing to compare for {what}"
+        assert not (absolute and relative)
+        worst = [0.0, 0.0]
+        for name, (ours, theirs) in pairs.items():
+            mine, wanted = (torch.as_tensor(value).detach().double() for value in (ours, theirs))
+            apart = mine - wanted.view_as(mine)
+            norm, largest = float(apart.norm()), float(apart.abs().max())
+            share = norm / float(wanted.norm()) if norm else 0.0
+            worst = [max(worst[0], largest), max(worst[1], share)]
+            found, limit = (share, relative) if relative else (largest, absolute)
+            assert found < limit or found == limit == 0.0, f"{what}, {name}: {found:.3g} is not below {limit:g}"
+        words = f"relative {relative:g}" if relative else f"{absolute:g}" if absolute else "equal"
+        self.rows.append(Difference(self.test, what, worst[0], worst[1], words))
+
+
+DIFFERENCES = pytest.StashKey[list[tuple[str, Differences]]]()  # in a session's config: file of tests -> what it found

@@ -13,13 +13,13 @@ from oracle_helpers import oracle_entry, oracle_file
 from pretrain.masking import (
     block_mask,
     block_tube_mask,
-    cell_motion,
     cube_mask,
     exact_cube_mask,
-    motion_cube_mask,
     motion_mask,
     motion_tube_mask,
     tube_mask,
+    weighted_cube_mask,
+    weighted_tube_mask,
 )
 
 
@@ -64,30 +64,20 @@ def test_exact_masks_are_made_of_blocks() -> None:
     assert stays > 0.7  # single random cells would give 0.4
 
 
-def test_motion_cuboids_have_the_count_and_follow_movement() -> None:
+def test_weighted_cuboids_have_the_count_and_follow_their_weights() -> None:
     rng = np.random.default_rng(0)
     motion = np.zeros((8, 7, 7))
     motion[2:6, :2, 5:] = 9.0  # a hand in a corner, where published masks hide least
-    masks = np.stack([motion_cube_mask(motion, 0.4, rng) for _ in range(200)])
+    masks = np.stack([weighted_cube_mask(motion, 0.4, rng) for _ in range(200)])
     assert (masks.sum(axis=(1, 2, 3)) == 157).all()
     assert masks[:, 2:6, :2, 5:].mean() > 0.7
     assert masks[:, :, 5:, :2].mean() < 0.4  # the far corner
     assert masks[:, :, 5:, :2].mean() > 0.1  # but not never
     stays = (masks[:, 1:] & masks[:, :-1]).sum() / masks[:, :-1].sum()
     assert stays > 0.7
-    still = np.stack([motion_cube_mask(np.zeros((8, 7, 7)), 0.4, rng) for _ in range(200)])
+    still = np.stack([weighted_cube_mask(np.zeros((8, 7, 7)), 0.4, rng) for _ in range(200)])
     assert (still.sum(axis=(1, 2, 3)) == 157).all()
     assert still.mean(axis=(0, 1)).min() > 0.2
-
-
-def test_cell_motion_is_where_and_when_pixels_change() -> None:
-    clip = np.full((3, 8, 32, 32), 200, np.uint8)
-    clip[:, 5, 16:20, :4] = 0  # one flash in the sixth frame: two differences of 200 in 16 of 256 pixels
-    motion = cell_motion(clip, (4, 2, 2))
-    assert motion.shape == (4, 2, 2)
-    expected = np.zeros((4, 2, 2))
-    expected[2:, 1, 0] = 200**2 * 16 / 256 / 2  # over the two frames of a moment
-    assert motion == pytest.approx(expected)
 
 
 def test_motion_masks_follow_movement_up_to_chance() -> None:
@@ -132,6 +122,21 @@ def test_motion_tubes_hide_what_moves_up_to_chance() -> None:
     assert masks[20.0][:, 0, 1, 1:3].all()
     assert 0.75 < masks[1.0][:, 0, 1, 1:3].mean() < 1  # by rank: the strong movement is no surer to be hidden
     assert masks[0.0][:, 0, 1, 1:3].mean() == pytest.approx(9 / 16, abs=0.08)
+
+
+def test_weighted_tubes_seldom_leave_visible_what_matters() -> None:
+    weight = np.zeros((4, 4))
+    weight[1, 1:3] = [1.0, 0.5]
+    masks = {
+        guidance: draw(lambda *rest, g=guidance: weighted_tube_mask(*rest[:2], weight, g, rest[2]), (3, 4, 4), 0.6, 600)
+        for guidance in (0.0, 2.0)
+    }
+    for drawn in masks.values():
+        assert (drawn == drawn[:, :1]).all()
+        assert (drawn[:, 0].sum(axis=(1, 2)) == 9).all()
+    assert masks[0.0].mean(axis=(0, 1)) == pytest.approx(np.full((4, 4), 9 / 16), abs=0.08)
+    hand, half, rest = masks[2.0][:, 0, 1, 1].mean(), masks[2.0][:, 0, 1, 2].mean(), masks[2.0][:, 0, 0].mean()
+    assert rest + 0.1 < half < hand - 0.05 < 0.95  # and what matters is seen now and then
 
 
 def test_blocks_are_rectangles_near_the_count_and_never_above_it() -> None:

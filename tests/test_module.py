@@ -13,11 +13,11 @@ from islr.data.module import (
     ClipStore,
     DataConfig,
     TrainBatches,
-    epoch_order,
     eval_batches,
     load_manifests,
     sample_rng,
 )
+from islr.data.order import epoch_order
 from islr.data.transforms import AugmentConfig, PoseAugmentConfig, eval_view, multi_view, train_view
 from islr.errors import UserError
 from islr.models import InputSpec

@@ -9,7 +9,7 @@ from islr.data.pose import HAND_MIDDLE_MCP, HAND_ROOT, LEFT_HAND, RIGHT_HAND, Po
 from islr.errors import UserError
 from islr.models import create_model
 from islr.models.pose import BODY_POINTS, PART_POINTS, part_points
-from pretrain.posemae import Config, PoseMAE, part_motion, views
+from pretrain.posemae import Config, PoseMAE, mean_poses, part_motion, views
 
 
 def waving(frames: int = 32, seed: int = 0) -> np.ndarray:
@@ -235,3 +235,16 @@ def test_impossible_options_are_refused() -> None:
         small_recipe(decoder_heads=5)
     with pytest.raises(UserError, match="posemae trains pose_transformer encoders, not MViTEncoder"):
         PoseMAE(create_model("mvit_tiny"), Config())  # type: ignore[arg-type]
+
+
+def test_mean_pose_is_what_the_mean_of_hidden_points_at_rest_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = small_recipe(pose={"drop_hand": 0.0})
+    batch = small_batch(recipe)
+    parts = part_points(batch["clip"])
+    means = mean_poses(parts, batch["mask"])
+    hidden, part = batch["mask"][:, :, 2], parts[2]
+    assert means[2][0, 0, 3, 0] == pytest.approx(part.xy[:, :, 3][hidden].mean(dim=0), abs=1e-5)  # all are seen
+    assert means[2][..., 1, :].abs().max() == 0
+    monkeypatch.setattr(recipe, "predict", lambda clip, mask: means)
+    out = recipe(batch)
+    assert out["loss"].item() == out["mean_pose"].item() > 0.01

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from oracle_helpers import oracle_entry, oracle_file, state_of
+from oracle_helpers import Differences, oracle_entry, oracle_file, state_of
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -43,13 +43,13 @@ def head_of(state: dict[str, Tensor]) -> DINOHead:
 
 
 @pytest.mark.oracle
-def test_head_is_svt_s(oracles: Path) -> None:
+def test_head_is_svt_s(oracles: Path, differences: Differences) -> None:
     _, tensors = oracle_entry(oracles, "svt_dino_head.safetensors", "svt_bevt")
-    assert (head_of(state_of(tensors))(tensors["x"]) - tensors["y"]).abs().max() < PARITY
+    differences.within("scores", head_of(state_of(tensors))(tensors["x"]), tensors["y"], absolute=PARITY)
 
 
 @pytest.mark.oracle
-def test_loss_and_centre_are_svt_s(oracles: Path) -> None:
+def test_loss_and_centre_are_svt_s(oracles: Path, differences: Differences) -> None:
     entry, tensors = oracle_entry(oracles, "svt_dino_loss.safetensors", "svt_bevt")
     params = entry["params"]
 
@@ -62,21 +62,23 @@ def test_loss_and_centre_are_svt_s(oracles: Path) -> None:
     centre = Centre(params["out_dim"], params["center_momentum"])
     cold = (teacher / params["warmup_teacher_temp"]).softmax(dim=-1)
     loss = dino_loss(by_clip(student) / params["student_temp"], cold)
-    assert loss.item() == pytest.approx(tensors["loss_defaults_center0"].item(), rel=1e-6)
+    losses = {"centre 0": (loss, tensors["loss_defaults_center0"])}
     centre.note(teacher)
     centre.update()
-    assert (centre.value - tensors["center_defaults_after"][0]).abs().max() < PARITY
+    centres = {"centre 0": (centre.value.clone(), tensors["center_defaults_after"][0])}
     centre.value.copy_(tensors["center_init"][0])
     for epoch, temperature in enumerate(tensors["teacher_temp_schedule"]):
         wanted = ((teacher - centre.value) / temperature).softmax(dim=-1)
         loss = dino_loss(by_clip(student) / params["student_temp"], wanted)
-        assert loss.item() == pytest.approx(tensors["loss_by_epoch"][epoch].item(), rel=1e-6)
+        losses[f"epoch {epoch}"] = (loss, tensors["loss_by_epoch"][epoch])
         if epoch == 0:
             (gradient,) = torch.autograd.grad(loss, student)
-            assert (gradient - tensors["student_grad_epoch0"]).abs().max() < PARITY
+            differences.within("gradient of scores", gradient, tensors["student_grad_epoch0"], absolute=PARITY)
         centre.note(teacher)
         centre.update()
-        assert (centre.value - tensors["center_after_epoch"][epoch, 0]).abs().max() < PARITY
+        centres[f"epoch {epoch}"] = (centre.value.clone(), tensors["center_after_epoch"][epoch, 0])
+    differences.all_within("loss", losses, relative=1e-6)
+    differences.all_within("centre", centres, absolute=PARITY)
 
 
 class _At:
@@ -148,7 +150,7 @@ def to_svt(name: str) -> str:
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("kind", ["fixed", "varyfr"])
-def test_a_step_is_svt_s(oracles: Path, kind: str) -> None:
+def test_a_step_is_svt_s(oracles: Path, differences: Differences, kind: str) -> None:
     entry, tensors = oracle_entry(oracles, f"svt_step_{kind}.safetensors", "svt_bevt")
     index = json.loads(oracle_file(oracles, "index.json", "svt_bevt").read_text())
     heads = index["svt_timesformer_tiny"]["params"]["num_heads"]
@@ -203,31 +205,31 @@ def test_a_step_is_svt_s(oracles: Path, kind: str) -> None:
 
     student = recipe.head(recipe.features(recipe.encoder, clips, groups))
     teacher = recipe.teacher["head"](recipe.features(recipe.exported, clips, [g for g in groups if g.is_global]))
-    assert (view_major(student) - tensors["student_out"]).abs().max() < PARITY
-    assert (view_major(teacher) - tensors["teacher_out"]).abs().max() < PARITY
+    differences.within("student's scores", view_major(student), tensors["student_out"], absolute=PARITY)
+    differences.within("teacher's scores", view_major(teacher), tensors["teacher_out"], absolute=PARITY)
     loss = recipe.compare(clips)["loss"]
-    assert loss.item() == pytest.approx(tensors["loss"].item(), rel=1e-6)
+    differences.within("loss", loss, tensors["loss"], relative=1e-6)
     loss.backward()
 
     gradients = {to_svt(name): p.grad for name, p in recipe.named_parameters() if p.grad is not None}
     assert set(gradients) == set(entry["grad_norm_names"])
     norms = torch.stack([gradients[name].norm() for name in entry["grad_norm_names"]])
-    assert (norms - tensors["grad_norms"]).abs().max() < PARITY
+    differences.within("gradient norms", norms, tensors["grad_norms"], absolute=PARITY)
     (clipped,) = [name for name in tensors if name.startswith("grad_norms_clipped_")]
     limit = float(clipped.rpartition("_")[2])
     optim = OptimConfig(lr=1e-3, epochs=1, batch_size=1, clip_grad=limit, clip_mode="parameter")
     together = clip_gradients(recipe.parameters(), optim)
     assert together.item() == pytest.approx(tensors["grad_norms"].square().sum().sqrt().item(), rel=1e-5)
     norms = torch.stack([gradients[name].norm() for name in entry["grad_norm_names"]])
-    assert (norms - tensors[clipped]).abs().max() < PARITY
-    assert (gradients["backbone.cls_token"] - tensors["grad_cls_token"]).abs().max() < PARITY
-    assert (gradients["backbone.time_embed"] - tensors["grad_time_embed"]).abs().max() < PARITY
+    differences.within("gradient norms, clipped", norms, tensors[clipped], absolute=PARITY)
+    pairs = {name: (gradients[f"backbone.{name}"], tensors[f"grad_{name}"]) for name in ("cls_token", "time_embed")}
+    differences.all_within("gradients", pairs, absolute=PARITY)
 
     recipe.after_step(1, 1000)
-    for name, value in recipe.teacher.named_parameters():
-        assert (value - after[to_svt(name)]).abs().max() < PARITY, name
+    pairs = {name: (value, after[to_svt(name)]) for name, value in recipe.teacher.named_parameters()}
+    differences.all_within("teacher after the step", pairs, absolute=PARITY)
     assert torch.equal(after["backbone.time_embed"], tensors["teacher_after.time_embed"])
-    assert (recipe.centre.value - tensors["center_after"][0]).abs().max() < PARITY
+    differences.within("centre", recipe.centre.value, tensors["center_after"], absolute=PARITY)
     of = {decayed: set[str]() for decayed in (True, False)}
     for group in parameter_groups(recipe, optim):
         of[group["decays"]] |= {to_svt(name) for name in group["names"]}

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from islr.config import Config
 from islr.data.loader import METHOD, Batch, Key, Sample, load
 from islr.data.manifest import Clip, Manifest
+from islr.data.order import STREAM, Mix
 from islr.data.packed import PackReader, check_short_side, clip_pose, is_packed
 from islr.data.pose import Pose
 from islr.data.transforms import View
@@ -24,13 +25,14 @@ from islr.data.video import DecodeError, decode, probe_video
 from islr.data.workers import in_workers
 from islr.errors import UserError
 
-_STREAM = 0x15A1  # keeps our generators apart from any other use of Philox with the same seed
-
 
 class DataConfig(Config):
     """Where clips come from and how they are read."""
 
     manifest: tuple[str, ...] = Field(min_length=1, description="one manifest.csv, or several for a mixed corpus")
+    balance: float = Field(
+        0.0, ge=0, le=1, description="of several manifests in training: 0 = by their sizes, 1 = all equally often"
+    )
     backend: Literal["pyav", "decord", "torchcodec"] = "pyav"
     workers: int = Field(0, ge=0, description="loader processes, one thread each; 0: none, and no deadline")
     deadline_s: float = Field(60.0, gt=0, description="seconds for one clip; then its loader process is killed")
@@ -43,6 +45,12 @@ class DataConfig(Config):
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
+    @model_validator(mode="after")
+    def _something_to_balance(self) -> "DataConfig":
+        if self.balance and len(self.manifest) == 1:
+            raise ValueError("balance is for several manifests, and one is given")
+        return self
+
 
 def load_manifests(paths: Sequence[str]) -> Manifest:
     """One manifest, or several joined into a mixed corpus.
@@ -50,7 +58,7 @@ def load_manifests(paths: Sequence[str]) -> Manifest:
     A joined corpus keeps labels only when all parts name the same classes; clip ids get the part's name in front.
 
     Raises:
-        UserError: A manifest cannot be read, or two parts have the same name.
+        UserError: A manifest cannot be read, two parts have the same name, or one has a slash in it.
     """
     parts = [Manifest.load(path) for path in paths]
     if len(parts) == 1:
@@ -58,6 +66,8 @@ def load_manifests(paths: Sequence[str]) -> Manifest:
     names = [part.name for part in parts]
     if len(set(names)) < len(names):
         raise UserError(f"manifests to be mixed need different names, these are {', '.join(names)}")
+    if any("/" in name for name in names):
+        raise UserError(f"manifests to be mixed need names without '/', these are {', '.join(names)}")
     root = Path(os.path.commonpath([part.root.resolve() for part in parts]))
     same = all(part.classes == parts[0].classes for part in parts)
     clips = []
@@ -79,12 +89,7 @@ def load_manifests(paths: Sequence[str]) -> Manifest:
 
 def sample_rng(seed: int, epoch: int, index: int, view: int = 0) -> np.random.Generator:
     """The generator of one sample in one epoch; streams of different arguments never overlap."""
-    return np.random.Generator(np.random.Philox(key=[seed, _STREAM], counter=[0, view, index, epoch]))
-
-
-def epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
-    """The permutation of `length` clips used in `epoch`."""
-    return np.random.Generator(np.random.Philox(key=[seed, _STREAM + 1], counter=[0, 0, 0, epoch])).permutation(length)
+    return np.random.Generator(np.random.Philox(key=[seed, STREAM], counter=[0, view, index, epoch]))
 
 
 class ClipSource:
@@ -113,6 +118,11 @@ class ClipSource:
             DecodeError: The file cannot give those frames.
         """
         return self._store.read(self._index, indices)
+
+    @property
+    def has_pose(self) -> bool:
+        """Whether the manifest names a pose file for the clip."""
+        return bool(self.clip.pose)
 
     def pose(self) -> Pose:
         """The clip's keypoints, over the clip's range.
@@ -248,9 +258,10 @@ class _Views:
 class TrainBatches:
     """The batches of a training run from any step on, for one rank.
 
-    A step's global batch holds `batch_size` clips; it is cut into `world * accumulate` equal parts, so the clips
-    of a step do not depend on the world size. The last incomplete batch of an epoch is dropped; the order differs
-    in every epoch, so no clip is left out for good.
+    An epoch has as many clips as the corpora together; `data.balance` says how many of each. A step's global batch
+    holds `batch_size` clips; it is cut into `world * accumulate` equal parts, so the clips of a step do not depend on
+    the world size. The last incomplete batch of an epoch is dropped; the order differs in every epoch, so no clip is
+    left out for good.
 
     Args:
         store: The clips.
@@ -284,17 +295,25 @@ class TrainBatches:
                 f"optim.batch_size {batch_size} is not a multiple of {world} processes x optim.accumulate {accumulate}"
             )
         self.store, self.view, self.batch_size, self.seed = store, view, batch_size, seed
+        self.corpora, numbers = _corpora(store)
+        self.mix = Mix(numbers, store.config.balance, seed)
         self.accumulate, self.rank, self.world = accumulate, rank, world
         self.steps_per_epoch = len(store) // batch_size
 
     def rows(self, step: int, part: int) -> list[tuple[int, int]]:
-        """(epoch, row) of the clips of one part of one step, for this rank."""
+        """(pass, row) of the clips of one part of one step, for this rank; `order.Mix` says what a pass is."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = epoch_order(len(self.store), self.seed, epoch)
-        batch = order[place * self.batch_size : (place + 1) * self.batch_size]
+        batch = self.mix.keys(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
         size = self.batch_size // (self.world * self.accumulate)
         start = (part * self.world + self.rank) * size
-        return [(epoch, int(row)) for row in batch[start : start + size]]
+        return [(int(number), int(row)) for number, row in batch[start : start + size]]
+
+    def mix_words(self) -> str:
+        """How many clips of an epoch come from each corpus; "" for one corpus."""
+        if len(self.corpora) < 2:
+            return ""
+        parts = zip(self.corpora, self.mix.quotas, self.mix.parts, strict=True)
+        return "an epoch holds " + ", ".join(f"{quota} clips of {name} ({len(own)})" for name, quota, own in parts)
 
     def iterate(self, first_step: int, last_step: int) -> Iterator[list[Batch]]:
         """For each step in `[first_step, last_step)`, its `accumulate` batches."""
@@ -307,6 +326,15 @@ class TrainBatches:
         """One batch of the first `clips` rows with the training view, always the same."""
         plan = [[(0, row) for row in range(min(clips, len(self.store)))]]
         yield from _loader(self.store, self.view, self.seed, plan)
+
+
+def _corpora(store: ClipStore) -> tuple[list[str], list[int]]:
+    """Names of the corpora that a store's clips come from, and the number of each row's."""
+    if len(store.config.manifest) == 1:
+        return [store.manifest.name], [0] * len(store)
+    names = [clip.clip_id.partition("/")[0] for clip in store.manifest]  # as `load_manifests` writes them
+    known = list(dict.fromkeys(names))
+    return known, [known.index(name) for name in names]
 
 
 def eval_batches(store: ClipStore, view: View, *, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:

@@ -163,7 +163,7 @@ def normalise(pose: Pose) -> tuple[np.ndarray, str]:
     """
     points = pose.keypoints[:, :, :2].astype(np.float32)  # [T, J, 2], a copy
     points[:, :, 0] *= pose.width / pose.height
-    points, confidence = _fill_hand_gaps(points, pose.confidences.astype(np.float32))
+    points, confidence = fill_hand_gaps(points, pose.confidences.astype(np.float32))
     centre, scale, used = _frame_of_reference(points, confidence)
     points = (points - centre) / np.float32(scale)
     points[confidence == 0] = 0.0
@@ -190,7 +190,7 @@ def _frame_of_reference(points: np.ndarray, confidence: np.ndarray) -> tuple[np.
     return np.zeros(2, np.float32), 1.0, "none"
 
 
-def _fill_hand_gaps(points: np.ndarray, confidence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def fill_hand_gaps(points: np.ndarray, confidence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Fill gaps of at most LONGEST_FILLED_GAP frames between two sightings of a hand point, linearly."""
     points, confidence = points.copy(), confidence.copy()
     seen = confidence > 0

@@ -6,6 +6,7 @@ Video frames are uint8 `[T, H, W, 3]` until the encoder normalises them; poses a
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
@@ -143,15 +144,10 @@ def resize_short_side(frames: np.ndarray, size: int) -> np.ndarray:
     return resize_clip(frames, (max(size, round(height * scale)), max(size, round(width * scale))))
 
 
-def random_resized_crop(
-    frames: np.ndarray,
-    size: int,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """One random box, the same for all frames, resized to `size` x `size` (Inception crop, 10 tries)."""
-    height, width = frames.shape[1:3]
+def random_box(
+    height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of a random box in a picture, in pixels (Inception crop, 10 tries)."""
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
         aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
@@ -161,7 +157,19 @@ def random_resized_crop(
     else:
         h = w = min(height, width)
     top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-    return resize_clip(frames[:, top : top + h, left : left + w], (size, size))
+    return left, top, left + w, top + h
+
+
+def random_resized_crop(
+    frames: np.ndarray,
+    size: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """One random box, the same for all frames, resized to `size` x `size`."""
+    left, top, right, bottom = random_box(frames.shape[1], frames.shape[2], scale, ratio, rng)
+    return resize_clip(frames[:, top:bottom, left:right], (size, size))
 
 
 def center_crop(frames: np.ndarray, size: int) -> np.ndarray:
@@ -289,17 +297,43 @@ def multi_view(spec: "InputSpec", clips: int, crops: int, sampling: SamplingConf
     return video if spec.modality == "video" else pose
 
 
+@dataclass(frozen=True)
+class Shot:
+    """What a training view took of a video clip, and from where.
+
+    Attributes:
+        frames: uint8 `[T, size, size, 3]`.
+        indices: Which frames of the clip's range they are, `[T]`.
+        box: Left, top, right, bottom of the crop, in 0..1 of the frame.
+        flipped: The picture is mirrored.
+    """
+
+    frames: np.ndarray
+    indices: np.ndarray
+    box: tuple[float, float, float, float]
+    flipped: bool
+
+
+def training_shot(source: "ClipSource", spec: "InputSpec", config: AugmentConfig, rng: np.random.Generator) -> Shot:
+    """Frames of a clip, cropped and augmented for training."""
+    indices = config.sampling.indices(source.length, source.fps, spec.frames, rng)
+    frames = source.read(indices)
+    height, width = frames.shape[1:3]
+    left, top, right, bottom = random_box(height, width, config.scale, config.ratio, rng)
+    frames = resize_clip(frames[:, top:bottom, left:right], (spec.size, spec.size))
+    flipped = config.flip and rng.random() < 0.5
+    if flipped:
+        frames = frames[:, :, ::-1]
+    if config.colour:
+        frames = jitter_colours(frames, config.colour, rng)
+    return Shot(frames, indices, (left / width, top / height, right / width, bottom / height), flipped)
+
+
 def train_view(spec: "InputSpec", video: AugmentConfig, pose: PoseAugmentConfig) -> View:
     """The labelled-training view of supervised pre-training and fine-tuning, for either modality."""
 
     def video_view(source: "ClipSource", rng: np.random.Generator) -> dict[str, Any]:
-        frames = source.read(video.sampling.indices(source.length, source.fps, spec.frames, rng))
-        frames = random_resized_crop(frames, spec.size, video.scale, video.ratio, rng)
-        if video.flip and rng.random() < 0.5:
-            frames = frames[:, :, ::-1]
-        if video.colour:
-            frames = jitter_colours(frames, video.colour, rng)
-        return {"clip": to_cthw(frames)}
+        return {"clip": to_cthw(training_shot(source, spec, video, rng).frames)}
 
     def pose_view(source: "ClipSource", rng: np.random.Generator) -> dict[str, Any]:
         return {"clip": torch.from_numpy(augmented_pose(source, spec.frames, pose, rng))}
