@@ -31,6 +31,7 @@ from islr.models import create_model
 from islr.models.encoder import Encoder, InputSpec, to_input
 from islr.models.frame_conv import STRIDE, FrameConv, ResidualConv
 from islr.models.weights import load_encoder, read_metadata, read_tensors, serialise
+from islr.training.across import share
 from pretrain.codebook import Codebook, Quantised
 from pretrain.dvae import DalleTokenizer
 from pretrain.pictures import enlarge, token_colours
@@ -192,7 +193,7 @@ class Recipe(nn.Module):
         found = self.tokenizer.quantise(frames)
         told = self.pixel_loss(found.codes, frames) if self.teacher is None else self.feature_loss(found.codes, clip)
         return {
-            "loss": told + found.loss,
+            "loss": (told + found.loss) * share(len(clip)),
             "reconstruction": told,
             "commitment": found.loss,
             "perplexity": found.perplexity,

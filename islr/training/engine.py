@@ -23,6 +23,7 @@ from islr.data.module import Batch, ClipStore, TrainBatches
 from islr.data.transforms import View
 from islr.errors import Interrupted, RunFailed, UserError
 from islr.signals import StopSignal
+from islr.training.across import synchronise_batch_norms
 from islr.training.checkpoint import latest_checkpoint, save_checkpoint
 from islr.training.optim import (
     OptimConfig,
@@ -128,6 +129,8 @@ def fit(
         if average is not None:
             average.load_state_dict(saved["average"])
         state = State(**saved["state"])
+    if run.sync_batch_norm and world.size > 1:
+        synchronise_batch_norms(module, device)
     wrapped = _wrap(module, run, world)
     before_update: Callable[[float], None] | None = getattr(module, "before_update", None)
     after_step: Callable[[int, int], None] | None = getattr(module, "after_step", None)
@@ -209,7 +212,7 @@ def fit(
                 after_step(state.step, total)
             _count_failures(state, parts, batches)
             if values and (state.step % run.log_every == 0 or state.step == total):
-                shown = {name: float(value) for name, value in values.items()}
+                shown = world.average(values)  # the loss is that of the whole batch, see `islr/training/across.py`
                 done, since = state.step - marked[0], time.monotonic() - marked[1]
                 shown["clips_per_s"] = round(done * batches.batch_size / max(since, 1e-6), 1)
                 shown["data_wait"] = round(waited / max(since, 1e-6), 3)  # share of the time

@@ -24,6 +24,7 @@ from islr.config import Config, dump_yaml
 from islr.data.loader import pin_threads
 from islr.errors import UserError
 from islr.files import write_atomic
+from islr.training.across import average
 
 # A rank that waits longer than this for the others gives up with an error instead of hanging.
 RANK_TIMEOUT = timedelta(minutes=10)
@@ -49,6 +50,9 @@ class RunConfig(Config):
     precision: Literal["fp32", "bf16"] = "fp32"
     threads: int = Field(1, ge=1, description="CPU threads; results are bit-identical for a fixed count")
     compile: bool = Field(False, description="torch.compile the training module")
+    sync_batch_norm: bool = Field(
+        False, description="batch norms see the batches of all processes; otherwise each its own, as DDP has it"
+    )
     log_every: int = Field(10, ge=1, description="steps between rows of metrics.jsonl")
     checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints; none = every epoch")
     wandb: Literal["offline", "online", "disabled"] = "offline"
@@ -98,6 +102,13 @@ class World:
         value = torch.tensor(int(flag), device=self.device)
         distributed.all_reduce(value, op=distributed.ReduceOp.MAX)
         return bool(value)
+
+    def average(self, values: dict[str, torch.Tensor]) -> dict[str, float]:
+        """Means of numbers over the ranks, on every rank."""
+        if self.size == 1:
+            return {name: float(value) for name, value in values.items()}
+        means = average(torch.stack([value.double() for value in values.values()]))
+        return dict(zip(values, means.tolist(), strict=True))
 
     def gather(self, value: Any) -> list[Any]:
         """The values of all ranks, in rank order, on every rank."""
