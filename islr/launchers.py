@@ -120,7 +120,7 @@ class Torchrun:
         """The command line of a job."""
         program = [sys.executable, "-m"]
         if arguments[0] in self.TRAINING:
-            program += ["torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}", "-m"]
+            program += ["islr.torchrun", "--standalone", f"--nproc-per-node={self.processes}", "-m"]
         return [*program, "islr", *arguments]
 
     def start(self, name: str, arguments: Sequence[str], log: Path) -> "_Started":

@@ -1,4 +1,4 @@
-"""Functions run by the processes of a small world: gloo on this machine, from a fork server as `killed_runs.py` says."""
+"""Functions run by the processes of a small world: gloo on this machine, from a fork server (see `killed_runs.py`)."""
 
 import multiprocessing
 import os
@@ -19,6 +19,13 @@ def free_ports(count: int) -> list[int]:
     for one in sockets:
         one.close()
     return ports
+
+
+def background(function: Callable[..., object], *arguments: Any) -> BaseProcess:
+    """Start `function(*arguments)`, of a module, in a process of its own."""
+    process = _CONTEXT.Process(target=function, args=arguments)
+    process.start()
+    return process
 
 
 def start_world(size: int, function: Callable[..., object], *arguments: Any) -> list[BaseProcess]:

@@ -140,7 +140,7 @@ class SyncBatchNorm(BatchNorm):
 
 
 def synchronise_batch_norms(module: nn.Module, device: torch.device) -> None:
-    """Let every batch norm inside `module` see the batches of all processes; its parameters and buffers stay its own."""
+    """Let every batch norm inside `module` see the batches of all processes; parameters and buffers stay the same."""
     if device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(module)
         return
