@@ -29,9 +29,9 @@ def test_the_living_are_named_and_the_dead_followed(tmp_path: Path) -> None:
     while time.monotonic() < deadline and not ((tmp_path / LOCK).exists() and (tmp_path / LOCK).stat().st_size):
         time.sleep(0.01)
     try:
-        with pytest.raises(UserError, match=rf"in use by another process \(pid {process.pid} on {platform.node()}\)"):
-            with only_writer(tmp_path):
-                pass
+        named = rf"in use by another process \(pid {process.pid} on {platform.node()}\)"
+        with pytest.raises(UserError, match=named), only_writer(tmp_path):
+            pass
     finally:
         process.kill()
         process.join()
@@ -65,9 +65,8 @@ def test_without_locks_signs_of_life_decide(number: int, tmp_path: Path, monkeyp
         raise OSError(number, "no locks")
 
     monkeypatch.setattr(fcntl, "lockf", unsupported)
-    with only_writer(tmp_path), pytest.raises(UserError, match="is in use by another process"):
-        with only_writer(tmp_path):
-            pass
+    with only_writer(tmp_path), pytest.raises(UserError, match="is in use by another process"), only_writer(tmp_path):
+        pass
     with only_writer(tmp_path):
         assert threading.active_count() > 1
     assert not [thread for thread in threading.enumerate() if thread.name == "lock"]

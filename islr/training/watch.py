@@ -108,7 +108,7 @@ class Watch:
 
     def _words(self, rank: int, sign: Sign) -> str:
         who = f"process {rank} of {self.size} ({sign.host}, pid {sign.pid})"
-        return f"{who} failed: {sign.failed}" if sign.failed else f"{who} has died at {sign.what}"
+        return f"{who} failed: {sign.failed}" if sign.failed else f"{who} has died, last heard of at {sign.what}"
 
     def _publish(self) -> None:
         with self._lock:
