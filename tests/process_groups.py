@@ -38,7 +38,9 @@ def start_world(size: int, function: Callable[..., object], *arguments: Any) -> 
         arguments: The same for all; a process finds its rank in the environment.
     """
     port = free_ports(1)[0]
-    processes = [_CONTEXT.Process(target=_member, args=(rank, size, port, function, arguments)) for rank in range(size)]
+    processes: list[BaseProcess] = []
+    for rank in range(size):
+        processes.append(_CONTEXT.Process(target=_member, args=(rank, size, port, function, arguments)))
     for process in processes:
         process.start()
     return processes

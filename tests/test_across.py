@@ -1,6 +1,7 @@
-"""Every recipe computes with two processes what it computes with one, from the same batch."""
+"""Every recipe computes with two processes what it computes with one, from the same batch, cut unevenly."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,21 @@ from tiny_runs import PRETRAIN, write_config
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from islr.config import load_config
+from islr.data.module import epoch_order
 from islr.training.checkpoint import read_checkpoint
 from islr.training.tracking import read_metrics
 from pretrain import RECIPES
 from pretrain.run import PretrainConfig, run_pretrain
+from pretrain.seen import seen_manifest
 from pretrain.tokenizer import TOKENIZER
 
 # Without dropout: the processes of a run draw what they drop independently. The tokenizer comes before bevt, which
 # learns its words.
 RUNS: dict[str, dict[str, Any]] = {
-    "maskfeat": {"encoder": {"name": "mvit_tiny", "arguments": {"frames": 8, "size": 64, "drop_path": 0.0}}},
+    "maskfeat": {
+        "recipe": {"name": "maskfeat", "mask_pixels": 16, "depths": [0, -1], "motion_bins": 4},
+        "encoder": {"name": "mvit_tiny", "arguments": {"frames": 8, "size": 64, "drop_path": 0.0}},
+    },
     "videomae": {
         "recipe": {"name": "videomae", "mask_pixels": 16, "decoder_dim": 16, "decoder_heads": 2, "decoder_depth": 1},
         "encoder": {"name": "vit_tiny", "arguments": {"frames": 4, "size": 64}},
@@ -81,6 +87,7 @@ def test_every_recipe_is_compared() -> None:
 def runs(mini_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """A first step of every recipe, by one process and by two: number of processes -> folder of the runs."""
     folder = tmp_path_factory.mktemp("across")
+    manifest = uneven_corpus(mini_corpus, folder)
     configs: dict[int, list[Path]] = {1: [], 2: []}
     for size, paths in configs.items():
         (folder / str(size)).mkdir()
@@ -92,13 +99,26 @@ def runs(mini_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[in
                 "run": {"sync_batch_norm": True},
                 "health": {"looks": 0},
             }
+            changes["data"] = {"max_bad": 1.0}
             if name == "bevt":
                 words = str(folder / "1" / "tokenizer" / TOKENIZER)
                 changes["recipe"] = parts["recipe"] | {"tokenizer": words}
-            paths.append(write_config(base, out.with_suffix(".yaml"), mini_corpus / "manifest.csv", out, **changes))
+            paths.append(write_config(base, out.with_suffix(".yaml"), manifest, out, **changes))
     first_steps(configs[1], [])
     assert run_world(2, first_steps, configs[2], free_ports(len(RUNS))) == [0, 0]
     return {size: folder / str(size) for size in configs}
+
+
+def uneven_corpus(corpus: Path, folder: Path) -> Path:
+    """A copy in which the last clip of the first batch cannot be read, so that the second process has one less."""
+    copy = folder / "corpus"
+    shutil.copytree(corpus, copy)
+    manifest = seen_manifest((str(copy / "manifest.csv"),), ("train", "none")).select(status="ok")
+    row = int(epoch_order(len(manifest), seed=0, epoch=0)[PRETRAIN["optim"]["batch_size"] - 1])
+    clip = manifest.clips[row]
+    for path in (clip.path, clip.pose):
+        (copy / path).write_bytes((copy / path).read_bytes()[:100])
+    return copy / "manifest.csv"
 
 
 def first_steps(configs: list[Path], ports: list[int]) -> None:
@@ -118,6 +138,7 @@ def first_steps(configs: list[Path], ports: list[int]) -> None:
         run_pretrain(config)
         hook.remove()
         assert len(seen) == 1
+        assert len(read_checkpoint(Path(config.run.out) / "last.ckpt")["state"]["failed"]) == 1
         if os.environ.get("RANK", "0") == "0":
             torch.save(seen[0], Path(config.run.out) / GRADIENTS)
 

@@ -57,7 +57,7 @@ def command(path: Path, fault: str = "", rank: int = 1, step: int = 0) -> None:
             time.sleep(600)
         plain(seed, current, of)
 
-    engine.seed_step = faulty
+    engine.seed_step = faulty  # type: ignore[assignment]
     sys.exit(run(["pretrain", str(path)]))
 
 

@@ -109,7 +109,7 @@ class _Sum(torch.autograd.Function):
         return total(value)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return total(gradient)
 
 
