@@ -76,5 +76,5 @@ def launcher_of(config: GridConfig, execute: Execute) -> Launcher:
     if backend.kind == "torchrun":
         return Torchrun(backend.processes)
     if backend.kind == "slurm":
-        return Slurm(Path(config.out) / "slurm", backend.cluster, backend.parameters)
+        return Slurm(Path(config.out) / "slurm", backend.cluster, backend.parameters, backend.processes)
     return Processes(execute)

@@ -12,7 +12,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from islr.data.cli import data_app
-from islr.errors import Interrupted, RunFailed, UserError
+from islr.errors import Interrupted, ProcessLost, RunFailed, UserError
 from islr.models_cli import models_command, weights_app
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 75
@@ -63,6 +63,8 @@ def run(arguments: list[str], debug: bool = False) -> int:
         return _fail(str(error), WRONG_INPUT, debug)
     except Interrupted as error:
         return _fail(str(error), INTERRUPTED, debug)
+    except ProcessLost as error:
+        return _fail(str(error), FAILED, debug, everywhere=True)
     except (RunFailed, OSError) as error:
         return _fail(str(error), FAILED, debug)
     except Exception as error:
@@ -70,10 +72,11 @@ def run(arguments: list[str], debug: bool = False) -> int:
         return _fail(f"this is a fault of the program, not of your input: {error}", FAILED, False)
 
 
-def _fail(message: str, code: int, debug: bool) -> int:
+def _fail(message: str, code: int, debug: bool, everywhere: bool = False) -> int:
+    """Say why; of several processes the first does, unless it may be the one that is gone."""
     if debug:
         traceback.print_exc()
-    if os.environ.get("RANK", "0") == "0":
+    if everywhere or os.environ.get("RANK", "0") == "0":
         print(f"islr: {' '.join(message.split())}", file=sys.stderr)
     return code
 
@@ -320,7 +323,7 @@ def _print_results(results: list[Any]) -> None:
             continue
         record = result.provenance
         part = "" if record.complete else f" of {record.clips_expected} expected"
-        print(
+        _say(
             f"{result.name}: {result.metric} {100 * result.value:.2f} % "
             f"[{100 * result.ci_low:.2f}, {100 * result.ci_high:.2f}] on {result.n}{part} clips of "
             f"{record.manifest} {record.split}, views {record.views}"

@@ -9,6 +9,10 @@ class RunFailed(RuntimeError):
     """A run cannot go on (a loss that is not finite, for instance). One line; the command exits with 1."""
 
 
+class ProcessLost(RunFailed):
+    """Another process of the run is gone or does not answer; each of the others says so."""
+
+
 class Interrupted(Exception):
     """Work was stopped by a signal after its state was saved; the command exits with 75 and can be run again."""
 

@@ -67,7 +67,7 @@ class BackendConfig(Config):
 
     kind: Literal["processes", "torchrun", "slurm"] = "processes"
     at_once: int = Field(1, ge=1, description="stages at the same time")
-    processes: int = Field(1, ge=1, description="torchrun: processes of a training stage")
+    processes: int = Field(1, ge=1, description="torchrun, slurm: processes of a training stage, on one machine")
     cluster: Literal["slurm", "local"] = Field("slurm", description="slurm: local runs submitit on this machine")
     parameters: dict[str, Any] = Field(default_factory=dict, description="slurm: what sbatch is given, as in submitit")
 

@@ -29,7 +29,7 @@ KEY_LENGTH = 10  # hex digits of a stage's hash in names
 # Keys of a run's configuration that its numbers do not depend on, or that the hashes of its inputs stand for.
 NOT_HASHED = {
     "": ("name", "tags", "downstream", "lexicon"),
-    "run": ("out", "wandb", "log_every", "checkpoint_every"),
+    "run": ("out", "wandb", "log_every", "checkpoint_every", "timeout_s"),
     "data": ("manifest", "workers", "deadline_s", "cache"),
     "encoder": ("weights",),
     "recipe": ("tokenizer",),

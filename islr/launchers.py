@@ -90,8 +90,7 @@ def _child(execute: Execute, arguments: list[str], log: Path) -> None:
     """Body of a job's process: output to its log, signals as in a fresh process, ends with its parent."""
     for number in (15, 2):
         signal.signal(number, signal.SIG_DFL)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
+    _die_with_parent()
     with log.open("a", encoding="utf-8") as file:
         print(f"$ islr {' '.join(arguments)}", file=file, flush=True)
         sys.stdout.flush()
@@ -104,6 +103,23 @@ def _child(execute: Execute, arguments: list[str], log: Path) -> None:
     os._exit(code)
 
 
+def _die_with_parent() -> None:
+    """This process is told to save and end when the one that started it dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
+
+
+TRAINING = ("pretrain", "finetune")  # commands that several processes can share
+
+
+def command_line(arguments: Sequence[str], processes: int) -> list[str]:
+    """The command line of a job: under torchrun where it trains and is to have several processes of its machine."""
+    program = [sys.executable, "-m"]
+    if arguments[0] in TRAINING and processes > 1:
+        program += ["islr.torchrun", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    return [*program, "islr", *arguments]
+
+
 class Torchrun:
     """Jobs that train run under torchrun with several processes on this machine; the others run as one process.
 
@@ -111,24 +127,23 @@ class Torchrun:
         processes: Processes of a training job.
     """
 
-    TRAINING = ("pretrain", "finetune")
-
     def __init__(self, processes: int) -> None:
         self.processes = processes
 
-    def command(self, arguments: Sequence[str]) -> list[str]:
-        """The command line of a job."""
-        program = [sys.executable, "-m"]
-        if arguments[0] in self.TRAINING:
-            program += ["torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}", "-m"]
-        return [*program, "islr", *arguments]
-
     def start(self, name: str, arguments: Sequence[str], log: Path) -> "_Started":
         """See `Launcher.start`."""
-        command = self.command(arguments)
+        command = command_line(arguments, self.processes)
         with log.open("a", encoding="utf-8") as file:
             print(f"$ {' '.join(command)}", file=file, flush=True)
-            return _Started(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True))
+            return _Started(
+                subprocess.Popen(
+                    command,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    preexec_fn=_die_with_parent,
+                )
+            )
 
     def pause(self, jobs: Sequence["_Started"]) -> None:
         """See `Launcher.pause`."""
@@ -161,16 +176,18 @@ class Slurm:
         folder: Where submitit keeps its files; seen by all nodes.
         cluster: `slurm`, or `local` for subprocesses of this machine under the same code.
         parameters: What `sbatch` is given, under submitit's names (`slurm_partition`, `timeout_min`, `gpus_per_node`).
+        processes: Processes of a training job, on the job's one node.
 
     Raises:
         UserError: submitit is not installed, or there is no such cluster here.
     """
 
-    def __init__(self, folder: Path, cluster: str, parameters: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, cluster: str, parameters: dict[str, Any], processes: int) -> None:
         try:
             import submitit
         except ImportError:
             raise UserError("SLURM jobs need submitit: pip install 'islr-bench[slurm]'") from None
+        self.processes = processes
         self._poll_s = _POLL_S if cluster == "local" else _CLUSTER_POLL_S
         try:
             self._executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
@@ -181,7 +198,8 @@ class Slurm:
     def start(self, name: str, arguments: Sequence[str], log: Path) -> "_Submitted":
         """See `Launcher.start`."""
         self._executor.update_parameters(name=name)
-        return _Submitted(self._executor.submit(run_command, [sys.executable, "-m", "islr", *arguments], str(log)))
+        command = command_line(arguments, self.processes)
+        return _Submitted(self._executor.submit(run_command, command, str(log)))
 
     def pause(self, jobs: Sequence["_Submitted"]) -> None:
         """See `Launcher.pause`."""

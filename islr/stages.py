@@ -51,7 +51,7 @@ class Outcome:
         stage: Which.
         state: `done`, `already done`, `failed` or `skipped`.
         seconds: Wall time of this launch.
-        why: Last line of the log of a failed stage; the missing stage of a skipped one.
+        why: Last error of ours in the log of a failed stage, or its last line; the missing stage of a skipped one.
     """
 
     stage: Stage
@@ -158,6 +158,9 @@ def _outcome(stage: Stage, code: int | None, seconds: float, logs: Path) -> Outc
     if code == 0 and stage.done.exists():
         return Outcome(stage, "done", seconds)
     path = logs / f"{stage.name}.log"
-    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() if path.exists() else []
-    why = lines[-1] if lines and code != 0 else f"it left no {stage.done.name}"
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    lines = text.rpartition("\n$ ")[2].strip().splitlines()  # of this launch, which begins with its command line
+    # Our own word comes before what torchrun says of it.
+    ours = [line for line in lines if line.startswith("islr: ")] or lines
+    why = ours[-1] if ours and code != 0 else f"it left no {stage.done.name}"
     return Outcome(stage, "failed", seconds, f"exit {code}: {why}; see {path}")

@@ -27,6 +27,7 @@ from islr.errors import UserError
 from islr.models.encoder import INIT_STD, InputSpec, to_input
 from islr.models.swin import PATCH, SwinEncoder
 from islr.models.tokens import hide_tokens
+from islr.training.across import share
 from pretrain.masking import block_mask, block_tube_mask
 from pretrain.pictures import VISIBLE_DIM, enlarge, hide_cells, token_colours
 from pretrain.tokenizer import load_tokenizer
@@ -217,7 +218,7 @@ class BEVT(nn.Module):
     @staticmethod
     def loss(logits: Tensor, words: Tensor) -> Tensor:
         """Cross-entropy, mean over hidden cells, of logits `[M, V]` and words `[M]`."""
-        return F.cross_entropy(logits.float(), words)
+        return F.cross_entropy(logits.float(), words) * share(len(words))
 
     def entropy(self, words: Tensor) -> Tensor:
         """Entropy in nats of the frequencies of the given words."""

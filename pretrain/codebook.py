@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
+
+from islr.training import across
 
 KMEANS_ROUNDS = 10  # as in the source
 
@@ -90,22 +92,22 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def _move(self, vectors: Tensor, indices: Tensor) -> None:
-        counts = indices.bincount(minlength=len(self.codes)).float()
-        sums = torch.zeros_like(self.codes).index_add_(0, indices, vectors)
-        for total in (counts, sums):
-            _over_processes(total)
+        counts = across.total(indices.bincount(minlength=len(self.codes)).float())
+        sums = across.total(torch.zeros_like(self.codes).index_add_(0, indices, vectors))
         self.usage.lerp_(counts, 1 - self.decay)
         towards = torch.where(counts[:, None] > 0, F.normalize(sums, dim=1), self.codes)
         self.codes.copy_(F.normalize(self.codes.lerp(towards, 1 - self.decay), dim=1))
         if self.restart_below:
             dead = self.usage < self.restart_below * self.usage.mean()
-            places = torch.randint(len(vectors), (len(self.codes),), device=vectors.device)
-            self.codes.copy_(torch.where(dead[:, None], _of_first_process(vectors[places]), self.codes))
+            count = across.count_of_all(vectors)
+            places = across.of_first(torch.randint(count, (len(self.codes),), device=vectors.device))
+            self.codes.copy_(torch.where(dead[:, None], across.picked(vectors, places), self.codes))
             self.usage.copy_(torch.where(dead, self.usage.mean(), self.usage))
 
     @torch.no_grad()
     def _start(self, vectors: Tensor) -> None:
-        """Means of k clusters of the vectors, by cosine; of the first process's vectors where there are many."""
+        """Means of k clusters of the vectors of all processes, by cosine."""
+        vectors, _ = across.joined(vectors)
         count = len(self.codes)
         order = torch.randperm(len(vectors), device=vectors.device)
         places = order.repeat(-(-count // len(order)))[:count]
@@ -115,17 +117,5 @@ class Codebook(nn.Module):
             sums = torch.zeros_like(means).index_add_(0, nearest, vectors)
             held = nearest.bincount(minlength=count) > 0
             means = torch.where(held[:, None], F.normalize(sums, dim=1), means)
-        self.codes.copy_(_of_first_process(means))
+        self.codes.copy_(across.of_first(means))
         self.started.fill_(True)
-
-
-def _over_processes(total: Tensor) -> None:
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(total)
-
-
-def _of_first_process(value: Tensor) -> Tensor:
-    value = value.contiguous()
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.broadcast(value, 0)
-    return value

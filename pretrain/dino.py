@@ -5,9 +5,10 @@ Shapes: B clips, V student views, G teacher views (the first G of the V), D feat
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from islr.models.encoder import INIT_STD
+from islr.training import across
 
 
 class DINOHead(nn.Module):
@@ -69,10 +70,8 @@ class Centre(nn.Module):
         """Move towards the mean of the scores noted since the last time, on all processes."""
         if not self._seen:
             return
-        total = torch.stack(self._seen).sum(dim=0)  # [K + 1]
+        total = across.total(torch.stack(self._seen).sum(dim=0))  # [K + 1]
         self._seen.clear()
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(total)
         self.value.lerp_(total[:-1] / total[-1], 1 - self.momentum)
 
 

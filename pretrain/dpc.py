@@ -11,9 +11,11 @@ which pair is positive is kept from the first batch, so another batch size fails
 Deviations: clips are isolated signs. One that is shorter than all windows together is resampled to their length
 (OpenHands takes long recordings only, weighted by length). The cosine falls once over the whole run (theirs returns
 every ten epochs). What is kept is the encoder: fine-tuning pools it over the whole clip, where OpenHands fine-tunes the
-GRU's last state over six windows of ten frames. Candidates are those of one process.
+GRU's last state over six windows of ten frames. With several processes the candidates are those of all of them, so that
+what is learned does not depend on their number; they are never those of another part of an accumulated step.
 
-As published, batch norms of the encoder see the windows that are predicted together with those that predict.
+As published, batch norms of the encoder see the windows that are predicted together with those that predict, and those
+of one process alone (`run.sync_batch_norm` lets them see all).
 
 Shapes: B clips, W windows of T frames, S of them predicted, D width.
 """
@@ -32,6 +34,7 @@ from islr.data.pose import normalise
 from islr.data.transforms import PoseAugmentConfig, View, augment_pose, resample_pose
 from islr.errors import UserError
 from islr.models.encoder import Encoder, InputSpec
+from islr.training.across import joined, share
 
 MODALITY = "pose"
 
@@ -128,12 +131,14 @@ class DPC(nn.Module):
         features = self.features(batch["clip"])
         future = features[:, -self.config.predicted :]
         predicted = self.predict(features[:, : -self.config.predicted])
-        scores = self.scores(predicted, future)
-        right = torch.arange(len(scores), device=scores.device)
+        candidates, clips_before = joined(future)
+        scores = self.scores(predicted, candidates)
+        right = torch.arange(len(scores), device=scores.device) + clips_before * self.config.predicted
+        weight = share(len(scores))
         return {
-            "loss": F.cross_entropy(scores, right),
-            "accuracy": (scores.argmax(dim=1) == right).float().mean(),
-            "chance": scores.new_tensor(1 / len(scores)),
+            "loss": F.cross_entropy(scores, right) * weight,
+            "accuracy": (scores.argmax(dim=1) == right).float().mean() * weight,
+            "chance": scores.new_tensor(1 / scores.shape[1]),
             "feature_std": features.detach().float().flatten(0, 1).std(dim=0).mean(),
         }
 
@@ -155,13 +160,14 @@ class DPC(nn.Module):
         return torch.stack(predictions, dim=1)
 
     def scores(self, predicted: Tensor, future: Tensor) -> Tensor:
-        """Inner products of every prediction with every feature, `[B * S, B * S]`; the right one is on the diagonal.
+        """Inner products of every prediction with every feature, `[B * S, B' * S]`.
 
-        Other windows of the same clip are among the wrong ones.
+        The right ones are on the diagonal that begins at the predictions' own clips. Other windows of the same clip are
+        among the wrong ones.
 
         Args:
             predicted: `[B, S, D]`.
-            future: `[B, S, D]`, in the same order.
+            future: `[B', S, D]`, of the same clips, and maybe others, in order.
         """
         rows, columns = predicted.flatten(0, 1).float(), future.flatten(0, 1).float()
         return rows @ columns.t() / self.config.temperature

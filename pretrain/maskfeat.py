@@ -25,6 +25,7 @@ from islr.errors import UserError
 from islr.models.encoder import INIT_STD, NORM_EPS, InputSpec, to_input
 from islr.models.mvit import MViTEncoder
 from islr.models.tokens import resize_mask
+from islr.training.across import share
 from pretrain.guides import cell_hands, cell_motion, check_poses, guided_share
 from pretrain.hog import BINS, CHANNELS, hog_targets, motion_targets, reference_hog_targets, target_dim
 from pretrain.masking import cube_mask, exact_cube_mask, weighted_cube_mask
@@ -126,7 +127,7 @@ class MaskFeat(nn.Module):
         clip = to_input(batch["clip"], self.encoder.input_spec)
         targets = self.targets(batch["clip"] if self.config.hog == "pixels" else clip, batch["mask"])
         loss = self.loss(self.predict(clip, batch["mask"]), targets)
-        zero = torch.stack([target.square().mean() for target in targets]).sum()
+        zero = torch.stack([target.square().mean() * share(len(target)) for target in targets]).sum()
         return {"loss": loss, "zero_prediction": zero, **guided_share(batch)}
 
     def predict(self, clip: Tensor, mask: Tensor, reported: Tensor | None = None) -> list[Tensor]:
@@ -162,7 +163,7 @@ class MaskFeat(nn.Module):
     @staticmethod
     def loss(predictions: list[Tensor], targets: list[Tensor]) -> Tensor:
         """Squared error, mean over tokens and features, summed over depths (equation 1)."""
-        errors = [F.mse_loss(p.float(), t) for p, t in zip(predictions, targets, strict=True)]
+        errors = [F.mse_loss(p.float(), t) * share(len(t)) for p, t in zip(predictions, targets, strict=True)]
         return torch.stack(errors).sum()
 
     @torch.no_grad()

@@ -38,6 +38,7 @@ from islr.models.pose import (
     part_points,
 )
 from islr.models.transformer import init_linear, transformer_block
+from islr.training.across import average, processes
 from pretrain.masking import motion_mask
 from pretrain.pictures import skeleton_picture
 
@@ -170,8 +171,9 @@ class PoseMAE(nn.Module):
             moved = part.xy[:, stride:] - part.xy[:, :-stride]
             motion_error = motion_error + self._error(motion[:, :-stride], moved, weight)
             motion_weight = motion_weight + weight.sum()
-        points_loss = points_error / points_weight.clamp(min=1)
-        motion_loss = motion_error / motion_weight.clamp(min=1)
+        least = 1 / processes()  # one visible point in all
+        points_loss = points_error / average(points_weight).clamp(min=least)
+        motion_loss = motion_error / average(motion_weight).clamp(min=least)
         return points_loss, motion_loss
 
     def _error(self, predicted: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:

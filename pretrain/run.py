@@ -78,10 +78,11 @@ def run_pretrain(config: PretrainConfig) -> None:
     batches = train_batches(store, view, config.optim, config.run, world)
     if world.main and batches.mix_words():
         print(f"{config.name}: {batches.mix_words()}", file=sys.stderr)
-    with world.connected(), run_folder(config, config.run.out, world) as folder:
+    with world.connected(config.run.timeout_s), run_folder(config, config.run.out, world) as folder:
         if (folder / ENCODER).exists():
             return
         if config.data.cache == "memory":
+            world.at("decoding the clips")
             with Progression(f"{config.name}: decoding", len(store), enabled=world.main) as bar:
                 store.fill_cache(bar.callback)
         watched = load_manifests(config.downstream[:1] or config.data.manifest)
@@ -100,6 +101,7 @@ def run_pretrain(config: PretrainConfig) -> None:
             evaluate=Health(config.health, watched, config.data, config.optim.epochs, world),
             evaluate_start=True,
         )
+        world.at("writing the encoder")
         if world.main:
             if hasattr(recipe, "pictures"):
                 _draw(recipe, batches, folder, world)

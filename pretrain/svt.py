@@ -28,6 +28,7 @@ from islr.data.transforms import View
 from islr.errors import UserError
 from islr.models.encoder import InputSpec, to_input
 from islr.models.timesformer import TimeSformer
+from islr.training.across import share
 from islr.training.optim import cosine
 from pretrain.dino import Centre, DINOHead, dino_loss
 from pretrain.pictures import VISIBLE_DIM
@@ -115,7 +116,7 @@ class SVT(nn.Module):
         if self.training:
             self.centre.note(scores)
         with torch.autocast(said.device.type, enabled=False):  # products here are of 65,536 terms
-            loss = dino_loss(said / self.config.student_temperature, wanted)
+            loss = dino_loss(said / self.config.student_temperature, wanted) * share(len(said))
             return {"loss": loss} | self.signs(features.float(), wanted)
 
     @staticmethod

@@ -31,6 +31,7 @@ from islr.models import create_model
 from islr.models.encoder import Encoder, InputSpec, to_input
 from islr.models.frame_conv import STRIDE, FrameConv, ResidualConv
 from islr.models.weights import load_encoder, read_metadata, read_tensors, serialise
+from islr.training.across import share
 from pretrain.codebook import Codebook, Quantised
 from pretrain.dvae import DalleTokenizer
 from pretrain.pictures import enlarge, token_colours
@@ -196,7 +197,7 @@ class Recipe(nn.Module):
         wanted = self.targets(clip)
         told = self.reconstruction(found.codes, wanted)
         return {
-            "loss": told + found.loss,
+            "loss": (told + found.loss) * share(len(clip)),
             "reconstruction": told,
             "mean_prediction": self.mean_prediction(wanted),
             "commitment": found.loss,

@@ -25,6 +25,7 @@ from islr.models.encoder import INIT_STD, NORM_EPS, InputSpec, to_input
 from islr.models.tokens import resize_mask
 from islr.models.transformer import transformer_block
 from islr.models.vit import TUBELET, ViTEncoder, patchify, sincos_positions, unpatchify, xavier_init
+from islr.training.across import share
 from pretrain.guides import cell_hands, check_poses, guided_share
 from pretrain.masking import motion_tube_mask, tube_mask, weighted_tube_mask
 from pretrain.pictures import enlarge, hide_cells
@@ -139,7 +140,7 @@ class VideoMAE(nn.Module):
         with torch.no_grad():
             zero = target.square().mean()
             spread, wanted = (values.flatten(0, 1).var(dim=0).mean() for values in (prediction, target))
-        loss = F.mse_loss(prediction, target)
+        loss = F.mse_loss(prediction, target) * share(len(clip))
         return {"loss": loss, "zero_prediction": zero, "variance_ratio": spread / wanted, **guided_share(batch)}
 
     def hidden(self, mask: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The grid: equal stages once, changed ones again, failures stay local, a killed grid goes on, SLURM's code path."""
 
+import json
 import os
 import re
 import signal
@@ -21,7 +22,7 @@ from islr.errors import RunFailed, UserError
 from islr.evaluation.results import load_results
 from islr.grid import GridConfig
 from islr.grid_stages import Grid, expand
-from islr.launchers import Torchrun
+from islr.launchers import Torchrun, command_line
 
 
 @pytest.fixture
@@ -189,6 +190,20 @@ def test_a_failed_cell_does_not_stop_others_and_slurm_s_code_path_runs(tree: dic
 
 
 def test_torchrun_is_for_training_stages() -> None:
-    launcher = Torchrun(4)
-    assert "--nproc-per-node=4" in launcher.command(["pretrain", "x.yaml"])
-    assert launcher.command(["probe", "x.yaml"]) == [sys.executable, "-m", "islr", "probe", "x.yaml"]
+    assert "--nproc-per-node=4" in command_line(["pretrain", "x.yaml"], 4)
+    assert command_line(["probe", "x.yaml"], 4) == [sys.executable, "-m", "islr", "probe", "x.yaml"]
+    assert command_line(["pretrain", "x.yaml"], 1) == [sys.executable, "-m", "islr", "pretrain", "x.yaml"]
+
+
+@pytest.mark.slow
+def test_torchrun_s_code_path_runs_and_keeps_exit_codes(tree: dict[str, Any], tmp_path: Path) -> None:
+    tree |= {"backend": {"kind": "torchrun", "processes": 2}, "methods": {"random": tree["methods"]["random"]}}
+    config, grid = grid_of(tree | {"regimes": {"scratch": {}}})
+    report = run_bench(config, _schema, run, lambda line: None)
+    assert report.is_file()
+    (stage,) = grid.stages
+    assert json.loads((stage.done.parent / "env.json").read_text())["processes"] == 2
+    log = tmp_path / "wrong.log"
+    wrong = [*stage.arguments, f"run.out={tmp_path / 'wrong'}", "optim.batch_size=4000"]
+    assert Torchrun(2).start("wrong", wrong, log).wait() == 2
+    assert log.read_text().count("islr: optim.batch_size is 4000") == 1

@@ -338,10 +338,13 @@ def _corpora(store: ClipStore) -> tuple[list[str], list[int]]:
 
 
 def eval_batches(store: ClipStore, view: View, *, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-    """Every clip of the store exactly once over all ranks, in manifest order within a rank."""
-    rows = [(0, row) for row in range(rank, len(store), world)]
+    """Every clip of the store exactly once over all ranks, in manifest order within a rank.
+
+    Whole batches are dealt out: a batch is the same whatever the number of ranks, and so is what a model says of it.
+    """
+    rows = [(0, row) for row in range(len(store))]
     plan = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    yield from _loader(store, view, 0, plan)
+    yield from _loader(store, view, 0, plan[rank::world])
 
 
 def _loader(store: ClipStore, view: View, seed: int, plan: list[list[Key]]) -> Iterator[Batch]:

@@ -246,7 +246,8 @@ def evaluate_run(
 ) -> list[Result]:
     """Score a finished fine-tuning run again: another split, other views, another manifest.
 
-    The numbers go to `evaluation_<split>_<views>[_<manifest>]/` inside the run folder.
+    The numbers go to `evaluation_<split>_<views>[_<manifest>]/` inside the run folder; of several processes the first
+    returns them.
 
     Raises:
         UserError: No finished run there, the manifest's classes are not the classifier's, or it shares clips with
@@ -273,7 +274,10 @@ def evaluate_run(
     chosen = ViewsConfig.parse(views or config.views, config.video.sampling)
     world = World(config.run.device)
     store = ClipStore(rows, data)
-    scores = score(classifier, store, chosen, batch_size=config.optim.batch_size, world=world)
+    with world.connected(config.run.timeout_s):
+        scores = score(classifier, store, chosen, batch_size=config.optim.batch_size, world=world)
+    if not world.main:
+        return []
     refuse_unread(scores, store, allow_partial)
     record = provenance(
         manifest=manifest,

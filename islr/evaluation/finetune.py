@@ -110,15 +110,17 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
     stores = {"train": ClipStore(train, config.data), "select": ClipStore(selection, config.data)}
     view = train_view(task.encoder.input_spec, config.video, config.pose)
     batches = train_batches(stores["train"], view, config.optim, config.run, world)
-    with world.connected(), run_folder(config, config.run.out, world) as folder:
+    with world.connected(config.run.timeout_s), run_folder(config, config.run.out, world) as folder:
         if (folder / RESULT).exists():
             return load_results(folder / RESULT)
         if config.data.cache == "memory":
+            world.at("decoding the clips")
             for name, store in stores.items():
                 with Progression(f"{config.name}: decoding {name}", len(store), enabled=world.main) as bar:
                     store.fill_cache(bar.callback)
         _train(task, config, batches, stores["select"], manifest, world, folder)
         world.barrier()
+        world.at("scoring the test clips")
         classifier, _ = load_classifier(folder / CLASSIFIER)
         store = ClipStore(test, config.data)
         views = ViewsConfig.parse(config.views, config.video.sampling)

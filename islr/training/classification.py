@@ -13,6 +13,7 @@ from islr.config import Config
 from islr.data.module import Batch
 from islr.errors import UserError
 from islr.models.encoder import Classifier, Encoder, HeadNorm, to_input
+from islr.training.across import share
 
 
 class ClassificationConfig(Config):
@@ -64,6 +65,7 @@ class Classification(nn.Module):
             clip, target = mix(clip, label)  # target [B, K]
         logits = self.classifier(clip)  # [B, K]
         loss = functional.cross_entropy(logits, target, label_smoothing=self.config.label_smoothing)
+        weight = share(len(clip))
         # Against the clip's own label: under mixing this is a lower bound.
-        accuracy = (logits.argmax(dim=1) == label).float().mean()
-        return {"loss": loss, "accuracy": accuracy}
+        accuracy = (logits.argmax(dim=1) == label).float().mean() * weight
+        return {"loss": loss * weight, "accuracy": accuracy}

@@ -23,6 +23,7 @@ from islr.data.module import Batch, ClipStore, TrainBatches
 from islr.data.transforms import View
 from islr.errors import Interrupted, RunFailed, UserError
 from islr.signals import StopSignal
+from islr.training.across import synchronise_batch_norms
 from islr.training.checkpoint import latest_checkpoint, save_checkpoint
 from islr.training.optim import (
     OptimConfig,
@@ -128,6 +129,8 @@ def fit(
         if average is not None:
             average.load_state_dict(saved["average"])
         state = State(**saved["state"])
+    if run.sync_batch_norm and world.size > 1:
+        synchronise_batch_norms(module, device)
     wrapped = _wrap(module, run, world)
     before_update: Callable[[float], None] | None = getattr(module, "before_update", None)
     after_step: Callable[[int, int], None] | None = getattr(module, "after_step", None)
@@ -163,6 +166,7 @@ def fit(
         if evaluate is None:
             return False
         epoch = state.step / batches.steps_per_epoch
+        world.at(f"evaluation of step {state.step}")
         values = dict(evaluate(judged, epoch))
         state.evaluated = state.step
         if values:
@@ -185,6 +189,7 @@ def fit(
             if state.step >= total:
                 break
             asked = time.monotonic()
+            world.at(f"step {state.step}, reading clips")
             parts = next(stream)
             waited += time.monotonic() - asked
             epoch = state.step / batches.steps_per_epoch
@@ -193,10 +198,11 @@ def fit(
             set_weight_decay(optimizer, optim, state.step / total)
             seed_step(run.seed, state.step, world.rank)
             wrapped.train()
+            world.at(f"step {state.step}")
             values, norm = _backward(wrapped, parts, optim, run, world)
             finite = bool(torch.isfinite(values["loss"]) & torch.isfinite(norm)) if values else True
-            if world.any(not finite):
-                raise RunFailed(_diverged(state.step, values, norm, parts, batches))
+            if world.any(not finite)[0]:
+                raise RunFailed(_diverged(state.step, values, norm, parts, batches, world))
             if before_update is not None:
                 before_update(epoch)
             if values:
@@ -207,9 +213,14 @@ def fit(
                 average.update_parameters(module)
             if after_step is not None:
                 after_step(state.step, total)
-            _count_failures(state, parts, batches)
+            fresh = {row: reason for part in parts for row, reason in part["failed"]}
+            stopped, failing = world.any(stop.received, bool(fresh))
+            if failing:
+                for shard in world.gather(fresh):
+                    state.failed.update(shard)
+                _check_failures(state, batches)
             if values and (state.step % run.log_every == 0 or state.step == total):
-                shown = {name: float(value) for name, value in values.items()}
+                shown = world.average(values)  # the loss is that of the whole batch, see `islr/training/across.py`
                 done, since = state.step - marked[0], time.monotonic() - marked[1]
                 shown["clips_per_s"] = round(done * batches.batch_size / max(since, 1e-6), 1)
                 shown["data_wait"] = round(waited / max(since, 1e-6), 3)  # share of the time
@@ -217,7 +228,6 @@ def fit(
                 tracker.log("train", state.step, epoch, **shown, lr=rate, grad_norm=float(norm))
                 bar.update(state.step, f"loss {shown['loss']:.4f}")
             every = run.checkpoint_every or batches.steps_per_epoch
-            stopped = world.any(stop.received)
             if stopped or state.step % every == 0 or state.step == total:
                 save()
             if stopped:
@@ -259,9 +269,7 @@ def _backward(
     return sums, clip_gradients(module.parameters(), optim)
 
 
-def _count_failures(state: State, parts: list[Batch], batches: TrainBatches) -> None:
-    for part in parts:
-        state.failed.update(dict(part["failed"]))
+def _check_failures(state: State, batches: TrainBatches) -> None:
     allowed = batches.store.config.max_bad * len(batches.store)
     if len(state.failed) > allowed:
         clips = batches.store.manifest.clips
@@ -273,11 +281,15 @@ def _count_failures(state: State, parts: list[Batch], batches: TrainBatches) -> 
 
 
 def _diverged(
-    step: int, values: dict[str, torch.Tensor], norm: torch.Tensor, parts: list[Batch], batches: TrainBatches
+    step: int,
+    values: dict[str, torch.Tensor],
+    norm: torch.Tensor,
+    parts: list[Batch],
+    batches: TrainBatches,
+    world: World,
 ) -> str:
     clips = batches.store.manifest.clips
-    names = ", ".join(clips[int(row)].clip_id for part in parts for row in part["index"])
-    return (
-        f"step {step}: loss {float(values['loss']) if values else float('nan'):g}, gradient norm {float(norm):g}; "
-        f"no update was made; clips of the step: {names}"
-    )
+    rows = world.gather([int(row) for part in parts for row in part["index"]])
+    names = ", ".join(clips[row].clip_id for shard in rows for row in shard)
+    loss = world.average(values)["loss"] if values else float("nan")
+    return f"step {step}: loss {loss:g}, gradient norm {float(norm):g}; no update was made; clips of the step: {names}"
