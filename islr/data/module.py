@@ -25,6 +25,7 @@ from islr.data.workers import in_workers
 from islr.errors import UserError
 
 _STREAM = 0x15A1  # keeps our generators apart from any other use of Philox with the same seed
+_TURN = 2**32  # epochs are fewer: a clip's n-th turn in one epoch draws as if it were n times as many epochs later
 
 
 class DataConfig(Config):
@@ -85,6 +86,32 @@ def sample_rng(seed: int, epoch: int, index: int, view: int = 0) -> np.random.Ge
 def epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
     """The permutation of `length` clips used in `epoch`."""
     return np.random.Generator(np.random.Philox(key=[seed, _STREAM + 1], counter=[0, 0, 0, epoch])).permutation(length)
+
+
+def balanced_order(labels: np.ndarray, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """As many draws as there are clips, from every class as often as from any other, give or take one.
+
+    Classes come in rounds, each once in a round, in an order that is new in every round. A class goes through all its
+    clips, in an order that is new in every epoch, before it begins again; of a class with more clips than rounds, an
+    epoch leaves some out.
+
+    Args:
+        labels: int `[N]`, the class of every row.
+        seed: Of the run.
+        epoch: Counted from 0.
+
+    Returns:
+        Rows `[N]`, and which turn it is for that row in this epoch, from 0.
+    """
+    rng = np.random.Generator(np.random.Philox(key=[seed, _STREAM + 2], counter=[0, 0, 0, epoch]))
+    present, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    shuffled = rng.permutation(len(labels))
+    grouped = shuffled[np.argsort(classes[shuffled], kind="stable")]  # class after class, each in a random order
+    starts = np.cumsum(counts) - counts
+    rounds = -(-len(labels) // len(present))
+    drawn = np.concatenate([rng.permutation(len(present)) for _ in range(rounds)])[: len(labels)]
+    turns, places = np.divmod(np.arange(len(labels)) // len(present), counts[drawn])
+    return grouped[starts[drawn] + places], turns
 
 
 class ClipSource:
@@ -259,6 +286,7 @@ class TrainBatches:
         seed: Seed of the run.
         accumulate: Parts a rank's share of the step is cut into.
         rank, world: This process and the number of processes.
+        balanced: Draw from all classes alike (`balanced_order`), instead of every clip once an epoch.
 
     Raises:
         UserError: More clips in a batch than in the corpus, or a batch that cannot be cut evenly.
@@ -274,6 +302,7 @@ class TrainBatches:
         accumulate: int = 1,
         rank: int = 0,
         world: int = 1,
+        balanced: bool = False,
     ) -> None:
         if batch_size > len(store):
             raise UserError(
@@ -286,15 +315,23 @@ class TrainBatches:
         self.store, self.view, self.batch_size, self.seed = store, view, batch_size, seed
         self.accumulate, self.rank, self.world = accumulate, rank, world
         self.steps_per_epoch = len(store) // batch_size
+        self.labels = np.array([clip.label for clip in store.manifest], np.int64) if balanced else None
+        self._keys: tuple[int, list[Key]] = (-1, [])
 
     def rows(self, step: int, part: int) -> list[tuple[int, int]]:
         """(epoch, row) of the clips of one part of one step, for this rank."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = epoch_order(len(self.store), self.seed, epoch)
-        batch = order[place * self.batch_size : (place + 1) * self.batch_size]
+        if self._keys[0] != epoch:
+            self._keys = (epoch, self._epoch(epoch))
         size = self.batch_size // (self.world * self.accumulate)
-        start = (part * self.world + self.rank) * size
-        return [(epoch, int(row)) for row in batch[start : start + size]]
+        start = place * self.batch_size + (part * self.world + self.rank) * size
+        return self._keys[1][start : start + size]
+
+    def _epoch(self, epoch: int) -> list[Key]:
+        if self.labels is None:
+            return [(epoch, row) for row in epoch_order(len(self.store), self.seed, epoch).tolist()]
+        rows, turns = balanced_order(self.labels, self.seed, epoch)
+        return [(epoch + turn * _TURN, row) for row, turn in zip(rows.tolist(), turns.tolist(), strict=True)]
 
     def iterate(self, first_step: int, last_step: int) -> Iterator[list[Batch]]:
         """For each step in `[first_step, last_step)`, its `accumulate` batches."""
