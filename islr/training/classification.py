@@ -96,7 +96,8 @@ class Classification(nn.Module):
         mix = mixes[0]
         if len(mixes) == 2:
             mix = mixes[int(float(torch.rand(())) < self.config.switch_prob)]
-        return mix(clip, label)
+        pictures, target = mix(clip.flatten(1, 2), label)  # [B, C * T, H, W]: torchvision takes a clip for one picture
+        return pictures.view_as(clip), target
 
 
 def effective_weights(counts: Sequence[int], beta: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterable
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -9,7 +10,6 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from islr.config import Config
-
 
 STEP_FACTOR = 0.1  # of the learning rate at each of `lr_steps`
 
@@ -51,7 +51,7 @@ class OptimConfig(Config):
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr:g} is above lr {self.lr:g}")
         steps = (self.warmup_epochs, *self.lr_steps, self.epochs)
-        if self.lr_steps and any(low >= high for low, high in zip(steps, steps[1:], strict=False)):
+        if self.lr_steps and any(low >= high for low, high in pairwise(steps)):
             raise ValueError(f"lr_steps must rise from the end of the warm-up to epoch {self.epochs:g}")
         if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
             raise ValueError("nesterov is for optimizer sgd with momentum")
