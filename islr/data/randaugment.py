@@ -144,7 +144,7 @@ def apply_operation(frames: np.ndarray, operation: Operation, magnitude: float, 
     effect = _EFFECTS[operation]
     argument = effect.argument(magnitude / STRONGEST, direction)
     if effect.by_frame:
-        return np.stack([effect.apply(Image.fromarray(frame), argument) for frame in frames])
+        return np.stack([np.asarray(effect.apply(Image.fromarray(frame), argument)) for frame in frames])
     _, _, width, _ = frames.shape
     tall = Image.fromarray(np.ascontiguousarray(frames).reshape(-1, width, 3))
     return np.asarray(effect.apply(tall, argument)).reshape(frames.shape)
