@@ -20,9 +20,9 @@ from islr.models.encoder import Classifier, Encoder, HeadNorm, to_input
 class ClassificationConfig(Config):
     """Regularisation of a classifier in training.
 
-    With `repeats` R the model sees R augmentations of each of the `optim.batch_size` clips of a step, so R times as much
-    is computed and kept in memory. Steps, epochs and the learning rates' `lr_batch` count clips, as SlowFast's and
-    VideoMAE's do: an epoch has as many updates as without.
+    With `repeats` R the model sees R augmentations of each of the `optim.batch_size` clips of a step, so R times as
+    much is computed and kept in memory. Steps, epochs and the learning rates' `lr_batch` count clips, as SlowFast's
+    and VideoMAE's do: an epoch has as many updates as without.
     """
 
     label_smoothing: float = Field(0.1, ge=0, lt=1)
