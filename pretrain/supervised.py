@@ -28,7 +28,7 @@ class Config(BaseConfig):
 
 def views(config: Config, input_spec: InputSpec) -> View:
     """One augmented clip of a labelled video or pose sequence."""
-    return train_view(input_spec, config.video, config.pose)
+    return train_view(input_spec, config.video, config.pose, config.classification.repeats)
 
 
 class Recipe(nn.Module):

@@ -5,6 +5,7 @@ The seed procedures of the index, encoders from its overrides, and `Differences`
 
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from islr.models import Classifier
 from islr.models.layouts.slowfast import to_slowfast_name
 from islr.models.mvit import MViTEncoder
+from islr.training.optim import OptimConfig, parameter_groups
 
 
 def oracle_file(oracles: Path, name: str, folder: str = "video") -> Path:
@@ -102,6 +105,32 @@ def encoder_from_overrides(overrides: list[str], **arguments: Any) -> MViTEncode
         kv_stride=kv_stride,
         **arguments,
     )
+
+
+Groups = dict[tuple[int, float], set[str]]  # (layers below the head, weight decay) -> parameter names
+
+
+def recorded_groups(oracles: Path, name: str) -> tuple[Groups, OptimConfig]:
+    """Parameter groups of `optim.json`, and the options that they were made with, read off them."""
+    recorded = json.loads(oracle_file(oracles, "optim.json").read_text())[name]
+    scales = sorted({group["lr_scale"] for group in recorded}, reverse=True)
+    groups: Groups = {}
+    for group in recorded:
+        key = (round(math.log(group["lr_scale"]) / math.log(scales[1])), group["weight_decay"])
+        assert group["lr_scale"] == pytest.approx(scales[1] ** key[0], rel=1e-6)
+        groups.setdefault(key, set()).update(group["params"])
+    decay = max(group["weight_decay"] for group in recorded)
+    return groups, OptimConfig(lr=1.0, epochs=1, batch_size=1, layer_decay=scales[1], weight_decay=decay)
+
+
+def decay_groups(model: Classifier, optim: OptimConfig) -> Groups:
+    """The model's parameter groups, keyed as `recorded_groups`."""
+    groups: Groups = {}
+    for group in parameter_groups(model, optim, model.layer_of, model.num_layers):
+        below = round(math.log(group["lr_scale"]) / math.log(optim.layer_decay))
+        assert group["lr_scale"] == pytest.approx(optim.layer_decay**below)
+        groups.setdefault((below, group["weight_decay"]), set()).update(group["names"])
+    return groups
 
 
 def sine_state(parameters: list[tuple[str, list[int], str]], kept: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from tiny_runs import PRETRAIN, write_config
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from islr.config import load_config
-from islr.data.module import epoch_order
+from islr.data.order import epoch_order
 from islr.training.checkpoint import read_checkpoint
 from islr.training.tracking import read_metrics
 from pretrain import RECIPES

@@ -66,6 +66,26 @@ class TestContract:
             if not parameter.endswith(model.encoder.zero_gradient):
                 assert value.grad.abs().max() > 1e-12, parameter
 
+    def test_first_blocks_stay_as_they_are_while_the_others_train(self, name: str) -> None:
+        model = Classifier(create_model(name), num_classes=3, head_init_scale=1.0)
+        encoder, blocks = model.encoder, len(model.encoder.layer_dims) // 2
+        encoder.freeze(blocks)
+        frozen = {key for key, _ in encoder.named_parameters() if encoder.layer_of(key) <= blocks}
+        owners = {key.rpartition(".")[0] for key in frozen} - {""}
+        start = {key: value.clone() for key, value in encoder.state_dict().items()}
+        model.train()(random_clip(encoder.input_spec)).square().sum().backward()
+        assert {key for key, value in encoder.named_parameters() if value.grad is None} == frozen
+        for key, value in encoder.state_dict().items():
+            if key.rpartition(".")[0] in owners:
+                assert torch.equal(value, start[key]), key
+        assert not any(encoder.get_submodule(owner).training for owner in owners)
+        others = {key.rpartition(".")[0] for key, value in encoder.named_parameters() if value.requires_grad}
+        assert all(encoder.get_submodule(owner).training for owner in others)
+        inside = {part: encoder.get_submodule(part) for part in encoder.frozen_parts}
+        assert not any(module.training for part in inside.values() for module in part.modules())
+        with pytest.raises(UserError, match="blocks: 1 to"):
+            encoder.freeze(len(encoder.layer_dims))
+
     def test_export_and_load_give_the_same_encoder(self, name: str, tmp_path: Path) -> None:
         encoder = create_model(name).eval()
         export_encoder(encoder, tmp_path / "encoder.safetensors", {"recipe": "none"})

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tiny_runs import FINETUNE, PRETRAIN, write_config
 from torch import nn
 
-from islr.config import load_config
+from islr.config import load_config, validate
 from islr.errors import Interrupted, RunFailed, UserError
 from islr.evaluation.finetune import FinetuneConfig, run_finetune
 from islr.files import file_sha256
@@ -315,6 +315,32 @@ def test_schedule_is_the_reference(oracles: Path, stage: str) -> None:
     config = OptimConfig(lr=base, epochs=epochs, warmup_epochs=warmup, batch_size=1)
     for epoch, rate in recorded.items():
         assert learning_rate(config, float(epoch)) == pytest.approx(rate, rel=1e-6), epoch
+
+
+def test_learning_rate_falls_in_steps() -> None:
+    config = OptimConfig(lr=1.0, lr_steps=(4, 6), epochs=8, warmup_epochs=2, start_lr=0.5, batch_size=4, lr_batch=2)
+    rates = [learning_rate(config, epoch) for epoch in (0, 1, 2, 3.99, 4, 5.9, 6, 8)]
+    assert rates == pytest.approx([1.0, 1.5, 2.0, 2.0, 0.2, 0.2, 0.02, 0.02])
+    for steps in ((1, 4), (6, 4), (4, 8)):
+        with pytest.raises(UserError, match="lr_steps must rise"):
+            validate(OptimConfig, config.model_dump() | {"lr_steps": steps}, "here")
+
+
+def test_sgd_steps_with_momentum() -> None:
+    """Two steps on a constant gradient, by hand: v = m v + g, w -= lr (g + m v) with Nesterov's step, else lr v."""
+    for nesterov, expected in ((False, 1 + 1.5), (True, 1.5 + 1.75)):
+        optim = OptimConfig(
+            optimizer="sgd", momentum=0.5, nesterov=nesterov, lr=0.1, epochs=1, batch_size=1, weight_decay=0
+        )
+        layer = nn.Linear(1, 1, bias=False)
+        start = layer.weight.item()
+        optimizer = build_optimizer(optim, parameter_groups(layer, optim))
+        for _ in range(2):
+            layer.weight.grad = torch.ones(1, 1)
+            optimizer.step()
+        assert start - layer.weight.item() == pytest.approx(0.1 * expected, rel=1e-5)
+    with pytest.raises(UserError, match="nesterov is for optimizer sgd"):
+        validate(OptimConfig, {"lr": 1, "epochs": 1, "batch_size": 1, "nesterov": True}, "here")
 
 
 def test_groups_decay_weights_by_layer() -> None:

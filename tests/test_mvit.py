@@ -1,19 +1,18 @@
 """MViT: its attention against torchvision's, its options, parity with SlowFast."""
 
-import json
-from collections import defaultdict
 from pathlib import Path
 
 import pytest
 import torch
 from encoder_clips import random_clip
 from oracle_helpers import (
+    decay_groups,
     encoder_from_overrides,
     fill_parameters,
     oracle_entry,
-    oracle_file,
     parameter_sha256,
     random_input,
+    recorded_groups,
     slowfast_parameters,
     state_of,
 )
@@ -216,19 +215,15 @@ def test_mvit_s_is_slowfast_s(oracles: Path, name: str, form: dict) -> None:
 
 
 @pytest.mark.oracle
-def test_layers_are_slowfast_s_layer_decay_groups(oracles: Path) -> None:
-    groups = json.loads(oracle_file(oracles, "optim.json").read_text())["slowfast_ft_S"]
-    theirs: dict[float, set[str]] = defaultdict(set)
-    for group in groups:
-        theirs[group["lr_scale"]] |= set(group["params"])
-    in_order = [theirs[scale] for scale in sorted(theirs)]  # the deepest layer learns fastest
+def test_groups_are_slowfast_s(oracles: Path) -> None:
+    theirs, optim = recorded_groups(oracles, "slowfast_ft_S")
     with torch.device("meta"):
         model = Classifier(create_model("mvit_s"), 400)
-    ours: dict[int, set[str]] = defaultdict(set)
-    for name, _ in model.named_parameters():
-        slowfast = to_slowfast_name(name.removeprefix("encoder.")).replace("head.", "head.projection.")
-        ours[model.layer_of(name)].add(slowfast)
-    assert [ours[layer] for layer in range(model.num_layers)] == in_order
+    ours = {
+        key: {to_slowfast_name(name.removeprefix("encoder.")).replace("head.", "head.projection.") for name in names}
+        for key, names in decay_groups(model, optim).items()
+    }
+    assert ours == theirs
 
 
 def test_slowfast_names_map_both_ways() -> None:

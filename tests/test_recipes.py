@@ -29,7 +29,13 @@ TINY: dict[str, dict[str, Any]] = {
         "recipe": {"name": "posemae", "decoder_dim": 16, "decoder_depth": 1},
         "encoder": {"name": "pose_transformer_tiny", "arguments": {"frames": 8}},
     },
-    "supervised": {"recipe": {"name": "supervised"}},
+    "supervised": {  # with all that draws anything
+        "recipe": {
+            "name": "supervised",
+            "classification": {"mixup": 0.8, "cutmix": 1.0, "mix_prob": 0.8, "repeats": 2, "dropout": 0.1},
+            "video": {"randaugment": {"layers": 4}, "erasing": {"probability": 0.5}, "colour": 0.2},
+        }
+    },
     "tokenizer": {
         "recipe": {"name": "tokenizer", "vocabulary": 16, "decoder_width": 8, "decoder_depth": 1},
         "encoder": {"name": "frame_conv_tiny", "arguments": {"frames": 2, "size": 32}},

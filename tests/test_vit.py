@@ -1,14 +1,20 @@
 """The video ViT: visible tokens, fixed positions, its public layouts, parity with VideoMAE."""
 
-import json
 import math
-from collections import defaultdict
 from pathlib import Path
 
 import pytest
 import torch
 from encoder_clips import random_clip
-from oracle_helpers import fill_parameters, oracle_entry, oracle_file, parameter_sha256, random_input, state_of
+from oracle_helpers import (
+    decay_groups,
+    fill_parameters,
+    oracle_entry,
+    parameter_sha256,
+    random_input,
+    recorded_groups,
+    state_of,
+)
 from torch import Tensor
 from torch.nn.functional import layer_norm
 from videomae_names import transformers_names, videomae_names, vit_from_config
@@ -234,19 +240,16 @@ def test_published_classifier_is_videomae_s(oracles: Path) -> None:
 
 
 @pytest.mark.oracle
-def test_layers_are_videomae_s_layer_decay_groups(oracles: Path) -> None:
-    groups = json.loads(oracle_file(oracles, "optim.json").read_text())["videomae_ft_B"]
-    theirs: dict[float, set[str]] = defaultdict(set)
-    for group in groups:
-        theirs[group["lr_scale"]] |= set(group["params"])
+def test_groups_are_videomae_s(oracles: Path) -> None:
+    theirs, optim = recorded_groups(oracles, "videomae_ft_B")
     with torch.device("meta"):
         model = Classifier(create_model("vit_b"), 400)
-        parameters = dict(model.named_parameters())
-    ours = [
-        set(videomae_names({classifier_name(n): v for n, v in parameters.items() if model.layer_of(n) == layer}))
-        for layer in range(model.num_layers)
-    ]
-    assert ours == [theirs[scale] for scale in sorted(theirs)]  # the deepest layer learns fastest
+    parameters = dict(model.named_parameters())
+    ours = {
+        key: set(videomae_names({classifier_name(name): parameters[name] for name in names}))
+        for key, names in decay_groups(model, optim).items()
+    }
+    assert ours == theirs
 
 
 def classifier_name(name: str) -> str:

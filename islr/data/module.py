@@ -17,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 from islr.config import Config
 from islr.data.loader import METHOD, Batch, Key, Sample, load
 from islr.data.manifest import Clip, Manifest
-from islr.data.order import STREAM, Mix
+from islr.data.order import STREAM, Balanced, Mix
 from islr.data.packed import PackReader, check_short_side, clip_pose, is_packed
 from islr.data.pose import Pose
 from islr.data.transforms import View
@@ -270,6 +270,7 @@ class TrainBatches:
         seed: Seed of the run.
         accumulate: Parts a rank's share of the step is cut into.
         rank, world: This process and the number of processes.
+        balanced: Draw from all classes alike (`order.Balanced`), instead of every clip once an epoch.
 
     Raises:
         UserError: More clips in a batch than in the corpus, or a batch that cannot be cut evenly.
@@ -285,6 +286,7 @@ class TrainBatches:
         accumulate: int = 1,
         rank: int = 0,
         world: int = 1,
+        balanced: bool = False,
     ) -> None:
         if batch_size > len(store):
             raise UserError(
@@ -296,23 +298,28 @@ class TrainBatches:
             )
         self.store, self.view, self.batch_size, self.seed = store, view, batch_size, seed
         self.corpora, numbers = _corpora(store)
-        self.mix = Mix(numbers, store.config.balance, seed)
+        if balanced and store.config.balance:
+            raise UserError(
+                "data.balance mixes corpora and class_balance: sampling mixes classes; a run has one of them"
+            )
+        labels = [-1 if clip.label is None else clip.label for clip in store.manifest]
+        self.order = Balanced(labels, seed) if balanced else Mix(numbers, store.config.balance, seed)
         self.accumulate, self.rank, self.world = accumulate, rank, world
         self.steps_per_epoch = len(store) // batch_size
 
     def rows(self, step: int, part: int) -> list[tuple[int, int]]:
         """(pass, row) of the clips of one part of one step, for this rank; `order.Mix` says what a pass is."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        batch = self.mix.keys(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        batch = self.order.keys(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
         size = self.batch_size // (self.world * self.accumulate)
         start = (part * self.world + self.rank) * size
         return [(int(number), int(row)) for number, row in batch[start : start + size]]
 
     def mix_words(self) -> str:
         """How many clips of an epoch come from each corpus; "" for one corpus."""
-        if len(self.corpora) < 2:
+        if len(self.corpora) < 2 or not isinstance(self.order, Mix):
             return ""
-        parts = zip(self.corpora, self.mix.quotas, self.mix.parts, strict=True)
+        parts = zip(self.corpora, self.order.quotas, self.order.parts, strict=True)
         return "an epoch holds " + ", ".join(f"{quota} clips of {name} ({len(own)})" for name, quota, own in parts)
 
     def iterate(self, first_step: int, last_step: int) -> Iterator[list[Batch]]:

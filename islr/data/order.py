@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 STREAM = 0x15A1  # keeps our generators apart from any other use of Philox with the same seed
+_TURN = 2**32  # epochs are fewer: a clip's n-th turn in one epoch draws as if it were n times as many epochs later
 
 
 def epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
@@ -75,3 +76,49 @@ class Mix:
     def _pass_order(self, corpus: int, number: int) -> np.ndarray:
         philox = np.random.Philox(key=[self.seed, STREAM + 2], counter=[0, 0, corpus, number])
         return np.random.Generator(philox).permutation(len(self.parts[corpus]))
+
+
+class Balanced:
+    """Every class as often as any other; stands in place of `Mix`.
+
+    Args:
+        labels: int `[N]`, the class of every row.
+        seed: Of the run.
+    """
+
+    def __init__(self, labels: Sequence[int], seed: int) -> None:
+        self.labels, self.seed = np.asarray(labels, np.int64), seed
+        self._kept: tuple[int, np.ndarray] = (-1, np.empty((0, 2), dtype=np.int64))
+
+    def keys(self, epoch: int) -> np.ndarray:
+        """(pass, row) of each clip of an epoch, int64 `[clips, 2]`; no pass of a row comes twice in a run."""
+        if self._kept[0] != epoch:
+            rows, turns = balanced_order(self.labels, self.seed, epoch)
+            self._kept = (epoch, np.stack([epoch + turns * _TURN, rows], axis=1))
+        return self._kept[1]
+
+
+def balanced_order(labels: np.ndarray, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """As many draws as there are clips, from every class as often as from any other, give or take one.
+
+    Classes come in rounds, each once in a round, in an order that is new in every round. A class goes through all its
+    clips, in an order that is new in every epoch, before it begins again; of a class with more clips than rounds, an
+    epoch leaves some out.
+
+    Args:
+        labels: int `[N]`, the class of every row.
+        seed: Of the run.
+        epoch: Counted from 0.
+
+    Returns:
+        Rows `[N]`, and which turn it is for that row in this epoch, from 0.
+    """
+    rng = np.random.Generator(np.random.Philox(key=[seed, STREAM + 3], counter=[0, 0, 0, epoch]))
+    present, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    shuffled = rng.permutation(len(labels))
+    grouped = shuffled[np.argsort(classes[shuffled], kind="stable")]  # class after class, each in a random order
+    starts = np.cumsum(counts) - counts
+    rounds = -(-len(labels) // len(present))
+    drawn = np.concatenate([rng.permutation(len(present)) for _ in range(rounds)])[: len(labels)]
+    turns, places = np.divmod(np.arange(len(labels)) // len(present), counts[drawn])
+    return grouped[starts[drawn] + places], turns

@@ -15,7 +15,9 @@ import torch
 from pydantic import Field, model_validator
 
 from islr.config import Config
+from islr.data.erasing import ErasingConfig, erase_box
 from islr.data.pose import LEFT_HAND, RIGHT_HAND, normalise
+from islr.data.randaugment import RandAugmentConfig, rand_augment
 
 if TYPE_CHECKING:
     from islr.data.module import ClipSource
@@ -52,13 +54,19 @@ class SamplingConfig(Config):
 
 
 class AugmentConfig(Config):
-    """Training-time augmentation of one video clip; the same crop and colours for all its frames."""
+    """Training-time augmentation of one video clip, the same for all its frames.
+
+    In this order: crop, flip, colours, RandAugment, erasing. RandAugment comes after the crop, as in timm: its cost
+    does not depend on the size of the video. (SlowFast and VideoMAE apply it to the whole frame before.)
+    """
 
     sampling: SamplingConfig = SamplingConfig()
     scale: tuple[float, float] = (0.5, 1.0)
     ratio: tuple[float, float] = (0.75, 4 / 3)
     flip: bool = Field(False, description="mirror half of the clips: swaps the signer's handedness")
     colour: float = Field(0.0, ge=0, le=1, description="brightness, contrast and saturation factors in 1 +- this")
+    randaugment: RandAugmentConfig | None = Field(None, description="operations drawn for the cropped clip; none = off")
+    erasing: ErasingConfig | None = Field(None, description="one box of all frames is overwritten; none = off")
 
     @model_validator(mode="after")
     def _ordered(self) -> "AugmentConfig":
@@ -317,7 +325,13 @@ class Shot:
 def training_shot(source: "ClipSource", spec: "InputSpec", config: AugmentConfig, rng: np.random.Generator) -> Shot:
     """Frames of a clip, cropped and augmented for training."""
     indices = config.sampling.indices(source.length, source.fps, spec.frames, rng)
-    frames = source.read(indices)
+    return augmented_shot(source.read(indices), indices, spec, config, rng)
+
+
+def augmented_shot(
+    frames: np.ndarray, indices: np.ndarray, spec: "InputSpec", config: AugmentConfig, rng: np.random.Generator
+) -> Shot:
+    """Frames `[T, H, W, 3]`, uint8, cropped and augmented for training; the input stays as it is."""
     height, width = frames.shape[1:3]
     left, top, right, bottom = random_box(height, width, config.scale, config.ratio, rng)
     frames = resize_clip(frames[:, top:bottom, left:right], (spec.size, spec.size))
@@ -326,16 +340,38 @@ def training_shot(source: "ClipSource", spec: "InputSpec", config: AugmentConfig
         frames = frames[:, :, ::-1]
     if config.colour:
         frames = jitter_colours(frames, config.colour, rng)
+    if config.randaugment is not None:
+        frames = rand_augment(frames, config.randaugment, rng)
+    if config.erasing is not None:
+        step = -1 if spec.channels == "bgr" else 1  # frames are red first, the encoder's mean and std may not be
+        frames = erase_box(frames, config.erasing, spec.mean[::step], spec.std[::step], rng)
     return Shot(frames, indices, (left / width, top / height, right / width, bottom / height), flipped)
 
 
-def train_view(spec: "InputSpec", video: AugmentConfig, pose: PoseAugmentConfig) -> View:
-    """The labelled-training view of supervised pre-training and fine-tuning, for either modality."""
+def train_view(spec: "InputSpec", video: AugmentConfig, pose: PoseAugmentConfig, repeats: int = 1) -> View:
+    """The labelled-training view of supervised pre-training and fine-tuning, for either modality.
+
+    Args:
+        spec: The encoder's input.
+        video, pose: Augmentation; the one of the spec's modality counts.
+        repeats: Augmentations of one clip (Hoffer et al., arXiv 1901.09335); of a video they share the frames that are
+            read, which is decoded once, as `NUM_SAMPLE` of SlowFast and VideoMAE.
+
+    Returns:
+        A view that gives `{"clip": [...]}`, with a first axis of `repeats` when there are several.
+    """
 
     def video_view(source: "ClipSource", rng: np.random.Generator) -> dict[str, Any]:
-        return {"clip": to_cthw(training_shot(source, spec, video, rng).frames)}
+        indices = video.sampling.indices(source.length, source.fps, spec.frames, rng)
+        frames = source.read(indices)
+        shots = [augmented_shot(frames, indices, spec, video, rng) for _ in range(repeats)]
+        return _together([to_cthw(shot.frames) for shot in shots])
 
     def pose_view(source: "ClipSource", rng: np.random.Generator) -> dict[str, Any]:
-        return {"clip": torch.from_numpy(augmented_pose(source, spec.frames, pose, rng))}
+        return _together([torch.from_numpy(augmented_pose(source, spec.frames, pose, rng)) for _ in range(repeats)])
 
     return video_view if spec.modality == "video" else pose_view
+
+
+def _together(clips: list[torch.Tensor]) -> dict[str, Any]:
+    return {"clip": clips[0] if len(clips) == 1 else torch.stack(clips)}

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from islr.config import Config, load_config
@@ -33,8 +33,8 @@ from islr.evaluation.evaluate import (
 from islr.evaluation.results import Result, load_results
 from islr.models import EncoderConfig
 from islr.models.weights import build_encoder, read_metadata
-from islr.training.classification import Classification, ClassificationConfig
-from islr.training.engine import fit, train_batches
+from islr.training.classification import Classification, ClassificationConfig, effective_weights
+from islr.training.engine import State, fit, train_batches
 from islr.training.optim import OptimConfig, parameter_groups
 from islr.training.runtime import RunConfig, World, prepare_process, run_folder
 from islr.training.tracking import Progression
@@ -50,12 +50,24 @@ class FinetuneConfig(Config):
     name: str = Field(min_length=1, description="the row of this model in tables")
     tags: dict[str, str] = Field(default_factory=dict, description="facts for reports: a grid's method and regime")
     encoder: EncoderConfig
-    mode: Literal["full", "linear"] = Field("full", description="linear: the encoder is frozen")
+    mode: Literal["full", "partial", "linear"] = Field(
+        "full", description="linear: the encoder is frozen; partial: its embeddings and first frozen_blocks blocks are"
+    )
+    frozen_blocks: int = Field(0, ge=0, description="of mode partial")
     data: DataConfig
     classification: ClassificationConfig = ClassificationConfig()
     video: AugmentConfig = AugmentConfig()
     pose: PoseAugmentConfig = PoseAugmentConfig()
+    class_balance: Literal["none", "sampling", "loss"] = Field(
+        "none", description="sampling: clips of all classes equally often; loss: clips of rare classes weigh more"
+    )
+    balance_beta: float = Field(
+        0.999, ge=0, lt=1, description="of class_balance loss: 0 = all alike, towards 1 = by one over the count"
+    )
     optim: OptimConfig
+    patience: int | None = Field(
+        None, ge=1, description="stop after so many epochs without a better score on the selection clips; none = never"
+    )
     select_on: Literal["val", "train_held_out"] = Field(
         "val",
         description="clips that choose the epoch: the val split, or a part held out of train; never test",
@@ -68,6 +80,12 @@ class FinetuneConfig(Config):
     views: str = Field("1x1", pattern=r"^[1-9]\d?x[1-9]$", description="test views, temporal x spatial")
     allow_partial: bool = Field(False, description="score a test set with clips missing, as n/expected")
     run: RunConfig
+
+    @model_validator(mode="after")
+    def _possible(self) -> "FinetuneConfig":
+        if (self.mode == "partial") != (self.frozen_blocks > 0):
+            raise ValueError("mode partial and frozen_blocks go together: set both, or neither")
+        return self
 
     @classmethod
     def read(cls, run: Path) -> "FinetuneConfig":
@@ -106,10 +124,17 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
     check_disjoint(selection, test)
     if config.encoder.weights:
         check_test_unseen(config.encoder.weights, manifest)
-    task = Classification(build_encoder(config.encoder), len(manifest.classes), config.classification)
+    encoder = build_encoder(config.encoder)
+    if config.mode != "full":
+        encoder.freeze(config.frozen_blocks or None)
+    weights = None
+    if config.class_balance == "loss":
+        weights = effective_weights(class_counts(train), config.balance_beta)
+    task = Classification(encoder, len(manifest.classes), config.classification, weights)
     stores = {"train": ClipStore(train, config.data), "select": ClipStore(selection, config.data)}
-    view = train_view(task.encoder.input_spec, config.video, config.pose)
-    batches = train_batches(stores["train"], view, config.optim, config.run, world)
+    view = train_view(encoder.input_spec, config.video, config.pose, config.classification.repeats)
+    balanced = config.class_balance == "sampling"
+    batches = train_batches(stores["train"], view, config.optim, config.run, world, balanced)
     with world.connected(config.run.timeout_s), run_folder(config, config.run.out, world) as folder:
         if (folder / RESULT).exists():
             return load_results(folder / RESULT)
@@ -118,7 +143,7 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
             for name, store in stores.items():
                 with Progression(f"{config.name}: decoding {name}", len(store), enabled=world.main) as bar:
                     store.fill_cache(bar.callback)
-        _train(task, config, batches, stores["select"], manifest, world, folder)
+        state = _train(task, config, batches, stores["select"], manifest, world, folder)
         world.barrier()
         world.at("scoring the test clips")
         classifier, _ = load_classifier(folder / CLASSIFIER)
@@ -146,6 +171,11 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
             seed=config.run.seed,
             world=world,
             started=started,
+        ).model_copy(
+            update={
+                "epoch_chosen": state.best_step / batches.steps_per_epoch,
+                "epochs_trained": state.step / batches.steps_per_epoch,
+            }
         )
         results: list[Result] = []
         if world.main:
@@ -169,6 +199,12 @@ def check_test_unseen(weights: str, manifest: Manifest) -> None:
                 f"{weights} was pre-trained ({stage['recipe']} on {stage['manifest']}) on the test clips of "
                 f"{manifest.name}; pre-train without them, or declare it there with transductive=true"
             )
+
+
+def class_counts(train: Manifest) -> list[int]:
+    """Training clips that can be read, by class."""
+    labels = [clip.label for clip in train.select() if clip.label is not None]
+    return np.bincount(labels, minlength=len(train.classes)).tolist()
 
 
 def selection_sets(manifest: Manifest, config: FinetuneConfig) -> tuple[Manifest, Manifest]:
@@ -203,9 +239,7 @@ def _train(
     manifest: Manifest,
     world: World,
     folder: Path,
-) -> None:
-    if config.mode == "linear":
-        task.encoder.freeze()
+) -> State:
     single = ViewsConfig(sampling=config.video.sampling)
 
     def validate(module: nn.Module, epoch: float) -> dict[str, float]:
@@ -234,7 +268,7 @@ def _train(
     def keep(module: nn.Module) -> None:
         save_classifier(folder / CLASSIFIER, module.classifier, inherited)  # type: ignore[arg-type]
 
-    fit(
+    return fit(
         task,
         batches,
         optim=config.optim,
@@ -252,6 +286,7 @@ def _train(
         evaluate=validate,
         select="score",
         keep_best=keep,
+        patience=config.patience,
     )
 
 

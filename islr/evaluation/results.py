@@ -46,6 +46,8 @@ class Provenance(Config):
         libraries: Library name -> version.
         device: Device in words.
         wall_time_s: Wall time of the run that made the numbers, in seconds.
+        epoch_chosen: Epoch whose weights were scored; None where no epoch was chosen.
+        epochs_trained: Epoch after which training ended, by its schedule or by `patience`; None likewise.
     """
 
     protocol: str
@@ -68,6 +70,8 @@ class Provenance(Config):
     libraries: dict[str, str]
     device: str
     wall_time_s: float = pydantic.Field(ge=0)
+    epoch_chosen: float | None = None
+    epochs_trained: float | None = None
 
     @pydantic.model_validator(mode="after")
     def _counts_agree(self) -> "Provenance":

@@ -115,6 +115,7 @@ class Encoder(nn.Module, ABC):
         checkpointing: Keep only the input of each block for the backward pass and compute the rest again
             (arXiv 1604.06174): less memory, about a third more time. Same numbers.
         frozen: Set by `freeze`.
+        frozen_parts: Names of the largest modules without a parameter that trains, where `freeze` left others.
         source: Whose architecture it is: paper, and code where it follows one.
         batch_norm: In training a clip's result depends on the others of its batch, through BatchNorm.
         zero_gradient: Ends of the names of parameters whose gradient is zero by construction, such as the bias of
@@ -128,6 +129,7 @@ class Encoder(nn.Module, ABC):
     layer_dims: list[int]
     checkpointing: bool = False
     frozen: bool = False
+    frozen_parts: tuple[str, ...] = ()
     source: str
     batch_norm: bool = False
     zero_gradient: tuple[str, ...] = ()
@@ -154,18 +156,39 @@ class Encoder(nn.Module, ABC):
         """
         return None
 
-    def freeze(self) -> None:
+    def freeze(self, blocks: int | None = None) -> None:
         """Keep it as it is from here on: no gradients, and evaluation mode even inside a module that trains.
 
         Without the latter, BatchNorm would go on counting batches and a clip's features depend on its neighbours.
+
+        Args:
+            blocks: Only the embeddings and this many blocks, as `layer_of` counts; none = all of it.
+
+        Raises:
+            UserError: There are not that many blocks, or none would be left to train.
         """
-        self.requires_grad_(False)
-        self.frozen = True
-        self.eval()
+        if blocks is None:
+            self.requires_grad_(False)
+            self.frozen = True
+            self.eval()
+            return
+        if not 0 < blocks < len(self.layer_dims):
+            raise UserError(
+                f"{self.architecture or type(self).__name__} has {len(self.layer_dims)} blocks: 1 to "
+                f"{len(self.layer_dims) - 1} can be frozen, not {blocks} (all of it: a linear probe)"
+            )
+        for name, parameter in self.named_parameters():
+            if self.layer_of(name) <= blocks:
+                parameter.requires_grad_(False)
+        self.frozen_parts = tuple(_frozen_parts(self))
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """As in `nn.Module`; a frozen encoder stays in evaluation mode."""
-        return super().train(mode and not self.frozen)
+        """As in `nn.Module`; what is frozen stays in evaluation mode."""
+        super().train(mode and not self.frozen)
+        for name in self.frozen_parts:
+            self.get_submodule(name).eval()
+        return self
 
     def run_block(self, block: Callable[..., Any], *inputs: Any) -> Any:
         """`block(*inputs)`; where `checkpointing` is set and gradients are wanted, without keeping its activations."""
@@ -196,6 +219,16 @@ class Encoder(nn.Module, ABC):
                 f"{list(self.input_spec.clip_shape)}, not {list(clip.shape[1:])}; "
                 "build it with other arguments or change the view"
             )
+
+
+def _frozen_parts(module: nn.Module, prefix: str = "") -> Iterator[str]:
+    """Names of the largest modules inside `module` that have parameters, all of them frozen."""
+    for name, child in module.named_children():
+        trained = [parameter.requires_grad for parameter in child.parameters()]
+        if any(trained):
+            yield from _frozen_parts(child, f"{prefix}{name}.")
+        elif trained:
+            yield prefix + name
 
 
 @contextmanager

@@ -48,6 +48,7 @@ class State:
     step: int = 0
     evaluated: int = -1  # step of the last evaluation
     best: float = float("-inf")
+    best_step: int = 0  # of the evaluation that was best
     seconds: float = 0.0
     failed: dict[int, str] = field(default_factory=dict)  # row -> reason, clips that could not be read
 
@@ -57,8 +58,10 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
 
 
-def train_batches(store: ClipStore, view: View, optim: OptimConfig, run: RunConfig, world: World) -> TrainBatches:
-    """The batches of a run, for this process.
+def train_batches(
+    store: ClipStore, view: View, optim: OptimConfig, run: RunConfig, world: World, balanced: bool = False
+) -> TrainBatches:
+    """The batches of a run, for this process; `balanced` ones draw from all classes alike.
 
     Raises:
         UserError: The batch size does not fit the corpus or cannot be cut evenly.
@@ -71,6 +74,7 @@ def train_batches(store: ClipStore, view: View, optim: OptimConfig, run: RunConf
         accumulate=optim.accumulate,
         rank=world.rank,
         world=world.size,
+        balanced=balanced,
     )
 
 
@@ -89,6 +93,7 @@ def fit(
     evaluate_start: bool = False,
     select: str = "",
     keep_best: Callable[[nn.Module], None] | None = None,
+    patience: int | None = None,
 ) -> State:
     """Train `module` to the end, from the folder's last checkpoint when there is one.
 
@@ -107,6 +112,7 @@ def fit(
         evaluate_start: Also evaluate before the first step.
         select: Which of the evaluation's numbers, higher is better, decides about `keep_best`.
         keep_best: Called with the weights whenever `select` improves.
+        patience: Stop after this many epochs in which it did not; the schedule stays that of all epochs.
 
     Returns:
         The final state; `module` holds the final weights (the averaged ones when `optim.ema` is set).
@@ -172,7 +178,7 @@ def fit(
         if values:
             tracker.log("val", state.step, epoch, **values)
         if select and values[select] > state.best:
-            state.best = values[select]
+            state.best, state.best_step = values[select], state.step
             if keep_best is not None and world.main:
                 keep_best(judged)
         return bool(values)
@@ -187,6 +193,11 @@ def fit(
             if epoch_done and state.step > state.evaluated and judge() and state.step:
                 save()
             if state.step >= total:
+                break
+            if patience is not None and state.step - state.best_step >= patience * batches.steps_per_epoch:
+                if world.main:
+                    best, epoch = (at / batches.steps_per_epoch for at in (state.best_step, state.step))
+                    print(f"{title}: stopped after epoch {epoch:g}, none was better since {best:g}", file=sys.stderr)
                 break
             asked = time.monotonic()
             world.at(f"step {state.step}, reading clips")

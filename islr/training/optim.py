@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterable
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -10,18 +11,24 @@ from torch import Tensor, nn
 
 from islr.config import Config
 
+STEP_FACTOR = 0.1  # of the learning rate at each of `lr_steps`
+
 
 class OptimConfig(Config):
-    """AdamW with linear warm-up and cosine decay.
+    """AdamW, or SGD, with linear warm-up and then a cosine, or steps, down.
 
     With `lr_batch` set, `lr`, `min_lr` and `start_lr` are stated for that batch size and scale linearly with
     `batch_size` (Goyal et al. 2017); left empty, they are used as written.
     """
 
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(gt=0)
     lr_batch: int | None = Field(None, ge=1, description="batch size that the learning rates are stated for")
     min_lr: float = Field(1e-6, ge=0)
     start_lr: float = Field(1e-6, ge=0, description="learning rate at the first warm-up step")
+    lr_steps: tuple[float, ...] = Field(
+        (), description="epochs at which the learning rate falls to a tenth; none = half a cosine down to min_lr"
+    )
     epochs: float = Field(gt=0)
     warmup_epochs: float = Field(0, ge=0)
     batch_size: int = Field(ge=1, description="clips per optimiser step over all processes")
@@ -30,6 +37,8 @@ class OptimConfig(Config):
     weight_decay_end: float | None = Field(None, ge=0, description="at the last step, by a cosine; none = constant")
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd, as are the next")
+    nesterov: bool = False
     clip_grad: float | None = Field(None, gt=0, description="largest L2 norm of the gradient")
     clip_mode: Literal["global", "parameter"] = Field("global", description="of all together, or of each parameter's")
     layer_decay: float = Field(1.0, gt=0, le=1, description="learning-rate factor per layer below the head")
@@ -41,6 +50,11 @@ class OptimConfig(Config):
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} leaves no epoch of the {self.epochs:g} to train")
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr:g} is above lr {self.lr:g}")
+        steps = (self.warmup_epochs, *self.lr_steps, self.epochs)
+        if self.lr_steps and any(low >= high for low, high in pairwise(steps)):
+            raise ValueError(f"lr_steps must rise from the end of the warm-up to epoch {self.epochs:g}")
+        if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
+            raise ValueError("nesterov is for optimizer sgd with momentum")
         return self
 
     @property
@@ -67,10 +81,12 @@ def schedule_words(config: OptimConfig, processes: int) -> str:
 
 
 def learning_rate(config: OptimConfig, epoch: float) -> float:
-    """Learning rate at a fractional epoch: linear warm-up, then half a cosine down to `min_lr`."""
+    """Learning rate at a fractional epoch: linear warm-up, then half a cosine down to `min_lr`, or `lr_steps`."""
     low, high, start = (config.scale * value for value in (config.min_lr, config.lr, config.start_lr))
     if epoch < config.warmup_epochs:
         return start + (high - start) * epoch / config.warmup_epochs
+    if config.lr_steps:
+        return high * STEP_FACTOR ** sum(epoch >= step for step in config.lr_steps)
     progress = (epoch - config.warmup_epochs) / (config.epochs - config.warmup_epochs)
     return cosine(high, low, progress)
 
@@ -116,12 +132,14 @@ def parameter_groups(
     return list(groups.values())
 
 
-def build_optimizer(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.AdamW:
-    """AdamW over `groups`; `names` stays out of its state."""
+def build_optimizer(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The config's optimiser over `groups`; `names` stays out of its state."""
     for group in groups:
         group.setdefault("lr_scale", 1.0)
         group.setdefault("decays", group.get("weight_decay", 0.0) > 0)
     plain = [{key: value for key, value in group.items() if key != "names"} for group in groups]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(plain, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
     return torch.optim.AdamW(plain, lr=config.lr, betas=config.betas, eps=config.eps)
 
 
