@@ -8,6 +8,7 @@ were there. One file holds one provenance and the numbers measured under it.
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pydantic
 
@@ -46,6 +47,9 @@ class Provenance(Config):
         libraries: Library name -> version.
         device: Device in words.
         wall_time_s: Wall time of the run that made the numbers, in seconds.
+        cluster: What intervals and tests draw whole: "signer", or empty for single clips.
+        parents: Models that were fused, each with its row name, encoder, views, weight and hashes; empty for one
+            model.
     """
 
     protocol: str
@@ -68,6 +72,8 @@ class Provenance(Config):
     libraries: dict[str, str]
     device: str
     wall_time_s: float = pydantic.Field(ge=0)
+    cluster: Literal["", "signer"] = ""
+    parents: list[dict[str, str]] = pydantic.Field(default_factory=list)
 
     @pydantic.model_validator(mode="after")
     def _counts_agree(self) -> "Provenance":

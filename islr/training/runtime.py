@@ -152,7 +152,7 @@ def run_folder(config: Config, out: str, world: World) -> Iterator[Path]:
         text = dump_yaml(config)
         kept = folder / "config.yaml"
         if kept.is_file() and _comparable(kept.read_text(encoding="utf-8")) != _comparable(text):
-            raise UserError(f"run folder {folder} holds a run of another configuration; choose another run.out")
+            raise UserError(f"run folder {folder} holds a run of another configuration; choose another folder")
         write_atomic(kept, text)
         write_atomic(folder / "env.json", json.dumps(environment(world), indent=2) + "\n")
         world.barrier()
