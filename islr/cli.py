@@ -191,16 +191,22 @@ def evaluate(
         Literal["probabilities", "logits"] | None, typer.Option(help="fuse: what is averaged; default probabilities")
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="another model's answers: csv or npz, see `islr.evaluation.foreign`")
+        Path | None,
+        typer.Option(
+            help="another model's answers, with --manifest: csv of clip_id, rank1, rank2, ... (class names; score1, "
+            "score2, ... and true_probability where known), csv of clip_id and one column for each class, or npz of "
+            "clip_ids, classes and probabilities or logits"
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="fuse, predictions: the row in tables")] = None,
     out: Annotated[Path | None, typer.Option(help="fuse, predictions: folder for the results")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(help="default: as the run says")] = None,
 ) -> None:
     """Score again: a fine-tuned model, several of them fused, or the predictions of any other model."""
+    given = dict(locals())  # by the names of Request's fields
     from islr.evaluation.request import Request, evaluate_request
 
-    _print_results(evaluate_request(Request(**locals())))
+    _print_results(evaluate_request(Request(**given)))
 
 
 @app.command()

@@ -177,6 +177,14 @@ def _bounds(value: float, distribution: NDArray[np.float64], clusters: NDArray[n
     return min(float(low), value), max(float(high), value)
 
 
+def _all_alike(value: float, units: int, clusters: NDArray[np.int64] | None) -> Interval:
+    """The exact binomial interval of hits that are all right or all wrong: redrawing them shows no spread at all."""
+    reach = ((1 - CONFIDENCE) / 2) ** (1 / units)
+    low, high = (reach, 1.0) if value else (0.0, 1 - reach)
+    unit = "clips" if clusters is None else "signers"
+    return Interval(value, low, high, f"{CONFIDENCE * 100:.0f} % exact binomial interval (all {units} {unit} alike)")
+
+
 def _cluster_index(clusters: Sequence[str] | None, n: int) -> NDArray[np.int64] | None:
     if clusters is None:
         return None
@@ -194,6 +202,8 @@ def bootstrap(
 ) -> Interval:
     """Mean of `values` with its percentile bootstrap interval.
 
+    Hits that are all right or all wrong get the exact binomial interval (Clopper and Pearson 1934) instead.
+
     Args:
         values: One number for each clip, [N].
         labels: When given, the statistic is the mean over classes of class means.
@@ -209,8 +219,11 @@ def bootstrap(
         raise ValueError("no clips to score")
     index = _cluster_index(clusters, len(values))
     value = float(_weighted(values, labels, np.ones((1, len(values))))[0])
-    if (len(values) if index is None else int(index.max()) + 1) < 2:
+    units = len(values) if index is None else int(index.max()) + 1
+    if units < 2:
         return Interval(value, None, None, "")
+    if (values == values[0]).all() and values[0] in (0.0, 1.0):
+        return _all_alike(value, units, index)
     low, high = _bounds(value, _distribution(values, labels, index, draws, seed), index)
     return Interval(value, low, high, _method(index, draws))
 

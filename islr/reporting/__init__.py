@@ -8,6 +8,7 @@ from islr.files import write_atomic
 from islr.reporting import (
     accuracy,
     background,
+    breakdowns,
     corpora,
     curves,
     grid,
@@ -66,6 +67,7 @@ def compose(gathered: Gathered, title: str) -> Report:
         background.lineage(gathered, sets, colours),
         grid.section(sets),
         *accuracy.sections(sets, notices),
+        *breakdowns.sections(sets),
         *probes.sections(probed),
         *probe_analyses.sections(gathered, colours),
         curves.section(gathered, colours),

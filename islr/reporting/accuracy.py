@@ -129,8 +129,9 @@ def _table(found: ScoredSet) -> Table:
         for metric in metrics:
             mark = versus.mark if versus and metric == "top1" else ""
             cells.append(result_cell(row.overall.get(metric), mark))
-        cells += [Cell(clips, raw=f"{p.clips_present}/{p.clips_expected}"), Cell(str(p.seed), raw=p.seed)]
-        cells.append(Cell(p.encoder))
+        cells.append(Cell(clips, raw=f"{p.clips_present}/{p.clips_expected}"))
+        cells.append(Cell(str(p.seed), raw=p.seed) if p.encoder else Cell("–", raw=""))
+        cells.append(Cell(p.encoder or "not stated"))
         rows.append(tuple(cells))
     methods = sorted({row.top1.ci_method for row in found.ranked if row.top1.ci_method})
     note = f"Intervals: {'; '.join(methods)}." if methods else "No intervals."
@@ -195,8 +196,10 @@ def _differences(found: ScoredSet) -> list[Block]:
             )
         )
     tested = sum(versus.difference is not None for versus in found.versus)
+    methods = {"signers" if "signers" in v.difference.method else "clips" for v in found.versus if v.difference}
+    drawn = "" if methods == {"clips"} else ", drawing whole signers"
     note = (
-        "Paired bootstrap over the same clips, in percentage points of top-1. The p-values are adjusted "
+        f"Paired bootstrap over the same clips{drawn}, in percentage points of top-1. The p-values are adjusted "
         f"by Holm for the {tested} comparison{'' if tested == 1 else 's'} of this table. They cover the "
         "choice of test clips, not the luck of one training run: only several seeds show that."
     )

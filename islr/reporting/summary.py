@@ -32,7 +32,7 @@ def _recognition(found: ScoredSet) -> str:
     top1 = row.top1
     bounds = [f"95 % CI {text.interval(top1.ci_low, top1.ci_high)}"] if top1.ci_low is not None else []
     bounds += [f"chance {text.percent(found.chance)} %"] if found.chance is not None else []
-    rivals = sum(not other.random for other in found.rows)
+    rivals = sum(not other.random and bool(other.provenance.encoder) for other in found.rows)
     compared = leader is not None and (versus := found.of(leader)) is not None and versus.difference is not None
     who = f"The model {row.label} names"
     if leader and rivals > 1:
