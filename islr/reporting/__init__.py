@@ -8,7 +8,6 @@ from islr.files import write_atomic
 from islr.reporting import (
     accuracy,
     background,
-    breakdowns,
     corpora,
     curves,
     grid,
@@ -67,7 +66,6 @@ def compose(gathered: Gathered, title: str) -> Report:
         background.lineage(gathered, sets, colours),
         grid.section(sets),
         *accuracy.sections(sets, notices),
-        *breakdowns.sections(sets),
         *probes.sections(probed),
         *probe_analyses.sections(gathered, colours),
         curves.section(gathered, colours),

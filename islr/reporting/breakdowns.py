@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from islr.evaluation.calibration import is_probabilistic, reliability
-from islr.evaluation.metrics import FEW_CLUSTERS, SEEN_KEY
+from islr.evaluation.metrics import FEW_CLUSTERS, SEEN_KEY, TOP_KS
 from islr.evaluation.results import Result
 from islr.reporting import figures, text
-from islr.reporting.accuracy import result_cell
 from islr.reporting.blocks import Block, Cell, Chart, Column, Notice, Prose, Section, Table
+from islr.reporting.cells import plain_cell, result_cell
 from islr.reporting.standings import Row, ScoredSet
 
 _SEEN, _UNSEEN = "yes", "no"
@@ -17,6 +17,27 @@ _PANEL_MODELS = 8  # reliability diagrams drawn; the table has all models
 def sections(sets: Sequence[ScoredSet]) -> list[Section]:
     """The sections on signers seen in training and on calibration; absent where nothing was recorded."""
     return [section for section in (_signers(sets), _calibration(sets)) if section is not None]
+
+
+def per_class(found: ScoredSet) -> list[Block]:
+    """Means over classes, where more than top-1 is known: behind a fold, as the main table has the first of them."""
+    metrics = [f"top{k}_per_class" for k in TOP_KS if any(f"top{k}_per_class" in row.overall for row in found.rows)]
+    if len(metrics) < 2:
+        return []
+    columns = [Column("Model"), *(Column(f"{text.metric_name(m)}, %", numeric=True, interval=True) for m in metrics)]
+    columns += [Column("Classes", numeric=True), Column("Without a clip", numeric=True)]
+    body = []
+    for row in found.ranked:
+        cells = [Cell(row.label, series=row.series, chip=True, link=row.run.anchor)]
+        cells += [result_cell(row.overall.get(metric)) for metric in metrics]
+        chance, absent = row.overall.get("chance_top1"), row.overall.get("classes_absent")
+        count = None if chance is None else round(1 / chance.value)
+        cells.append(Cell("–", raw="") if count is None else Cell(text.count(count), count))
+        cells.append(Cell("–", raw="") if absent is None else Cell(text.count(absent.value), absent.value))
+        body.append(tuple(cells))
+    note = "Means over the classes that have a clip in this split of the accuracy inside each class."
+    title = f"Per class on {found.title}"
+    return [Table(f"classes-{text.slug(found.title)}", title, tuple(columns), tuple(body), note, folded=True)]
 
 
 def _signers(sets: Sequence[ScoredSet]) -> Section | None:
@@ -164,7 +185,7 @@ def _calibration_table(found: ScoredSet, rows: Sequence[Row]) -> Table:
         cells = [Cell(row.label, series=row.series, chip=True)]
         cells += [Cell(text.percent(confidence), "" if confidence is None else confidence)]
         cells += [Cell(text.percent(row.top1.value), row.top1.value)]
-        cells += [_plain(row.overall.get(metric)) for metric in ("ece", "ece_adaptive", "ece_if_calibrated", "nll")]
+        cells += [plain_cell(row.overall.get(metric)) for metric in ("ece", "ece_adaptive", "ece_if_calibrated", "nll")]
         cells.append(Cell(_reading(row, confidence)))
         body.append(tuple(cells))
     note = (
@@ -174,17 +195,6 @@ def _calibration_table(found: ScoredSet, rows: Sequence[Row]) -> Table:
     )
     name = f"calibration-{text.slug(found.title)}"
     return Table(name, f"Calibration on {found.title}", columns, tuple(body), note)
-
-
-def _plain(record: Result | None) -> Cell:
-    """A number that is no share, with its bounds."""
-    if record is None:
-        return Cell("–", raw="")
-    bounds = ""
-    if record.ci_low is not None and record.ci_high is not None:
-        bounds = f"{record.ci_low:.3f}–{record.ci_high:.3f}"
-    title = record.ci_method
-    return Cell(f"{record.value:.3f}", record.value, record.ci_low, record.ci_high, bounds, title)
 
 
 def _reading(row: Row, confidence: float | None) -> str:
