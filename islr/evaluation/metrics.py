@@ -8,10 +8,11 @@ Conventions:
   top-5, because it would be 100 % by construction.
 - "per class" is the mean over the classes that occur in the scored clips of the accuracy inside each class;
   the count of classes that do not occur is a record of its own.
-- Intervals are percentile bootstrap intervals. Clips are drawn with replacement, or whole signers when
-  clustered: clips of a signer are not independent. A percentile interval over G clusters is too narrow where G is
-  small (it misses the factor G / (G - 1) of the variance and Student's tails), so a clustered one is expanded to
-  the quantiles that correct both (Hesterberg 2015, "What teachers should know about the bootstrap", section 4.3).
+- Intervals are percentile bootstrap intervals over clips drawn with replacement. Where clips of a signer are not
+  taken for independent, whole signers are drawn. Percentiles of a few whole signers are too narrow (with five, 95 %
+  intervals covered the truth in 84 % of simulated corpora), so clustered intervals are Student's, with G - 1 degrees
+  of freedom for G signers and the bootstrap's standard error, corrected by sqrt(G / (G - 1)) (Cameron, Gelbach and
+  Miller 2008, section III): 92 %.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -141,13 +142,13 @@ def _weighted(
 
 
 def _method(clusters: NDArray[np.int64] | None, draws: int, paired: bool = False) -> str:
-    kind, unit, few = "percentile", "clips", ""
+    kind, unit, few = "percentile bootstrap", "clips", ""
     if clusters is not None:
         count = int(clusters.max()) + 1
-        kind, unit = "expanded percentile", f"{count} whole signers"
+        kind, unit = "Student interval with the standard error of a bootstrap", f"{count} whole signers"
         few = f"; fewer than {FEW_CLUSTERS} signers, so itself uncertain" if count < FEW_CLUSTERS else ""
     paired_words = "paired " if paired else ""
-    return f"{CONFIDENCE * 100:.0f} % {paired_words}{kind} bootstrap over {unit}, {draws} draws{few}"
+    return f"{CONFIDENCE * 100:.0f} % {paired_words}{kind} over {unit}, {draws} draws{few}"
 
 
 def _distribution(
@@ -166,15 +167,27 @@ def _distribution(
     return np.concatenate([_weighted(values, labels, w) for w in blocks])
 
 
-def _bounds(value: float, distribution: NDArray[np.float64], clusters: NDArray[np.int64] | None) -> tuple[float, float]:
-    """Percentile bounds, expanded where whole clusters are drawn, and widened to the value itself in the rare case
-    that a skewed distribution leaves it out."""
+def _bounds(
+    value: float,
+    distribution: NDArray[np.float64],
+    clusters: NDArray[np.int64] | None,
+    limits: tuple[float, float],
+) -> tuple[float, float]:
+    """Bounds around `value`; percentiles are widened to it in the rare case that a skewed distribution leaves it
+    out, Student's bounds end at `limits`, what the statistic can be."""
     tail = (1 - CONFIDENCE) / 2
     if clusters is not None:
-        count = int(clusters.max()) + 1
-        tail = float(stats.norm.cdf(np.sqrt(count / (count - 1)) * stats.t.ppf(tail, count - 1)))
+        error, freedom = _standard_error(distribution, clusters)
+        reach = float(stats.t.ppf(1 - tail, freedom)) * error
+        return max(limits[0], value - reach), min(limits[1], value + reach)
     low, high = np.quantile(distribution, [tail, 1 - tail])
     return min(float(low), value), max(float(high), value)
+
+
+def _standard_error(distribution: NDArray[np.float64], clusters: NDArray[np.int64]) -> tuple[float, int]:
+    """Standard error of a statistic over whole clusters, and its degrees of freedom."""
+    count = int(clusters.max()) + 1
+    return float(distribution.std() * np.sqrt(count / (count - 1))), count - 1
 
 
 def _all_alike(value: float, units: int, clusters: NDArray[np.int64] | None) -> Interval:
@@ -224,7 +237,8 @@ def bootstrap(
         return Interval(value, None, None, "")
     if (values == values[0]).all() and values[0] in (0.0, 1.0):
         return _all_alike(value, units, index)
-    low, high = _bounds(value, _distribution(values, labels, index, draws, seed), index)
+    limits = (0.0, 1.0) if values.min() >= 0 and values.max() <= 1 else (-np.inf, np.inf)
+    low, high = _bounds(value, _distribution(values, labels, index, draws, seed), index, limits)
     return Interval(value, low, high, _method(index, draws))
 
 
@@ -239,8 +253,7 @@ def paired_bootstrap(
     """Difference a - b of two runs over the same clips in the same order.
 
     The p-value is twice the smaller tail of the bootstrap distribution of the difference around 0, with one
-    added to count and draws so that it is never 0; over clusters the tail is expanded as the interval is, so that
-    both say the same.
+    added to count and draws so that it is never 0. Over clusters it is that of Student's t, as the interval is.
 
     Raises:
         ValueError: The runs differ in length or are empty.
@@ -253,13 +266,15 @@ def paired_bootstrap(
     if (len(a) if index is None else int(index.max()) + 1) < 2:
         return Difference(value, None, None, 1.0, len(a), "")
     distribution = _distribution(delta, labels, index, draws, seed)
-    tails = min((distribution <= 0).sum(), (distribution >= 0).sum())
-    low, high = _bounds(value, distribution, index)
-    tail = min(0.5, (int(tails) + 1) / (draws + 1))
-    if index is not None:
-        count = int(index.max()) + 1
-        tail = float(stats.t.cdf(stats.norm.ppf(tail) * np.sqrt((count - 1) / count), count - 1))
-    return Difference(value, low, high, 2 * tail, len(a), _method(index, draws, paired=True))
+    low, high = _bounds(value, distribution, index, (-1.0, 1.0))
+    least = 1 / (draws + 1)
+    if index is None:
+        tails = min((distribution <= 0).sum(), (distribution >= 0).sum())
+        tail = (int(tails) + 1) * least
+    else:
+        error, freedom = _standard_error(distribution, index)
+        tail = max(least, float(stats.t.sf(abs(value) / error, freedom))) if error else least if value else 0.5
+    return Difference(value, low, high, min(1.0, 2 * tail), len(a), _method(index, draws, paired=True))
 
 
 def signer_clusters(predictions: Predictions) -> tuple[str, ...]:
