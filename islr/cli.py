@@ -338,6 +338,9 @@ def _print_results(results: list[Any]) -> None:
             f"{result.name}: {result.metric} {100 * result.value:.2f} %{bounds} on {result.n}{part} clips of "
             f"{record.manifest} {record.split}{views}"
         )
-    doubts = {result.ci_method.partition("; ")[2] for result in results if result.ci_method and not result.group}
-    for doubt in sorted(doubts - {""}):
-        print(f"islr: intervals are over {doubt}", file=sys.stderr)
+    overall = [result for result in results if not result.group]
+    doubts = {f"intervals are over {few}" for r in overall if (few := r.ci_method.partition("; ")[2])}
+    if any(r.metric == "top1" and r.provenance.cluster and r.ci_low is None for r in overall):
+        doubts = {"all clips are of one signer, so there is no interval over signers"}
+    for doubt in sorted(doubts):
+        print(f"islr: {doubt}", file=sys.stderr)

@@ -164,7 +164,7 @@ def _read_wide(path: Path) -> tuple[list[str], list[str], NDArray[np.float64]]:
                 table.append(np.array(row[1:], dtype=np.float64))
         except (ValueError, csv.Error) as error:
             raise UserError(f"{path} line {reader.line_num}: {one_line(error)}") from error
-    return ids, classes, _probabilities(path, np.array(table).reshape(len(ids), len(classes)), ids)
+    return ids, classes, np.array(table).reshape(len(ids), len(classes))
 
 
 def _read_npz(path: Path) -> tuple[list[str], list[str], NDArray[np.float64]]:
@@ -191,7 +191,7 @@ def _read_npz(path: Path) -> tuple[list[str], list[str], NDArray[np.float64]]:
     if given[0] == "logits" and np.isfinite(table).all():
         powers = np.exp(table - table.max(axis=1, keepdims=True))
         table = powers / powers.sum(axis=1, keepdims=True)
-    return ids, classes, _probabilities(path, table, ids)
+    return ids, classes, table
 
 
 def _texts(path: Path, key: str, values: NDArray[Any]) -> list[str]:
@@ -241,7 +241,7 @@ def _from_table(
     place = {name: column for column, name in enumerate(classes)}
     clips = [truth[clip_id] for clip_id in ids]
     return rank_scores(
-        table[:, [place[name] for name in rows.classes]],
+        _probabilities(path, table, ids)[:, [place[name] for name in rows.classes]],
         np.array([clip.label for clip in clips], np.int64),
         rows.classes,
         ids,
