@@ -120,7 +120,7 @@ def test_fused_and_foreign_rows_are_told_from_trained_ones(runs: Path, tmp_path:
     write_row(tmp_path / "fused", "both", made, provenance("maskfeat", encoder=both, parents=parents), None)
     unknown = {"encoder": "", "pretraining": [], "views": "not stated", "checkpoint_hash": "", "decoder": ""}
     write_row(tmp_path / "theirs", "theirs", better, provenance("maskfeat", **unknown), None)
-    page = build_report([runs, tmp_path], tmp_path / "report.md").read_text()
+    page = build_report([runs, tmp_path], tmp_path / "report.md").read_text().replace("\\_", "_")
     assert "Of 3 pre-trained models, maskfeat gained most" in page  # theirs is not known to be one
     assert "The highest top-1 of all is that of theirs (not trained here): 100.0 %" in page
     assert "0.65 x maskfeat (mvit_tiny, views 1x3 uniform" in page
