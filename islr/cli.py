@@ -179,24 +179,37 @@ def finetune(config: ConfigFile, overrides: Overrides = None) -> None:
 
 @app.command()
 def evaluate(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a finished fine-tuning run")],
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN...", help="finished fine-tuning runs")] = None,
     split: Annotated[Literal["val", "test"], typer.Option()] = "test",
     views: Annotated[str | None, typer.Option(help="CxS: temporal clips x spatial crops")] = None,
     manifest: Annotated[Path | None, typer.Option(help="another corpus with the same classes")] = None,
     allow_partial: Annotated[bool, typer.Option("--allow-partial", help="score n of the expected clips")] = False,
+    cluster: Annotated[Literal["signer"] | None, typer.Option(help="intervals draw whole signers, not clips")] = None,
+    temperature: Annotated[
+        bool, typer.Option("--temperature", help="scale confidences by what fits the selection set")
+    ] = False,
+    fuse: Annotated[bool, typer.Option("--fuse", help="average the answers of two or more runs")] = False,
+    weights: Annotated[str | None, typer.Option(help="fuse: equal, val (chosen there), or numbers such as 2,1")] = None,
+    pool: Annotated[
+        Literal["probabilities", "logits"] | None, typer.Option(help="fuse: what is averaged; default probabilities")
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            help="another model's answers, with --manifest: csv of clip_id, rank1, rank2, ... (class names; score1, "
+            "score2, ... and true_probability where known), csv of clip_id and one column for each class, or npz of "
+            "clip_ids, classes and probabilities or logits"
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="fuse, predictions: the row in tables")] = None,
+    out: Annotated[Path | None, typer.Option(help="fuse, predictions: folder for the results")] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(help="default: as the run says")] = None,
 ) -> None:
-    """Score a fine-tuned model again: another split, other views, another manifest."""
-    from islr.evaluation.evaluate import evaluate_run
+    """Score again: a fine-tuned model, several of them fused, or the predictions of any other model."""
+    given = dict(locals())  # by the names of Request's fields
+    from islr.evaluation.request import Request, evaluate_request
 
-    _print_results(
-        evaluate_run(
-            run_folder,
-            split=split,
-            views=views,
-            manifest_path=str(manifest) if manifest else None,
-            allow_partial=allow_partial,
-        )
-    )
+    _print_results(evaluate_request(Request(**given)))
 
 
 @app.command()
@@ -317,14 +330,21 @@ def _say(what: object) -> None:
 
 
 def _print_results(results: list[Any]) -> None:
-    """The overall numbers of a scored run, one a line."""
+    """The overall accuracies of a scored run, one a line, and what makes their intervals doubtful."""
     for result in results:
-        if result.group or result.ci_low is None:
+        if result.group or not result.metric.startswith("top"):
             continue
         record = result.provenance
         part = "" if record.complete else f" of {record.clips_expected} expected"
+        bounds = "" if result.ci_low is None else f" [{100 * result.ci_low:.2f}, {100 * result.ci_high:.2f}]"
+        views = f", views {record.views}" if record.encoder else ""
         _say(
-            f"{result.name}: {result.metric} {100 * result.value:.2f} % "
-            f"[{100 * result.ci_low:.2f}, {100 * result.ci_high:.2f}] on {result.n}{part} clips of "
-            f"{record.manifest} {record.split}, views {record.views}"
+            f"{result.name}: {result.metric} {100 * result.value:.2f} %{bounds} on {result.n}{part} clips of "
+            f"{record.manifest} {record.split}{views}"
         )
+    overall = [result for result in results if not result.group]
+    doubts = {f"intervals are over {few}" for r in overall if (few := r.ci_method.partition("; ")[2])}
+    if any(r.metric == "top1" and r.provenance.cluster and r.ci_low is None for r in overall):
+        doubts = {"all clips are of one signer, so there is no interval over signers"}
+    for doubt in sorted(doubts):
+        print(f"islr: {doubt}", file=sys.stderr)

@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 from safetensors.numpy import save_file
 
+from islr.evaluation.calibration import calibration_results
 from islr.evaluation.metrics import accuracy_results
 from islr.evaluation.predictions import rank_scores, write_predictions
 from islr.evaluation.results import Provenance, Result, save_results
@@ -170,7 +171,8 @@ def write_finetuning(folder: Path, row: str, clips: int, expected: int) -> None:
     made = rank_scores(scores, labels, SIGNS, ids, [f"signer {i // 12 % 4 + 9}" for i in range(clips)])
     write_predictions(folder / "predictions.csv", made)
     record = provenance(row, clips_present=clips, clips_expected=expected)
-    save_results(folder / "result.json", accuracy_results(made, name, k, record, draws=400))
+    records = accuracy_results(made, name, k, record, trained_signers={"signer 9", "signer 11"}, draws=400)
+    save_results(folder / "result.json", records + calibration_results(made, name, record))
     rows: list[dict[str, Any]] = []
     for step in range(10, 401, 10):
         loss = 2.5 * np.exp(-step / 200 * skill) + 0.1 + 0.03 * rng.normal()

@@ -45,6 +45,18 @@ def test_a_word_for_the_same_form_is_right_by_form() -> None:
     assert found["label_ceiling_top5"] == (1.0, 3)
 
 
+def test_intervals_by_form_draw_what_the_record_says() -> None:
+    manifest = corpus(*TRAIN, *TEST, *TEST)
+    test = manifest.select("test")
+    labels = np.array([clip.label for clip in test])
+    scores = np.eye(len(CLASSES))[np.where(np.arange(len(labels)) % 2, labels, 2)]
+    signers = [f"s{i % 3}" for i in range(len(labels))]
+    made = rank_scores(scores, labels, CLASSES, [clip.clip_id for clip in test], signers)
+    found = form_results(made, "row", manifest, "test", provenance("maskfeat", cluster="signer"))
+    methods = {r.ci_method.partition("; ")[0] for r in found if r.ci_low is not None and "alike" not in r.ci_method}
+    assert methods == {"95 % Student interval with the standard error of a bootstrap over 3 whole signers, 2000 draws"}
+
+
 def test_clips_that_could_not_be_scored_are_not_in_the_ceiling() -> None:
     manifest = corpus(*TRAIN, ("test", "mother", "MOM"))
     assert predict(manifest, "mom")["label_ceiling_top1"] == (1.0, 1)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 from test_results import PROVENANCE
 
@@ -36,7 +37,7 @@ def test_top_k_and_per_class_agree_with_scikit_learn() -> None:
     labels = np.concatenate([np.arange(8), rng.integers(0, 8, 50)])
     scores = rng.random((58, 8))
     made = rank_scores(scores, labels, [str(i) for i in range(8)], [str(i) for i in range(58)])
-    for k in (1, 2, 5):
+    for k in (1, 2, 5, 7):
         expected = top_k_accuracy_score(labels, scores, k=k)
         assert metrics.hits(made, k).mean() == pytest.approx(expected)
     per_class = metrics.bootstrap(metrics.hits(made, 1), made.labels, draws=50).value
@@ -75,6 +76,8 @@ def test_scores_that_cannot_be_ranked_are_refused(
 def test_no_top5_with_five_classes_or_fewer() -> None:
     assert metrics.defined_ks(5, 5) == (1,)
     assert metrics.defined_ks(6, 5) == (1, 5)
+    assert metrics.defined_ks(10, 10) == (1, 5)
+    assert metrics.defined_ks(11, 11) == (1, 5, 10)
     assert metrics.defined_ks(100, 3) == (1,)
     records = metrics.accuracy_results(predictions(k=4), "m", 4, Provenance(**PROVENANCE), draws=20)
     assert not [r for r in records if r.metric.startswith("top5")]
@@ -131,6 +134,154 @@ def test_clustering_widens_the_interval_when_clips_of_a_signer_agree() -> None:
     assert clustered.high is not None
     assert clustered.high - clustered.low > 3 * (plain.high - plain.low)
     assert "signers" in clustered.method
+
+
+def simulated_signers(count: int, each: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+    """Hits of people of different skill, mean 2/3: beta(4, 2), as unequal as signers are."""
+    skill = rng.beta(4, 2, count)
+    right = rng.random((count, each)) < skill[:, None]
+    return right.astype(float).ravel(), np.repeat([f"s{i}" for i in range(count)], each).tolist()
+
+
+@pytest.mark.parametrize(("signers", "least"), [(5, 0.89), (12, 0.91)])
+def test_clustered_interval_covers_the_truth_and_the_plain_one_does_not(signers: int, least: float) -> None:
+    rng = np.random.default_rng(signers)
+    covered = plain = 0
+    trials = 200
+    for trial in range(trials):
+        values, names = simulated_signers(signers, 15, rng)
+        for clusters in (names, None):
+            interval = metrics.bootstrap(values, clusters=clusters, draws=200, seed=trial)
+            assert interval.low is not None
+            assert interval.high is not None
+            inside = interval.low <= 2 / 3 <= interval.high
+            covered, plain = covered + (inside and clusters is not None), plain + (inside and clusters is None)
+    assert least <= covered / trials <= 0.99
+    assert plain / trials < 0.85
+
+
+def test_clustered_paired_test_keeps_its_level() -> None:
+    rng = np.random.default_rng(8)
+    small = {"signer": 0, "clip": 0}
+    trials = 150
+    for trial in range(trials):
+        a, names = simulated_signers(12, 15, rng)
+        b, _ = simulated_signers(12, 15, rng)
+        for key, clusters in (("signer", names), ("clip", None)):
+            small[key] += metrics.paired_bootstrap(a, b, clusters=clusters, draws=200, seed=trial).p_value < 0.05
+    assert small["signer"] / trials <= 0.10
+    assert small["clip"] / trials > 0.15
+
+
+def test_clusters_of_one_clip_give_students_interval_and_test() -> None:
+    values = np.random.default_rng(0).normal(0.2, 0.3, 15).clip(-0.9, 0.9)
+    names = [str(i) for i in range(15)]
+    difference = metrics.paired_bootstrap(values, np.zeros(15), clusters=names, draws=40_000)
+    half = stats.t.ppf(0.975, 14) * values.std(ddof=1) / np.sqrt(15)
+    assert difference.low == pytest.approx(values.mean() - half, abs=0.02 * half)
+    assert difference.high == pytest.approx(values.mean() + half, abs=0.02 * half)
+    assert difference.p_value == pytest.approx(stats.ttest_1samp(values, 0).pvalue, rel=0.05)
+    assert (difference.low > 0) == (difference.p_value < 0.05)
+
+
+def test_signers_of_equal_scores_do_not_make_certainty() -> None:
+    values = np.tile([1.0, 1.0, 1.0, 0.0], 20)
+    names = np.repeat([f"s{i}" for i in range(5)], 16).tolist()  # each signer is right in 12 of 16
+    interval = metrics.bootstrap(values, clusters=names)
+    half = stats.t.ppf(0.975, 4) * np.sqrt(0.75 * 0.25 / 80)
+    assert interval.low == pytest.approx(0.75 - half, rel=0.03)
+    difference = metrics.paired_bootstrap(values, 1 - values, clusters=names)
+    plain = metrics.paired_bootstrap(values, 1 - values)
+    assert difference.low is not None
+    assert plain.low is not None
+    assert difference.low < plain.low
+
+
+def test_clustered_bounds_stay_where_the_statistic_can_be() -> None:
+    values, names = np.array([1.0] * 19 + [0.0]), [f"s{i % 3}" for i in range(20)]
+    interval = metrics.bootstrap(values, clusters=names)
+    assert interval.high == 1.0
+    losses = metrics.bootstrap(values * 9, clusters=names)
+    assert losses.high is not None
+    assert losses.high > 9
+    gap = metrics.paired_bootstrap(values, 0 * values, clusters=names)
+    assert gap.high == 1.0
+    assert gap.low == pytest.approx(interval.low, rel=0.1)
+    assert metrics.paired_bootstrap(values, values, clusters=names).p_value == 1.0
+    assert metrics.paired_bootstrap(0 * values + 1, 0 * values, clusters=names).p_value < 0.001
+
+
+def test_few_signers_are_said_in_the_method() -> None:
+    values = np.tile([1.0, 0.0], 30)
+    few = metrics.bootstrap(values, clusters=[f"s{i % 4}" for i in range(60)])
+    many = metrics.bootstrap(values, clusters=[f"s{i % 12}" for i in range(60)])
+    assert "4 whole signers" in few.method
+    assert "fewer than 10 signers" in few.method
+    assert "fewer" not in many.method
+
+
+def test_hits_that_are_all_alike_get_the_exact_interval() -> None:
+    right, wrong = metrics.bootstrap(np.ones(20)), metrics.bootstrap(np.zeros(20))
+    exact = stats.binomtest(20, 20).proportion_ci(0.95, "exact")
+    assert (right.low, right.high) == pytest.approx((exact.low, 1.0))
+    assert (wrong.low, wrong.high) == pytest.approx((0.0, 1 - exact.low))
+    assert "exact binomial" in right.method
+    assert metrics.bootstrap(np.ones(20), clusters=[f"s{i % 5}" for i in range(20)]) == right
+    assert metrics.bootstrap(np.full(5, 0.5)).low == 0.5  # a mean over seeds is no hit
+
+
+def test_clips_without_a_signer_cannot_be_drawn_by_signer() -> None:
+    nameless = dataclasses.replace(predictions(), signers=("s0", *[""] * 59))
+    record = Provenance(**PROVENANCE | {"cluster": "signer"})
+    with pytest.raises(UserError, match="59 of 60 have none, such as clip001"):
+        metrics.accuracy_results(nameless, "m", 8, record, draws=20)
+    with pytest.raises(ValueError, match="59 of 60 have none"):
+        metrics.compare(nameless, nameless, cluster_by_signer=True)
+
+
+def test_records_of_one_signer_have_no_interval_over_signers() -> None:
+    single = dataclasses.replace(predictions(), signers=("s0",) * 60)
+    record = Provenance(**PROVENANCE | {"cluster": "signer"})
+    records = by_key(metrics.accuracy_results(single, "m", 8, record, draws=20))
+    assert records["top1", ""].ci_low is None
+    assert ("top1_per_signer", "") not in records
+
+
+def test_signers_seen_in_training_by_hand() -> None:
+    made = predictions(n=60, k=12)
+    right = metrics.hits(made, 1)
+    provenance = Provenance(**PROVENANCE)
+    records = metrics.accuracy_results(made, "m", 12, provenance, trained_signers={"s0", "s9"}, draws=50)
+    seen = {(r.metric, r.group[metrics.SEEN_KEY]): r for r in records if metrics.SEEN_KEY in r.group}
+    assert {metric for metric, _ in seen} == {"top1", "top5", "top10"}
+    assert seen["top1", "yes"].value == pytest.approx(right[0::3].mean())
+    assert seen["top1", "no"].value == pytest.approx(np.delete(right, np.arange(0, 60, 3)).mean())
+    assert (seen["top5", "yes"].n, seen["top5", "no"].n) == (20, 40)
+    mean = by_key([r for r in records if not r.group])["top1_per_signer", ""]
+    assert mean.value == pytest.approx(np.mean([right[i::3].mean() for i in range(3)]))
+    nobody = metrics.accuracy_results(made, "m", 12, provenance, trained_signers=(), draws=50)
+    assert {r.group[metrics.SEEN_KEY] for r in nobody if metrics.SEEN_KEY in r.group} == {"no"}
+    unknown = metrics.accuracy_results(made, "m", 12, provenance, draws=50)
+    assert not [r for r in unknown if metrics.SEEN_KEY in r.group]
+
+
+@pytest.mark.parametrize("cluster", ["", "signer"])
+def test_values_do_not_depend_on_the_order_of_clips(cluster: str) -> None:
+    made = predictions(n=60, k=12)
+    order = np.random.default_rng(0).permutation(60)
+    shuffled = dataclasses.replace(
+        made,
+        **{n: tuple(getattr(made, n)[i] for i in order) for n in ("clip_ids", "signers", "sources", "classes")},
+        **{n: getattr(made, n)[order] for n in ("labels", "scores", "true_probabilities", "true_ranks")},
+    )
+    record = Provenance(**PROVENANCE | {"cluster": cluster})
+    one, other = (
+        metrics.accuracy_results(p, "m", 12, record, trained_signers={"s1"}, draws=1000) for p in (made, shuffled)
+    )
+    assert [(r.metric, r.group, r.n) for r in one] == [(r.metric, r.group, r.n) for r in other]
+    assert [r.value for r in one] == pytest.approx([r.value for r in other])
+    bounded = [i for i, r in enumerate(one) if not r.group and r.ci_low is not None]
+    assert [one[i].ci_low for i in bounded] == pytest.approx([other[i].ci_low for i in bounded], abs=0.05)
 
 
 def test_no_interval_from_one_clip_or_one_signer() -> None:
@@ -206,7 +357,7 @@ def test_predictions_file_round_trip(tmp_path: Path, k: int) -> None:
 
 def test_foreign_predictions_are_scored_with_the_truth_of_the_manifest(tmp_path: Path) -> None:
     clips = tuple(Clip(f"c{i}", f"c{i}.mp4", label=i % 2, signer=f"s{i}", split="test") for i in range(4))
-    manifest = Manifest("m", clips, tmp_path, classes=("BOOK", "DRINK"))
+    manifest = Manifest("m", clips, tmp_path, classes=("BOOK", "DRINK", "CUP"))
     path = tmp_path / "theirs.csv"
     path.write_text("clip_id,rank1,rank2\nc0,BOOK,DRINK\nc1,BOOK,DRINK\nc2,CUP,BOOK\nc3,CUP,BOOK\n")
     read = read_predictions(path, manifest)
@@ -233,6 +384,9 @@ def test_foreign_ties_count_against_the_model(tmp_path: Path) -> None:
         ("clip_id,class,rank1,rank2\nx,a,b,b\n", "line 2: a class is ranked twice"),
         ("clip_id,class,rank1\nx,a,\n", "line 2"),
         ("clip_id,class,rank1,score1\nx,a,a,high\n", "line 2"),
+        ("clip_id,class,rank1,rank2,score1,score2\nx,a,a,b,0.2,0.4\n", "line 2: scores must fall"),
+        ("clip_id,class,rank1,rank2,true_rank\nx,a,b,a,1\n", "line 2: true_rank 1 contradicts"),
+        ("clip_id,class,rank1,rank2,true_rank\nx,a,b,c,2\n", "line 2: true_rank 2 contradicts"),
     ],
 )
 def test_broken_prediction_files_are_explained(tmp_path: Path, text: str, words: str) -> None:
@@ -252,4 +406,7 @@ def test_foreign_predictions_that_contradict_the_manifest_are_refused(tmp_path: 
         read_predictions(path, manifest)
     path.write_text("clip_id,rank1\nother,CUP\n")
     with pytest.raises(UserError, match="not a labelled clip"):
+        read_predictions(path, manifest)
+    path.write_text("clip_id,rank1,rank2\nc0,BOOK,CUP\n")
+    with pytest.raises(UserError, match="line 2: 'CUP' is not one of the 1 classes of m"):
         read_predictions(path, manifest)

@@ -102,7 +102,19 @@ def test_the_page_is_well_formed_and_its_links_lead_somewhere(page: str) -> None
 
 def test_every_section_is_there(page: str) -> None:
     for anchor in (
-        *("lineage", "accuracy", "signers", "confusions", "probes", "layers", "gap", "curves", "samples"),
+        *(
+            "lineage",
+            "accuracy",
+            "signers",
+            "seen-signers",
+            "calibration",
+            "confusions",
+            "probes",
+            "layers",
+            "gap",
+            "curves",
+            "samples",
+        ),
         *("pictures", "data", "provenance", "environment", "unfinished", "words"),
     ):
         assert f'<section id="{anchor}">' in page, anchor

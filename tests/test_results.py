@@ -97,6 +97,15 @@ def test_file_round_trip_is_exact(tmp_path: Path) -> None:
     assert "provenance" not in content["results"][0]
 
 
+def test_a_file_of_before_there_were_clusters_and_parents_is_read(tmp_path: Path) -> None:
+    save_results(tmp_path / "result.json", [result()])
+    content = json.loads((tmp_path / "result.json").read_text())
+    for key in ("cluster", "parents"):
+        del content["provenance"][key]
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    assert load_results(tmp_path / "result.json") == [result()]
+
+
 def test_a_file_holds_one_provenance(tmp_path: Path) -> None:
     other = Provenance(**{**PROVENANCE, "seed": 1})
     with pytest.raises(ValueError, match="one provenance"):

@@ -3,10 +3,11 @@
 import json
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +15,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from islr.config import Config, config_hash
-from islr.data.duplicates import check_disjoint
 from islr.data.manifest import Manifest
 from islr.data.module import ClipStore, DataConfig, eval_batches
 from islr.data.packed import decoder_name
 from islr.data.transforms import SamplingConfig, multi_view
 from islr.errors import UserError
+from islr.evaluation.calibration import calibration_results
 from islr.evaluation.forms import form_results
 from islr.evaluation.metrics import accuracy_results
 from islr.evaluation.predictions import Predictions, rank_scores, write_predictions
@@ -125,17 +126,29 @@ def ranked(scores: Scores, manifest: Manifest) -> Predictions:
     )
 
 
-def labelled_split(manifest: Manifest, split: str, allow_partial: bool) -> Manifest:
-    """All rows of a split, after checking that a number measured on it would be comparable.
+def labelled_rows(manifest: Manifest, split: str, cluster: str | None = None) -> Manifest:
+    """All rows of a split, their files present or not.
 
     Raises:
-        UserError: The split is empty or unlabelled, or clips are missing and `allow_partial` is not set.
+        UserError: The split is empty or unlabelled, or a clip has no signer where `cluster` is "signer".
     """
     rows = manifest.select(split, status=None)
     if not len(rows):
         raise UserError(f"manifest {manifest.name} has no clip in split {split}")
     if any(clip.label is None for clip in rows):
         raise UserError(f"manifest {manifest.name}: clips of split {split} have no label")
+    if cluster == "signer" and any(not clip.signer for clip in rows):
+        raise UserError(f"cluster: signer needs the signer of every clip; {split} clips of {manifest.name} have none")
+    return rows
+
+
+def labelled_split(manifest: Manifest, split: str, allow_partial: bool, cluster: str | None = None) -> Manifest:
+    """All rows of a split, after checking that a number measured on it would be comparable.
+
+    Raises:
+        UserError: See `labelled_rows`; or clips are missing and `allow_partial` is not set.
+    """
+    rows = labelled_rows(manifest, split, cluster)
     present = len(rows.select())
     if not present:
         raise UserError(f"manifest {manifest.name}: none of the {len(rows)} clips of split {split} is readable")
@@ -166,6 +179,7 @@ def provenance(
     seed: int,
     world: World,
     started: float,
+    cluster: str | None = None,
 ) -> Provenance:
     """What a number measured now on `split` depends on."""
     facts = read_metadata(weights)
@@ -191,6 +205,7 @@ def provenance(
         libraries=versions,
         device=device_name(world.device),
         wall_time_s=time.monotonic() - started,
+        cluster="signer" if cluster == "signer" else "",
     )
 
 
@@ -225,77 +240,53 @@ def load_classifier(path: Path) -> tuple[Classifier, tuple[str, ...]]:
     return classifier, classes
 
 
+def training_facts(train: Manifest) -> str:
+    """What a classifier's file remembers of its training clips, as JSON: corpus, fingerprint, signers."""
+    signers = sorted({clip.signer for clip in train if clip.signer})
+    facts = {"manifest": train.name, "fingerprint": train.fingerprint(), "clips": len(train), "signers": signers}
+    return json.dumps(facts, ensure_ascii=False)
+
+
+def trained_signers(weights: Path, manifest: Manifest) -> frozenset[str] | None:
+    """Signers of `manifest` that the classifier was trained on.
+
+    None where its file does not say, where its training clips name no signer, or where it was trained on another
+    corpus: names of signers mean nothing beyond their own.
+    """
+    facts = json.loads(read_metadata(weights).get("training", "{}"))
+    if facts.get("manifest") != manifest.name or not facts["signers"]:
+        return None
+    return frozenset(facts["signers"])
+
+
 def write_scores(
-    folder: Path, predictions: Predictions, name: str, manifest: Manifest, split: str, record: Provenance
+    folder: Path,
+    predictions: Predictions,
+    name: str,
+    manifest: Manifest,
+    split: str,
+    record: Provenance,
+    signers: frozenset[str] | None,
+    further: Sequence[Result] = (),
 ) -> list[Result]:
-    """Write `predictions.csv`, then `result.json`: a result never exists without its predictions."""
-    results = accuracy_results(predictions, name, len(manifest.classes), record)
+    """Write `predictions.csv`, then `result.json`: a result never exists without its predictions.
+
+    Args:
+        folder: Where to.
+        predictions: Of the clips of `split` that were scored.
+        name: The row.
+        manifest: The whole corpus.
+        split: The scored split.
+        record: Where the predictions come from.
+        signers: See `trained_signers`.
+        further: Records that only the caller can make.
+    """
+    results = accuracy_results(predictions, name, len(manifest.classes), record, signers)
     results += form_results(predictions, name, manifest, split, record)
+    results += [*calibration_results(predictions, name, record), *further]
     write_predictions(folder / "predictions.csv", predictions)
     save_results(folder / "result.json", results)
     return results
-
-
-def evaluate_run(
-    run: Path,
-    *,
-    split: Literal["val", "test"] = "test",
-    views: str | None = None,
-    manifest_path: str | None = None,
-    allow_partial: bool = False,
-) -> list[Result]:
-    """Score a finished fine-tuning run again: another split, other views, another manifest.
-
-    The numbers go to `evaluation_<split>_<views>[_<manifest>]/` inside the run folder; of several processes the first
-    returns them.
-
-    Raises:
-        UserError: No finished run there, the manifest's classes are not the classifier's, or it shares clips with
-            the set that chose the run's epoch.
-    """
-    # The run's own schema; finetune imports this module.
-    from islr.evaluation.finetune import FinetuneConfig, selection_sets
-
-    started = time.monotonic()
-    config = FinetuneConfig.read(run)
-    classifier, classes = load_classifier(run / CLASSIFIER)
-    data = config.data if manifest_path is None else config.data.model_copy(update={"manifest": (manifest_path,)})
-    manifest = Manifest.load(data.manifest[0])
-    if manifest.classes != classes:
-        raise UserError(
-            f"the classes of {manifest.name} are not those the classifier was trained on ({len(classes)} classes)"
-        )
-    rows = labelled_split(manifest, split, allow_partial)
-    selection: str = config.select_on
-    if split == "test" and manifest_path is not None and Path(config.data.manifest[0]).is_file():
-        check_disjoint(selection_sets(Manifest.load(config.data.manifest[0]), config)[1], rows)
-    elif split == "test" and manifest_path is not None:
-        selection += f" of a corpus that is not here ({config.data.manifest[0]}), so not compared with this split"
-    chosen = ViewsConfig.parse(views or config.views, config.video.sampling)
-    world = World(config.run.device)
-    store = ClipStore(rows, data)
-    with world.connected(config.run.timeout_s):
-        scores = score(classifier, store, chosen, batch_size=config.optim.batch_size, world=world)
-    if not world.main:
-        return []
-    refuse_unread(scores, store, allow_partial)
-    record = provenance(
-        manifest=manifest,
-        split=split,
-        present=len(scores.rows),
-        views=chosen,
-        data=data,
-        weights=run / CLASSIFIER,
-        config=config,
-        selection=selection,
-        seed=config.run.seed,
-        world=world,
-        started=started,
-    )
-    other = "" if manifest_path is None else f"_{manifest.name}"
-    folder = run / f"evaluation_{split}_{chosen.clips}x{chosen.crops}{other}"
-    folder.mkdir(exist_ok=True)
-    return write_scores(folder, ranked(scores, store.manifest), config.name, manifest, split, record)
 
 
 def refuse_unread(scores: Scores, store: ClipStore, allow_partial: bool) -> None:

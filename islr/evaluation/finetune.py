@@ -28,6 +28,8 @@ from islr.evaluation.evaluate import (
     refuse_unread,
     save_classifier,
     score,
+    trained_signers,
+    training_facts,
     write_scores,
 )
 from islr.evaluation.results import Result, load_results
@@ -79,6 +81,9 @@ class FinetuneConfig(Config):
     held_out: float = Field(0.1, gt=0, lt=0.5, description="share of train for select_on: train_held_out")
     views: str = Field("1x1", pattern=r"^[1-9]\d?x[1-9]$", description="test views, temporal x spatial")
     allow_partial: bool = Field(False, description="score a test set with clips missing, as n/expected")
+    cluster: Literal["signer"] | None = Field(
+        None, description="what intervals and tests draw: whole signers, or (null) single clips"
+    )
     run: RunConfig
 
     @model_validator(mode="after")
@@ -116,7 +121,7 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
     if len(config.data.manifest) != 1:
         raise UserError("fine-tuning takes one manifest; data.manifest names several")
     manifest = Manifest.load(config.data.manifest[0])
-    test = labelled_split(manifest, "test", config.allow_partial)
+    test = labelled_split(manifest, "test", config.allow_partial, config.cluster)
     train, selection = selection_sets(manifest, config)
     shared: list[str] = []
     if config.shared_with_test == "drop":
@@ -171,6 +176,7 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
             seed=config.run.seed,
             world=world,
             started=started,
+            cluster=config.cluster,
         ).model_copy(
             update={
                 "epoch_chosen": state.best_step / batches.steps_per_epoch,
@@ -180,7 +186,8 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
         results: list[Result] = []
         if world.main:
             predictions = ranked(scores, store.manifest)
-            results = write_scores(folder, predictions, config.name, manifest, "test", record)
+            signers = trained_signers(folder / CLASSIFIER, manifest)
+            results = write_scores(folder, predictions, config.name, manifest, "test", record, signers)
         world.barrier()
         return results
 
@@ -263,6 +270,7 @@ def _train(
         "classes": list(manifest.classes),
         "label_fingerprint": label_fingerprint(manifest),
         "head_norm": config.classification.head_norm,
+        "training": training_facts(batches.store.manifest),
     }
 
     def keep(module: nn.Module) -> None:

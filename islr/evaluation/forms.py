@@ -9,7 +9,7 @@ import numpy as np
 
 from islr.data.labels import FormTable, form_hits, label_ceiling
 from islr.data.manifest import Manifest
-from islr.evaluation.metrics import Interval, bootstrap
+from islr.evaluation.metrics import Interval, bootstrap, signer_clusters
 from islr.evaluation.predictions import Predictions
 from islr.evaluation.results import Provenance, Result
 
@@ -26,7 +26,7 @@ def form_results(
         name: Row name of the run.
         manifest: The whole corpus; the training split ties words to forms.
         split: The scored split.
-        provenance: Where the predictions come from.
+        provenance: Where the predictions come from; its `cluster` says what intervals draw.
 
     Returns:
         Metrics `original_top1`, `same_form_top1`, `revised_top1` (see `islr.data.labels.form_hits`) and
@@ -48,6 +48,8 @@ def form_results(
     )
     scored = {predictions.clip_ids[row] for row in rows}
     ceiling = label_ceiling(manifest.replace(c for c in manifest if c.clip_id in scored), table, split)
-    intervals = {metric: bootstrap(np.asarray(right)) for metric, right in hits.items()}
+    signers = signer_clusters(predictions) if provenance.cluster == "signer" else None
+    clusters = [signers[row] for row in rows] if signers else None
+    intervals = {metric: bootstrap(np.asarray(right), clusters=clusters) for metric, right in hits.items()}
     intervals |= {f"{CEILING}_top{k}": Interval(ceiling[f"top{k}"], None, None, "") for k in (1, 5)}
     return [interval.record(name, metric, len(rows), provenance) for metric, interval in intervals.items()]

@@ -7,6 +7,7 @@ tied classes are listed in the order of the label space. Both rules are determin
 
 import csv
 import io
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,11 +159,12 @@ def read_predictions(path: str | Path, manifest: Manifest | None = None) -> Pred
     A foreign file needs `clip_id`, `rank1` and either `class` or a `manifest` to take the truth from;
     `score1`..., `signer`, `source`, `label`, `true_probability` and `true_rank` are used when present.
     Without `true_rank` the rank is the position of the true class among the listed ones, after all classes
-    that have the same score.
+    that have the same score; a `true_rank` that contradicts the listed classes is an error.
 
     Args:
         path: The file.
-        manifest: When given, class, signer and source come from it, and clips it does not list are an error.
+        manifest: When given, class, signer and source come from it, and clips or classes that it does not list are
+            an error.
 
     Raises:
         UserError: The file cannot be read, lacks a column, repeats a clip, disagrees with the manifest, or
@@ -182,11 +184,12 @@ def read_predictions(path: str | Path, manifest: Manifest | None = None) -> Pred
         raise UserError(f"{path}: no predictions in it")
     listed = next(i for i in range(1, len(columns) + 2) if f"rank{i + 1}" not in columns)
     truth = {clip.clip_id: clip for clip in manifest.clips} if manifest else {}
+    known = frozenset(manifest.classes) if manifest else frozenset()
     names: dict[str, int] = {}
     parsed = []
     for number, row in enumerate(rows, start=2):
         try:
-            parsed.append(_parse(row, listed, truth, manifest, names))
+            parsed.append(_parse(row, listed, truth, manifest, known, names))
         except ValueError as error:
             raise UserError(f"{path} line {number}: {error}") from error
     ids = tuple(p[0] for p in parsed)
@@ -216,6 +219,7 @@ def _parse(
     listed: int,
     truth: dict[str, Clip],
     manifest: Manifest | None,
+    known: frozenset[str],
     names: dict[str, int],
 ) -> _Row:
     """One row as (clip, signer, source, label, class, ranked, scores, probability of the true class, its
@@ -231,7 +235,7 @@ def _parse(
     if manifest is not None:
         clip = truth.get(clip_id)
         if clip is None or clip.label is None:
-            raise ValueError(f"clip '{clip_id}' is not a labelled clip of the manifest")
+            raise ValueError(f"clip '{clip_id}' is not a labelled clip of {manifest.name} that is scored here")
         named = manifest.classes[clip.label]
         if true and true != named:
             raise ValueError(f"clip '{clip_id}' is '{true}' here and '{named}' in the manifest")
@@ -244,9 +248,15 @@ def _parse(
         raise ValueError("clip_id, class and rank1 must not be empty")
     if len(set(ranked)) != len(ranked):
         raise ValueError("a class is ranked twice")
+    if manifest is not None and (unknown := [name for name in ranked if name not in known]):
+        raise ValueError(f"'{unknown[0]}' is not one of the {len(known)} classes of {manifest.name}")
     scores = [number(f"score{i + 1}") for i in range(listed)]
+    if any(later > earlier for earlier, later in itertools.pairwise(scores)):
+        raise ValueError("scores must fall from rank1 on")
     if cell("true_rank"):
         rank = int(cell("true_rank"))
+        if rank < (ranked.index(true) if true in ranked else len(ranked)) + 1:
+            raise ValueError(f"true_rank {rank} contradicts the ranked classes")
     elif true in ranked:
         own = scores[ranked.index(true)]
         tied = [i for i in range(len(ranked)) if scores[i] == own]

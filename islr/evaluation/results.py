@@ -8,6 +8,7 @@ were there. One file holds one provenance and the numbers measured under it.
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pydantic
 
@@ -48,6 +49,9 @@ class Provenance(Config):
         wall_time_s: Wall time of the run that made the numbers, in seconds.
         epoch_chosen: Epoch whose weights were scored; None where no epoch was chosen.
         epochs_trained: Epoch after which training ended, by its schedule or by `patience`; None likewise.
+        cluster: What intervals and tests draw whole: "signer", or empty for single clips.
+        parents: Models that were fused, each with its row name, encoder, views, weight and hashes; empty for one
+            model.
     """
 
     protocol: str
@@ -72,6 +76,8 @@ class Provenance(Config):
     wall_time_s: float = pydantic.Field(ge=0)
     epoch_chosen: float | None = None
     epochs_trained: float | None = None
+    cluster: Literal["", "signer"] = ""
+    parents: list[dict[str, str]] = pydantic.Field(default_factory=list)
 
     @pydantic.model_validator(mode="after")
     def _counts_agree(self) -> "Provenance":

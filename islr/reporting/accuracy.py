@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from islr.evaluation.metrics import confusions, holm
 from islr.evaluation.results import Result
-from islr.reporting import figures, text
+from islr.reporting import breakdowns, figures, text
 from islr.reporting.blocks import Block, Cell, Chart, Column, Notice, Prose, Section, Table
+from islr.reporting.cells import result_cell
 from islr.reporting.standings import ALPHA, BETTER, WORSE, Row, ScoredSet, paired
 
 _SIGNERS_DRAWN = 16  # rows of the signer plot; the table has all of them
@@ -15,7 +16,7 @@ _PAIRS_LISTED = 100  # behind a fold; all of them are in predictions.csv
 
 
 def sections(sets: Sequence[ScoredSet], notices: Sequence[Notice]) -> list[Section]:
-    """The accuracy, signer and confusion sections."""
+    """The accuracy, signer, calibration and confusion sections."""
     if not sets:
         nothing = Notice("No recognition result was found (a fine-tuning run leaves result.json when it is scored).")
         return [Section("accuracy", "Recognition accuracy", (nothing, *notices))]
@@ -27,7 +28,8 @@ def sections(sets: Sequence[ScoredSet], notices: Sequence[Notice]) -> list[Secti
         "whose first choice is right, top-5 the share whose true sign is among the first five."
     )
     made = [Section("accuracy", "Recognition accuracy", tuple(blocks), lead)]
-    made += [section for section in (_signers(sets), _confusions(sets)) if section is not None]
+    further = (_signers(sets), *breakdowns.sections(sets), _confusions(sets))
+    made += [section for section in further if section is not None]
     return made
 
 
@@ -84,6 +86,7 @@ def _accuracy(found: ScoredSet, headed: bool) -> list[Block]:
         )
     )
     blocks.append(_table(found))
+    blocks += breakdowns.per_class(found)
     blocks += _by_form(found)
     blocks += _differences(found)
     absent = found.rows[0].overall.get("classes_absent")
@@ -97,26 +100,9 @@ def _accuracy(found: ScoredSet, headed: bool) -> list[Block]:
     return blocks
 
 
-def result_cell(record: Result | None, mark: str = "", link: str = "") -> Cell:
-    """A number in percent with its interval, tooltip and, in the CSV, its bounds."""
-    if record is None:
-        return Cell("–", raw="")
-    bounds = text.interval(record.ci_low, record.ci_high)
-    return Cell(
-        text.percent(record.value),
-        record.value,
-        record.ci_low,
-        record.ci_high,
-        bounds,
-        text.explain(record),
-        mark,
-        link,
-    )
-
-
 def _table(found: ScoredSet) -> Table:
     metrics = [m for m in ("top1", "top5", "top10") if any(m in row.overall for row in found.rows)]
-    metrics += [f"{m}_per_class" for m in metrics if any(f"{m}_per_class" in row.overall for row in found.rows)]
+    metrics += ["top1_per_class"] if any("top1_per_class" in row.overall for row in found.rows) else []
     columns = [Column("Model")]
     columns += [Column(f"{text.metric_name(m)}, %", numeric=True, interval=True) for m in metrics]
     columns += [Column("Clips", numeric=True), Column("Seed", numeric=True), Column("Encoder")]
@@ -129,8 +115,9 @@ def _table(found: ScoredSet) -> Table:
         for metric in metrics:
             mark = versus.mark if versus and metric == "top1" else ""
             cells.append(result_cell(row.overall.get(metric), mark))
-        cells += [Cell(clips, raw=f"{p.clips_present}/{p.clips_expected}"), Cell(str(p.seed), raw=p.seed)]
-        cells.append(Cell(p.encoder))
+        cells.append(Cell(clips, raw=f"{p.clips_present}/{p.clips_expected}"))
+        cells.append(Cell(str(p.seed), raw=p.seed) if p.encoder else Cell("–", raw=""))
+        cells.append(Cell(p.encoder or "not stated"))
         rows.append(tuple(cells))
     methods = sorted({row.top1.ci_method for row in found.ranked if row.top1.ci_method})
     note = f"Intervals: {'; '.join(methods)}." if methods else "No intervals."
@@ -195,8 +182,10 @@ def _differences(found: ScoredSet) -> list[Block]:
             )
         )
     tested = sum(versus.difference is not None for versus in found.versus)
+    methods = {"signers" if "signers" in v.difference.method else "clips" for v in found.versus if v.difference}
+    drawn = "" if methods == {"clips"} else ", drawing whole signers"
     note = (
-        "Paired bootstrap over the same clips, in percentage points of top-1. The p-values are adjusted "
+        f"Paired bootstrap over the same clips{drawn}, in percentage points of top-1. The p-values are adjusted "
         f"by Holm for the {tested} comparison{'' if tested == 1 else 's'} of this table. They cover the "
         "choice of test clips, not the luck of one training run: only several seeds show that."
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from islr.evaluation.results import Provenance
 from islr.reporting import text
 from islr.reporting.blocks import Block, Lineage, Notice, Picture, Section, Series
 from islr.reporting.scan import Gathered, Run
@@ -27,10 +28,7 @@ def lineage(gathered: Gathered, sets: Sequence[ScoredSet], colours: Palette) -> 
                 continue
             shown.add(row.run.label)
             p = row.provenance
-            steps = [("start", p.encoder, "random weights")]
-            for stage in p.pretraining:
-                steps.append(("pre-training", stage.get("recipe", "?"), _what_was_seen(stage)))
-            steps.append(("fine-tuning", f"on {p.manifest}", f"chosen on {p.selection_set}"))
+            steps = _steps(p)
             score = f"top-1 {text.percent(row.top1.value)} %"
             steps.append(("scored", score, f"{text.count(p.clips_present)} {p.split} clips"))
             rows.append((row.label, row.series, tuple(steps)))
@@ -53,6 +51,18 @@ def lineage(gathered: Gathered, sets: Sequence[ScoredSet], colours: Palette) -> 
         "pre-training: it is the control."
     )
     return Section("lineage", "What was run", (Lineage(tuple(rows)),), lead)
+
+
+def _steps(p: Provenance) -> list[tuple[str, str, str]]:
+    """What a row went through before it was scored."""
+    if p.parents:
+        fused = [("fused", parent.get("name", "?"), f"weight {parent.get('weight', '?')}") for parent in p.parents]
+        return [*fused, ("answers", f"averaged {p.parents[0].get('pool', '')}", f"chosen on {p.selection_set}")]
+    if not p.encoder:
+        return [("start", "another model", "its training is not stated"), ("answers", "predictions of others", "")]
+    steps = [("start", p.encoder, "random weights")]
+    steps += [("pre-training", stage.get("recipe", "?"), _what_was_seen(stage)) for stage in p.pretraining]
+    return [*steps, ("fine-tuning", f"on {p.manifest}", f"chosen on {p.selection_set}")]
 
 
 def _what_was_seen(stage: dict[str, str]) -> str:

@@ -87,7 +87,7 @@ def _scores(results: Sequence[Result]) -> str:
         "|---|---|---|---|",
     ]
     for result in results:
-        if result.group or result.ci_low is None:
+        if result.group or result.ci_low is None or not text.is_fraction(result.metric):
             continue
         measure = text.METRICS.get(result.metric, result.metric)
         interval = text.interval(result.ci_low, result.ci_high)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from islr.evaluation.results import Result
 from islr.reporting import text
-from islr.reporting.accuracy import result_cell
 from islr.reporting.blocks import Block, Cell, Column, Prose, Section, Series, Table
+from islr.reporting.cells import result_cell
 from islr.reporting.scan import Gathered
 from islr.reporting.standings import Palette, is_random_name, series_of
 

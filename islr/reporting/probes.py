@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from islr.evaluation.results import Result
 from islr.reporting import figures, text
-from islr.reporting.accuracy import result_cell
 from islr.reporting.blocks import Block, Cell, Chart, Column, Notice, Section, Table
+from islr.reporting.cells import result_cell
 from islr.reporting.corpora import facts_of
 from islr.reporting.guide import GUIDE
 from islr.reporting.probe_standings import (

@@ -35,6 +35,8 @@ PROVENANCE_NAMES = {
     "libraries": "Libraries",
     "device": "Device",
     "wall_time": "Wall time",
+    "cluster": "Intervals and tests draw",
+    "parents": "Fused from",
 }
 
 
@@ -101,7 +103,16 @@ def provenance_words(p: Provenance) -> dict[str, str]:
         "pretraining": " → ".join(stages) or "none",
         "libraries": ", ".join(f"{name} {version}" for name, version in sorted(p.libraries.items())),
         "wall_time": text.duration(p.wall_time_s),
+        "cluster": "whole signers" if p.cluster else "as each interval says",
+        "parents": " + ".join(_parent_words(parent) for parent in p.parents),
     }
+
+
+def _parent_words(parent: dict[str, str]) -> str:
+    facts = (
+        f"{parent.get('encoder', '?')}, views {parent.get('views', '?')}, weights {parent.get('checkpoint_hash', '?')}"
+    )
+    return f"{parent.get('weight', '?')} x {parent.get('name', '?')} ({facts})"
 
 
 def environment(gathered: Gathered) -> Section:

@@ -125,7 +125,7 @@ def palette(gathered: Gathered) -> Palette:
         for record in run.results:
             if is_random(record):
                 random.add(_key(record.name, record.provenance.encoder, True))
-            elif record.provenance.encoder and not record.group.get("control"):
+            elif (record.provenance.encoder or _is_foreign(record)) and not record.group.get("control"):
                 names.add(record.name)
         if run.task in ("pretrain", "finetune"):
             if is_random_name(run.name):
@@ -153,6 +153,11 @@ def is_random_name(name: str) -> bool:
 def is_random(record: Result) -> bool:
     """Whether a record is of an encoder that was never trained before."""
     return bool(record.provenance.encoder) and not record.provenance.pretraining
+
+
+def _is_foreign(record: Result) -> bool:
+    """Whether a recognition record was made from predictions of somebody else's model."""
+    return not record.provenance.encoder and not record.provenance.protocol.startswith("probe")
 
 
 def scored_sets(gathered: Gathered, colours: Palette) -> tuple[tuple[ScoredSet, ...], tuple[Notice, ...]]:
@@ -196,7 +201,7 @@ def _rows(
         p, label = records[0].provenance, records[0].name
         same = [r[0].provenance for _, r in members if r[0].name == label]
         if len({q.encoder for q in same}) > 1:
-            label += f" · {p.encoder}"
+            label += f" · {p.encoder or 'not stated'}"
         if len({q.seed for q in same}) > 1:
             label += f" · seed {p.seed}"
         if len({q.views for q in same}) > 1:
@@ -229,7 +234,8 @@ def _versus(rows: Sequence[Row]) -> tuple[Versus, ...]:
         same_views = [other for other in same_seed or controls if other.provenance.views == row.provenance.views]
         control = next(iter(same_views or same_seed or controls), None)
         if control is None:
-            why = f"no random-initialisation run of {row.provenance.encoder}"
+            encoder = row.provenance.encoder
+            why = f"no random-initialisation run of {encoder}" if encoder else "its encoder is not stated"
             found.append(Versus(row, None, None, 1.0, why))
         else:
             difference, why = paired(row, control)
@@ -242,13 +248,14 @@ def _versus(rows: Sequence[Row]) -> tuple[Versus, ...]:
 
 
 def paired(a: Row, b: Row) -> tuple[Difference | None, str]:
-    """Paired difference in top-1 of two rows, or None and the reason."""
+    """Paired difference in top-1 of two rows, or None and the reason; over signers where either's intervals are."""
     missing = [row.label for row in (a, b) if row.predictions is None]
     if missing:
         return None, f"no predictions.csv of {text.enumerate_words(missing)}"
     assert a.predictions is not None
     assert b.predictions is not None
     try:
-        return compare(a.predictions, b.predictions), ""
+        by_signer = "signer" in (a.provenance.cluster, b.provenance.cluster)
+        return compare(a.predictions, b.predictions, cluster_by_signer=by_signer), ""
     except ValueError as error:
         return None, str(error)

@@ -32,7 +32,7 @@ def _recognition(found: ScoredSet) -> str:
     top1 = row.top1
     bounds = [f"95 % CI {text.interval(top1.ci_low, top1.ci_high)}"] if top1.ci_low is not None else []
     bounds += [f"chance {text.percent(found.chance)} %"] if found.chance is not None else []
-    rivals = sum(not other.random for other in found.rows)
+    rivals = sum(not other.random and bool(other.provenance.encoder) for other in found.rows)
     compared = leader is not None and (versus := found.of(leader)) is not None and versus.difference is not None
     who = f"The model {row.label} names"
     if leader and rivals > 1:
@@ -73,11 +73,12 @@ def _against_random(found: ScoredSet, leader: Row) -> str:
 def _highest(found: ScoredSet, leader: Row) -> str:
     """The best score of the table, where it is another row's."""
     highest = max(found.ranked, key=lambda row: row.top1.value)
-    if highest is leader:
+    if highest.top1.value <= leader.top1.value:
         return ""
     p, bounds = highest.provenance, text.interval(highest.top1.ci_low, highest.top1.ci_high)
     sentence = (
-        f" The highest top-1 of all is that of {highest.label} ({p.encoder}): {text.percent(highest.top1.value)} %"
+        f" The highest top-1 of all is that of {highest.label} ({p.encoder or 'not trained here'}): "
+        f"{text.percent(highest.top1.value)} %"
     )
     sentence += f" ({bounds})" if bounds else ""
     d, _ = paired(highest, leader)

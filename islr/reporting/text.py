@@ -13,6 +13,8 @@ METRICS = {
     "top10": "Top-10",
     "top1_per_class": "Top-1 per class",
     "top5_per_class": "Top-5 per class",
+    "top10_per_class": "Top-10 per class",
+    "top1_per_signer": "Top-1, mean over signers",
     "original_top1": "By label, top-1",
     "original_top5": "By label, top-5",
     "same_form_top1": "Same form, top-1",
@@ -27,6 +29,9 @@ METRICS = {
     "mcc": "Matthews correlation",
     "bits": "Information, bits",
     "ece": "Calibration error (ECE)",
+    "ece_adaptive": "Calibration error, equal bins",
+    "ece_if_calibrated": "Calibration error of a calibrated model",
+    "nll": "Negative log-likelihood",
     "p_holm": "p, Holm",
     "selectivity": "Selectivity",
     "chance_top1": "Chance",
@@ -82,7 +87,7 @@ def metric_name(metric: str) -> str:
 def is_fraction(metric: str) -> bool:
     """Whether the metric is shown in percent."""
     fractions = ("top", "chance", "accuracy", "balanced_accuracy", "macro_f1", "selectivity")
-    return metric.startswith(fractions)
+    return metric.startswith(fractions) or re.search(r"_top\d+$", metric) is not None
 
 
 def feature_name(feature: str) -> str:

@@ -217,7 +217,7 @@ def _describe(config: Config, folder: Path, world: World) -> None:
     text = dump_yaml(config)
     kept = folder / "config.yaml"
     if kept.is_file() and _comparable(kept.read_text(encoding="utf-8")) != _comparable(text):
-        raise UserError(f"run folder {folder} holds a run of another configuration; choose another run.out")
+        raise UserError(f"run folder {folder} holds a run of another configuration; choose another folder")
     write_atomic(kept, text)
     write_atomic(folder / "env.json", json.dumps(environment(world), indent=2) + "\n")
 
