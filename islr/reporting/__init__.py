@@ -8,6 +8,7 @@ from islr.files import write_atomic
 from islr.reporting import (
     accuracy,
     background,
+    confusions,
     corpora,
     curves,
     grid,
@@ -64,8 +65,9 @@ def compose(gathered: Gathered, title: str) -> Report:
     probed = probe_standings.probe_sets(gathered, colours)
     made: list[Section | None] = [
         background.lineage(gathered, sets, colours),
-        grid.section(sets),
+        grid.section(sets, probed),
         *accuracy.sections(sets, notices),
+        confusions.section(gathered, sets),
         *probes.sections(probed),
         *probe_analyses.sections(gathered, colours),
         curves.section(gathered, colours),

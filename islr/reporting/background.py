@@ -10,9 +10,10 @@ import numpy as np
 from islr.reporting import text
 from islr.reporting.blocks import Block, Lineage, Notice, Picture, Section, Series
 from islr.reporting.scan import Gathered, Run
-from islr.reporting.standings import Palette, ScoredSet, series_of
+from islr.reporting.standings import Palette, Row, ScoredSet, series_of
 
 _TILE = 112  # height in pixels of one picture of a recipe; smaller ones are enlarged by whole factors
+_MOST_LINES = 16  # models shown at once; more are folded
 _MOST_PICTURES = 8  # pictures of one panel
 LOSSLESS, PHOTO = 101, 85  # qualities of WebP; above 100 means lossless
 
@@ -22,18 +23,21 @@ def lineage(gathered: Gathered, sets: Sequence[ScoredSet], colours: Palette) -> 
     rows: list[tuple[str, Series, tuple[tuple[str, str, str], ...]]] = []
     shown: set[str] = set()
     for found in sets:
-        for row in found.ranked:
+        for members in _alike(found):
+            row = members[0]
             if row.run.label in shown:
                 continue
-            shown.add(row.run.label)
+            shown |= {member.run.label for member in members}
             p = row.provenance
             steps = [("start", p.encoder, "random weights")]
             for stage in p.pretraining:
                 steps.append(("pre-training", stage.get("recipe", "?"), _what_was_seen(stage)))
             steps.append(("fine-tuning", f"on {p.manifest}", f"chosen on {p.selection_set}"))
-            score = f"top-1 {text.percent(row.top1.value)} %"
-            steps.append(("scored", score, f"{text.count(p.clips_present)} {p.split} clips"))
-            rows.append((row.label, row.series, tuple(steps)))
+            score = f"top-1 {text.percent(float(np.mean([member.top1.value for member in members])))} %"
+            seeds = f", mean of {len(members)} seeds" if len(members) > 1 else ""
+            steps.append(("scored", score, f"{text.count(p.clips_present)} {p.split} clips{seeds}"))
+            name = f"{row.run.place[0]} · {text.regime_name(row.run.place[1])}" if row.run.place else row.label
+            rows.append((name, row.series, tuple(steps)))
     trained = {
         row.provenance.pretraining[-1].get("recipe") for s in sets for row in s.rows if row.provenance.pretraining
     }
@@ -52,7 +56,16 @@ def lineage(gathered: Gathered, sets: Sequence[ScoredSet], colours: Palette) -> 
         "Each line is one model, from random weights to its score. Random initialisation skips "
         "pre-training: it is the control."
     )
-    return Section("lineage", "What was run", (Lineage(tuple(rows)),), lead)
+    folded = f"All {len(rows)} models" if len(rows) > _MOST_LINES else ""
+    return Section("lineage", "What was run", (Lineage(tuple(rows), folded),), lead)
+
+
+def _alike(found: ScoredSet) -> list[list[Row]]:
+    """Rows of a test set, best first; seeds of one cell of a grid together."""
+    groups: dict[object, list[Row]] = {}
+    for row in found.ranked:
+        groups.setdefault(row.run.place or row.label, []).append(row)
+    return list(groups.values())
 
 
 def _what_was_seen(stage: dict[str, str]) -> str:

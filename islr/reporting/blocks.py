@@ -60,8 +60,9 @@ class Column:
 class Table:
     """A table that every format shows and that can be downloaded as CSV.
 
-    `style` "heat" turns the headings upright and shades the cells; `folded` hides it behind its caption on
-    the page; `scale` names the two ends of the heat scale.
+    `style` "heat" turns the headings upright and shades the cells, "grid" puts intervals below their numbers;
+    `folded` hides it behind its caption on the page and leaves it out of markdown; `scale` names the two ends of the
+    heat scale.
     """
 
     name: str
@@ -69,7 +70,7 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
-    style: Literal["plain", "heat"] = "plain"
+    style: Literal["plain", "heat", "grid"] = "plain"
     folded: bool = False
     scale: tuple[str, str] | None = None
 
@@ -98,8 +99,8 @@ class Table:
 class Chart:
     """SVG drawings under one caption; `narrow` ones replace `wide` ones on a phone (empty = the same).
 
-    `legend` holds (label, series) pairs; several drawings flow as a grid of panels;
-    `folded` is the line behind which they are hidden on the page.
+    `legend` holds (label, series) pairs, shown as points where `marks` is set, else as lines; several drawings flow as
+    a grid of panels; `folded` is the line behind which they are hidden on the page.
     """
 
     caption: str
@@ -107,6 +108,7 @@ class Chart:
     narrow: tuple[str, ...] = ()
     legend: tuple[tuple[str, Series], ...] = ()
     folded: str = ""
+    marks: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,23 @@ class Picture:
     caption: str
     rows: tuple[tuple[str, bytes], ...]
     pixelated: bool = False
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Frames of one clip side by side as one WebP image, under its label; `why` says what is wrong where it is empty."""
+
+    label: str
+    picture: bytes
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Cards of clips: (title, words, tiles)."""
+
+    caption: str
+    cards: tuple[tuple[str, str, tuple[Tile, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -139,13 +158,13 @@ class Notice:
 
 @dataclass(frozen=True)
 class Lineage:
-    """Where each row comes from: (row, series, steps); a step is (kind, text, detail)."""
+    """Where each row comes from: (row, series, steps); a step is (kind, text, detail); `folded` as in `Chart`."""
 
     rows: tuple[tuple[str, Series, tuple[tuple[str, str, str], ...]], ...]
-    caption: str = ""
+    folded: str = ""
 
 
-Block = Table | Chart | Picture | Prose | Notice | Lineage
+Block = Table | Chart | Picture | Gallery | Prose | Notice | Lineage
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ def _template() -> jinja2.Template:
     environment.filters |= {
         "kind": lambda block: type(block).__name__.lower(),
         "svg": Markup,
+        "key": lambda series: Markup(figures.key(series)),
         "webp": lambda data: "data:image/webp;base64," + base64.b64encode(data).decode(),
         "csv": lambda content: data_uri(content, "text/csv"),
         "colour": figures.colour,

@@ -16,6 +16,7 @@ from islr.evaluation.predictions import Predictions, read_predictions
 from islr.evaluation.results import Result, load_results
 
 TASKS = ("pretrain", "finetune", "evaluate", "probe")
+Place = tuple[str, str]  # method and data regime of a cell of the grid
 _LARGEST_HEADER = 1 << 24  # bytes; a safetensors header above this is not one of ours
 
 
@@ -65,6 +66,12 @@ class Run:
         encoder = self.config.get("encoder")
         named = encoder.get("name") if isinstance(encoder, dict) else encoder
         return str(self.weights.get("architecture") or named or "")
+
+    @property
+    def place(self) -> Place | None:
+        """Its method and data regime, where it is part of a grid."""
+        tags = self.config.get("tags") or {}
+        return (str(tags["method"]), str(tags["regime"])) if {"method", "regime"} <= set(tags) else None
 
     @cached_property
     def details(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from islr.evaluation.predictions import Predictions
 from islr.evaluation.results import Provenance, Result
 from islr.reporting import text
 from islr.reporting.blocks import Notice, Series
-from islr.reporting.scan import Gathered, Run
+from islr.reporting.scan import Gathered, Place, Run
 
 ALPHA = 0.05
 BETTER, WORSE = "▲", "▼"
@@ -117,8 +117,11 @@ Palette = dict[str, Series]
 
 
 def palette(gathered: Gathered) -> Palette:
-    """One colour for each row name in the whole report, and one grey for each encoder's random
-    initialisation."""
+    """One colour for each row name in the whole report, and one grey for each encoder's random initialisation.
+
+    In a grid the colour is the method's: its regimes and seeds share it.
+    """
+    methods = {name: method for name, (method, _) in places(gathered).items()}
     names: set[str] = set()
     random: set[str] = set()
     for run in gathered.runs:
@@ -132,8 +135,15 @@ def palette(gathered: Gathered) -> Palette:
                 random.add(_key(run.name, run.encoder, True))
             elif not run.results:
                 names.add(run.name)
-    colours: Palette = {name: i for i, name in enumerate(sorted(names))}
+    shared = sorted({methods.get(name, name) for name in names})
+    colours: Palette = {name: shared.index(methods.get(name, name)) for name in names}
+    colours |= {name: i for i, name in enumerate(shared)}
     return colours | {key: -1 - i for i, key in enumerate(sorted(random))}
+
+
+def places(gathered: Gathered) -> dict[str, Place]:
+    """Row name -> its place in the grid, of the runs that have one."""
+    return {run.name: place for run in gathered.of("pretrain", "finetune") if (place := run.place)}
 
 
 def series_of(colours: Palette, name: str, encoder: str, random: bool) -> Series:
