@@ -64,8 +64,8 @@ def compose(gathered: Gathered, title: str) -> Report:
     sets, notices = standings.scored_sets(gathered, colours)
     probed = probe_standings.probe_sets(gathered, colours)
     made: list[Section | None] = [
-        background.lineage(gathered, sets, colours),
         grid.section(sets, probed),
+        background.lineage(gathered, sets, colours),
         *accuracy.sections(sets, notices),
         confusions.section(gathered, sets),
         *probes.sections(probed),

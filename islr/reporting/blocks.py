@@ -113,16 +113,19 @@ class Chart:
 
 @dataclass(frozen=True)
 class Picture:
-    """WebP images in rows, each row with its label (empty for none)."""
+    """WebP images in rows, each row with its label (empty for none); `about` is whose pictures they are; `folded` as in
+    `Chart`."""
 
     caption: str
     rows: tuple[tuple[str, bytes], ...]
     pixelated: bool = False
+    about: str = ""
+    folded: str = ""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Frames of one clip side by side as one WebP image, under its label; `why` says what is wrong where it is empty."""
+    """Frames of one clip side by side as one WebP image, under its label; `why` it is empty where it is."""
 
     label: str
     picture: bytes

@@ -135,8 +135,8 @@ def _gallery(
         rows.append((f"{true} → {other}", f"{total[true, other]} times: {'; '.join(by)}", shown))
     missing = sum(not tile.picture for *_, tiles in rows for tile in tiles)
     caption = (
-        f"The {len(rows)} commonest confusions on {found.title}, as frames of clips: above, the test clip that was misread "
-        "most often; below, a clip of the sign it was taken for, by the same signer where there is one."
+        f"The {len(rows)} commonest confusions on {found.title}, as frames of clips: above, the {split} clip that was "
+        "misread most often; below, a clip of the sign it was taken for, by the same signer where there is one."
     )
     if missing:
         caption += f" {missing} clip{'s' if missing > 1 else ''} could not be shown; the reason stands in place."

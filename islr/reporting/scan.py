@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from islr.config import parse_yaml
+from islr.data.audit import audit
+from islr.data.manifest import Manifest
 from islr.errors import UserError
 from islr.evaluation.predictions import Predictions, read_predictions
 from islr.evaluation.results import Result, load_results
@@ -111,13 +113,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Corpus:
-    """One corpus folder: its audit, its sample sheet, and what its manifest says of itself."""
+    """One corpus folder: its audit, its sample sheet, and what its manifest says of itself.
+
+    `counted`: there was no audit.json, the facts are counted from the manifest and no file was looked at.
+    """
 
     folder: Path
     label: str
     audit: dict[str, Any]
     about: dict[str, Any]
     problem: str
+    counted: bool = False
 
     @property
     def name(self) -> str:
@@ -161,7 +167,7 @@ def scan(paths: Sequence[Path]) -> Gathered:
                 run = _run(folder, label, files)
                 if run is not None:
                     runs.setdefault(folder.resolve(), run)
-            if {"audit.json", "samples.png"} & files:
+            if {"audit.json", "samples.png"} & files or {"manifest.csv", "manifest.json"} <= files:
                 corpora.setdefault(folder.resolve(), _corpus(folder, label))
     if not runs and not corpora:
         given = ", ".join(map(str, paths))
@@ -232,9 +238,17 @@ def _run(folder: Path, label: str, files: set[str]) -> Run | None:
 
 
 def _corpus(folder: Path, label: str) -> Corpus:
-    audit = _json(folder / "audit.json")
-    problem = "" if audit or not (folder / "audit.json").exists() else "audit.json cannot be read"
-    return Corpus(folder, label, audit, _json(folder / "manifest.json"), problem)
+    if (folder / "audit.json").exists():
+        found = _json(folder / "audit.json")
+        problem = "" if found else "audit.json cannot be read"
+        return Corpus(folder, label, found, _json(folder / "manifest.json"), problem)
+    problem, found = "", {}
+    if (folder / "manifest.csv").is_file():
+        try:
+            found = audit(Manifest.load(folder / "manifest.csv"), poses=False, content=False)
+        except UserError as error:
+            problem = str(error).replace(str(folder) + os.sep, "")
+    return Corpus(folder, label, found, _json(folder / "manifest.json"), problem, counted=bool(found))
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -51,7 +51,9 @@ class Clips:
             None,
         )
         if found is None:
-            return f"the manifest of {corpus} that was scored was not found among the folders given or where the runs read it."
+            return (
+                f"the manifest of {corpus} was not found, neither among the given folders nor where the runs read it."
+            )
         self._by_corpus[corpus] = found
         return ""
 
