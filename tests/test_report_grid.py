@@ -72,7 +72,7 @@ def test_the_page_shows_methods_by_regimes(runs: Path, tmp_path: Path) -> None:
     head = table[table.index("| Method |") :].splitlines()
     assert all(regime in head[0] for regime in ("sign", "generic", "scratch"))
     assert head[2].startswith("| maskfeat")
-    assert "One seed only: maskfeat in generic and random init in scratch." in table
+    assert "One seed only: maskfeat · generic and random init · scratch." in table
     plain = build_report([runs / "maskfeat-sign-0"], tmp_path / "one.md").read_text(encoding="utf-8")
     assert "## The grid" in plain
 

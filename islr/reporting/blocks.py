@@ -8,6 +8,8 @@ import io
 from dataclasses import dataclass
 from typing import Literal
 
+_BROAD = 9  # columns
+
 Series = int | None  # index of a colour in the palette; None, -1, -2, ... are the greys of controls
 
 
@@ -74,6 +76,11 @@ class Table:
     folded: bool = False
     scale: tuple[str, str] | None = None
 
+    @property
+    def broad(self) -> bool:
+        """Whether it may need more width than a page has."""
+        return len(self.columns) > _BROAD
+
     def csv(self) -> str:
         """The table as CSV, numbers unrounded and in the units of the records (fractions)."""
         out = io.StringIO(newline="")
@@ -114,13 +121,14 @@ class Chart:
 @dataclass(frozen=True)
 class Picture:
     """WebP images in rows, each row with its label (empty for none); `about` is whose pictures they are; `folded` as in
-    `Chart`."""
+    `Chart`; `half` puts two beside each other where there is room."""
 
     caption: str
     rows: tuple[tuple[str, bytes], ...]
     pixelated: bool = False
     about: str = ""
     folded: str = ""
+    half: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def samples(gathered: Gathered) -> Section | None:
                 blocks.append(Notice(f"The sample sheet of {corpus.label} cannot be read.", "warning"))
                 continue
             caption = f"Frames of clips from {corpus.name}."
-            blocks.append(Picture(caption, (("", webp(sheet, PHOTO)),)))
+            blocks.append(Picture(caption, (("", webp(sheet, PHOTO)),), half=True))
     return Section("samples", "What the data looks like", tuple(blocks)) if blocks else None
 
 
