@@ -253,6 +253,8 @@ def _signers(sets: Sequence[ScoredSet]) -> Section | None:
                 continue
             names = sorted(clips, key=lambda name: (-clips[name], name))
             drawn = names[:_SIGNERS_DRAWN]
+            labels = {row.label for row in found.drawn}
+            plotted = [(row, members) for row, members in by_row if row.label in labels]
             points = [
                 (
                     f"{f'{key} {name}' if name.isdigit() else name} (n = {text.count(clips[name])})",
@@ -264,7 +266,7 @@ def _signers(sets: Sequence[ScoredSet]) -> Section | None:
                             row.series,
                             f"{row.label}: {text.explain(m[name])}",
                         )
-                        for row, m in by_row
+                        for row, m in plotted
                         if name in m
                     ],
                 )
@@ -278,9 +280,11 @@ def _signers(sets: Sequence[ScoredSet]) -> Section | None:
                 f"{label}, in percent with 95 % intervals over clips: a model that works for one {key} "
                 f"only shows as a spread of its points.{more}"
             )
-            legend = tuple((row.label, row.series) for row, m in by_row if m)
+            if len(plotted) < len(by_row):
+                caption += " Of each method the first seed of its best regime is drawn; the table has every run."
+            legend = tuple((row.label, row.series) for row, m in plotted if m)
             wide, narrow = figures.dots(points, label), figures.dots(points, label, narrow=True)
-            blocks.append(Chart(caption, (wide,), (narrow,), legend))
+            blocks.append(Chart(caption, (wide,), (narrow,), legend, marks=True))
             columns = (Column("Model"), *(Column(f"{n}, %", numeric=True, interval=True) for n in names))
             rows = tuple(
                 (Cell(row.label, series=row.series, chip=True), *(result_cell(m.get(n)) for n in names))

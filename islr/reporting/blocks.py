@@ -199,7 +199,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that is rendered; `downloads` maps file names to CSV content."""
+    """Everything that is rendered; `downloads` maps names of files, without .csv, to their content."""
 
     title: str
     subtitle: str

@@ -108,7 +108,7 @@ def grid_cells(rows: Sequence[Row]) -> Cells:
     for place, cell in cells.items():
         control = next((p for p, other in cells.items() if other.random and other.encoder == cell.encoder), None)
         if not cell.random and control is not None:
-            tested[place] = paired_bootstrap(right[place], right[control]), cells[control].score.value
+            tested[place] = _difference(right[place], right[control]), cells[control].score.value
     adjusted = holm([difference.p_value for difference, _ in tested.values()])
     for (place, (difference, control_score)), p in zip(tested.items(), adjusted, strict=True):
         cells[place] = GridCell(cells[place].rows, cells[place].score, difference, p, control_score)
@@ -118,6 +118,11 @@ def grid_cells(rows: Sequence[Row]) -> Cells:
 def mean_hits(rows: Sequence[Row]) -> np.ndarray:
     """Share of the seeds that name each clip's sign, clips in the order of their ids: `[N]`."""
     return np.mean([hits(row.predictions.sorted(), 1) for row in rows if row.predictions is not None], axis=0)
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> Difference:
+    """Paired difference of two means over seeds; rounded, so that equal thirds are equal and few levels are drawn."""
+    return paired_bootstrap(np.round(a - b, 12), np.zeros_like(a))
 
 
 def regime_order(regimes: Sequence[str]) -> list[str]:
@@ -316,7 +321,7 @@ def _pairs(found: ScoredSet, cells: Cells) -> list[Block]:
     if not pairs:
         return []
     right = {place: mean_hits(cells[place].rows) for place in places}
-    differences = [paired_bootstrap(right[a], right[b]) for a, b in pairs]
+    differences = [_difference(right[a], right[b]) for a, b in pairs]
     rows = []
     for (a, b), d, p in zip(pairs, differences, holm([d.p_value for d in differences]), strict=True):
         mark = "" if p >= ALPHA else BETTER if d.value > 0 else WORSE

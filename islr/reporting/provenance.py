@@ -182,19 +182,22 @@ def compact_csv(gathered: Gathered) -> dict[str, str]:
     encoders, and `records_csv` has them."""
     keys = _group_keys(gathered)
     known: list[Provenance] = []
+    numbers: dict[int, str] = {}  # id of a provenance -> its number; records of one file share the object
     records: list[list[str]] = [[*_HEAD, *keys, "provenance"]]
     many = sum(len(run.results) for run in gathered.runs) > _MOST_EMBEDDED
     for run in gathered.runs:
         for record in run.results:
+            p = record.provenance
             if many and ":" in record.metric:
                 continue
-            if record.provenance not in known:
-                known.append(record.provenance)
-            number = str(known.index(record.provenance) + 1)
-            records.append([*_values(run, record, keys), number])
+            if id(p) not in numbers:
+                if p not in known:
+                    known.append(p)
+                numbers[id(p)] = str(known.index(p) + 1)
+            records.append([*_values(run, record, keys), numbers[id(p)]])
     sources = [["provenance", *Provenance.model_fields]]
     sources += [[str(number), *_fields(p)] for number, p in enumerate(known, start=1)]
-    return {"records.csv": _csv(records), "provenance.csv": _csv(sources)}
+    return {"records": _csv(records), "provenance": _csv(sources)}
 
 
 def _group_keys(gathered: Gathered) -> list[str]:

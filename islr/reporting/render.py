@@ -1,6 +1,7 @@
 """A composed report as a page, as markdown, or as LaTeX tables."""
 
 import base64
+import gzip
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from islr.reporting import figures
 from islr.reporting.blocks import Cell, Column, Gallery, Lineage, Notice, Prose, Report, Table
 
 HEAT_STEPS = 10  # shades of the heat scale in style.css, h0 .. h10
+_LONG = 400_000  # characters of a CSV; beyond, a page holds it compressed
 MOST_ROWS = 300  # of a table on the page; its CSV has all
 
 
@@ -39,7 +41,7 @@ def _template() -> jinja2.Template:
         "svg": Markup,
         "key": lambda series: Markup(figures.key(series)),
         "webp": lambda data: "data:image/webp;base64," + base64.b64encode(data).decode(),
-        "csv": lambda content: data_uri(content, "text/csv"),
+        "download": download,
         "colour": figures.colour,
         "breakable": lambda words: Markup(str(escape(words)).replace("_", "_<wbr>")),
         "unbroken": lambda words: words.replace(" %", "\N{NO-BREAK SPACE}%"),
@@ -48,9 +50,12 @@ def _template() -> jinja2.Template:
     return environment.get_template("page.html")
 
 
-def data_uri(content: str, mime: str) -> str:
-    """Text as a data URI."""
-    return f"data:{mime};charset=utf-8,{quote(content)}"
+def download(name: str, content: str) -> Markup:
+    """The attributes of a link that saves CSV text as a file; a long one is compressed, and named so."""
+    if len(content) > _LONG:
+        packed = base64.b64encode(gzip.compress(content.encode(), mtime=0)).decode()
+        return Markup(f'download="{escape(name)}.csv.gz" href="data:application/gzip;base64,{packed}"')
+    return Markup(f'download="{escape(name)}.csv" href="data:text/csv;charset=utf-8,{quote(content)}"')
 
 
 def markdown(report: Report) -> str:

@@ -14,6 +14,7 @@ from islr.reporting.scan import Gathered, Place, Run
 
 ALPHA = 0.05
 BETTER, WORSE = "▲", "▼"
+_MOST_DRAWN = 12  # rows of one plot
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,22 @@ class ScoredSet:
     def ranked(self) -> tuple[Row, ...]:
         """Best first; random initialisation after the others."""
         return tuple(sorted(self.rows, key=lambda row: (row.random, -row.top1.value, row.label)))
+
+    @property
+    def drawn(self) -> tuple[Row, ...]:
+        """Rows for plots of single models, best first: all of them, or of many in a grid for each method the first seed
+        of its best regime, and one random initialisation of each encoder."""
+        if len(self.rows) <= _MOST_DRAWN or not all(row.run.place for row in self.rows):
+            return self.ranked
+        groups: dict[tuple[str, str], dict[str, list[Row]]] = {}
+        for row in self.rows:
+            method, regime = row.run.place or ("", "")
+            line = ("", row.provenance.encoder) if row.random else (method, "")
+            groups.setdefault(line, {}).setdefault("" if row.random else regime, []).append(row)
+        best = [max(g.values(), key=lambda rows: sum(r.top1.value for r in rows) / len(rows)) for g in groups.values()]
+        chosen = [min(rows, key=lambda row: row.provenance.seed) for rows in best]
+        labels = {row.label for row in chosen}
+        return tuple(row for row in self.ranked if row.label in labels)
 
     @property
     def leader(self) -> Row | None:
