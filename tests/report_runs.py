@@ -168,8 +168,8 @@ def write_finetuning(
     draws: int = 400,
     data: str = "",
 ) -> None:
-    """One fine-tuned run; in a grid with its `cell` (method, regime, seed), its `gain` over the row's skill, and `data`,
-    the manifest it reads."""
+    """One fine-tuned run; in a grid with its `cell` (method, regime, seed), its `gain` over the row's skill, and
+    `data`, the manifest it reads."""
     encoder, _, skill, _ = MODELS[row]
     skill += gain
     name = "random init" if "random" in row else row
