@@ -148,7 +148,7 @@ def write_pretraining(folder: Path, recipe: str, cell: tuple[str, str, int] | No
     write_metrics(folder, rows)
     facts = {"architecture": encoder, "recipe": recipe, "pretraining": json.dumps([stage(recipe)])}
     save_file({"w": np.zeros(2, np.float32)}, folder / "encoder.safetensors", metadata=facts)
-    if recipe == "maskfeat":
+    if recipe == "maskfeat" and (cell is None or (cell[1] == REGIMES[0] and cell[0] == "maskfeat")):
         smooth = cv2.resize(rng.integers(0, 255, (4, 16, 3), dtype=np.uint8), (256, 64)).reshape(64, 4, 64, 3)
         picture = smooth.transpose(1, 0, 2, 3)
         masked = picture.copy()

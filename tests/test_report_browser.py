@@ -24,8 +24,10 @@ UNFOLD = "document.querySelectorAll('details').forEach(d => { d.open = true })"
 # because they may be mixed in another colour space.
 WEAK_TEXT = """(() => {
   const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-  const rgb = c => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = c; canvas.fillRect(0, 0, 1, 1);
-    return canvas.getImageData(0, 0, 1, 1).data };
+  const known = new Map();
+  const rgb = c => { if (known.has(c)) return known.get(c);
+    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = c; canvas.fillRect(0, 0, 1, 1);
+    known.set(c, canvas.getImageData(0, 0, 1, 1).data); return known.get(c) };
   const linear = v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
   const light = c => 0.2126 * linear(c[0]) + 0.7152 * linear(c[1]) + 0.0722 * linear(c[2]);
   const weak = new Map(), walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
@@ -73,13 +75,9 @@ def test_nothing_sticks_out_and_no_network_is_asked(tab: chromium.Browser, page:
     assert len([url for url in asked if url.startswith("file:")]) == 1
     assert tab.said("Runtime.exceptionThrown") == []
     assert [entry["entry"]["text"] for entry in tab.said("Log.entryAdded")] == []
-
-
-def test_the_grid_of_eight_methods_fits_a_desktop(tab: chromium.Browser, page: Path) -> None:
-    tab.open(page, 1280)
     grid = tab.evaluate("[...document.querySelectorAll('#grid table.grid')].map(t => t.getAttribute('aria-label'))")
     assert len(grid) == 3
-    assert not set(tab.evaluate(SCROLLING)) & set(grid)
+    assert width < 1280 or not set(tab.evaluate(SCROLLING)) & set(grid), "eight methods in four regimes do not fit"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -185,7 +185,7 @@ def _accuracy(found: ScoredSet, cells: Cells) -> list[Block]:
     n, compared = len(mean_hits(next(iter(cells.values())).rows)), sum(c.versus is not None for c in cells.values())
     method = next(iter(cells.values())).score.method
     note = (
-        f"Top-1 on {text.count(n)} clips, seeds averaged clip by clip; below it the interval of the mean of exactly "
+        f"Top-1 on {text.count(n)} clips, seeds averaged clip by clip, with the interval of the mean of exactly "
         f"these seeds{f' ({method})' if method else ''}. {_legend(compared)}"
     )
     body = tuple(

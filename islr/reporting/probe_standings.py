@@ -134,10 +134,10 @@ def probe_sets(gathered: Gathered, colours: Palette) -> tuple[ProbeSet, ...]:
                 groups.setdefault(key, []).append(record)
                 details.setdefault(key, run.details)
     found = (_set(records, details[key], colours) for key, records in groups.items())
-    return tuple(_mean_over_seeds(one, places(gathered)) for one in found)
+    return tuple(mean_over_seeds(one, places(gathered)) for one in found)
 
 
-def _mean_over_seeds(found: ProbeSet, placed: dict[str, Place]) -> ProbeSet:
+def mean_over_seeds(found: ProbeSet, placed: dict[str, Place]) -> ProbeSet:
     """One row for each cell of the grid: means over its seeds.
 
     Bounds are the outermost of the seeds', p-values the largest, so that a mark stands only where it stands for every
@@ -151,14 +151,13 @@ def _mean_over_seeds(found: ProbeSet, placed: dict[str, Place]) -> ProbeSet:
         members.setdefault(key, []).append(row)
         label = f"{place[0]} · {text.regime_name(place[1])}" if place else row.label
         merged[key] = replace(row, key=key, label=label, place=place, seeds=len(members[key]))
-    records: dict[tuple[str, ...], Result] = {}
-    for key, rows in members.items():
-        keys = {row.key for row in rows}
-        gathered: dict[tuple[str, ...], list[Result]] = {}
-        for (metric, name, encoder, control, *rest), record in found.records.items():
-            if (name, encoder, control) in keys and (len(rows) == 1 or ":" not in metric):
-                gathered.setdefault((metric, *key, *rest), []).append(record)
-        records |= {where: _mean(seeds) for where, seeds in gathered.items()}
+    into: dict[tuple[str, ...], Any] = {row.key: key for key, rows in members.items() for row in rows}
+    gathered: dict[tuple[str, ...], list[Result]] = {}
+    for (metric, name, encoder, control, *rest), record in found.records.items():
+        key = into.get((name, encoder, control), ())  # without a score there is no row
+        if key and (len(members[key]) == 1 or ":" not in metric):
+            gathered.setdefault((metric, *key, *rest), []).append(record)
+    records = {where: _mean(seeds) for where, seeds in gathered.items()}
     several = any(row.seeds > 1 for row in merged.values())
     return replace(
         found,

@@ -88,6 +88,8 @@ def _markdown_block(block: object) -> list[str]:
     if isinstance(block, Gallery):
         return [*(f"- **{_md(title)}**: {_md(words)}" for title, words, _ in block.cards), ""]
     if isinstance(block, Lineage):
+        if block.folded:
+            return [f"*In the HTML report: {_md(block.folded[:1].lower() + block.folded[1:])}.*", ""]
         lines = []
         for row, _, steps in block.rows:
             path = " → ".join(f"{kind}: {what}{f' ({detail})' if detail else ''}" for kind, what, detail in steps)
