@@ -247,7 +247,9 @@ def bench(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="run folders, or folders that contain them")],
-    out: Annotated[Path, typer.Option(help=".html, .md, .csv or .tex")] = Path("report.html"),
+    out: Annotated[
+        Path, typer.Option(help=".html, .md, .tex, .csv (all records), or a folder (all tables as CSV)")
+    ] = Path("report.html"),
 ) -> None:
     """Render run folders as one page; needs no videos and no GPU."""
     from islr.reporting import build_report

@@ -134,10 +134,13 @@ def write_corpus(folder: Path) -> None:
     cv2.imwrite(str(folder / "samples.png"), sheet)
 
 
-def write_pretraining(folder: Path, recipe: str) -> None:
+def write_pretraining(folder: Path, recipe: str, cell: tuple[str, str, int] | None = None) -> None:
     encoder = "pose_transformer_tiny" if recipe == "posemae" else "mvit_tiny"
-    write_run(folder, {"task": "pretrain", "name": recipe, "recipe": {"name": recipe}, "encoder": {"name": encoder}})
-    rng = np.random.default_rng(len(recipe))
+    config: dict[str, Any] = {"task": "pretrain", "name": recipe, "recipe": {"name": recipe}}
+    if cell is not None:
+        config |= {"name": f"{cell[0]} · {cell[1]} · seed {cell[2]}", "tags": {"method": cell[0], "regime": cell[1]}}
+    write_run(folder, config | {"encoder": {"name": encoder}})
+    rng = np.random.default_rng(len(recipe) + sum(map(ord, "".join(map(str, cell or ())))))
     scale = {"maskfeat": 0.4, "posemae": 0.02, "supervised": 3.2}[recipe]
     rows = []
     for step in range(10, 601, 10):
@@ -146,7 +149,7 @@ def write_pretraining(folder: Path, recipe: str) -> None:
     write_metrics(folder, rows)
     facts = {"architecture": encoder, "recipe": recipe, "pretraining": json.dumps([stage(recipe)])}
     save_file({"w": np.zeros(2, np.float32)}, folder / "encoder.safetensors", metadata=facts)
-    if recipe == "maskfeat":
+    if recipe == "maskfeat" and (cell is None or (cell[1] == REGIMES[0] and cell[0] == "maskfeat")):
         smooth = cv2.resize(rng.integers(0, 255, (4, 16, 3), dtype=np.uint8), (256, 64)).reshape(64, 4, 64, 3)
         picture = smooth.transpose(1, 0, 2, 3)
         masked = picture.copy()
@@ -156,11 +159,27 @@ def write_pretraining(folder: Path, recipe: str) -> None:
         np.savez_compressed(folder / "pictures.npz", **panels)
 
 
-def write_finetuning(folder: Path, row: str, clips: int, expected: int) -> None:
+def write_finetuning(
+    folder: Path,
+    row: str,
+    clips: int,
+    expected: int,
+    cell: tuple[str, str, int] | None = None,
+    gain: float = 0.0,
+    draws: int = 400,
+    data: str = "",
+) -> None:
+    """One fine-tuned run; in a grid with its `cell` (method, regime, seed), its `gain` over the row's skill, and
+    `data`, the manifest it reads."""
     encoder, _, skill, _ = MODELS[row]
+    skill += gain
     name = "random init" if "random" in row else row
-    write_run(folder, {"task": "finetune", "name": name, "encoder": {"name": encoder}})
-    rng = np.random.default_rng(sum(map(ord, row)))
+    config: dict[str, Any] = {"task": "finetune", "name": name, "encoder": {"name": encoder}}
+    if cell is not None:
+        name = f"{cell[0]} · {cell[1]} · seed {cell[2]}"
+        config |= {"name": name, "tags": {"method": cell[0], "regime": cell[1]}, "data": {"manifest": [data]}}
+    write_run(folder, config)
+    rng = np.random.default_rng(sum(map(ord, row + "".join(map(str, cell or ())))))
     k = len(SIGNS)
     labels = np.arange(clips) % k
     noise = np.random.default_rng(5).normal(size=(clips, k)) + 0.6 * rng.normal(size=(clips, k))
@@ -170,8 +189,8 @@ def write_finetuning(folder: Path, row: str, clips: int, expected: int) -> None:
     ids = [f"clip{i:04d}" for i in range(clips)]
     made = rank_scores(scores, labels, SIGNS, ids, [f"signer {i // 12 % 4 + 9}" for i in range(clips)])
     write_predictions(folder / "predictions.csv", made)
-    record = provenance(row, clips_present=clips, clips_expected=expected)
-    records = accuracy_results(made, name, k, record, trained_signers={"signer 9", "signer 11"}, draws=400)
+    record = provenance(row, clips_present=clips, clips_expected=expected, seed=cell[2] if cell else 0)
+    records = accuracy_results(made, name, k, record, trained_signers={"signer 9", "signer 11"}, draws=draws)
     save_results(folder / "result.json", records + calibration_results(made, name, record))
     rows: list[dict[str, Any]] = []
     for step in range(10, 401, 10):
@@ -189,6 +208,41 @@ def write_finetuning(folder: Path, row: str, clips: int, expected: int) -> None:
                 }
             )
     write_metrics(folder, rows)
+
+
+METHODS = ("maskfeat", "videomae", "svt", "bevt", "posemae", "dpc pose", "supervised", "dpc")
+REGIMES = ("generic", "sign", "generic_then_sign", "mixed")
+
+
+def write_grid(root: Path, methods: int = 8, regimes: int = 4, seeds: int = 2, clips: int = 60, data: str = "") -> Path:
+    """Runs as `islr bench` leaves them: methods x regimes x seeds, the random start of both encoders, and probes."""
+    found: dict[str, list[Result]] = {}
+    for number, method in enumerate(METHODS[:methods]):
+        row = "posemae" if "pose" in method else "maskfeat"
+        for step, regime in enumerate(REGIMES[:regimes]):
+            for seed in range(seeds):
+                name = f"{method} · {regime} · seed {seed}"
+                folder = f"{method}-{regime}-s{seed}".replace(" ", "-")
+                cell, gain = (method, regime, seed), 0.25 * step - 0.2 * number
+                write_finetuning(root / f"finetune-{folder}", row, clips, clips, cell, gain, 60, data)
+                write_pretraining(root / f"pretrain-{folder}", row, cell)
+                results = probe_results(row, with_random=True, ease=0.02 * (step + seed))
+                found[name] = [
+                    r.model_copy(update={"name": name, "provenance": r.provenance.model_copy(update={"seed": seed})})
+                    for r in results
+                    if ":" not in r.metric
+                ]
+    for row in ("random init", "random init pose"):
+        for seed in range(seeds):
+            cell = (row, "scratch", seed)
+            folder = root / f"finetune-{row.replace(' ', '-')}-s{seed}"
+            write_finetuning(folder, row, clips, clips, cell, 0.0, 60, data)
+        found[row] = probe_results(row, with_random=True)
+    write_run(root / "probe", {"task": "probe", "name": "probe"})
+    for number, records in enumerate(found.values()):
+        save_results(root / "probe" / f"result-{number:02d}.json", records)
+    save_results(root / "probe" / "result.json", majority_results())
+    return root
 
 
 def write_probes(folder: Path, with_random: bool = True) -> None:
@@ -239,8 +293,9 @@ def majority_results() -> list[Result]:
     ]
 
 
-def probe_results(row: str, with_random: bool) -> list[Result]:
+def probe_results(row: str, with_random: bool, ease: float = 0.0) -> list[Result]:
     encoder, _, _, skill = MODELS[row]
+    skill += ease
     random = "random" in row
     name, control = ("random init", "random-init") if random else (row, "")
     record = probe_record(row)
@@ -249,11 +304,11 @@ def probe_results(row: str, with_random: bool) -> list[Result]:
     totals: dict[tuple[str, str], list[float]] = {}
     gaps = []
     for feature, classes in zip(FEATURES, CLASSES, strict=True):
-        ease, base = rng.uniform(0.7, 1.2), 1 / classes
+        easy, base = rng.uniform(0.7, 1.2), 1 / classes
         for split, bonus in (("unseen_sign", 0.0), ("seen_sign", 0.18)):
             for layer in ("0", "1", "2", "3", "chosen"):
                 depth = 1.0 if layer == "chosen" else 0.55 + 0.15 * int(layer)
-                value = base + (1 - base) * min(0.95, (skill * ease + bonus) * depth)
+                value = base + (1 - base) * min(0.95, (skill * easy + bonus) * depth)
                 group = group_of(feature, split, layer, control)
                 found.append(probe_result(name, record, value, "balanced_accuracy", 0.05, group))
                 totals.setdefault((split, layer), []).append(value)
@@ -263,7 +318,7 @@ def probe_results(row: str, with_random: bool) -> list[Result]:
                 group = group_of(feature, split)
                 found.append(probe_result(name, record, value - base, "selectivity", 0.06, group))
         if not random and with_random:
-            gap = (skill - (0.42 if "pose" in encoder else 0.3)) * (ease - 0.45) * (1 - base)
+            gap = (skill - (0.42 if "pose" in encoder else 0.3)) * (easy - 0.45) * (1 - base)
             group = group_of(feature, "unseen_sign")
             found.append(probe_result(name, record, gap, "balanced_accuracy_difference", 0.08, group))
             found.append(probe_result(name, record, min(1.0, float(np.exp(-50 * gap + 2.5))), "p_holm", None, group))

@@ -8,6 +8,7 @@ from islr.files import write_atomic
 from islr.reporting import (
     accuracy,
     background,
+    confusions,
     corpora,
     curves,
     grid,
@@ -18,7 +19,7 @@ from islr.reporting import (
     standings,
     summary,
 )
-from islr.reporting.blocks import Report, Section
+from islr.reporting.blocks import Report, Section, Table
 from islr.reporting.guide import GLOSSARY
 from islr.reporting.render import RENDERERS
 from islr.reporting.scan import Gathered, scan
@@ -34,7 +35,8 @@ def build_report(runs: Sequence[Path], out: Path, title: str = TITLE) -> Path:
     Args:
         runs: Run folders, corpus folders, or folders that hold them at any depth.
         out: File to write; its suffix chooses the form: `.html` (one self-contained page), `.md`, `.tex`
-            (tables for a paper), or `.csv` (every record with its whole provenance).
+            (tables for a paper), or `.csv` (every record with its whole provenance); a name without a suffix is
+            a folder, with every table of the report as a CSV file.
         title: Heading of the report.
 
     Returns:
@@ -44,16 +46,29 @@ def build_report(runs: Sequence[Path], out: Path, title: str = TITLE) -> Path:
         UserError: A folder does not exist, nothing was found in the folders, or the suffix is not known.
     """
     runs, out = [Path(run) for run in runs], Path(out)
-    if out.suffix.lower() not in (*RENDERERS, ".csv"):
-        raise UserError(f"{out}: a report ends in {', '.join(RENDERERS)} or .csv")
+    if out.suffix.lower() not in (*RENDERERS, ".csv", ""):
+        raise UserError(f"{out}: a report ends in {', '.join(RENDERERS)} or .csv, or is a folder for all tables")
+    if not out.suffix and out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; without a suffix --out names a folder for all tables")
     gathered = scan(runs)
     if out.suffix.lower() == ".csv":
         content = provenance.records_csv(gathered)
     else:
         report = compose(gathered, title)
+        if not out.suffix:
+            return _tables(report, out)
         content = RENDERERS[out.suffix.lower()](report)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, content)
+    return out
+
+
+def _tables(report: Report, out: Path) -> Path:
+    """Every table, and the records, as CSV files in a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    tables = {b.name: b.csv() for section in report.sections for b in section.blocks if isinstance(b, Table)}
+    for name, content in (tables | report.downloads).items():
+        write_atomic(out / f"{name}.csv", content)
     return out
 
 
@@ -63,9 +78,10 @@ def compose(gathered: Gathered, title: str) -> Report:
     sets, notices = standings.scored_sets(gathered, colours)
     probed = probe_standings.probe_sets(gathered, colours)
     made: list[Section | None] = [
+        grid.section(sets, probed),
         background.lineage(gathered, sets, colours),
-        grid.section(sets),
         *accuracy.sections(sets, notices),
+        confusions.section(gathered, sets),
         *probes.sections(probed),
         *probe_analyses.sections(gathered, colours),
         curves.section(gathered, colours),

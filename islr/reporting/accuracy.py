@@ -1,9 +1,8 @@
-"""Recognition: who is best on which test set, by how much, for which signers, and what gets confused."""
+"""Recognition: who is best on which test set, by how much, and for which signers."""
 
-import math
 from collections.abc import Sequence
 
-from islr.evaluation.metrics import confusions, holm
+from islr.evaluation.metrics import holm
 from islr.evaluation.results import Result
 from islr.reporting import breakdowns, figures, text
 from islr.reporting.blocks import Block, Cell, Chart, Column, Notice, Prose, Section, Table
@@ -11,12 +10,12 @@ from islr.reporting.cells import result_cell
 from islr.reporting.standings import ALPHA, BETTER, WORSE, Row, ScoredSet, paired
 
 _SIGNERS_DRAWN = 16  # rows of the signer plot; the table has all of them
-_PAIRS_SHOWN = 12
-_PAIRS_LISTED = 100  # behind a fold; all of them are in predictions.csv
+_MOST_ROWS = 16  # models of the open table, and of the bars
+_MOST_SQUARED = 8  # models in the table of every pair; a grid compares cell with cell instead
 
 
 def sections(sets: Sequence[ScoredSet], notices: Sequence[Notice]) -> list[Section]:
-    """The accuracy, signer, calibration and confusion sections."""
+    """The accuracy, signer and calibration sections."""
     if not sets:
         nothing = Notice("No recognition result was found (a fine-tuning run leaves result.json when it is scored).")
         return [Section("accuracy", "Recognition accuracy", (nothing, *notices))]
@@ -28,8 +27,7 @@ def sections(sets: Sequence[ScoredSet], notices: Sequence[Notice]) -> list[Secti
         "whose first choice is right, top-5 the share whose true sign is among the first five."
     )
     made = [Section("accuracy", "Recognition accuracy", tuple(blocks), lead)]
-    further = (_signers(sets), *breakdowns.sections(sets), _confusions(sets))
-    made += [section for section in further if section is not None]
+    made += [section for section in (_signers(sets), *breakdowns.sections(sets)) if section is not None]
     return made
 
 
@@ -54,6 +52,25 @@ def _accuracy(found: ScoredSet, headed: bool) -> list[Block]:
                 "warning",
             )
         )
+    gridded = all(row.run.place for row in found.rows)
+    if not gridded or len(found.rows) == 1:
+        blocks.append(_bars(found))
+    blocks.append(_table(found, folded=len(found.rows) > _MOST_ROWS))
+    blocks += breakdowns.per_class(found)
+    blocks += _by_form(found)
+    blocks += _differences(found, gridded)
+    absent = found.rows[0].overall.get("classes_absent")
+    if absent is not None and absent.value > 0:
+        blocks.append(
+            Notice(
+                f"{text.count(absent.value)} of the classes have no clip in the {p.split} split; the "
+                "per-class numbers average over the classes that have one."
+            )
+        )
+    return blocks
+
+
+def _bars(found: ScoredSet) -> Chart:
     chance = found.chance
     reference = None if chance is None else (chance, f"chance {text.percent(chance)} %")
     drawn = [
@@ -78,29 +95,14 @@ def _accuracy(found: ScoredSet, headed: bool) -> list[Block]:
         "whiskers are 95 % confidence intervals; random initialisation is "
         f"grey.{marks if any(v.mark for v in found.versus) else ''}"
     )
-    blocks.append(
-        Chart(
-            caption,
-            (figures.bars(drawn, label, reference),),
-            (figures.bars(drawn, label, reference, narrow=True),),
-        )
+    return Chart(
+        caption,
+        (figures.bars(drawn, label, reference),),
+        (figures.bars(drawn, label, reference, narrow=True),),
     )
-    blocks.append(_table(found))
-    blocks += breakdowns.per_class(found)
-    blocks += _by_form(found)
-    blocks += _differences(found)
-    absent = found.rows[0].overall.get("classes_absent")
-    if absent is not None and absent.value > 0:
-        blocks.append(
-            Notice(
-                f"{text.count(absent.value)} of the classes have no clip in the {p.split} split; the "
-                "per-class numbers average over the classes that have one."
-            )
-        )
-    return blocks
 
 
-def _table(found: ScoredSet) -> Table:
+def _table(found: ScoredSet, folded: bool) -> Table:
     metrics = [m for m in ("top1", "top5", "top10") if any(m in row.overall for row in found.rows)]
     metrics += ["top1_per_class"] if any("top1_per_class" in row.overall for row in found.rows) else []
     columns = [Column("Model")]
@@ -124,7 +126,8 @@ def _table(found: ScoredSet) -> Table:
     if "top5" not in metrics and found.chance is not None and round(1 / found.chance) <= 5:
         note += " With five classes or fewer there is no top-5: it would be 100 % for any model."
     note += " Ties count against the model."
-    return Table(f"accuracy-{text.slug(found.title)}", f"Accuracy on {found.title}", tuple(columns), tuple(rows), note)
+    name, title = f"accuracy-{text.slug(found.title)}", f"Accuracy on {found.title}"
+    return Table(name, title, tuple(columns), tuple(rows), note, folded=folded)
 
 
 def _by_form(found: ScoredSet) -> list[Block]:
@@ -152,7 +155,7 @@ def _by_form(found: ScoredSet) -> list[Block]:
     ]
 
 
-def _differences(found: ScoredSet) -> list[Block]:
+def _differences(found: ScoredSet, gridded: bool) -> list[Block]:
     if not found.versus:
         return []
     columns = (
@@ -190,8 +193,9 @@ def _differences(found: ScoredSet) -> list[Block]:
         "choice of test clips, not the luck of one training run: only several seeds show that."
     )
     name = f"differences-{text.slug(found.title)}"
-    blocks: list[Block] = [Table(name, "What pre-training adds to random initialisation", columns, tuple(rows), note)]
-    if len(found.rows) > 2:
+    title = "Each run against random initialisation" if gridded else "What pre-training adds to random initialisation"
+    blocks: list[Block] = [Table(name, title, columns, tuple(rows), note, folded=gridded)]
+    if 2 < len(found.rows) <= _MOST_SQUARED:
         blocks += _all_pairs(found)
     return blocks
 
@@ -237,6 +241,8 @@ def _signers(sets: Sequence[ScoredSet]) -> Section | None:
                 continue
             names = sorted(clips, key=lambda name: (-clips[name], name))
             drawn = names[:_SIGNERS_DRAWN]
+            labels = {row.label for row in found.drawn}
+            plotted = [(row, members) for row, members in by_row if row.label in labels]
             points = [
                 (
                     f"{f'{key} {name}' if name.isdigit() else name} (n = {text.count(clips[name])})",
@@ -248,7 +254,7 @@ def _signers(sets: Sequence[ScoredSet]) -> Section | None:
                             row.series,
                             f"{row.label}: {text.explain(m[name])}",
                         )
-                        for row, m in by_row
+                        for row, m in plotted
                         if name in m
                     ],
                 )
@@ -262,9 +268,11 @@ def _signers(sets: Sequence[ScoredSet]) -> Section | None:
                 f"{label}, in percent with 95 % intervals over clips: a model that works for one {key} "
                 f"only shows as a spread of its points.{more}"
             )
-            legend = tuple((row.label, row.series) for row, m in by_row if m)
+            if len(plotted) < len(by_row):
+                caption += " Of each method the first seed of its best regime is drawn; the table has every run."
+            legend = tuple((row.label, row.series) for row, m in plotted if m)
             wide, narrow = figures.dots(points, label), figures.dots(points, label, narrow=True)
-            blocks.append(Chart(caption, (wide,), (narrow,), legend))
+            blocks.append(Chart(caption, (wide,), (narrow,), legend, marks=True))
             columns = (Column("Model"), *(Column(f"{n}, %", numeric=True, interval=True) for n in names))
             rows = tuple(
                 (Cell(row.label, series=row.series, chip=True), *(result_cell(m.get(n)) for n in names))
@@ -274,48 +282,3 @@ def _signers(sets: Sequence[ScoredSet]) -> Section | None:
             table = Table(f"{key}s-{text.slug(found.title)}", f"Top-1 for each {key}", columns, rows, folded=True)
             blocks.append(table)
     return Section("signers", "Signer by signer", tuple(blocks)) if blocks else None
-
-
-def _confusions(sets: Sequence[ScoredSet]) -> Section | None:
-    blocks: list[Block] = []
-    for found in sets:
-        counted = [
-            (row, {(c.true, c.predicted): c for c in confusions(row.predictions)})
-            for row in found.ranked
-            if row.predictions is not None
-        ]
-        total: dict[tuple[str, str], int] = {}
-        for _, pairs in counted:
-            for pair, confusion in pairs.items():
-                total[pair] = total.get(pair, 0) + confusion.count
-        if not total:
-            continue
-        of = {c.true: c.of for _, pairs in counted for c in pairs.values()}
-        worst = sorted(total, key=lambda pair: (-total[pair], pair))
-        columns = (
-            Column("True sign"),
-            Column("Taken for"),
-            Column("Clips", numeric=True, title="clips of the true sign in the test set"),
-            *(Column(row.label, numeric=True) for row, _ in counted),
-        )
-        rows = []
-        for true, other in worst:
-            cells = [Cell(true), Cell(other), Cell(str(of[true]), of[true])]
-            for _, pairs in counted:
-                times = pairs[true, other].count if (true, other) in pairs else 0
-                share = times / of[true]
-                title = f"{times} of {of[true]} clips of {true} taken for {other}"
-                cells.append(Cell(str(times) if times else "·", times, title=title, shade=math.sqrt(share)))
-            rows.append(tuple(cells))
-        hidden = len(rows) - _PAIRS_SHOWN
-        note = "How many clips of the true sign each model took for the other one. "
-        note += "Pairs that every model confuses are hard signs; pairs that one model confuses are its weakness."
-        name = f"confusions-{text.slug(found.title)}"
-        title = f"Signs most often confused on {found.title}"
-        blocks.append(Table(name, title, columns, tuple(rows[:_PAIRS_SHOWN]), note, style="heat"))
-        if hidden > 0:
-            listed = tuple(rows[_PAIRS_SHOWN : _PAIRS_SHOWN + _PAIRS_LISTED])
-            all_of_them = "The other" if hidden <= _PAIRS_LISTED else "The next"
-            rest = f"{all_of_them} {text.count(len(listed))} confused pairs"
-            blocks.append(Table(f"{name}-rest", rest, columns, listed, style="heat", folded=True))
-    return Section("confusions", "What gets confused", tuple(blocks)) if blocks else None

@@ -10,10 +10,12 @@ import numpy as np
 from islr.evaluation.results import Provenance
 from islr.reporting import text
 from islr.reporting.blocks import Block, Lineage, Notice, Picture, Section, Series
+from islr.reporting.grid import cell_label, regime_order
 from islr.reporting.scan import Gathered, Run
-from islr.reporting.standings import Palette, ScoredSet, series_of
+from islr.reporting.standings import Palette, Row, ScoredSet, series_of
 
 _TILE = 112  # height in pixels of one picture of a recipe; smaller ones are enlarged by whole factors
+_MOST_LINES = 16  # models shown at once; more are folded
 _MOST_PICTURES = 8  # pictures of one panel
 LOSSLESS, PHOTO = 101, 85  # qualities of WebP; above 100 means lossless
 
@@ -23,15 +25,18 @@ def lineage(gathered: Gathered, sets: Sequence[ScoredSet], colours: Palette) -> 
     rows: list[tuple[str, Series, tuple[tuple[str, str, str], ...]]] = []
     shown: set[str] = set()
     for found in sets:
-        for row in found.ranked:
+        for members in _alike(found):
+            row = members[0]
             if row.run.label in shown:
                 continue
-            shown.add(row.run.label)
+            shown |= {member.run.label for member in members}
             p = row.provenance
             steps = _steps(p)
-            score = f"top-1 {text.percent(row.top1.value)} %"
-            steps.append(("scored", score, f"{text.count(p.clips_present)} {p.split} clips"))
-            rows.append((row.label, row.series, tuple(steps)))
+            score = f"top-1 {text.percent(float(np.mean([member.top1.value for member in members])))} %"
+            seeds = f", mean of {len(members)} seeds" if len(members) > 1 else ""
+            steps.append(("scored", score, f"{text.count(p.clips_present)} {p.split} clips{seeds}"))
+            name = cell_label(row.run.place) if row.run.place else row.label
+            rows.append((name, row.series, tuple(steps)))
     trained = {
         row.provenance.pretraining[-1].get("recipe") for s in sets for row in s.rows if row.provenance.pretraining
     }
@@ -50,7 +55,16 @@ def lineage(gathered: Gathered, sets: Sequence[ScoredSet], colours: Palette) -> 
         "Each line is one model, from random weights to its score. Random initialisation skips "
         "pre-training: it is the control."
     )
-    return Section("lineage", "What was run", (Lineage(tuple(rows)),), lead)
+    folded = f"All {len(rows)} models" if len(rows) > _MOST_LINES else ""
+    return Section("lineage", "What was run", (Lineage(tuple(rows), folded),), lead)
+
+
+def _alike(found: ScoredSet) -> list[list[Row]]:
+    """Rows of a test set, best first; seeds of one cell of a grid together."""
+    groups: dict[object, list[Row]] = {}
+    for row in found.ranked:
+        groups.setdefault(row.run.place or row.label, []).append(row)
+    return list(groups.values())
 
 
 def _steps(p: Provenance) -> list[tuple[str, str, str]]:
@@ -83,26 +97,38 @@ def _stages(run: Run) -> list[dict[str, str]]:
 
 
 def pictures(gathered: Gathered) -> Section | None:
-    """What the recipes see and predict."""
-    blocks: list[Block] = []
+    """What the recipes see and predict: of a grid one seed of each cell, its other regimes folded."""
+    runs: dict[object, Run] = {}
     for run in gathered.runs:
-        if run.pictures is None:
-            continue
+        if run.pictures is not None:
+            runs.setdefault(run.place or run.label, run)
+    regimes = regime_order([run.place[1] for run in runs.values() if run.place])
+    last = {run.place[0]: regimes.index(run.place[1]) for run in runs.values() if run.place}
+    for run in runs.values():
+        if run.place:
+            last[run.place[0]] = max(last[run.place[0]], regimes.index(run.place[1]))
+    blocks: list[Block] = []
+    for run in sorted(
+        runs.values(), key=lambda run: (run.place[0], -regimes.index(run.place[1])) if run.place else ("", 0)
+    ):
+        assert run.pictures is not None
         try:
             with np.load(run.pictures, allow_pickle=False) as panels:
                 rows = tuple((name, _strip(panels[name])) for name in panels.files)
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             blocks.append(Notice(f"The pictures of {run.label} cannot be read ({error}).", "warning"))
             continue
+        title = cell_label(run.place) if run.place else run.name
+        folded = run.place is not None and regimes.index(run.place[1]) < last[run.place[0]]
         names = text.enumerate_words([name for name, _ in rows])
-        caption = f"{run.name}: {names}. Each column is one clip the recipe was trained on"
+        caption = f"{title}: {names}. Each column is one clip the recipe was trained on"
         if any("HOG" in name for name, _ in rows):
             caption += (
                 ", at the moment when most of it is hidden. Strokes run along edges and fade where the frame has "
                 "no contrast; in the prediction, cells that were visible are dim"
             )
         caption += "."
-        blocks.append(Picture(caption, rows, pixelated=True))
+        blocks.append(Picture(caption, rows, pixelated=True, about=title, folded=title if folded else ""))
     if not blocks:
         return None
     lead = "What a recipe is shown, what is hidden from it, and what it makes of the hidden part."
@@ -125,7 +151,8 @@ def _strip(panel: np.ndarray) -> bytes:
     for i, picture in enumerate(panel):
         tiles += [np.concatenate([gap, alpha], 2)] if i else []
         tiles.append(np.concatenate([picture, opaque], 2))
-    return webp(cv2.cvtColor(np.concatenate(tiles, 1), cv2.COLOR_RGBA2BGRA), LOSSLESS)
+    quality = LOSSLESS if factor > 1 else PHOTO
+    return webp(cv2.cvtColor(np.concatenate(tiles, 1), cv2.COLOR_RGBA2BGRA), quality)
 
 
 def webp(picture: np.ndarray, quality: int) -> bytes:

@@ -8,6 +8,8 @@ import io
 from dataclasses import dataclass
 from typing import Literal
 
+_BROAD = 9  # columns
+
 Series = int | None  # index of a colour in the palette; None, -1, -2, ... are the greys of controls
 
 
@@ -60,8 +62,9 @@ class Column:
 class Table:
     """A table that every format shows and that can be downloaded as CSV.
 
-    `style` "heat" turns the headings upright and shades the cells; `folded` hides it behind its caption on
-    the page; `scale` names the two ends of the heat scale.
+    `style` "heat" turns the headings upright and shades the cells, "grid" puts intervals below their numbers;
+    `folded` hides it behind its caption on the page and leaves it out of markdown; `scale` names the two ends of the
+    heat scale.
     """
 
     name: str
@@ -69,9 +72,14 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
-    style: Literal["plain", "heat"] = "plain"
+    style: Literal["plain", "heat", "grid"] = "plain"
     folded: bool = False
     scale: tuple[str, str] | None = None
+
+    @property
+    def broad(self) -> bool:
+        """Whether it may need more width than a page has."""
+        return len(self.columns) > _BROAD
 
     def csv(self) -> str:
         """The table as CSV, numbers unrounded and in the units of the records (fractions)."""
@@ -98,8 +106,8 @@ class Table:
 class Chart:
     """SVG drawings under one caption; `narrow` ones replace `wide` ones on a phone (empty = the same).
 
-    `legend` holds (label, series) pairs; several drawings flow as a grid of panels;
-    `folded` is the line behind which they are hidden on the page.
+    `legend` holds (label, series) pairs, shown as points where `marks` is set, else as lines; several drawings flow as
+    a grid of panels; `folded` is the line behind which they are hidden on the page.
     """
 
     caption: str
@@ -107,15 +115,37 @@ class Chart:
     narrow: tuple[str, ...] = ()
     legend: tuple[tuple[str, Series], ...] = ()
     folded: str = ""
+    marks: bool = False
 
 
 @dataclass(frozen=True)
 class Picture:
-    """WebP images in rows, each row with its label (empty for none)."""
+    """WebP images in rows, each row with its label (empty for none); `about` is whose pictures they are; `folded` as in
+    `Chart`; `half` puts two beside each other where there is room."""
 
     caption: str
     rows: tuple[tuple[str, bytes], ...]
     pixelated: bool = False
+    about: str = ""
+    folded: str = ""
+    half: bool = False
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Frames of one clip side by side as one WebP image, under its label; `why` it is empty where it is."""
+
+    label: str
+    picture: bytes
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Cards of clips: (title, words, tiles)."""
+
+    caption: str
+    cards: tuple[tuple[str, str, tuple[Tile, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -139,13 +169,13 @@ class Notice:
 
 @dataclass(frozen=True)
 class Lineage:
-    """Where each row comes from: (row, series, steps); a step is (kind, text, detail)."""
+    """Where each row comes from: (row, series, steps); a step is (kind, text, detail); `folded` as in `Chart`."""
 
     rows: tuple[tuple[str, Series, tuple[tuple[str, str, str], ...]], ...]
-    caption: str = ""
+    folded: str = ""
 
 
-Block = Table | Chart | Picture | Prose | Notice | Lineage
+Block = Table | Chart | Picture | Gallery | Prose | Notice | Lineage
 
 
 @dataclass(frozen=True)
@@ -169,7 +199,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that is rendered; `downloads` maps file names to CSV content."""
+    """Everything that is rendered; `downloads` maps names of files, without .csv, to their content."""
 
     title: str
     subtitle: str

@@ -20,7 +20,7 @@ def samples(gathered: Gathered) -> Section | None:
                 blocks.append(Notice(f"The sample sheet of {corpus.label} cannot be read.", "warning"))
                 continue
             caption = f"Frames of clips from {corpus.name}."
-            blocks.append(Picture(caption, (("", webp(sheet, PHOTO)),)))
+            blocks.append(Picture(caption, (("", webp(sheet, PHOTO)),), half=True))
     return Section("samples", "What the data looks like", tuple(blocks)) if blocks else None
 
 
@@ -44,6 +44,9 @@ def audit_blocks(corpus: Corpus) -> list[Block]:
     """One corpus: its splits, what deserves a warning, what was checked, and all facts folded away."""
     splits = corpus.audit.get("splits")
     blocks: list[Block] = [_splits(corpus, splits)] if isinstance(splits, dict) and splits else []
+    if corpus.counted:
+        words = f"{corpus.name} has no audit.json: this is counted from its manifest, no file was looked at."
+        blocks.append(Notice(words))
     blocks += _warnings(corpus)
     items = _checks(corpus.audit)
     blocks += [Prose(items=tuple(items))] if items else []

@@ -3,7 +3,7 @@
 Coordinates are CSS pixels. Every drawing is made for the width it is shown at, so that its text keeps its
 size: a bar chart is drawn once wide and once for a phone, line charts are panels that flow into as many
 columns as fit.
-Classes: `s0`..`s6` are the series colours, `sx` with `x0`..`x2` the greys of controls; see
+Classes: `s0`..`s7` are the series colours, `sx` with `x0`..`x2` the greys of controls; see
 templates/style.css.
 """
 
@@ -16,7 +16,7 @@ from islr.reporting.blocks import Series
 
 WIDE, NARROW = 1056, 368
 PANEL_WIDTH, PANEL_HEIGHT = 336, 222
-COLOURS = 7
+COLOURS = 8
 GREYS = 3
 _CHARACTER = 7.0  # mean advance of a 13 px system-font character
 _MARKERS = ("circle", "square", "diamond", "triangle")
@@ -196,8 +196,10 @@ def dots(
     reference: tuple[float, str] | None = None,
     narrow: bool = False,
     connect: bool = False,
+    span: tuple[float, float] = (0.0, 1.0),
 ) -> str:
-    """A dot plot of fractions: one row of points for each label; `connect` joins them into a dumbbell."""
+    """A dot plot of fractions: one row of points for each label; `connect` joins them into a dumbbell; `span` is the
+    axis."""
     width = NARROW if narrow else WIDE
     gutter = 0.0 if narrow else min(290.0, 14 + _CHARACTER * max((len(name) for name, _ in rows), default=1))
     left, right = (8.0, width - 10.0) if narrow else (gutter + 12, width - 16.0)
@@ -207,13 +209,13 @@ def dots(
     top = 26.0
     bottom = top + pitch * len(rows)
     drawing = _Drawing(width, bottom + 34, label)
-    slope, offset = _scale(0, 1, left, right)
-    for tick in ticks(0, 1, 6):
+    slope, offset = _scale(*span, left, right)
+    for tick in ticks(*span, 6):
         x = slope * tick + offset
         drawing.line(x, top - 4, x, bottom, "grid")
-        anchor = "start" if tick < 0.01 else "end" if tick > 0.99 else "middle"
+        anchor = "start" if x < left + 8 else "end" if x > right - 8 else "middle"
         drawing.text(x, bottom + 17, tick_label(tick, percent=True) + (" %" if tick > 0.99 else ""), "tick", anchor)
-    if reference is not None:
+    if reference is not None and span[0] <= reference[0] <= span[1]:
         x = slope * reference[0] + offset
         drawing.line(x, top - 8, x, bottom + 2, "reference")
         drawing.text(x + 5, top - 10, reference[1], "tick")
@@ -235,6 +237,22 @@ def dots(
                 drawing.line(slope * point.low + offset, y, slope * point.high + offset, y, css)
             drawing.marker(slope * point.value + offset, y, point.series, point.title, point.hollow)
     return drawing.svg()
+
+
+def key(series: Series) -> str:
+    """The point of a series, for a legend."""
+    drawing = _Drawing(12, 12, "")
+    drawing.marker(6, 6, series)
+    return f'<svg viewBox="0 0 12 12" width="12" height="12" aria-hidden="true">{"".join(drawing.parts)}</svg>'
+
+
+def zoom(values: Sequence[float]) -> tuple[float, float]:
+    """An axis for fractions: all of 0 to 1 unless the values lie within less than half of it, then where they lie."""
+    low, high = min(values), max(values)
+    if high - low > 0.5:
+        return 0.0, 1.0
+    room = max(0.02, 0.1 * (high - low))
+    return max(0.0, math.floor((low - room) * 20) / 20), min(1.0, math.ceil((high + room) * 20) / 20)
 
 
 def lines(

@@ -8,14 +8,15 @@ beside the scores: `balanced_accuracy_difference` and `p_holm` against random in
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from islr.data.phonology import FEATURES
 from islr.evaluation.results import Provenance, Result
+from islr.reporting import text
 from islr.reporting.blocks import Series
-from islr.reporting.scan import Gathered
-from islr.reporting.standings import ALPHA, BETTER, WORSE, Palette, is_random_name, series_of
+from islr.reporting.scan import Gathered, Place
+from islr.reporting.standings import ALPHA, BETTER, WORSE, Palette, is_random_name, places, series_of
 
 HEADLINE, COMPANION = "unseen_sign", "seen_sign"
 METRIC, DIFFERENCE = "balanced_accuracy", "balanced_accuracy_difference"
@@ -25,17 +26,30 @@ MAYBE_BETTER, MAYBE_WORSE = "△", "▽"
 
 @dataclass(frozen=True)
 class ProbeRow:
-    """One encoder, or one control; `key` tells rows of equal names apart."""
+    """One encoder, or one control; `key` (name, encoder, control) tells rows of equal names apart.
+
+    A row of a grid knows its `place`, and how many `seeds` it is the mean of; `random` is random initialisation.
+    """
 
     key: tuple[str, str, str]
     label: str
     series: Series
     control: bool
+    place: Place | None = None
+    seeds: int = 1
+
+    @property
+    def random(self) -> bool:
+        """Whether it is the random initialisation of an encoder."""
+        return is_random_name(self.key[0]) or is_random_name(self.key[2])
 
 
 @dataclass(frozen=True)
 class ProbeSet:
-    """All probe records on one corpus and one table of features."""
+    """All probe records on one corpus and one table of features.
+
+    `seeds` has a row for each seed, where `rows` are means over seeds; None where no row has several.
+    """
 
     title: str
     coverage: dict[str, Any]
@@ -45,6 +59,7 @@ class ProbeSet:
     features: tuple[str, ...]
     splits: tuple[str, ...]
     provenance: Provenance
+    seeds: "ProbeSet | None" = None
 
     def get(self, row: ProbeRow, feature: str, split: str, layer: str = CHOSEN, metric: str = METRIC) -> Result | None:
         """A record, or None."""
@@ -108,7 +123,7 @@ class ProbeSet:
 
 
 def probe_sets(gathered: Gathered, colours: Palette) -> tuple[ProbeSet, ...]:
-    """Group the probe records of all runs by corpus, splits and feature table."""
+    """Group the probe records of all runs by corpus, splits and feature table; seeds of a grid become one row."""
     groups: dict[tuple[str, ...], list[Result]] = {}
     details: dict[tuple[str, ...], dict[str, Any]] = {}
     for run in gathered.runs:
@@ -118,7 +133,53 @@ def probe_sets(gathered: Gathered, colours: Palette) -> tuple[ProbeSet, ...]:
                 key = (p.protocol, p.manifest, p.split_fingerprint, p.label_fingerprint)
                 groups.setdefault(key, []).append(record)
                 details.setdefault(key, run.details)
-    return tuple(_set(records, details[key], colours) for key, records in groups.items())
+    found = (_set(records, details[key], colours) for key, records in groups.items())
+    return tuple(mean_over_seeds(one, places(gathered)) for one in found)
+
+
+def mean_over_seeds(found: ProbeSet, placed: dict[str, Place]) -> ProbeSet:
+    """One row for each cell of the grid: means over its seeds.
+
+    Bounds are the outermost of the seeds', p-values the largest, so that a mark stands only where it stands for every
+    seed in the same direction. Comparisons between two encoders stay in the set of single seeds.
+    """
+    members: dict[tuple[str, str, str], list[ProbeRow]] = {}
+    merged: dict[tuple[str, str, str], ProbeRow] = {}
+    for row in (*found.rows, *found.permuted):
+        place = None if row.random else placed.get(row.key[0])
+        key = (" · ".join(place), *row.key[1:]) if place else row.key
+        members.setdefault(key, []).append(row)
+        label = f"{place[0]} · {text.regime_name(place[1])}" if place else row.label
+        merged[key] = replace(row, key=key, label=label, place=place, seeds=len(members[key]))
+    into: dict[tuple[str, ...], Any] = {row.key: key for key, rows in members.items() for row in rows}
+    gathered: dict[tuple[str, ...], list[Result]] = {}
+    for (metric, name, encoder, control, *rest), record in found.records.items():
+        key = into.get((name, encoder, control), ())  # without a score there is no row
+        if key and (len(members[key]) == 1 or ":" not in metric):
+            gathered.setdefault((metric, *key, *rest), []).append(record)
+    records = {where: _mean(seeds) for where, seeds in gathered.items()}
+    several = any(row.seeds > 1 for row in merged.values())
+    return replace(
+        found,
+        records=records,
+        rows=tuple(row for row in merged.values() if row.key[2] != PERMUTED),
+        permuted=tuple(row for row in merged.values() if row.key[2] == PERMUTED),
+        seeds=found if several else None,
+    )
+
+
+def _mean(records: Sequence[Result]) -> Result:
+    if len(records) == 1:
+        return records[0]
+    bounded = all(record.ci_low is not None and record.ci_high is not None for record in records)
+    values = [record.value for record in records]
+    changed = {
+        "value": max(values) if records[0].metric.startswith("p_") else sum(values) / len(values),
+        "ci_low": min(record.ci_low or 0.0 for record in records) if bounded else None,
+        "ci_high": max(record.ci_high or 0.0 for record in records) if bounded else None,
+        "ci_method": f"outermost of {len(records)} seeds; {records[0].ci_method}" if bounded else "",
+    }
+    return records[0].model_copy(update=changed)
 
 
 def _set(records: Sequence[Result], details: dict[str, Any], colours: Palette) -> ProbeSet:

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 from islr.evaluation.results import Result
 from islr.reporting import figures, text
-from islr.reporting.blocks import Block, Cell, Chart, Column, Notice, Section, Table
+from islr.reporting.blocks import Block, Cell, Chart, Column, Notice, Section, Series, Table
 from islr.reporting.cells import result_cell
 from islr.reporting.corpora import facts_of
+from islr.reporting.grid import SCRATCH, regime_order, regime_series
 from islr.reporting.guide import GUIDE
 from islr.reporting.probe_standings import (
     COMPANION,
@@ -61,7 +62,8 @@ def sections(sets: Sequence[ProbeSet]) -> list[Section]:
             if any(found.get(row, feature, split) for row in found.permuted for feature in found.shown):
                 title = f"Control with permuted labels on {words}, {found.title}"
                 blocks.append(_heat(found, split, found.permuted, title, folded=True))
-        blocks += [*_pairs(found), _everything(found)]
+        by_seed = found.seeds or found
+        blocks += [*_pairs(by_seed), _everything(by_seed)]
         if found.coverage:
             rows = tuple((Cell(name), Cell(value)) for name, value in facts_of(found.coverage))
             title, columns = f"Coverage and splits of {found.title}", (Column("Fact"), Column("Value"))
@@ -109,6 +111,8 @@ def _heat(found: ProbeSet, split: str, rows: Sequence[ProbeRow], title: str, fol
         "Balanced accuracy in percent at the layer chosen inside the training signs; intervals are in "
         "the tooltips, in the CSV and in the table of all probe numbers."
     )
+    if any(row.seeds > 1 for row in rows):
+        note += " Rows of several seeds show their mean, a mark where it stands for every seed."
     if any(found.difference(row, feature, split) for row in rows for feature in found.shown):
         note += _MARKS if any(cell.mark for row in body for cell in row) else _NO_MARKS
     if rows == found.permuted:
@@ -196,50 +200,101 @@ def _cell(metric: str, record: Result | None) -> Cell:
     return Cell(f"{record.value:.3f}".replace("-", text.MINUS), record.value, record.ci_low, record.ci_high, bounds)
 
 
+_Points = dict[tuple[str, tuple[str, str, str]], list[tuple[int, float]]]  # feature, row key -> (layer, value)
+
+
 def _layers(found: ProbeSet) -> list[Block]:
-    """One panel for each feature: balanced accuracy on unseen signs by layer."""
-    by_line: dict[tuple[str, tuple[str, str, str]], list[tuple[int, Result]]] = {}
+    """Balanced accuracy on unseen signs by layer: in a grid by method and regime, else by feature."""
+    points: _Points = {}
     for (metric, name, encoder, control, feature, split, layer), record in found.records.items():
         if metric == METRIC and split == HEADLINE and layer.isdigit():
-            by_line.setdefault((feature, (name, encoder, control)), []).append((int(layer), record))
+            points.setdefault((feature, (name, encoder, control)), []).append((int(layer), record.value))
+    if not points:
+        return []
+    if any(row.place for row in found.rows):
+        return _layers_of_a_grid(found, points)
     panels: dict[str, str] = {}
     spread: dict[str, float] = {}
     for feature in found.features:
-        drawn = []
-        for row in found.rows:
-            points = sorted(by_line.get((feature, row.key), []), key=lambda point: point[0])
-            if points:
-                ys = [record.value for _, record in points]
-                drawn.append(figures.Line(row.label, [x for x, _ in points], ys, row.series, points=True))
-        if not drawn:
-            continue
-        floor = found.floor(feature, HEADLINE)
-        values = [y for line in drawn for y in line.ys] + ([floor] if floor else [])
-        room = 0.08 * ((max(values) - min(values)) or 0.1)
-        span = (max(0.0, min(values) - room), min(1.0, max(values) + room))
-        reference = (floor, "majority") if floor else None
-        title = f"{text.feature_name(feature)}, %"
-        panels[feature] = figures.lines(title, drawn, "layer", True, span, reference, whole_x=True)
-        tops = [max(line.ys) for line in drawn]
-        spread[feature] = max(tops) - min(tops)
-    if not panels:
-        return []
-    legend = tuple((row.label, row.series) for row in found.rows if any(key == row.key for _, key in by_line))
+        panel = _layer_panel(found, points, feature, text.feature_name(feature), [(r, r.series) for r in found.rows])
+        if panel:
+            panels[feature] = panel
+            tops = [max(v for _, v in points[feature, row.key]) for row in found.rows if (feature, row.key) in points]
+            spread[feature] = max(tops) - min(tops)
+    legend = tuple((row.label, row.series) for row in found.rows if any(key == row.key for _, key in points))
     means = [feature for feature in panels if feature == found.mean]
     singles = sorted((f for f in panels if f in found.singles), key=lambda f: -spread[f])
     first = (means + singles)[:_PANELS]
     rest = [feature for feature in panels if feature not in first]
-    caption = (
-        f"Balanced accuracy on unseen signs of {found.title} from the features of each layer (0 is the "
-        "first block), for the features on which encoders differ most. Scales differ from panel to "
-        "panel; the dashed line is the majority class."
-    )
+    caption = f"{_layer_words(found)} For the features on which encoders differ most."
     blocks: list[Block] = [Chart(caption, tuple(panels[f] for f in first), legend=legend)]
     if rest:
         others = tuple(panels[f] for f in rest)
-        title = f"The other {len(rest)} features and averages, layer by layer"
+        title = f"Layer by layer: {len(rest)} more"
         blocks.append(Chart("", others, legend=legend, folded=title))
     return blocks
+
+
+def _layer_words(found: ProbeSet) -> str:
+    return (
+        f"Balanced accuracy on unseen signs of {found.title} from the features of each layer (0 is the first block). "
+        "Scales differ from panel to panel; the dashed line is the majority class."
+    )
+
+
+def _layers_of_a_grid(found: ProbeSet, points: _Points) -> list[Block]:
+    """The mean of each method by regime; folded, every feature by method, one chart for each regime."""
+    placed = [row for row in found.rows if row.place]
+    regimes = regime_order([SCRATCH, *(row.place[1] for row in placed if row.place)])
+    series = regime_series(regimes)
+    starts = {row.key[1]: row for row in found.rows if row.random}
+    mean = found.mean or found.features[0]
+    panels = []
+    for method in dict.fromkeys(row.place[0] for row in placed if row.place):
+        mine = [(row, series[row.place[1]]) for row in placed if row.place and row.place[0] == method]
+        start = starts.get(mine[0][0].key[1])
+        panels.append(
+            _layer_panel(found, points, mean, method, [*([(start, None)] if start else []), *mine], markers=True)
+        )
+    legend = tuple((text.regime_name(regime), series[regime]) for regime in regimes)
+    caption = f"{text.feature_name(mean)}, by method. {_layer_words(found)}"
+    blocks: list[Block] = [Chart(caption, tuple(filter(None, panels)), legend=legend)]
+    for regime in regimes[1:]:
+        shown = [(row, row.series) for row in placed if row.place and row.place[1] == regime]
+        used = {row.key[1] for row, _ in shown}
+        shown += [(row, row.series) for encoder, row in starts.items() if encoder in used]
+        drawn = [
+            _layer_panel(found, points, feature, text.feature_name(feature), shown, markers=False)
+            for feature in found.shown
+        ]
+        names = tuple((row.place[0] if row.place else row.label, colour) for row, colour in shown)
+        title = f"Feature by feature: {text.regime_name(regime)}"
+        blocks.append(Chart("", tuple(filter(None, drawn)), legend=names, folded=title))
+    return blocks
+
+
+def _layer_panel(
+    found: ProbeSet,
+    points: _Points,
+    feature: str,
+    title: str,
+    rows: Sequence[tuple[ProbeRow, Series]],
+    markers: bool = True,
+) -> str:
+    """One panel; empty where no row was read layer by layer."""
+    drawn = []
+    for row, series in rows:
+        line = sorted(points.get((feature, row.key), []))
+        if line:
+            drawn.append(figures.Line(row.label, [x for x, _ in line], [y for _, y in line], series, points=markers))
+    if not drawn:
+        return ""
+    floor = found.floor(feature, HEADLINE)
+    values = [y for line in drawn for y in line.ys] + ([floor] if floor else [])
+    room = 0.08 * ((max(values) - min(values)) or 0.1)
+    span = (max(0.0, min(values) - room), min(1.0, max(values) + room))
+    reference = (floor, "majority") if floor else None
+    return figures.lines(f"{title}, %", drawn, "layer", True, span, reference, whole_x=True)
 
 
 def _gap(found: ProbeSet) -> list[Block]:

@@ -15,6 +15,9 @@ from islr.reporting.blocks import Block, Cell, Column, Notice, Section, Table
 from islr.reporting.corpora import facts_of
 from islr.reporting.scan import Gathered, Run
 
+_MOST_ROWS = 16  # of an open table; longer ones are folded
+_MOST_EMBEDDED = 20_000  # records inside a page; comparisons of two encoders go first
+
 PROVENANCE_NAMES = {
     "protocol": "Protocol",
     "manifest": "Corpus",
@@ -82,7 +85,7 @@ def _protocol(protocol: str, entries: Sequence[tuple[str, str, dict[str, str]]])
             anchored.add(anchor)
             body.append((first, *(_hash_cell(words[f]) for f in differing)))
         title = f"What differs between {protocol} numbers"
-        blocks.append(Table(f"provenance-{slug}-rows", title, heads, tuple(body)))
+        blocks.append(Table(f"provenance-{slug}-rows", title, heads, tuple(body), folded=len(body) > _MOST_ROWS))
     return blocks
 
 
@@ -143,7 +146,8 @@ def environment(gathered: Gathered) -> Section:
     if rows:
         keep = [i for i in range(7) if i < 3 or any(row[i].text != "–" for row in rows)]
         body = tuple(tuple(row[i] for i in keep) for row in rows)
-        blocks.append(Table("runs", "Runs", tuple(columns[i] for i in keep), body))
+        folded = len(body) > _MOST_ROWS
+        blocks.append(Table("runs", f"{len(body)} runs", tuple(columns[i] for i in keep), body, folded=folded))
     machines: dict[str, list[str]] = {}
     for run in gathered.runs:
         if run.env:
@@ -183,20 +187,28 @@ def records_csv(gathered: Gathered) -> str:
 
 
 def compact_csv(gathered: Gathered) -> dict[str, str]:
-    """The same in two files that go inside a page: records that name their provenance, and the
-    provenances."""
+    """The same in two files that go inside a page: records that name their provenance, and the provenances.
+
+    Of very many records those that compare two encoders are left out: their number grows with the square of the
+    encoders, and `records_csv` has them."""
     keys = _group_keys(gathered)
     known: list[Provenance] = []
+    numbers: dict[int, str] = {}  # id of a provenance -> its number; records of one file share the object
     records: list[list[str]] = [[*_HEAD, *keys, "provenance"]]
+    many = sum(len(run.results) for run in gathered.runs) > _MOST_EMBEDDED
     for run in gathered.runs:
         for record in run.results:
-            if record.provenance not in known:
-                known.append(record.provenance)
-            number = str(known.index(record.provenance) + 1)
-            records.append([*_values(run, record, keys), number])
+            p = record.provenance
+            if many and ":" in record.metric:
+                continue
+            if id(p) not in numbers:
+                if p not in known:
+                    known.append(p)
+                numbers[id(p)] = str(known.index(p) + 1)
+            records.append([*_values(run, record, keys), numbers[id(p)]])
     sources = [["provenance", *Provenance.model_fields]]
     sources += [[str(number), *_fields(p)] for number, p in enumerate(known, start=1)]
-    return {"records.csv": _csv(records), "provenance.csv": _csv(sources)}
+    return {"records": _csv(records), "provenance": _csv(sources)}
 
 
 def _group_keys(gathered: Gathered) -> list[str]:

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from islr.config import parse_yaml
+from islr.data.audit import audit
+from islr.data.manifest import Manifest
 from islr.errors import UserError
 from islr.evaluation.predictions import Predictions, read_predictions
 from islr.evaluation.results import Result, load_results
 
 TASKS = ("pretrain", "finetune", "evaluate", "probe")
+Place = tuple[str, str]  # method and data regime of a cell of the grid
 _LARGEST_HEADER = 1 << 24  # bytes; a safetensors header above this is not one of ours
 
 
@@ -66,6 +69,12 @@ class Run:
         named = encoder.get("name") if isinstance(encoder, dict) else encoder
         return str(self.weights.get("architecture") or named or "")
 
+    @property
+    def place(self) -> Place | None:
+        """Its method and data regime, where it is part of a grid."""
+        tags = self.config.get("tags") or {}
+        return (str(tags["method"]), str(tags["regime"])) if {"method", "regime"} <= set(tags) else None
+
     @cached_property
     def details(self) -> dict[str, Any]:
         """details.json of a probing run: what was covered and how the splits were made; empty when absent."""
@@ -104,13 +113,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Corpus:
-    """One corpus folder: its audit, its sample sheet, and what its manifest says of itself."""
+    """One corpus folder: its audit, its sample sheet, and what its manifest says of itself.
+
+    `counted`: there was no audit.json, the facts are counted from the manifest and no file was looked at.
+    """
 
     folder: Path
     label: str
     audit: dict[str, Any]
     about: dict[str, Any]
     problem: str
+    counted: bool = False
 
     @property
     def name(self) -> str:
@@ -154,7 +167,7 @@ def scan(paths: Sequence[Path]) -> Gathered:
                 run = _run(folder, label, files)
                 if run is not None:
                     runs.setdefault(folder.resolve(), run)
-            if {"audit.json", "samples.png"} & files:
+            if {"audit.json", "samples.png"} & files or {"manifest.csv", "manifest.json"} <= files:
                 corpora.setdefault(folder.resolve(), _corpus(folder, label))
     if not runs and not corpora:
         given = ", ".join(map(str, paths))
@@ -225,9 +238,17 @@ def _run(folder: Path, label: str, files: set[str]) -> Run | None:
 
 
 def _corpus(folder: Path, label: str) -> Corpus:
-    audit = _json(folder / "audit.json")
-    problem = "" if audit or not (folder / "audit.json").exists() else "audit.json cannot be read"
-    return Corpus(folder, label, audit, _json(folder / "manifest.json"), problem)
+    if (folder / "audit.json").exists():
+        found = _json(folder / "audit.json")
+        problem = "" if found else "audit.json cannot be read"
+        return Corpus(folder, label, found, _json(folder / "manifest.json"), problem)
+    problem, found = "", {}
+    if (folder / "manifest.csv").is_file():
+        try:
+            found = audit(Manifest.load(folder / "manifest.csv"), poses=False, content=False)
+        except UserError as error:
+            problem = str(error).replace(str(folder) + os.sep, "")
+    return Corpus(folder, label, found, _json(folder / "manifest.json"), problem, counted=bool(found))
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from islr.evaluation.predictions import Predictions
 from islr.evaluation.results import Provenance, Result
 from islr.reporting import text
 from islr.reporting.blocks import Notice, Series
-from islr.reporting.scan import Gathered, Run
+from islr.reporting.scan import Gathered, Place, Run
 
 ALPHA = 0.05
 BETTER, WORSE = "▲", "▼"
+_MOST_DRAWN = 12  # rows of one plot
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,22 @@ class ScoredSet:
         return tuple(sorted(self.rows, key=lambda row: (row.random, -row.top1.value, row.label)))
 
     @property
+    def drawn(self) -> tuple[Row, ...]:
+        """Rows for plots of single models, best first: all of them, or of many in a grid for each method the first seed
+        of its best regime, and one random initialisation of each encoder."""
+        if len(self.rows) <= _MOST_DRAWN or not all(row.run.place for row in self.rows):
+            return self.ranked
+        groups: dict[tuple[str, str], dict[str, list[Row]]] = {}
+        for row in self.rows:
+            method, regime = row.run.place or ("", "")
+            line = ("", row.provenance.encoder) if row.random else (method, "")
+            groups.setdefault(line, {}).setdefault("" if row.random else regime, []).append(row)
+        best = [max(g.values(), key=lambda rows: sum(r.top1.value for r in rows) / len(rows)) for g in groups.values()]
+        chosen = [min(rows, key=lambda row: row.provenance.seed) for rows in best]
+        labels = {row.label for row in chosen}
+        return tuple(row for row in self.ranked if row.label in labels)
+
+    @property
     def leader(self) -> Row | None:
         """The pre-trained row furthest above the random initialisation of its own encoder; by score where no row can
         be compared.
@@ -117,8 +134,11 @@ Palette = dict[str, Series]
 
 
 def palette(gathered: Gathered) -> Palette:
-    """One colour for each row name in the whole report, and one grey for each encoder's random
-    initialisation."""
+    """One colour for each row name in the whole report, and one grey for each encoder's random initialisation.
+
+    In a grid the colour is the method's: its regimes and seeds share it.
+    """
+    methods = {name: method for name, (method, _) in places(gathered).items()}
     names: set[str] = set()
     random: set[str] = set()
     for run in gathered.runs:
@@ -132,8 +152,15 @@ def palette(gathered: Gathered) -> Palette:
                 random.add(_key(run.name, run.encoder, True))
             elif not run.results:
                 names.add(run.name)
-    colours: Palette = {name: i for i, name in enumerate(sorted(names))}
+    shared = sorted({methods.get(name, name) for name in names})
+    colours: Palette = {name: shared.index(methods.get(name, name)) for name in names}
+    colours |= {name: i for i, name in enumerate(shared)}
     return colours | {key: -1 - i for i, key in enumerate(sorted(random))}
+
+
+def places(gathered: Gathered) -> dict[str, Place]:
+    """Row name -> its place in the grid, of the runs that have one."""
+    return {run.name: place for run in gathered.of("pretrain", "finetune") if (place := run.place)}
 
 
 def series_of(colours: Palette, name: str, encoder: str, random: bool) -> Series:

@@ -98,6 +98,11 @@ def feature_name(feature: str) -> str:
     return words[:1].upper() + words[1:].lower()
 
 
+def regime_name(regime: str) -> str:
+    """`generic_then_sign` -> `generic → sign`."""
+    return regime.replace("_then_", " → ").replace("_", " ")
+
+
 def number(value: float) -> str:
     """A plain number with up to four significant digits, whole numbers whole."""
     if math.isfinite(value) and value == round(value) and abs(value) < 1e15:
