@@ -17,7 +17,7 @@ from tiny_runs import FINETUNE, PRETRAIN
 
 from islr.bench import plan, run_bench
 from islr.cli import _schema, run
-from islr.config import validate
+from islr.config import read_tree, validate
 from islr.errors import RunFailed, UserError
 from islr.evaluation.results import load_results
 from islr.grid import GridConfig
@@ -90,6 +90,21 @@ def test_files_that_runs_start_from_are_part_of_what_they_are(tree: dict[str, An
     first = {stage.name for stage in grid_of(tree)[1].stages}
     weights.write_bytes(b"two")
     assert len(first & {stage.name for stage in grid_of(tree)[1].stages}) == 1  # the random start alone
+
+
+@pytest.mark.parametrize("name", ["small", "wlasl100", "paper"])
+def test_shipped_grids_expand(name: str, mini_corpus: Path, tmp_path: Path) -> None:
+    tokenizer = tmp_path / "tokenizer.safetensors"
+    tokenizer.write_bytes(b"words")
+    tree = read_tree(f"bench/{name}.yaml", [f"out={tmp_path / 'grid'}"])
+    for corpus in tree["corpora"].values():
+        corpus |= {"manifest": str(mini_corpus / "manifest.csv")} if "manifest" in corpus else {}
+    if name == "paper":
+        tree["methods"]["bevt"]["pretrain_overrides"] = [f"recipe.tokenizer={tokenizer}"]
+    config, grid = grid_of(tree)
+    assert {cell.method for cell in grid.cells} == set(config.methods)
+    encoders = {grid.kinds[cell.stage][1] for cell in grid.cells if cell.regime == "scratch"}
+    assert {grid.kinds[cell.stage][1] for cell in grid.cells} == encoders  # every encoder has its random start
 
 
 def test_the_plan_counts_clips_and_time(tree: dict[str, Any]) -> None:
