@@ -36,6 +36,7 @@ RECORDED_LIBRARIES = (
     "decord",
     "torchcodec",
     "opencv-python-headless",
+    "pillow",
     "scikit-learn",
 )
 
