@@ -233,6 +233,7 @@ class TestFreezing:
             "partial",
             mode="partial",
             frozen_blocks=2,
+            class_balance="loss",
             encoder={"name": "r3d_tiny", "arguments": {"frames": 4, "size": 32}},
         )
         torch.manual_seed(config.run.seed)
@@ -309,14 +310,6 @@ class TestPatience:
         results = run_finetune(config)
         assert (results[0].provenance.epoch_chosen, results[0].provenance.epochs_trained) == (2, 4)
 
-    def test_without_patience_all_epochs_are_trained(
-        self, mini_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        self._scored(monkeypatch, [0.3, 0.1, 0.1])
-        optim = self.OPTIM | {"epochs": 3}
-        record = run_finetune(_config(tmp_path, mini_corpus, "whole", optim=optim))[0].provenance
-        assert (record.epoch_chosen, record.epochs_trained) == (1, 3)
-
 
 def test_averaged_weights_are_what_is_judged_kept_and_scored(
     mini_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -340,7 +333,8 @@ def test_averaged_weights_are_what_is_judged_kept_and_scored(
 
     monkeypatch.setattr(engine.AveragedModel, "update_parameters", noted)
     monkeypatch.setattr(finetune, "score", looked)
-    run_finetune(_config(tmp_path, mini_corpus, "ema", optim=optim))
+    record = run_finetune(_config(tmp_path, mini_corpus, "ema", optim=optim))[0].provenance
+    assert (record.epoch_chosen, record.epochs_trained) == (1, 1)
     kept = load_file(tmp_path / "ema" / "classifier.safetensors")
     assert len(judged) == 2  # once on the selection clips, once on the test clips
     for name, value in averages[-1].items():
@@ -349,18 +343,40 @@ def test_averaged_weights_are_what_is_judged_kept_and_scored(
             assert torch.allclose(seen, value, atol=1e-6), name
 
 
-def test_every_option_runs_together(mini_corpus: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_with_every_option_ends_with_the_same_bits(
+    mini_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     changes: dict[str, Any] = {
-        "class_balance": "loss",
-        "patience": 1,
-        "classification": {"mixup": 0.8, "cutmix": 1.0, "repeats": 2},
-        "video": {"randaugment": {"layers": 4}, "erasing": {}},
+        "class_balance": "sampling",
+        "patience": 2,
+        "classification": {"mixup": 0.8, "cutmix": 1.0, "mix_prob": 0.8, "repeats": 2, "dropout": 0.1},
+        "video": {"randaugment": {"layers": 4}, "erasing": {"probability": 0.5}},
+        "optim": FINETUNE["optim"] | {"epochs": 3},
     }
-    run_finetune(_config(tmp_path, mini_corpus, "all", **changes))
-    rows = [row for row in read_metrics(tmp_path / "all" / "metrics.jsonl") if row["kind"] == "train"]
-    assert rows
-    assert all(np.isfinite(row["loss"]) for row in rows)
-    resolved = (tmp_path / "all" / "config.yaml").read_text()
+    configs = [_config(tmp_path, mini_corpus, name, **changes) for name in ("whole", "cut")]
+    run_finetune(configs[0])
+    plain = engine.seed_step
+    stops = {1, 4}
+
+    def interrupting(seed: int, step: int, rank: int) -> None:
+        if step in stops:
+            stops.remove(step)
+            os.kill(os.getpid(), signal.SIGTERM)
+        plain(seed, step, rank)
+
+    monkeypatch.setattr(engine, "seed_step", interrupting)
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            run_finetune(configs[1])
+    run_finetune(configs[1])
+    rows = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut")]
+    losses = [[row["loss"] for row in found if row["kind"] == "train"] for found in rows]
+    assert losses[0] == losses[1]
+    assert len(set(losses[0])) == len(losses[0]) == 9
+    files = [tmp_path / name / "classifier.safetensors" for name in ("whole", "cut")]
+    kept, again = (load_file(file) for file in files)
+    assert all(torch.equal(value, again[name]) for name, value in kept.items())
+    resolved = (tmp_path / "whole" / "config.yaml").read_text()
     assert all(key in resolved for key in ("randaugment", "erasing", "class_balance", "patience", "repeats"))
 
 

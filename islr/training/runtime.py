@@ -39,6 +39,7 @@ RECORDED_LIBRARIES = (
     "decord",
     "torchcodec",
     "opencv-python-headless",
+    "pillow",
     "scikit-learn",
 )
 
