@@ -1,5 +1,6 @@
 """Configuration: strict, typed, one clear line for each mistake."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,16 @@ def test_shipped_configs_resolve(name: str) -> None:
     task = read_tree(path).get("task")
     assert task in SCHEMAS, f"{name} names no task"
     assert load_config(SCHEMAS[task], path).task == task
+
+
+@pytest.mark.parametrize("name", sorted(name for name in shipped_configs() if name.startswith("pretrain/")))
+def test_full_size_pre_training_says_its_gpu_hours_and_memory(name: str) -> None:
+    header = ""
+    path: Path | None = shipped_configs()[name]
+    while path is not None:  # a derived file may leave what does not change to its base
+        text = path.read_text(encoding="utf-8")
+        header += " ".join(line[1:].strip() for line in text.splitlines() if line.startswith("#"))
+        base = re.search(r"^base: (.+)$", text, re.MULTILINE)
+        path = path.parent / base[1] if base else None
+    assert re.search(r"Hardware:.*\b(GPU|A100)[- ]hours?\b", header), "hours"
+    assert re.search(r"Hardware:.*\b\d+ GB\b", header), "memory"

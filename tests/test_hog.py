@@ -11,7 +11,8 @@ from oracle_helpers import Differences, oracle_entry
 from torch import Tensor
 
 from islr.errors import UserError
-from pretrain.hog import dense_hog, hog_targets, reference_hog_targets, target_dim
+from islr.perf import fastest
+from pretrain.hog import dense_hog, hog_targets, reference_hog_targets, speed_contest, target_dim
 
 
 def slow_hog(frame: np.ndarray) -> np.ndarray:
@@ -112,6 +113,14 @@ def test_fast_path_is_the_straightforward_one(seed: int) -> None:
     clip = torch.cat([picture_clip(4, 48, seed), picture_clip(4, 48, seed + 10)])
     mask = torch.rand(2, 2, 3, 3, generator=torch.Generator().manual_seed(seed)) < 0.4
     assert torch.allclose(hog_targets(clip, mask), straightforward_hog_targets(clip, mask), atol=1e-6)
+
+
+def test_fast_path_is_much_faster_than_the_dense_computation() -> None:
+    """At the published size; `islr perf hog` shows the ratio, above 8 on every machine measured."""
+    contest = speed_contest()
+    assert "largest difference" in contest.agree()
+    best = fastest({"ours": contest.ours, "dense": contest.peer}, repeats=4)
+    assert best["dense"] > 5 * best["ours"]
 
 
 @pytest.mark.oracle
