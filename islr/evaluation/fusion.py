@@ -133,7 +133,7 @@ def fuse_runs(
         name: The row; default the runs' names joined by +.
         out: Folder for the results; default beside the first run.
         allow_partial: Score the clips that every run could score.
-        cluster: "signer" draws whole signers in intervals.
+        cluster: "signer" draws whole signers in intervals; default so where a run's configuration says so.
         device: Default as the first run's configuration says.
 
     Raises:
@@ -146,6 +146,7 @@ def fuse_runs(
         raise UserError("weights chosen on val would be judged on the clips that chose them; score test, or give them")
     given = None if weights in ("equal", "val") else parse_weights(weights, len(runs))
     models = [Model.load(run) for run in runs]
+    cluster = cluster or next((model.config.cluster for model in models if model.config.cluster), None)
     _same_classes(models)
     manifests = [Manifest.load(model.data(manifest_path).manifest[0]) for model in models]
     _same_clips(models, manifests, split)
