@@ -168,8 +168,6 @@ def fuse_runs(
             held, labels = _selection_scores(models, tests, views, world)
             shares = choose_weights(held, labels, pool)
             selection += f"; weights chosen on {len(labels)} of the same clips"
-        if not world.main:
-            return []
         records = [
             provenance(
                 manifest=manifest,
@@ -203,6 +201,8 @@ def fuse_runs(
         fused = Scores(np.array(rows, np.int64), pool_scores(tables, shares, pool), {})
         asked = views or models[0].config.views
         with run_folder(config, str(out or _beside(runs, split, asked, pool, weights)), world) as folder:
+            if not world.main:
+                return []
             predictions, signers = ranked(fused, scored[0][1]), _signers(models, manifests[0])
             return write_scores(folder, predictions, config.name, manifests[0], split, record, signers)
 
