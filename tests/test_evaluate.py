@@ -310,6 +310,24 @@ def test_fusion_weights_are_chosen_on_the_selection_set(runs: Path, tmp_path: Pa
         fuse_runs([runs / "video", runs / "pose"], weights="val", split="val")
 
 
+def test_only_clips_that_every_run_could_score_are_fused(runs: Path, mini_corpus: Path, tmp_path: Path) -> None:
+    manifest = Manifest.load(mini_corpus / "manifest.csv")
+    gone = manifest.select("test").clips[2]
+    clips = tuple(dataclasses.replace(clip, pose="") if clip is gone else clip for clip in manifest)
+    poseless = write_model(tmp_path / "pose", other_corpus(mini_corpus, tmp_path / "less", clips=clips), POSE, seed=1)
+    with pytest.raises(UserError, match=rf"1 of 6 clips of .* could not be read, such as {gone.clip_id}"):
+        fuse_runs([runs / "video", poseless], out=tmp_path / "fused")
+    assert not (tmp_path / "fused").exists()
+    record = top1(fuse_runs([runs / "video", poseless], allow_partial=True, out=tmp_path / "fused")).provenance
+    assert (record.clips_present, record.clips_expected) == (5, 6)
+    read = read_predictions(tmp_path / "fused" / "predictions.csv")
+    ids, video = probabilities(runs / "video")
+    _, pose = probabilities(runs / "pose")
+    kept = [i for i, name in enumerate(ids) if name != gone.clip_id]
+    assert read.clip_ids == tuple(ids[i] for i in kept)
+    assert read.scores[:, 0] == pytest.approx((video + pose)[kept].max(axis=1) / 2)
+
+
 def test_runs_that_answer_different_questions_are_not_fused(runs: Path, mini_corpus: Path, tmp_path: Path) -> None:
     manifest = Manifest.load(mini_corpus / "manifest.csv")
     renamed = other_corpus(mini_corpus, tmp_path / "renamed", classes=("NEW", *manifest.classes[1:]))

@@ -23,7 +23,7 @@ from islr.evaluation.results import Provenance, Result
 BINS = 15  # as Guo et al. 2017
 _LEAST = 1e-12  # probabilities below count as this, so that one hopeless clip does not make a mean infinite
 _SUM_SLACK = 1e-6  # rounding of a probability above 1
-_RESAMPLES = 1000
+_RESAMPLES, _AT_ONCE = 1000, 20
 _LOG_TEMPERATURES = (np.log(0.05), np.log(20.0))
 
 Binning = Literal["width", "mass"]
@@ -109,8 +109,10 @@ def calibration_results(predictions: Predictions, name: str, provenance: Provena
     index = bin_index(confidence)
     error = float(calibration_error(confidence, right, index))
     adaptive = float(calibration_error(confidence, right, bin_index(confidence, "mass")))
-    resampled = np.random.default_rng(0).random((_RESAMPLES, len(confidence))) < confidence
-    ideal = calibration_error(confidence, resampled.astype(np.float64), index)
+    rng = np.random.default_rng(0)
+    # A few outcomes at a time: all of them would be gigabytes on a large test set.
+    outcomes = (rng.random((_AT_ONCE, len(confidence))) < confidence for _ in range(_RESAMPLES // _AT_ONCE))
+    ideal = np.concatenate([calibration_error(confidence, right.astype(np.float64), index) for right in outcomes])
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(ideal, [tail, 1 - tail])
     method = f"{CONFIDENCE * 100:.0f} % of {_RESAMPLES} sets of outcomes drawn from the model's own confidences"

@@ -133,7 +133,7 @@ def fuse_runs(
         name: The row; default the runs' names joined by +.
         out: Folder for the results; default beside the first run.
         allow_partial: Score the clips that every run could score.
-        cluster: "signer" draws whole signers in intervals.
+        cluster: "signer" draws whole signers in intervals; default so where a run's configuration says so.
         device: Default as the first run's configuration says.
 
     Raises:
@@ -146,6 +146,7 @@ def fuse_runs(
         raise UserError("weights chosen on val would be judged on the clips that chose them; score test, or give them")
     given = None if weights in ("equal", "val") else parse_weights(weights, len(runs))
     models = [Model.load(run) for run in runs]
+    cluster = cluster or next((model.config.cluster for model in models if model.config.cluster), None)
     _same_classes(models)
     manifests = [Manifest.load(model.data(manifest_path).manifest[0]) for model in models]
     _same_clips(models, manifests, split)
@@ -167,8 +168,6 @@ def fuse_runs(
             held, labels = _selection_scores(models, tests, views, world)
             shares = choose_weights(held, labels, pool)
             selection += f"; weights chosen on {len(labels)} of the same clips"
-        if not world.main:
-            return []
         records = [
             provenance(
                 manifest=manifest,
@@ -202,6 +201,8 @@ def fuse_runs(
         fused = Scores(np.array(rows, np.int64), pool_scores(tables, shares, pool), {})
         asked = views or models[0].config.views
         with run_folder(config, str(out or _beside(runs, split, asked, pool, weights)), world) as folder:
+            if not world.main:
+                return []
             predictions, signers = ranked(fused, scored[0][1]), _signers(models, manifests[0])
             return write_scores(folder, predictions, config.name, manifests[0], split, record, signers)
 
