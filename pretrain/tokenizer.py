@@ -208,12 +208,18 @@ class Recipe(nn.Module):
         """1 - cosine between what the codes tell and the teacher's tokens, on the teacher's grid (VQ-KD)."""
         assert self.teacher is not None
         assert self.config.teacher is not None
-        with torch.no_grad():
-            layers = self.teacher.forward_layers(to_input(clip, self.teacher.input_spec))
-        wanted = layers[self.config.teacher.layer].float()  # [B, N, D]
+        wanted = self.teacher_tokens(clip)
         told = self.head(codes).unflatten(0, (len(clip), -1)).transpose(1, 2)  # [B, D, T, h, w]
         told = F.adaptive_avg_pool3d(told.float(), self.config.teacher.grid).flatten(2).transpose(1, 2)  # [B, N, D]
         return 1 - F.cosine_similarity(told, wanted, dim=2).mean()
+
+    @torch.no_grad()
+    def teacher_tokens(self, clip: Tensor) -> Tensor:
+        """How the teacher sees uint8 clips `[B, 3, T, H, W]`: `[B, N, D]`."""
+        assert self.teacher is not None
+        assert self.config.teacher is not None
+        layers = self.teacher.forward_layers(to_input(clip, self.teacher.input_spec))
+        return layers[self.config.teacher.layer].float()
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:

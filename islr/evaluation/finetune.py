@@ -3,7 +3,7 @@
 import json
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -95,17 +95,8 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
     world = World(config.run.device)
     prepare_process(config.run.threads)
     torch.manual_seed(config.run.seed)
-    if len(config.data.manifest) != 1:
-        raise UserError("fine-tuning takes one manifest; data.manifest names several")
-    manifest = Manifest.load(config.data.manifest[0])
-    test = labelled_split(manifest, "test", config.allow_partial)
-    train, selection = selection_sets(manifest, config)
-    shared: list[str] = []
-    if config.shared_with_test == "drop":
-        selection, shared = without_shared(selection, test)
-    check_disjoint(selection, test)
-    if config.encoder.weights:
-        check_test_unseen(config.encoder.weights, manifest)
+    clips = clips_of(config)
+    manifest, train, selection, test = clips.manifest, clips.train, clips.selection, clips.test
     task = Classification(build_encoder(config.encoder), len(manifest.classes), config.classification)
     stores = {"train": ClipStore(train, config.data), "select": ClipStore(selection, config.data)}
     view = train_view(task.encoder.input_spec, config.video, config.pose)
@@ -140,7 +131,7 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
             weights=folder / CLASSIFIER,
             config=config,
             selection=f"{config.select_on} ({len(selection.select())} clips"
-            + (f", {len(shared)} that test also has left out)" if shared else ")"),
+            + (f", {len(clips.left_out)} that test also has left out)" if clips.left_out else ")"),
             seed=config.run.seed,
             world=world,
             started=started,
@@ -151,6 +142,36 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
             results = write_scores(folder, predictions, config.name, manifest, "test", record)
         world.barrier()
         return results
+
+
+class Clips(NamedTuple):
+    """What a fine-tuning run trains on, chooses by and is scored on; `left_out` of the selection are in test, too."""
+
+    manifest: Manifest
+    train: Manifest
+    selection: Manifest
+    test: Manifest
+    left_out: list[str]
+
+
+def clips_of(config: FinetuneConfig) -> Clips:
+    """The clips of a run, after checking that its number would mean something.
+
+    Raises:
+        UserError: They do not fit the configuration, the test set is incomplete, or was seen before.
+    """
+    if len(config.data.manifest) != 1:
+        raise UserError("fine-tuning takes one manifest; data.manifest names several")
+    manifest = Manifest.load(config.data.manifest[0])
+    test = labelled_split(manifest, "test", config.allow_partial)
+    train, selection = selection_sets(manifest, config)
+    shared: list[str] = []
+    if config.shared_with_test == "drop":
+        selection, shared = without_shared(selection, test)
+    check_disjoint(selection, test)
+    if config.encoder.weights:
+        check_test_unseen(config.encoder.weights, manifest)
+    return Clips(manifest, train, selection, test, shared)
 
 
 def check_test_unseen(weights: str, manifest: Manifest) -> None:
@@ -219,18 +240,10 @@ def _train(
         )
         return _selection_numbers(scores, selection.manifest)
 
-    inherited: dict[str, Any] = {"pretraining": "[]", "recipe": ""}
-    if config.encoder.weights:
-        facts = read_metadata(config.encoder.weights)
-        inherited = {key: facts.get(key, empty) for key, empty in inherited.items()}
-    inherited |= {
-        "classes": list(manifest.classes),
-        "label_fingerprint": label_fingerprint(manifest),
-        "head_norm": config.classification.head_norm,
-    }
+    facts = classifier_facts(config, manifest)
 
     def keep(module: nn.Module) -> None:
-        save_classifier(folder / CLASSIFIER, module.classifier, inherited)  # type: ignore[arg-type]
+        save_classifier(folder / CLASSIFIER, module.classifier, facts)  # type: ignore[arg-type]
 
     fit(
         task,
@@ -241,15 +254,31 @@ def _train(
         world=world,
         folder=folder,
         title=f"{config.name}: fine-tuning",
-        groups=parameter_groups(
-            task,
-            config.optim,
-            lambda name: task.classifier.layer_of(name.removeprefix("classifier.")),
-            task.classifier.num_layers,
-        ),
+        groups=groups_of(task, config.optim),
         evaluate=validate,
         select="score",
         keep_best=keep,
+    )
+
+
+def classifier_facts(config: FinetuneConfig, manifest: Manifest) -> dict[str, Any]:
+    """What a classifier's file says beside its weights."""
+    inherited: dict[str, Any] = {"pretraining": "[]", "recipe": ""}
+    if config.encoder.weights:
+        facts = read_metadata(config.encoder.weights)
+        inherited = {key: facts.get(key, empty) for key, empty in inherited.items()}
+    return inherited | {
+        "classes": list(manifest.classes),
+        "label_fingerprint": label_fingerprint(manifest),
+        "head_norm": config.classification.head_norm,
+    }
+
+
+def groups_of(task: Classification, optim: OptimConfig) -> list[dict[str, Any]]:
+    """The optimiser's groups, with the learning rate decaying from the head down."""
+    classifier = task.classifier
+    return parameter_groups(
+        task, optim, lambda name: classifier.layer_of(name.removeprefix("classifier.")), classifier.num_layers
     )
 
 

@@ -128,7 +128,7 @@ def fit(
         if average is not None:
             average.load_state_dict(saved["average"])
         state = State(**saved["state"])
-    wrapped = _wrap(module, run, world)
+    wrapped = wrap_module(module, run, world)
     before_update: Callable[[float], None] | None = getattr(module, "before_update", None)
     after_step: Callable[[int, int], None] | None = getattr(module, "after_step", None)
     judged = average.module if average is not None else module
@@ -193,7 +193,7 @@ def fit(
             set_weight_decay(optimizer, optim, state.step / total)
             seed_step(run.seed, state.step, world.rank)
             wrapped.train()
-            values, norm = _backward(wrapped, parts, optim, run, world)
+            values, norm = accumulate_gradients(wrapped, parts, optim, run, world)
             finite = bool(torch.isfinite(values["loss"]) & torch.isfinite(norm)) if values else True
             if world.any(not finite):
                 raise RunFailed(_diverged(state.step, values, norm, parts, batches))
@@ -229,7 +229,8 @@ def fit(
     return state
 
 
-def _wrap(module: nn.Module, run: RunConfig, world: World) -> nn.Module:
+def wrap_module(module: nn.Module, run: RunConfig, world: World) -> nn.Module:
+    """The module as it is trained: compiled, over several processes, or itself."""
     wrapped = module
     if run.compile:
         wrapped = torch.compile(module)  # type: ignore[assignment]
@@ -239,7 +240,7 @@ def _wrap(module: nn.Module, run: RunConfig, world: World) -> nn.Module:
     return wrapped
 
 
-def _backward(
+def accumulate_gradients(
     module: nn.Module, parts: list[Batch], optim: OptimConfig, run: RunConfig, world: World
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Accumulate the gradients of a step's parts; returns the mean of each reported value and the gradient norm."""
