@@ -18,11 +18,11 @@ from islr.files import write_atomic
 from islr.training.optim import schedule_words
 from islr.training.runtime import World, device_name, prepare_process
 
-CHECKS = ("data", "overfit", "reload", "shuffled", "speed")
+CHECKS = ("data", "speed", "overfit", "reload", "shuffled")
 
 
 def run_checks(subject: Subject, limits: Limits, only: Sequence[str] = ()) -> list[Outcome]:
-    """Run the checks, cheapest first.
+    """Run the checks, in the order of `CHECKS`.
 
     Args:
         subject: The run that has not begun.
@@ -48,6 +48,8 @@ def run_checks(subject: Subject, limits: Limits, only: Sequence[str] = ()) -> li
     outcomes = []
     if "data" in wanted:
         outcomes.append(facts(subject, limits))
+    if "speed" in wanted:  # before others have grown the process
+        outcomes += speed(subject, subject.build(False).to(world.device), world, limits)
     if "overfit" in wanted or "reload" in wanted:
         module = subject.build(True).to(world.device)
         batch = one_batch(subject, limits.clips, world)
@@ -59,8 +61,6 @@ def run_checks(subject: Subject, limits: Limits, only: Sequence[str] = ()) -> li
         del module, batch
     if "shuffled" in wanted:
         outcomes.append(shuffled(subject, world, limits))
-    if "speed" in wanted:
-        outcomes += speed(subject, subject.build(False).to(world.device), world, limits)
     return outcomes
 
 

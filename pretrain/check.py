@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from islr.checks.finetune import accuracy_goal
+from islr.checks.finetune import told_goal
 from islr.checks.subject import Goal, Labelled, Subject, plain, span_wanted
 from islr.data.manifest import Clip, Manifest
 from islr.data.module import Batch
@@ -194,5 +194,5 @@ GOALS: dict[str, Callable[[nn.Module, Batch], Goal]] = {
     "tokenizer": _tokenizer,
     "svt": _svt,
     "dpc": _dpc,
-    "supervised": accuracy_goal,
+    "supervised": told_goal,
 }

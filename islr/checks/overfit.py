@@ -63,19 +63,21 @@ def overfit(subject: Subject, module: nn.Module, batch: Batch, world: World, lim
         values.append(float(found[goal.key].detach()))
         loss = found["loss"]
         if not torch.isfinite(loss):
-            return _said(goal, values, batch, began, f"the loss is {float(loss.detach()):g} at step {step}")
+            return _said(goal, values, batch, began, limits, f"the loss is {float(loss.detach()):g} at step {step}")
         if goal.met(values[-1]) or step == limits.steps or time.monotonic() - began > limits.seconds:
             break
         loss.backward()
         clip_gradients(module.parameters(), subject.optim)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return _said(goal, values, batch, began)
+    return _said(goal, values, batch, began, limits)
 
 
-def _said(goal: Goal, values: list[float], batch: Batch, began: float, problem: str = "") -> Outcome:
+def _said(goal: Goal, values: list[float], batch: Batch, began: float, limits: Limits, problem: str = "") -> Outcome:
     steps, clips = len(values) - 1, len(batch["index"])
     good = not problem and goal.met(values[-1])
+    if not good and not problem and steps < limits.steps:
+        problem = f"the {limits.seconds:g} s are over (--seconds)"
     words = (
         f"{goal.key} {values[0]:.3g} -> {values[-1]:.3g} in {steps} steps on {clips} clips; "
         f"wanted {'at least' if goal.rises else 'at most'} {goal.limit:.3g}, {goal.words}"
