@@ -82,8 +82,8 @@ def _elsewhere(folder: Path, device: torch.device, threads: int) -> str:
     return "" if done.returncode == 0 else (lines[-1] if lines else f"exit {done.returncode}")
 
 
-def _main(folder: Path, device: str, threads: int) -> None:
-    prepare_process(threads)
+def load_and_compute(folder: Path, device: str) -> None:
+    """What the new process does: load the folder's weights and write its results."""
     path = folder / WEIGHTS
     model: nn.Module = load_classifier(path)[0] if "classes" in read_metadata(path) else load_encoder(path)
     clip = load_file(folder / CLIPS)["clip"].to(device)
@@ -92,6 +92,7 @@ def _main(folder: Path, device: str, threads: int) -> None:
 
 if __name__ == "__main__":
     try:
-        _main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+        prepare_process(int(sys.argv[3]))
+        load_and_compute(Path(sys.argv[1]), sys.argv[2])
     except UserError as error:
         sys.exit(str(error))

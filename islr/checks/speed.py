@@ -16,8 +16,8 @@ from torch import nn
 from islr.checks.subject import Limits, Outcome, Subject, autocast, evenly
 from islr.data.module import Batch, ClipStore, TrainBatches
 from islr.perf_step import saved_bytes
-from islr.training.engine import accumulate_gradients, to_device, wrap_module
-from islr.training.optim import build_optimizer
+from islr.training.engine import to_device
+from islr.training.optim import build_optimizer, clip_gradients
 from islr.training.runtime import World
 
 MOST_WAIT = 0.5  # share of the time that may go by waiting for data
@@ -100,12 +100,15 @@ def _timed(action: Callable[[], object], limits: Limits, most: int) -> float:
 def _step_seconds(subject: Subject, module: nn.Module, batch: Batch, world: World, limits: Limits) -> float:
     """Seconds of one process's whole step: all its parts, and the optimiser's update."""
     optimizer = build_optimizer(subject.optim, subject.groups(module))
-    wrapped = wrap_module(module, subject.run, world)
-    wrapped.train()
-    parts = [batch] * subject.optim.accumulate
+    trained = torch.compile(module) if subject.run.compile else module
+    module.train()
 
     def step() -> None:
-        accumulate_gradients(wrapped, parts, subject.optim, subject.run, world)
+        for _ in range(subject.optim.accumulate):
+            with autocast(world, subject.run):
+                loss = trained(batch)["loss"]
+            (loss / subject.optim.accumulate).backward()
+        clip_gradients(module.parameters(), subject.optim)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if world.device.type == "cuda":

@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -30,12 +32,14 @@ from islr.evaluation.evaluate import (
     score,
     write_scores,
 )
-from islr.evaluation.results import Result, load_results
+from islr.evaluation.predictions import Predictions
+from islr.evaluation.results import Result, as_table, load_results
 from islr.models import EncoderConfig
 from islr.models.weights import build_encoder, read_metadata
 from islr.training.classification import Classification, ClassificationConfig
 from islr.training.engine import fit, train_batches
 from islr.training.optim import OptimConfig, parameter_groups
+from islr.training.outside import Outside
 from islr.training.runtime import RunConfig, World, prepare_process, run_folder
 from islr.training.tracking import Progression
 
@@ -101,14 +105,15 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
     stores = {"train": ClipStore(train, config.data), "select": ClipStore(selection, config.data)}
     view = train_view(task.encoder.input_spec, config.video, config.pose)
     batches = train_batches(stores["train"], view, config.optim, config.run, world)
-    with world.connected(), run_folder(config, config.run.out, world) as folder:
+    with world.connected(), run_folder(config, config.run.out, world) as folder, ExitStack() as resources:
         if (folder / RESULT).exists():
             return load_results(folder / RESULT)
         if config.data.cache == "memory":
             for name, store in stores.items():
                 with Progression(f"{config.name}: decoding {name}", len(store), enabled=world.main) as bar:
                     store.fill_cache(bar.callback)
-        _train(task, config, batches, stores["select"], manifest, world, folder)
+        outside = resources.enter_context(Outside(folder, config.run.wandb, config, world.main))
+        _train(task, config, batches, stores["select"], manifest, world, folder, outside)
         world.barrier()
         classifier, _ = load_classifier(folder / CLASSIFIER)
         store = ClipStore(test, config.data)
@@ -140,6 +145,7 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
         if world.main:
             predictions = ranked(scores, store.manifest)
             results = write_scores(folder, predictions, config.name, manifest, "test", record)
+            show_results(outside, results, predictions)
         world.barrier()
         return results
 
@@ -222,6 +228,7 @@ def _train(
     manifest: Manifest,
     world: World,
     folder: Path,
+    outside: Outside,
 ) -> None:
     if config.mode == "linear":
         task.encoder.freeze()
@@ -258,7 +265,22 @@ def _train(
         evaluate=validate,
         select="score",
         keep_best=keep,
+        outside=outside,
     )
+
+
+def show_results(outside: Outside, results: Sequence[Result], predictions: Predictions) -> None:
+    """The test's numbers: overall ones in the summary, all of them and each class's accuracy in tables."""
+    outside.table("test/results", *as_table(results))
+    counts = np.bincount(predictions.labels, minlength=len(predictions.classes))
+    right = np.bincount(predictions.labels[predictions.true_ranks == 1], minlength=len(predictions.classes))
+    told = [
+        (name, int(count), float(hits / count))
+        for name, count, hits in zip(predictions.classes, counts, right, strict=True)
+        if count
+    ]
+    outside.table("test/classes", ("class", "clips", "top1"), told)
+    outside.summary({f"test/{result.metric}": result.value for result in results if not result.group})
 
 
 def classifier_facts(config: FinetuneConfig, manifest: Manifest) -> dict[str, Any]:

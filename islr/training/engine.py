@@ -34,6 +34,7 @@ from islr.training.optim import (
     set_learning_rate,
     set_weight_decay,
 )
+from islr.training.outside import Outside
 from islr.training.runtime import RunConfig, World, seed_step
 from islr.training.tracking import Progression, Tracker
 
@@ -88,6 +89,7 @@ def fit(
     evaluate_start: bool = False,
     select: str = "",
     keep_best: Callable[[nn.Module], None] | None = None,
+    outside: Outside | None = None,
 ) -> State:
     """Train `module` to the end, from the folder's last checkpoint when there is one.
 
@@ -106,6 +108,7 @@ def fit(
         evaluate_start: Also evaluate before the first step.
         select: Which of the evaluation's numbers, higher is better, decides about `keep_best`.
         keep_best: Called with the weights whenever `select` improves.
+        outside: Gets the metrics, too.
 
     Returns:
         The final state; `module` holds the final weights (the averaged ones when `optim.ema` is set).
@@ -128,19 +131,11 @@ def fit(
         if average is not None:
             average.load_state_dict(saved["average"])
         state = State(**saved["state"])
-    wrapped = wrap_module(module, run, world)
+    wrapped = _wrap(module, run, world)
     before_update: Callable[[float], None] | None = getattr(module, "before_update", None)
     after_step: Callable[[int, int], None] | None = getattr(module, "after_step", None)
     judged = average.module if average is not None else module
-    tracker = Tracker(
-        folder,
-        state.step,
-        run.wandb,
-        title,
-        config.model_dump(mode="json"),
-        enabled=world.main,
-        evaluated=state.evaluated,
-    )
+    tracker = Tracker(folder, state.step, outside, enabled=world.main, evaluated=state.evaluated)
     if world.main:
         print(f"{title}: {schedule_words(optim, world.size)}", file=sys.stderr)
     clock = time.monotonic() - state.seconds
@@ -193,7 +188,7 @@ def fit(
             set_weight_decay(optimizer, optim, state.step / total)
             seed_step(run.seed, state.step, world.rank)
             wrapped.train()
-            values, norm = accumulate_gradients(wrapped, parts, optim, run, world)
+            values, norm = _backward(wrapped, parts, optim, run, world)
             finite = bool(torch.isfinite(values["loss"]) & torch.isfinite(norm)) if values else True
             if world.any(not finite):
                 raise RunFailed(_diverged(state.step, values, norm, parts, batches))
@@ -229,8 +224,7 @@ def fit(
     return state
 
 
-def wrap_module(module: nn.Module, run: RunConfig, world: World) -> nn.Module:
-    """The module as it is trained: compiled, over several processes, or itself."""
+def _wrap(module: nn.Module, run: RunConfig, world: World) -> nn.Module:
     wrapped = module
     if run.compile:
         wrapped = torch.compile(module)  # type: ignore[assignment]
@@ -240,7 +234,7 @@ def wrap_module(module: nn.Module, run: RunConfig, world: World) -> nn.Module:
     return wrapped
 
 
-def accumulate_gradients(
+def _backward(
     module: nn.Module, parts: list[Batch], optim: OptimConfig, run: RunConfig, world: World
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Accumulate the gradients of a step's parts; returns the mean of each reported value and the gradient norm."""
