@@ -1,7 +1,7 @@
 """What an offline wandb run holds, read with wandb's own record type.
 
-The file is a header of 7 bytes and LevelDB's log format: blocks of 32 KiB, in them chunks of a header (checksum, length,
-kind) and a piece of a record; kinds 1 and 4 end a record.
+The file is a header of 7 bytes and the log format of LevelDB: blocks of 32 KiB, in them chunks of a header (checksum,
+length, kind) and a piece of a record; kinds 1 and 4 end a record.
 """
 
 import json

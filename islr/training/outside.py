@@ -2,7 +2,8 @@
 
 Whatever goes wrong there is said once and ends its use, never the run: the local record is complete without it. A run
 folder is one wandb run: its id is kept in `wandb-id`, so that a run that is killed and launched again goes on in it.
-Offline, each launch leaves a folder `wandb/offline-run-*` of that id, which `wandb sync` uploads later, in order.
+Offline, each launch leaves a folder `wandb/offline-run-*` of that id; the last holds the metrics of all launches and is
+the one that `wandb sync` is to upload.
 """
 
 import os

@@ -90,6 +90,8 @@ class Tracker:
         kept = [row for row in rows if row["step"] <= last.get(row["kind"], resume_step)]
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = path.open("a", encoding="utf-8")
+        for row in kept:  # what a kill kept wandb from writing
+            self._tell(**row)
 
     def log(self, kind: str, step: int, epoch: float, **values: float) -> None:
         """Add a row; `kind` is train or val."""
@@ -98,8 +100,11 @@ class Tracker:
         row = {"kind": kind, "step": step, "epoch": round(epoch, 4), **values}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
+        self._tell(**row)
+
+    def _tell(self, kind: str, step: int, epoch: float, **values: float) -> None:
         if self._outside is not None:
-            self._outside.numbers(kind, step, values)
+            self._outside.numbers(kind, step, values | {"epoch": epoch})
 
     def close(self) -> None:
         """End the file; what is outside goes on."""
