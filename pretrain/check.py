@@ -66,7 +66,7 @@ def pretrain_subject(config: PretrainConfig) -> Subject:
             torch.manual_seed(config.run.seed)
             return Classification(build_encoder(config.encoder), classes, simple.classification)
 
-        labelled = Labelled(*_held_out(manifest), classifier, view, sampling)
+        labelled = Labelled(*_held_out(manifest), classifier, sampling)
     return Subject(
         name=config.name,
         task="pretrain",

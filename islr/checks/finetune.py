@@ -59,7 +59,7 @@ def finetune_subject(config: FinetuneConfig) -> Subject:
         goal=told_goal,
         kept=classifier,
         save=save,
-        labelled=Labelled(clips.train, clips.selection, lambda count: task(count, True), view, config.video.sampling),
+        labelled=Labelled(clips.train, clips.selection, lambda count: task(count, True), config.video.sampling),
     )
 
 

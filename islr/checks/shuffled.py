@@ -21,6 +21,7 @@ from islr.checks.subject import Labelled, Limits, Outcome, Subject, autocast, ev
 from islr.data.duplicates import same_content
 from islr.data.manifest import Clip, Manifest
 from islr.data.module import ClipStore, TrainBatches
+from islr.data.transforms import eval_view
 from islr.evaluation.evaluate import ViewsConfig, score
 from islr.training.engine import to_device
 from islr.training.optim import build_optimizer, clip_gradients, set_learning_rate
@@ -51,7 +52,8 @@ def shuffled(subject: Subject, world: World, limits: Limits) -> Outcome:
     optimizer = build_optimizer(subject.optim, subject.groups(task))
     set_learning_rate(optimizer, subject.optim.lr * subject.optim.scale)
     size = min(subject.optim.batch_size, len(stores[0]))
-    batches = TrainBatches(stores[0], labelled.view, batch_size=size, seed=subject.run.seed)
+    view = eval_view(subject.spec, labelled.sampling)  # as they are scored: nothing is learned by heart sooner
+    batches = TrainBatches(stores[0], view, batch_size=size, seed=subject.run.seed)
     known: list[float] = []
     for step, (batch,) in enumerate(batches.iterate(0, limits.steps)):
         seed_step(subject.run.seed, step, 0)

@@ -49,14 +49,12 @@ class Labelled:
         train: Labelled clips that are trained on.
         held_out: Labelled clips that are not; never test.
         build: Number of classes -> a fresh classifier with its loss.
-        view: Makes a training sample.
         sampling: Frames of a clip that is scored.
     """
 
     train: Manifest
     held_out: Manifest
     build: Callable[[int], Classification]
-    view: View
     sampling: SamplingConfig
 
 
