@@ -157,6 +157,43 @@ def synth(
 
 
 @app.command()
+def check(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    steps: Annotated[int, typer.Option(min=1, help="training steps of a check, at most")] = 200,
+    seconds: Annotated[float, typer.Option(min=1, help="seconds of a check, at most")] = 120,
+    clips: Annotated[int, typer.Option(min=2, help="clips of the batch that is overfitted")] = 8,
+    processes: Annotated[int, typer.Option(min=1, help="processes that the run will have")] = 1,
+    only: Annotated[
+        list[str] | None, typer.Option(help="data, overfit, reload, shuffled or speed; repeat for several")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write what was found there")] = None,
+) -> None:
+    """Before a long run: can it learn, does anything leak, does it load again, how long, how much memory."""
+    from islr.check import report_checks
+    from islr.checks.subject import Limits
+
+    subject = _subject(config, overrides or [])
+    report_checks(subject, Limits(steps, seconds, clips, processes), only or (), json_file)
+
+
+def _subject(where: str, overrides: list[str]) -> Any:
+    """The run of a configuration, as the checks see it."""
+    from islr.config import read_tree, validate
+
+    tree = read_tree(where, overrides)
+    if tree.get("task") == "pretrain":
+        from pretrain.check import pretrain_subject
+
+        return pretrain_subject(validate(_schema("pretrain"), tree, where))
+    if tree.get("task") == "finetune":
+        from islr.checks.finetune import finetune_subject
+
+        return finetune_subject(validate(_schema("finetune"), tree, where))
+    raise UserError(f"{where}: `islr check` takes pretrain and finetune configs, not task {tree.get('task')!r}")
+
+
+@app.command()
 def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
     """Pre-train an encoder (also: torchrun --nproc-per-node N -m pretrain CONFIG)."""
     from islr.config import load_config

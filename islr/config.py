@@ -22,6 +22,7 @@ from islr.errors import UserError
 
 C = TypeVar("C", bound="Config")
 
+SWEEPS = "sweeps"  # folder of files that `wandb sweep` reads
 BASE_KEY = "base"
 # YAML 1.1, which PyYAML speaks, reads `1e-4` as text; people who write learning rates mean a number.
 _FLOAT = re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
@@ -86,11 +87,12 @@ def find_config(path: str | Path) -> Path:
 
 
 def shipped_configs() -> dict[str, Path]:
-    """Relative name -> file of every config shipped with the package (or in this checkout)."""
+    """Relative name -> file of every config shipped with the package (or in this checkout); sweeps are wandb's."""
     package = Path(str(resources.files("islr")))
     for root in (package / "configs", package.parent / "configs"):
         if root.is_dir():
-            return {file.relative_to(root).as_posix(): file for file in sorted(root.rglob("*.yaml"))}
+            files = [file for file in sorted(root.rglob("*.yaml")) if file.parent.name != SWEEPS]
+            return {file.relative_to(root).as_posix(): file for file in files}
     return {}
 
 

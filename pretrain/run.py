@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import ExitStack
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
+from torch import nn
 
 from islr.config import Config, config_hash
 from islr.data.loader import pin_threads
@@ -20,6 +22,7 @@ from islr.models import EncoderConfig
 from islr.models.weights import build_encoder, export_encoder, read_metadata
 from islr.training.engine import fit, to_device, train_batches
 from islr.training.optim import OptimConfig
+from islr.training.outside import Outside
 from islr.training.runtime import RunConfig, World, commit, prepare_process, run_folder
 from islr.training.tracking import Progression
 from pretrain import RECIPES
@@ -78,7 +81,11 @@ def run_pretrain(config: PretrainConfig) -> None:
     batches = train_batches(store, view, config.optim, config.run, world)
     if world.main and batches.mix_words():
         print(f"{config.name}: {batches.mix_words()}", file=sys.stderr)
-    with world.connected(config.run.timeout_s), run_folder(config, config.run.out, world) as folder:
+    with (
+        world.connected(config.run.timeout_s),
+        run_folder(config, config.run.out, world) as folder,
+        ExitStack() as resources,
+    ):
         if (folder / ENCODER).exists():
             return
         if config.data.cache == "memory":
@@ -88,6 +95,15 @@ def run_pretrain(config: PretrainConfig) -> None:
         watched = load_manifests(config.downstream[:1] or config.data.manifest)
         groups = recipe.param_groups() if hasattr(recipe, "param_groups") else None
         title = f"{config.name}: pre-training"
+        outside = resources.enter_context(Outside(folder, config.run.wandb, config, world.main))
+        health = Health(config.health, watched, config.data, config.optim.epochs, world)
+
+        def look(module: nn.Module, epoch: float) -> dict[str, float]:
+            found = health(module, epoch)
+            if found and outside.there and hasattr(module, "pictures"):
+                outside.pictures(_panels(module, batches, world), round(epoch * batches.steps_per_epoch))
+            return found
+
         fit(
             recipe,
             batches,
@@ -98,13 +114,15 @@ def run_pretrain(config: PretrainConfig) -> None:
             folder=folder,
             title=title,
             groups=groups,
-            evaluate=Health(config.health, watched, config.data, config.optim.epochs, world),
+            evaluate=look,
             evaluate_start=True,
+            outside=outside,
         )
         world.at("writing the encoder")
         if world.main:
             if hasattr(recipe, "pictures"):
-                _draw(recipe, batches, folder, world)
+                panels = _panels(recipe, batches, world)
+                write_atomic_with(folder / PICTURES, lambda file: np.savez_compressed(file, **panels))
             facts = _facts(config, manifest)
             if hasattr(recipe_module, "export"):
                 recipe_module.export(recipe, folder, facts)
@@ -181,11 +199,13 @@ def _facts(config: PretrainConfig, manifest: Manifest) -> dict[str, str]:
     }
 
 
-def _draw(recipe: Any, batches: TrainBatches, folder: Any, world: World) -> None:
-    """Save the recipe's pictures of clips it was trained on."""
+def _panels(recipe: Any, batches: TrainBatches, world: World) -> dict[str, np.ndarray]:
+    """The recipe's pictures of clips it is trained on."""
     pin_threads()
     batch = next(batches.fixed(PICTURE_CLIPS))
+    training = recipe.training
     recipe.eval()
     with torch.no_grad():
         panels = recipe.pictures(to_device(batch, world.device))
-    write_atomic_with(folder / PICTURES, lambda file: np.savez_compressed(file, **panels))
+    recipe.train(training)
+    return panels

@@ -98,26 +98,34 @@ class SVT(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss, and what shows a collapse (see `signs`)."""
+        return self.compare(self.clips(batch))
+
+    def clips(self, batch: Batch) -> dict[str, Tensor]:
+        """The batch's views, normalised: `[B, views, 3, t, h, w]` for each group."""
         spec = self.encoder.input_spec
         clips = {}
         for group in self.groups:
             flat = to_input(batch[group.name].flatten(0, 1), spec)  # [B * views, 3, t, h, w]
             clips[group.name] = flat.unflatten(0, (-1, group.views))
-        return self.compare(clips)
+        return clips
 
     def compare(self, clips: dict[str, Tensor]) -> dict[str, Tensor]:
         """As `forward`, from normalised views `[B, views, 3, t, h, w]`."""
-        seen_by_teacher = [group for group in self.groups if group.is_global]
-        with torch.no_grad():
-            features = self.features(self.exported, clips, seen_by_teacher)
-            scores = self.teacher["head"](features)  # [B, G, K]
-            wanted = ((scores - self.centre.value) / self.config.teacher_temperature).softmax(dim=-1)
+        features, scores, wanted = self.taught(clips)
         said = self.head(self.features(self.encoder, clips, self.groups))  # [B, V, K]
         if self.training:
             self.centre.note(scores)
         with torch.autocast(said.device.type, enabled=False):  # products here are of 65,536 terms
             loss = dino_loss(said / self.config.student_temperature, wanted) * share(len(said))
             return {"loss": loss} | self.signs(features.float(), wanted)
+
+    @torch.no_grad()
+    def taught(self, clips: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The teacher's features `[B, G, D]` of the global views, its scores, and its probabilities `[B, G, K]`."""
+        seen_by_teacher = [group for group in self.groups if group.is_global]
+        features = self.features(self.exported, clips, seen_by_teacher)
+        scores = self.teacher["head"](features)
+        return features, scores, ((scores - self.centre.value) / self.config.teacher_temperature).softmax(dim=-1)
 
     @staticmethod
     def features(encoder: nn.Module, clips: dict[str, Tensor], groups: list[ViewGroup]) -> Tensor:

@@ -27,10 +27,11 @@ from islr.data.packed import decoder_name
 from islr.data.phonology import join, read_table
 from islr.data.transforms import View
 from islr.errors import Interrupted, UserError
-from islr.evaluation.results import Provenance, Result, load_results, save_results
+from islr.evaluation.results import Provenance, Result, as_table, load_results, save_results
 from islr.files import write_atomic
 from islr.models import Encoder
 from islr.signals import StopSignal
+from islr.training.outside import Outside
 from islr.training.runtime import (
     World,
     commit,
@@ -88,9 +89,13 @@ def run_probe(config: ProbeConfig, progress: Progress | None = None) -> list[Res
             return _read_results(folder)
         total = study.steps()
         if progress is not None:
-            return study.run(folder, stop, progress, total)
-        with Progression(f"{config.name}: probing", total) as bar:
-            return study.run(folder, stop, bar.callback, total)
+            results = study.run(folder, stop, progress, total)
+        else:
+            with Progression(f"{config.name}: probing", total) as bar:
+                results = study.run(folder, stop, bar.callback, total)
+        with Outside(folder, config.run.wandb, config) as outside:
+            outside.table("probe/results", *as_table(results))
+        return results
 
 
 def _read_results(folder: Path) -> list[Result]:

@@ -224,6 +224,11 @@ class ClipStore:
             if progress is not None:
                 progress(done, len(self))
 
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes of decoded frames that are kept in memory."""
+        return sum(frames.nbytes for frames in self._frames.values())
+
     def _whole(self, index: int) -> np.ndarray | None:
         try:
             return self._decode(index, None)

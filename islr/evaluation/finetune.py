@@ -2,8 +2,10 @@
 
 import json
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -32,12 +34,14 @@ from islr.evaluation.evaluate import (
     training_facts,
     write_scores,
 )
-from islr.evaluation.results import Result, load_results
+from islr.evaluation.predictions import Predictions
+from islr.evaluation.results import Result, as_table, load_results
 from islr.models import EncoderConfig
 from islr.models.weights import build_encoder, read_metadata
 from islr.training.classification import Classification, ClassificationConfig, effective_weights
 from islr.training.engine import State, fit, train_batches
 from islr.training.optim import OptimConfig, parameter_groups
+from islr.training.outside import Outside
 from islr.training.runtime import RunConfig, World, prepare_process, run_folder
 from islr.training.tracking import Progression
 
@@ -118,29 +122,18 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
     world = World(config.run.device)
     prepare_process(config.run.threads)
     torch.manual_seed(config.run.seed)
-    if len(config.data.manifest) != 1:
-        raise UserError("fine-tuning takes one manifest; data.manifest names several")
-    manifest = Manifest.load(config.data.manifest[0])
-    test = labelled_split(manifest, "test", config.allow_partial, config.cluster)
-    train, selection = selection_sets(manifest, config)
-    shared: list[str] = []
-    if config.shared_with_test == "drop":
-        selection, shared = without_shared(selection, test)
-    check_disjoint(selection, test)
-    if config.encoder.weights:
-        check_test_unseen(config.encoder.weights, manifest)
-    encoder = build_encoder(config.encoder)
-    if config.mode != "full":
-        encoder.freeze(config.frozen_blocks or None)
-    weights = None
-    if config.class_balance == "loss":
-        weights = effective_weights(class_counts(train), config.balance_beta)
-    task = Classification(encoder, len(manifest.classes), config.classification, weights)
+    clips = clips_of(config)
+    manifest, train, selection, test = clips.manifest, clips.train, clips.selection, clips.test
+    task = task_of(config, train, config.classification)
     stores = {"train": ClipStore(train, config.data), "select": ClipStore(selection, config.data)}
-    view = train_view(encoder.input_spec, config.video, config.pose, config.classification.repeats)
+    view = train_view(task.encoder.input_spec, config.video, config.pose, config.classification.repeats)
     balanced = config.class_balance == "sampling"
     batches = train_batches(stores["train"], view, config.optim, config.run, world, balanced)
-    with world.connected(config.run.timeout_s), run_folder(config, config.run.out, world) as folder:
+    with (
+        world.connected(config.run.timeout_s),
+        run_folder(config, config.run.out, world) as folder,
+        ExitStack() as resources,
+    ):
         if (folder / RESULT).exists():
             return load_results(folder / RESULT)
         if config.data.cache == "memory":
@@ -148,7 +141,8 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
             for name, store in stores.items():
                 with Progression(f"{config.name}: decoding {name}", len(store), enabled=world.main) as bar:
                     store.fill_cache(bar.callback)
-        state = _train(task, config, batches, stores["select"], manifest, world, folder)
+        outside = resources.enter_context(Outside(folder, config.run.wandb, config, world.main))
+        state = _train(task, config, batches, stores["select"], manifest, world, folder, outside)
         world.barrier()
         world.at("scoring the test clips")
         classifier, _ = load_classifier(folder / CLASSIFIER)
@@ -172,7 +166,7 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
             weights=folder / CLASSIFIER,
             config=config,
             selection=f"{config.select_on} ({len(selection.select())} clips"
-            + (f", {len(shared)} that test also has left out)" if shared else ")"),
+            + (f", {len(clips.left_out)} that test also has left out)" if clips.left_out else ")"),
             seed=config.run.seed,
             world=world,
             started=started,
@@ -188,8 +182,39 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
             predictions = ranked(scores, store.manifest)
             signers = trained_signers(folder / CLASSIFIER, manifest)
             results = write_scores(folder, predictions, config.name, manifest, "test", record, signers)
+            show_results(outside, results, predictions)
         world.barrier()
         return results
+
+
+class Clips(NamedTuple):
+    """What a fine-tuning run trains on, chooses by and is scored on; `left_out` of the selection are in test, too."""
+
+    manifest: Manifest
+    train: Manifest
+    selection: Manifest
+    test: Manifest
+    left_out: list[str]
+
+
+def clips_of(config: FinetuneConfig) -> Clips:
+    """The clips of a run, after checking that its number would mean something.
+
+    Raises:
+        UserError: They do not fit the configuration, the test set is incomplete, or was seen before.
+    """
+    if len(config.data.manifest) != 1:
+        raise UserError("fine-tuning takes one manifest; data.manifest names several")
+    manifest = Manifest.load(config.data.manifest[0])
+    test = labelled_split(manifest, "test", config.allow_partial, config.cluster)
+    train, selection = selection_sets(manifest, config)
+    shared: list[str] = []
+    if config.shared_with_test == "drop":
+        selection, shared = without_shared(selection, test)
+    check_disjoint(selection, test)
+    if config.encoder.weights:
+        check_test_unseen(config.encoder.weights, manifest)
+    return Clips(manifest, train, selection, test, shared)
 
 
 def check_test_unseen(weights: str, manifest: Manifest) -> None:
@@ -246,6 +271,7 @@ def _train(
     manifest: Manifest,
     world: World,
     folder: Path,
+    outside: Outside,
 ) -> State:
     single = ViewsConfig(sampling=config.video.sampling)
 
@@ -262,19 +288,10 @@ def _train(
         )
         return _selection_numbers(scores, selection.manifest)
 
-    inherited: dict[str, Any] = {"pretraining": "[]", "recipe": ""}
-    if config.encoder.weights:
-        facts = read_metadata(config.encoder.weights)
-        inherited = {key: facts.get(key, empty) for key, empty in inherited.items()}
-    inherited |= {
-        "classes": list(manifest.classes),
-        "label_fingerprint": label_fingerprint(manifest),
-        "head_norm": config.classification.head_norm,
-        "training": training_facts(batches.store.manifest),
-    }
+    facts = classifier_facts(config, manifest, batches.store.manifest)
 
     def keep(module: nn.Module) -> None:
-        save_classifier(folder / CLASSIFIER, module.classifier, inherited)  # type: ignore[arg-type]
+        save_classifier(folder / CLASSIFIER, module.classifier, facts)  # type: ignore[arg-type]
 
     return fit(
         task,
@@ -285,16 +302,59 @@ def _train(
         world=world,
         folder=folder,
         title=f"{config.name}: fine-tuning",
-        groups=parameter_groups(
-            task,
-            config.optim,
-            lambda name: task.classifier.layer_of(name.removeprefix("classifier.")),
-            task.classifier.num_layers,
-        ),
+        groups=groups_of(task, config.optim),
         evaluate=validate,
         select="score",
         keep_best=keep,
         patience=config.patience,
+        outside=outside,
+    )
+
+
+def show_results(outside: Outside, results: Sequence[Result], predictions: Predictions) -> None:
+    """The test's numbers: overall ones in the summary, all of them and each class's accuracy in tables."""
+    outside.table("test/results", *as_table(results))
+    counts = np.bincount(predictions.labels, minlength=len(predictions.classes))
+    right = np.bincount(predictions.labels[predictions.true_ranks == 1], minlength=len(predictions.classes))
+    told = [
+        (name, int(count), float(hits / count))
+        for name, count, hits in zip(predictions.classes, counts, right, strict=True)
+        if count
+    ]
+    outside.table("test/classes", ("class", "clips", "top1"), told)
+    outside.summary({f"test/{result.metric}": result.value for result in results if not result.group})
+
+
+def task_of(config: FinetuneConfig, train: Manifest, classification: ClassificationConfig) -> Classification:
+    """The module that is trained: an encoder, frozen as the mode says, its head, and the loss."""
+    encoder = build_encoder(config.encoder)
+    if config.mode != "full":
+        encoder.freeze(config.frozen_blocks or None)
+    weights = None
+    if config.class_balance == "loss":
+        weights = effective_weights(class_counts(train), config.balance_beta)
+    return Classification(encoder, len(train.classes), classification, weights)
+
+
+def classifier_facts(config: FinetuneConfig, manifest: Manifest, train: Manifest) -> dict[str, Any]:
+    """What a classifier's file says beside its weights: classes and labels of the corpus, and who was trained on."""
+    inherited: dict[str, Any] = {"pretraining": "[]", "recipe": ""}
+    if config.encoder.weights:
+        facts = read_metadata(config.encoder.weights)
+        inherited = {key: facts.get(key, empty) for key, empty in inherited.items()}
+    return inherited | {
+        "classes": list(manifest.classes),
+        "label_fingerprint": label_fingerprint(manifest),
+        "head_norm": config.classification.head_norm,
+        "training": training_facts(train),
+    }
+
+
+def groups_of(task: Classification, optim: OptimConfig) -> list[dict[str, Any]]:
+    """The optimiser's groups, with the learning rate decaying from the head down."""
+    classifier = task.classifier
+    return parameter_groups(
+        task, optim, lambda name: classifier.layer_of(name.removeprefix("classifier.")), classifier.num_layers
     )
 
 

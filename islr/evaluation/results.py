@@ -8,7 +8,7 @@ were there. One file holds one provenance and the numbers measured under it.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pydantic
 
@@ -156,6 +156,15 @@ def save_results(path: str | Path, results: Sequence[Result]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def as_table(results: Sequence[Result]) -> tuple[list[str], list[list[Any]]]:
+    """Columns and rows, one row a result; every key of a group is a column."""
+    keys = list(dict.fromkeys(key for result in results for key in result.group))
+    rows: list[list[Any]] = [
+        [r.name, r.metric, *(r.group.get(key, "") for key in keys), r.value, r.ci_low, r.ci_high, r.n] for r in results
+    ]
+    return ["name", "metric", *keys, "value", "low", "high", "n"], rows
 
 
 def load_results(path: str | Path) -> list[Result]:

@@ -35,6 +35,7 @@ from islr.training.optim import (
     set_learning_rate,
     set_weight_decay,
 )
+from islr.training.outside import Outside
 from islr.training.runtime import RunConfig, World, seed_step
 from islr.training.tracking import Progression, Tracker
 
@@ -94,6 +95,7 @@ def fit(
     select: str = "",
     keep_best: Callable[[nn.Module], None] | None = None,
     patience: int | None = None,
+    outside: Outside | None = None,
 ) -> State:
     """Train `module` to the end, from the folder's last checkpoint when there is one.
 
@@ -113,6 +115,7 @@ def fit(
         select: Which of the evaluation's numbers, higher is better, decides about `keep_best`.
         keep_best: Called with the weights whenever `select` improves.
         patience: Stop after this many epochs in which it did not; the schedule stays that of all epochs.
+        outside: Gets the metrics, too.
 
     Returns:
         The final state; `module` holds the final weights (the averaged ones when `optim.ema` is set).
@@ -141,15 +144,7 @@ def fit(
     before_update: Callable[[float], None] | None = getattr(module, "before_update", None)
     after_step: Callable[[int, int], None] | None = getattr(module, "after_step", None)
     judged = average.module if average is not None else module
-    tracker = Tracker(
-        folder,
-        state.step,
-        run.wandb,
-        title,
-        config.model_dump(mode="json"),
-        enabled=world.main,
-        evaluated=state.evaluated,
-    )
+    tracker = Tracker(folder, state.step, outside, enabled=world.main, evaluated=state.evaluated)
     if world.main:
         print(f"{title}: {schedule_words(optim, world.size)}", file=sys.stderr)
     clock = time.monotonic() - state.seconds

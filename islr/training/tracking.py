@@ -1,18 +1,17 @@
-"""Metrics of a run: always `metrics.jsonl`, the console, and wandb when it is there (offline unless asked)."""
+"""Metrics of a run: `metrics.jsonl` and the console always, and what is outside (`outside.py`) when it is there."""
 
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from islr.files import write_atomic
+from islr.training.outside import Outside
 
-WandbMode = Literal["offline", "online", "disabled"]
 # Seconds between lines of progress where the output is not a terminal.
 LINE_INTERVAL = 20.0
 
@@ -68,25 +67,21 @@ class Tracker:
     Args:
         folder: Run folder.
         resume_step: Steps done already; later rows belong to work that will be repeated.
-        evaluated: Step of the last evaluation that is remembered; later ones will be repeated, too.
-        mode: wandb mode; `disabled`, or an absent or failing wandb, changes nothing else.
-        name: Name of the run.
-        config: The resolved configuration, for wandb.
+        outside: Gets the rows, too.
         enabled: False on all ranks but the first.
+        evaluated: Step of the last evaluation that is remembered; later ones will be repeated, too.
     """
 
     def __init__(
         self,
         folder: Path,
         resume_step: int,
-        mode: WandbMode,
-        name: str,
-        config: Mapping[str, Any],
+        outside: Outside | None = None,
         enabled: bool = True,
         evaluated: int | None = None,
     ) -> None:
         self._file = None
-        self._wandb = None
+        self._outside = outside
         if not enabled:
             return
         path = folder / "metrics.jsonl"
@@ -95,8 +90,8 @@ class Tracker:
         kept = [row for row in rows if row["step"] <= last.get(row["kind"], resume_step)]
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = path.open("a", encoding="utf-8")
-        if mode != "disabled":
-            self._wandb = _start_wandb(folder, mode, name, config)
+        for row in kept:  # what a kill kept wandb from writing
+            self._tell(**row)
 
     def log(self, kind: str, step: int, epoch: float, **values: float) -> None:
         """Add a row; `kind` is train or val."""
@@ -105,24 +100,16 @@ class Tracker:
         row = {"kind": kind, "step": step, "epoch": round(epoch, 4), **values}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        values = {f"{kind}/{key}": value for key, value in values.items()}
-        self._outside(lambda run: run.log(values, step=step))
+        self._tell(**row)
+
+    def _tell(self, kind: str, step: int, epoch: float, **values: float) -> None:
+        if self._outside is not None:
+            self._outside.numbers(kind, step, values | {"epoch": epoch})
 
     def close(self) -> None:
-        """Flush and end."""
+        """End the file; what is outside goes on."""
         if self._file is not None:
             self._file.close()
-        self._outside(lambda run: run.finish())
-
-    def _outside(self, action: Callable[[Any], object]) -> None:
-        """Do something with the wandb run; the first failure ends its use, never the training."""
-        if self._wandb is None:
-            return
-        try:
-            action(self._wandb)
-        except Exception as error:  # an outside service may fail in any way; the local record is complete without it
-            print(f"wandb is not used any more: {error}", file=sys.stderr)
-            self._wandb = None
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -135,21 +122,3 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             except json.JSONDecodeError:
                 break
     return rows
-
-
-def _start_wandb(folder: Path, mode: WandbMode, name: str, config: Mapping[str, Any]) -> Any:
-    """A wandb run, or None with one line on stderr: tracking elsewhere never stops a run."""
-    try:
-        import wandb
-
-        return wandb.init(
-            project="islr-bench",
-            name=name,
-            dir=str(folder),
-            mode=mode,
-            config=dict(config),
-            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
-        )
-    except Exception as error:  # an outside service may fail in any way; the local record is complete without it
-        print(f"wandb is not used: {error}", file=sys.stderr)
-        return None

@@ -1,0 +1,96 @@
+"""`islr check`: what to know before a run that takes hours. Nothing is written into its folder.
+
+The checks are in `islr/checks`, one file each; the task's own part is `islr/checks/finetune.py` or `pretrain/check.py`.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from islr.checks.facts import facts
+from islr.checks.overfit import one_batch, overfit
+from islr.checks.reload import reload
+from islr.checks.shuffled import shuffled
+from islr.checks.speed import speed
+from islr.checks.subject import Limits, Outcome, Subject
+from islr.errors import RunFailed, UserError
+from islr.files import write_atomic
+from islr.training.optim import schedule_words
+from islr.training.runtime import World, device_name, prepare_process
+
+CHECKS = ("data", "speed", "overfit", "reload", "shuffled")
+
+
+def run_checks(subject: Subject, limits: Limits, only: Sequence[str] = ()) -> list[Outcome]:
+    """Run the checks, in the order of `CHECKS`.
+
+    Args:
+        subject: The run that has not begun.
+        limits: How much each check may do.
+        only: Which checks; none named = all.
+
+    Raises:
+        UserError: The configuration does not fit the data or this machine, or this is one of several processes.
+    """
+    unknown = sorted(set(only) - set(CHECKS))
+    if unknown:
+        raise UserError(f"unknown check '{unknown[0]}'; checks are {', '.join(CHECKS)}")
+    world = World(subject.run.device)
+    if world.size > 1:
+        raise UserError("islr check runs in one process; say with --processes how many the run will have")
+    if subject.optim.batch_size % (limits.processes * subject.optim.accumulate):
+        raise UserError(
+            f"optim.batch_size {subject.optim.batch_size} is not a multiple of {limits.processes} processes x "
+            f"optim.accumulate {subject.optim.accumulate}"
+        )
+    prepare_process(subject.run.threads)
+    wanted = only or CHECKS
+    outcomes = []
+    if "data" in wanted:
+        outcomes.append(facts(subject, limits))
+    if "speed" in wanted:  # before others have grown the process
+        outcomes += speed(subject, subject.build(False).to(world.device), world, limits)
+    if "overfit" in wanted or "reload" in wanted:
+        module = subject.build(True).to(world.device)
+        batch = one_batch(subject, limits.clips, world)
+        learned = overfit(subject, module, batch, world, limits)
+        if "overfit" in wanted:
+            outcomes.append(learned)
+        if "reload" in wanted:
+            outcomes.append(reload(subject, module, limits.clips, world))
+        del module, batch
+    if "shuffled" in wanted:
+        outcomes.append(shuffled(subject, world, limits))
+    return outcomes
+
+
+def report_checks(subject: Subject, limits: Limits, only: Sequence[str], path: Path | None) -> None:
+    """Run the checks, print what they found, and write it to `path` where there is one.
+
+    Raises:
+        UserError: As `run_checks`.
+        RunFailed: A check failed.
+    """
+    outcomes = run_checks(subject, limits, only)
+    print(table(subject, outcomes, limits))
+    if path is not None:
+        save_outcomes(path, subject, outcomes)
+    failed = [outcome.check for outcome in outcomes if outcome.state == "fail"]
+    if failed:
+        raise RunFailed(f"{len(failed)} of {len(outcomes)} checks failed: {', '.join(failed)}")
+
+
+def table(subject: Subject, outcomes: Sequence[Outcome], limits: Limits) -> str:
+    """What was found, one line a check."""
+    device = device_name(World(subject.run.device).device)
+    lines = [f"{subject.name}: {subject.task}, {schedule_words(subject.optim, limits.processes)}; {device}"]
+    marks = {"pass": "pass", "fail": "FAIL", "skip": "  - "}
+    lines += [f"{marks[outcome.state]}  {outcome.check:<10}  {outcome.words}" for outcome in outcomes]
+    return "\n".join(lines)
+
+
+def save_outcomes(path: Path, subject: Subject, outcomes: Sequence[Outcome]) -> None:
+    """Write what was found as JSON."""
+    found = {outcome.check: {"state": outcome.state, "words": outcome.words} | outcome.values for outcome in outcomes}
+    content = {"name": subject.name, "task": subject.task, "checks": found}
+    write_atomic(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,1 @@
+"""What is looked at before a long run: one file a check, and what a task must tell them (`subject.py`)."""

@@ -1,0 +1,87 @@
+"""Can it learn at all? One small batch, the same again and again, must be learned by heart.
+
+What does not reach that has a gradient that goes nowhere, a learning rate of another order, a target that does not
+depend on the clip, or a loss over the wrong tokens. The learning rate is the configuration's highest, at once; dropout
+and dropped paths are off.
+"""
+
+import time
+from typing import Any
+
+import torch
+from torch import nn
+
+from islr.checks.subject import Goal, Limits, Outcome, Subject, autocast, evenly, without_chance
+from islr.data.module import Batch, ClipStore, TrainBatches
+from islr.errors import UserError
+from islr.training.engine import to_device
+from islr.training.optim import build_optimizer, clip_gradients, set_learning_rate
+from islr.training.runtime import World, seed_step
+
+_SMALLEST = 2  # clips; one alone has no statistics to normalise a batch by, and nothing to be told from
+
+
+def one_batch(subject: Subject, clips: int, world: World) -> Batch:
+    """Samples of clips from all over the corpus, of as many classes as there are.
+
+    Raises:
+        UserError: Fewer than two of them can be read.
+    """
+    manifest = subject.seen.select()
+    rows = evenly(sorted(manifest, key=lambda clip: -1 if clip.label is None else clip.label), clips)
+    store = ClipStore(manifest.replace(rows), subject.data.model_copy(update={"cache": "none"}))
+    batches = TrainBatches(store, subject.view, batch_size=len(rows), seed=subject.run.seed)
+    batch = next(batches.fixed(len(rows)))
+    if len(batch["index"]) < _SMALLEST:
+        raise UserError(
+            f"{len(batch['index'])} of {len(rows)} clips of {manifest.name} could be read: {batch['failed']}"
+        )
+    return to_device(batch, world.device)
+
+
+def overfit(subject: Subject, module: nn.Module, batch: Batch, world: World, limits: Limits) -> Outcome:
+    """Train a fresh module, on the device, on one batch until its goal is met or the limits are reached.
+
+    Args:
+        subject: The run.
+        module: Of `subject.build(True)`; it is trained.
+        batch: Of `one_batch`.
+        world: Where.
+        limits: Steps and seconds.
+    """
+    without_chance(module)
+    module.train()
+    goal = subject.goal(module, batch)
+    optimizer = build_optimizer(subject.optim, subject.groups(module))
+    set_learning_rate(optimizer, subject.optim.lr * subject.optim.scale)
+    began = time.monotonic()
+    values: list[float] = []
+    for step in range(limits.steps + 1):
+        seed_step(subject.run.seed, step, 0)
+        with autocast(world, subject.run):
+            found = module(batch)
+        values.append(float(found[goal.key].detach()))
+        loss = found["loss"]
+        if not torch.isfinite(loss):
+            return _said(goal, values, batch, began, limits, f"the loss is {float(loss.detach()):g} at step {step}")
+        if goal.met(values[-1]) or step == limits.steps or time.monotonic() - began > limits.seconds:
+            break
+        loss.backward()
+        clip_gradients(module.parameters(), subject.optim)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return _said(goal, values, batch, began, limits)
+
+
+def _said(goal: Goal, values: list[float], batch: Batch, began: float, limits: Limits, problem: str = "") -> Outcome:
+    steps, clips = len(values) - 1, len(batch["index"])
+    good = not problem and goal.met(values[-1])
+    if not good and not problem and steps < limits.steps:
+        problem = f"the {limits.seconds:g} s are over (--seconds)"
+    words = (
+        f"{goal.key} {values[0]:.3g} -> {values[-1]:.3g} in {steps} steps on {clips} clips; "
+        f"wanted {'at least' if goal.rises else 'at most'} {goal.limit:.3g}, {goal.words}"
+    )
+    numbers: dict[str, Any] = {"key": goal.key, "start": values[0], "end": values[-1], "limit": goal.limit}
+    numbers |= {"steps": steps, "clips": clips, "seconds": time.monotonic() - began}
+    return Outcome.of("overfit", good, f"{problem}; {words}" if problem else words, numbers)

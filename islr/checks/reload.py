@@ -1,0 +1,98 @@
+"""Is what a run writes what it trained? Write it, load it in a new process, compare its results bit for bit.
+
+Run as a program in the new process: `python -m islr.checks.reload FOLDER DEVICE THREADS`.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import islr
+from islr.checks.subject import Outcome, Subject, evenly
+from islr.data.module import ClipStore, eval_batches
+from islr.data.transforms import eval_view
+from islr.errors import UserError
+from islr.evaluation.evaluate import load_classifier
+from islr.models.encoder import to_input
+from islr.models.weights import load_encoder, read_metadata
+from islr.training.runtime import World, prepare_process
+
+WEIGHTS, CLIPS, RESULTS = "weights.safetensors", "clips.safetensors", "results.safetensors"
+_MOST_SECONDS = 600.0  # for the new process to start, to load and to compute one batch
+
+
+def reload(subject: Subject, module: nn.Module, clips: int, world: World) -> Outcome:
+    """Compare what a run leaves behind, as it is in memory, with its file read by another process.
+
+    Args:
+        subject: The run.
+        module: Of `subject.build`; trained a little, so that running statistics are not those of the start.
+        clips: Of the corpus, to compute something of.
+        world: Where.
+    """
+    kept = subject.kept(module)
+    manifest = subject.seen.select()
+    store = ClipStore(manifest.replace(evenly(list(manifest), clips)), subject.data)
+    batch = next(eval_batches(store, eval_view(subject.spec), batch_size=clips))
+    clip = to_input(batch["clip"], subject.spec)
+    with tempfile.TemporaryDirectory(prefix="islr-check-") as name:
+        folder = Path(name)
+        subject.save(module, folder / WEIGHTS)
+        save_file({"clip": clip.contiguous()}, folder / CLIPS)
+        here = results(kept, clip.to(world.device))
+        problem = _elsewhere(folder, world.device, subject.run.threads)
+        if problem:
+            return Outcome("reload", "fail", f"the new process could not load it: {problem}", {"equal": False})
+        there = load_file(folder / RESULTS)["results"]
+    what = "class scores" if subject.task == "finetune" else "features"
+    if torch.equal(here, there):
+        words = f"{what} of {len(clip)} clips are equal, bit for bit, in a new process that loads the file"
+        return Outcome("reload", "pass", words, {"equal": True, "clips": len(clip)})
+    if here.shape != there.shape:
+        return Outcome("reload", "fail", f"{what} {list(here.shape)} became {list(there.shape)}", {"equal": False})
+    apart = float((here - there).abs().max())
+    words = f"{what} of {len(clip)} clips differ by up to {apart:.2g} in a new process that loads the file"
+    return Outcome("reload", "fail", words, {"equal": False, "clips": len(clip), "largest_difference": apart})
+
+
+@torch.inference_mode()
+def results(model: nn.Module, clip: Tensor) -> Tensor:
+    """Features or class scores of normalised clips, in float32 and evaluation mode, on the CPU."""
+    return model.eval()(clip).float().cpu().contiguous()
+
+
+def _elsewhere(folder: Path, device: torch.device, threads: int) -> str:
+    """Let a new process write its results; what went wrong, if anything."""
+    root = str(Path(islr.__file__).parent.parent)
+    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "islr.checks.reload", str(folder), str(device), str(threads)]
+    try:
+        done = subprocess.run(
+            command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=_MOST_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return f"it did not end within {_MOST_SECONDS:.0f} s"
+    lines = done.stderr.strip().splitlines()
+    return "" if done.returncode == 0 else (lines[-1] if lines else f"exit {done.returncode}")
+
+
+def load_and_compute(folder: Path, device: str) -> None:
+    """What the new process does: load the folder's weights and write its results."""
+    path = folder / WEIGHTS
+    model: nn.Module = load_classifier(path)[0] if "classes" in read_metadata(path) else load_encoder(path)
+    clip = load_file(folder / CLIPS)["clip"].to(device)
+    save_file({"results": results(model.to(device), clip)}, folder / RESULTS)
+
+
+if __name__ == "__main__":
+    try:
+        prepare_process(int(sys.argv[3]))
+        load_and_compute(Path(sys.argv[1]), sys.argv[2])
+    except UserError as error:
+        sys.exit(str(error))
