@@ -113,6 +113,7 @@ def best_constant(recipe: nn.Module, batch: Batch, of_a_token: int) -> float:
     """
     constants: list[Tensor] = []
     said: list[Tensor] = []  # each constant as often as there are tokens
+    single = False
 
     def say(*inputs: Tensor) -> Any:
         if not constants:
@@ -125,8 +126,6 @@ def best_constant(recipe: nn.Module, batch: Batch, of_a_token: int) -> float:
                 constants.append(torch.zeros(shape[-of_a_token:], device=prediction.device, requires_grad=True))
                 said.append(constants[-1].expand(shape))
         return said[0] if single else said
-
-    single = False
 
     recipe.predict = say  # type: ignore[assignment]
     try:
@@ -145,8 +144,8 @@ def best_constant(recipe: nn.Module, batch: Batch, of_a_token: int) -> float:
         del recipe.predict
 
 
-def _of_the_best_constant(recipe: nn.Module, batch: Batch) -> Goal:
-    constant = best_constant(recipe, batch, _OF_A_TOKEN[recipe.config.name])  # type: ignore[union-attr]
+def _of_the_best_constant(recipe: Any, batch: Batch) -> Goal:
+    constant = best_constant(recipe, batch, _OF_A_TOKEN[recipe.config.name])
     return Goal("loss", SHARE * constant, f"half of what the best constant scores ({constant:.3g})")
 
 

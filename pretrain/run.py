@@ -199,7 +199,7 @@ def _facts(config: PretrainConfig, manifest: Manifest) -> dict[str, str]:
     }
 
 
-def _panels(recipe: Any, batches: TrainBatches, world: World) -> dict[str, np.ndarray]:
+def _panels(recipe: Any, batches: TrainBatches, world: World) -> dict[str, Any]:
     """The recipe's pictures of clips it is trained on."""
     pin_threads()
     batch = next(batches.fixed(PICTURE_CLIPS))
