@@ -308,10 +308,8 @@ def _seed_by_seed(found: ScoredSet, cells: Cells) -> Table:
                     Cell(text.percent(top1.value), top1.value, top1.ci_low, top1.ci_high, bounds),
                 )
             )
-    columns = (
-        *(Column("Method"), Column("Regime"), Column("Seed", numeric=True)),
-        Column("Top-1, %", numeric=True, interval=True),
-    )
+    score = Column("Top-1, %", numeric=True, interval=True)
+    columns = (Column("Method"), Column("Regime"), Column("Seed", numeric=True), score)
     name, title = f"grid-seeds-{text.slug(found.title)}", f"Seed by seed on {found.title}"
     return Table(name, title, columns, tuple(rows), folded=True)
 
