@@ -91,20 +91,21 @@ class Tracker:
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = path.open("a", encoding="utf-8")
         for row in kept:  # what a kill kept wandb from writing
-            self._tell(**row)
+            self._tell(row)
 
     def log(self, kind: str, step: int, epoch: float, **values: float) -> None:
         """Add a row; `kind` is train or val."""
         if self._file is None:
             return
-        row = {"kind": kind, "step": step, "epoch": round(epoch, 4), **values}
+        row: dict[str, Any] = {"kind": kind, "step": step, "epoch": round(epoch, 4), **values}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        self._tell(**row)
+        self._tell(row)
 
-    def _tell(self, kind: str, step: int, epoch: float, **values: float) -> None:
+    def _tell(self, row: dict[str, Any]) -> None:
         if self._outside is not None:
-            self._outside.numbers(kind, step, values | {"epoch": epoch})
+            numbers = {key: value for key, value in row.items() if key not in ("kind", "step")}
+            self._outside.numbers(row["kind"], row["step"], numbers)
 
     def close(self) -> None:
         """End the file; what is outside goes on."""
