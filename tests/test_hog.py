@@ -11,8 +11,7 @@ from oracle_helpers import Differences, oracle_entry
 from torch import Tensor
 
 from islr.errors import UserError
-from islr.perf import fastest
-from pretrain.hog import dense_hog, hog_targets, reference_hog_targets, speed_contest, target_dim
+from pretrain.hog import dense_hog, hog_targets, reference_hog_targets, target_dim
 
 
 def slow_hog(frame: np.ndarray) -> np.ndarray:
