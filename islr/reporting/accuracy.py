@@ -7,10 +7,9 @@ from islr.evaluation.results import Result
 from islr.reporting import breakdowns, figures, text
 from islr.reporting.blocks import Block, Cell, Chart, Column, Notice, Prose, Section, Table
 from islr.reporting.cells import result_cell
-from islr.reporting.standings import ALPHA, BETTER, WORSE, Row, ScoredSet, paired
+from islr.reporting.standings import ALPHA, BETTER, MOST_ROWS, WORSE, Row, ScoredSet, paired
 
 _SIGNERS_DRAWN = 16  # rows of the signer plot; the table has all of them
-_MOST_ROWS = 16  # models of the open table, and of the bars
 _MOST_SQUARED = 8  # models in the table of every pair; a grid compares cell with cell instead
 
 
@@ -55,7 +54,7 @@ def _accuracy(found: ScoredSet, headed: bool) -> list[Block]:
     gridded = all(row.run.place for row in found.rows)
     if not gridded or len(found.rows) == 1:
         blocks.append(_bars(found))
-    blocks.append(_table(found, folded=len(found.rows) > _MOST_ROWS))
+    blocks.append(_table(found, folded=len(found.rows) > MOST_ROWS))
     blocks += breakdowns.per_class(found)
     blocks += _by_form(found)
     blocks += _differences(found, gridded)

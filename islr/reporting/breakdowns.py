@@ -8,7 +8,7 @@ from islr.evaluation.results import Result
 from islr.reporting import figures, text
 from islr.reporting.blocks import Block, Cell, Chart, Column, Notice, Prose, Section, Table
 from islr.reporting.cells import plain_cell, result_cell
-from islr.reporting.standings import Row, ScoredSet
+from islr.reporting.standings import MOST_ROWS, Row, ScoredSet
 
 _SEEN, _UNSEEN = "yes", "no"
 _PANEL_MODELS = 8  # reliability diagrams drawn; the table has all models
@@ -56,7 +56,7 @@ def _signers(sets: Sequence[ScoredSet]) -> Section | None:
                     "warning",
                 )
             )
-        blocks += _seen_chart(found, rows)
+        blocks += _seen_chart(found, [row for row in rows if row in found.drawn])
         blocks.append(_signer_table(found, rows))
     if not blocks:
         return None
@@ -128,7 +128,7 @@ def _signer_table(found: ScoredSet, rows: Sequence[Row]) -> Table:
         body.append(tuple(cells))
     note = "Lowest and highest are extremes over signers, so they part further the fewer clips a signer has."
     name = f"seen-signers-{text.slug(found.title)}"
-    return Table(name, f"Signers of {found.title}", tuple(columns), tuple(body), note)
+    return Table(name, f"Signers of {found.title}", tuple(columns), tuple(body), note, folded=len(body) > MOST_ROWS)
 
 
 def _calibration(sets: Sequence[ScoredSet]) -> Section | None:
@@ -137,7 +137,8 @@ def _calibration(sets: Sequence[ScoredSet]) -> Section | None:
         rows = [row for row in found.ranked if "ece" in row.overall]
         if not rows:
             continue
-        drawn = [row for row in rows if row.predictions is not None and is_probabilistic(row.predictions)]
+        drawn = [row for row in rows if row in found.drawn]
+        drawn = [row for row in drawn if row.predictions is not None and is_probabilistic(row.predictions)]
         blocks += [Prose(heading=f"On {found.title}")] if len(sets) > 1 else []
         if drawn:
             more = f" The first {_PANEL_MODELS} of {len(drawn)} models." if len(drawn) > _PANEL_MODELS else ""
@@ -194,7 +195,8 @@ def _calibration_table(found: ScoredSet, rows: Sequence[Row]) -> Table:
         "it is no evidence."
     )
     name = f"calibration-{text.slug(found.title)}"
-    return Table(name, f"Calibration on {found.title}", columns, tuple(body), note)
+    folded = len(body) > MOST_ROWS
+    return Table(name, f"Calibration on {found.title}", columns, tuple(body), note, folded=folded)
 
 
 def _reading(row: Row, confidence: float | None) -> str:

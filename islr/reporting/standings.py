@@ -14,6 +14,7 @@ from islr.reporting.scan import Gathered, Place, Run
 
 ALPHA = 0.05
 BETTER, WORSE = "▲", "▼"
+MOST_ROWS = 16  # models of an open table
 _MOST_DRAWN = 12  # rows of one plot
 
 
