@@ -287,11 +287,12 @@ def report(
     out: Annotated[
         Path, typer.Option(help=".html, .md, .tex, .csv (all records), or a folder (all tables as CSV)")
     ] = Path("report.html"),
+    frames: Annotated[bool, typer.Option(help="show frames of clips; without, no signer can be recognised")] = True,
 ) -> None:
     """Render run folders as one page; needs no videos and no GPU."""
     from islr.reporting import build_report
 
-    print(build_report(runs, out))
+    print(build_report(runs, out, frames=frames))
 
 
 @app.command()

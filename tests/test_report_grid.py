@@ -213,6 +213,9 @@ def test_confused_clips_are_shown_where_they_can_be_read(tmp_path: Path) -> None
     assert page.count('<div class="card">') == 6
     sizes = [len(picture) for picture in re.findall(r'data:image/webp;base64,([^"]*)', page)]
     assert sum(sizes) < 600_000
+    faceless = build_report([runs], tmp_path / "f.html", frames=False).read_text(encoding="utf-8")
+    assert "data:image/webp" not in faceless
+    assert '<section id="confusions">' in faceless
     (tmp_path / "corpus" / "clip.mp4").write_bytes(b"no video")
     page = shown()
     assert "<img" not in page

@@ -1,6 +1,7 @@
 """Reports: run folders in, one page out, with no videos, no weights and no GPU."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from islr.errors import UserError
@@ -19,7 +20,7 @@ from islr.reporting import (
     standings,
     summary,
 )
-from islr.reporting.blocks import Report, Section, Table
+from islr.reporting.blocks import Gallery, Picture, Report, Section, Table
 from islr.reporting.guide import GLOSSARY
 from islr.reporting.render import RENDERERS
 from islr.reporting.scan import Gathered, scan
@@ -29,7 +30,7 @@ __all__ = ["build_report"]
 TITLE = "Isolated sign recognition: which pre-training helps?"
 
 
-def build_report(runs: Sequence[Path], out: Path, title: str = TITLE) -> Path:
+def build_report(runs: Sequence[Path], out: Path, title: str = TITLE, frames: bool = True) -> Path:
     """Render run folders as one report.
 
     Args:
@@ -38,6 +39,7 @@ def build_report(runs: Sequence[Path], out: Path, title: str = TITLE) -> Path:
             (tables for a paper), or `.csv` (every record with its whole provenance); a name without a suffix is
             a folder, with every table of the report as a CSV file.
         title: Heading of the report.
+        frames: Show frames of clips; without, nobody can be recognised on the page.
 
     Returns:
         The path written.
@@ -54,7 +56,7 @@ def build_report(runs: Sequence[Path], out: Path, title: str = TITLE) -> Path:
     if out.suffix.lower() == ".csv":
         content = provenance.records_csv(gathered)
     else:
-        report = compose(gathered, title)
+        report = compose(gathered, title) if frames else without_frames(compose(gathered, title))
         if not out.suffix:
             return _tables(report, out)
         content = RENDERERS[out.suffix.lower()](report)
@@ -70,6 +72,16 @@ def _tables(report: Report, out: Path) -> Path:
     for name, content in (tables | report.downloads).items():
         write_atomic(out / f"{name}.csv", content)
     return out
+
+
+def without_frames(report: Report) -> Report:
+    """A report without pictures of clips; sections that are left empty go."""
+    kept = []
+    for section in report.sections:
+        blocks = tuple(block for block in section.blocks if not isinstance(block, Picture | Gallery))
+        if blocks or not section.blocks:
+            kept.append(replace(section, blocks=blocks))
+    return replace(report, sections=tuple(kept))
 
 
 def compose(gathered: Gathered, title: str) -> Report:
