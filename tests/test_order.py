@@ -82,7 +82,7 @@ def batches_of(corpora: list[str], **options: Any) -> TrainBatches:
 
 def test_batches_are_balanced_and_cut_alike_for_any_number_of_processes(corpora: list[str]) -> None:
     whole = batches_of(corpora)
-    size = sum(len(part) for part in whole.mix.parts)
+    size = sum(len(part) for part in whole.order.parts)
     assert whole.mix_words().endswith(f", {size // 2} clips of few (2)")
     assert whole.steps_per_epoch == size // 4
     for step in range(2 * whole.steps_per_epoch):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from tiny_runs import FINETUNE, PRETRAIN, write_config
 from wandb_store import Stored
 
 from islr.config import load_config, read_tree, validate
+from islr.data.manifest import Manifest
 from islr.evaluation.finetune import FinetuneConfig, run_finetune
 from islr.training.outside import ID_FILE, Outside, strip
 from islr.training.tracking import read_metrics
@@ -88,6 +90,9 @@ def test_a_fine_tuned_model_leaves_its_tables(mini_corpus: Path, tmp_path: Path)
     classes = tables["classes"]["data"]
     assert sum(row[1] for row in classes) == top1.n
     assert sum(row[1] * row[2] for row in classes) == pytest.approx(top1.value * top1.n)
+    truth = Counter(clip.label for clip in Manifest.load(mini_corpus / "manifest.csv").select("test"))
+    names = Manifest.load(mini_corpus / "manifest.csv").classes
+    assert {row[0]: row[1] for row in classes} == {names[label]: count for label, count in truth.items()}
 
 
 @pytest.mark.parametrize("broken", ["absent", "init", "log", "finish"])

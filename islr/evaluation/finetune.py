@@ -314,13 +314,10 @@ def _train(
 def show_results(outside: Outside, results: Sequence[Result], predictions: Predictions) -> None:
     """The test's numbers: overall ones in the summary, all of them and each class's accuracy in tables."""
     outside.table("test/results", *as_table(results))
-    counts = np.bincount(predictions.labels, minlength=len(predictions.classes))
-    right = np.bincount(predictions.labels[predictions.true_ranks == 1], minlength=len(predictions.classes))
-    told = [
-        (name, int(count), float(hits / count))
-        for name, count, hits in zip(predictions.classes, counts, right, strict=True)
-        if count
-    ]
+    hits: dict[str, list[bool]] = {}
+    for name, rank in zip(predictions.classes, predictions.true_ranks, strict=True):
+        hits.setdefault(name, []).append(bool(rank == 1))
+    told = [(name, len(found), sum(found) / len(found)) for name, found in sorted(hits.items())]
     outside.table("test/classes", ("class", "clips", "top1"), told)
     outside.summary({f"test/{result.metric}": result.value for result in results if not result.group})
 
