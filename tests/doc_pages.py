@@ -72,10 +72,10 @@ def output_of(words: list[str]) -> tuple[int, list[str]]:
 
 
 def plain(line: str) -> str:
-    """A line without what differs between machines and runs: numbers, hashes, runs of spaces and rules."""
+    """A line without what differs between machines and runs: numbers, hashes, marks, runs of spaces and rules."""
     line = re.sub(r"\b[0-9a-f]{10,64}\b", "#", line)
     line = re.sub(r"[+\N{MINUS SIGN}-]?\d[\d,.:]*", "#", line)
-    return re.sub(r"[\s\u2500-\u257f-]+", " ", line).strip()
+    return re.sub(r"[\s\u2500-\u257f*!-]+", " ", line).strip()
 
 
 def missing(shown: list[str], actual: list[str]) -> str | None:
@@ -91,13 +91,13 @@ def missing(shown: list[str], actual: list[str]) -> str | None:
 
 
 def rewrite(page: Path) -> None:
-    """Run a page in the current folder and put the outputs into it; a page's cuts are kept."""
+    """Run a page in the current folder and put the outputs into it; where a page cuts an output short, it stays."""
     lines = page.read_text(encoding="utf-8").splitlines()
     for command in reversed([(c, *output_of(c.words)) for c in commands(page)]):
         found, code, actual = command
         if code:
             raise SystemExit(f"{page.name}, line {found.line + 1}: exit {code}")
-        if CUT not in found.shown:
+        if CUT not in found.shown or found.shown == [CUT]:
             lines[found.after : found.after + len(found.shown)] = actual
     page.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
