@@ -82,7 +82,7 @@ def _tables(found: ScoredSet, models: Sequence[_Model], worst: Sequence[Pair]) -
         Column("Clips", numeric=True, title="clips of the true sign in the test set"),
         *(
             Column(
-                f"{model.label}{f', {len(model.runs)} runs' if several else ''}",
+                f"{model.label}, {len(model.runs)} runs" if len(model.runs) > 1 else model.label,
                 numeric=True,
                 title=text.enumerate_words([row.label for row in model.runs]),
             )

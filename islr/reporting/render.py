@@ -64,14 +64,16 @@ def markdown(report: Report) -> str:
     for sentence in report.headlines:
         lines += [f"**{_md(sentence)}**", ""]
     for section in report.sections:
-        lines += [f"## {section.title}", ""]
-        lines += [_md(section.lead), ""] if section.lead else []
+        body: list[str] = []
         for block in section.blocks:
-            lines += _markdown_block(block)
+            body += _markdown_block(block)
         folded = [b.caption for b in section.blocks if isinstance(b, Table) and b.folded]
         if folded:
-            lines += [f"*In the HTML report and as CSV: {_md('; '.join(folded))}.*", ""]
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).rstrip() + "\n"
+            body += [f"*In the HTML report and as CSV: {_md('; '.join(folded))}.*", ""]
+        if any(line and not line.startswith("#") for line in body):  # a section of charts alone is the page's
+            lines += [f"## {section.title}", "", *([_md(section.lead), ""] if section.lead else []), *body]
+    page = re.sub(r"^### .*\n+(?=#|\Z)", "", "\n".join(lines), flags=re.MULTILINE)  # headings of charts alone
+    return re.sub(r"\n{3,}", "\n\n", page).rstrip() + "\n"
 
 
 def _markdown_block(block: object) -> list[str]:
