@@ -27,7 +27,7 @@ from islr.training.runtime import RunConfig, World, commit, prepare_process, run
 from islr.training.tracking import Progression
 from pretrain import RECIPES
 from pretrain.health import Health, HealthConfig
-from pretrain.seen import check_unseen, seen_facts, seen_manifest
+from pretrain.seen import check_unseen, seen_facts, seen_manifest, without_judged
 
 ENCODER = "encoder.safetensors"
 PICTURES = "pictures.npz"
@@ -53,6 +53,9 @@ class PretrainConfig(Config):
     )
     downstream: tuple[str, ...] = Field(
         (), description="manifests of the tasks the encoder will be judged on; their val and test stay unseen"
+    )
+    shared_with_downstream: Literal["error", "drop"] = Field(
+        "error", description="a seen clip that is val or test of downstream, by its bytes or id: stop, or leave it out"
     )
     transductive: bool = Field(False, description="declare that unlabelled val or test clips of downstream are seen")
     health: HealthConfig = HealthConfig()
@@ -142,9 +145,13 @@ def clips_to_see(config: PretrainConfig) -> Manifest:
     labels = getattr(RECIPES[config.recipe.name], "NEEDS_LABELS", False)
     if labels and config.transductive:
         raise UserError(f"recipe {config.recipe.name} learns labels; only recipes without labels can be transductive")
-    if not config.transductive:
-        check_unseen(config.data.manifest, config.splits, config.downstream)
     manifest = seen_manifest(config.data.manifest, config.splits)
+    if not config.transductive and config.shared_with_downstream == "drop":
+        manifest, left_out = without_judged(manifest, config.data.manifest, config.splits, config.downstream)
+        if left_out and World(config.run.device).main:
+            print(f"{config.name}: {len(left_out)} clips left out, val or test clips of downstream", file=sys.stderr)
+    elif not config.transductive:
+        check_unseen(config.data.manifest, config.splits, config.downstream)
     if labels:
         bare = [clip.clip_id for clip in manifest if clip.label is None]
         if bare:

@@ -238,7 +238,7 @@ def test_the_command(mini_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFi
     out = tmp_path / "run"
     path = write_config(PRETRAIN, tmp_path / "p.yaml", mini_corpus / "manifest.csv", out, run=CPU)
     found = tmp_path / "found.json"
-    command = ["check", str(path), "optim.lr=6e-3", "--seconds", "8", "--clips", "3", "--json", str(found)]
+    command = ["check", str(path), "optim.lr=6e-3", "--seconds", "90", "--clips", "3", "--json", str(found)]
     assert run([*command, "--only", "data", "--only", "overfit", "--only", "shuffled"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in printed[1:]] == ["data", "overfit", "shuffled"]

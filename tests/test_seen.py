@@ -45,6 +45,20 @@ def test_the_same_pictures_under_another_name(mini_corpus: Path, relabelled: Pat
         check_unseen([str(relabelled)], ["train"], [str(mini_corpus / "manifest.csv")])
 
 
+def test_shared_clips_can_be_left_out(mini_corpus: Path, relabelled: Path, tmp_path: Path) -> None:
+    manifest = str(mini_corpus / "manifest.csv")
+    judged = sum(clip.split in ("val", "test") for clip in Manifest.load(manifest))
+    for corpora in ([str(relabelled)], [manifest, str(relabelled)]):
+        path = write_config(PRETRAIN, tmp_path / "p.yaml", mini_corpus / "manifest.csv", tmp_path / "run")
+        options = [f"data.manifest={json.dumps(corpora)}", f"downstream=[{manifest}]"]
+        with pytest.raises(UserError, match="shared_with_downstream=drop"):
+            clips_to_see(load_config(PretrainConfig, path, options))
+        kept = clips_to_see(load_config(PretrainConfig, path, [*options, "shared_with_downstream=drop"]))
+        whole = sum(len(Manifest.load(corpus).select("train")) for corpus in corpora)
+        assert len(kept.select()) == whole - judged
+        assert len(kept.select())
+
+
 def test_equal_ids_of_unlike_corpora_are_a_coincidence(mini_corpus: Path, tmp_path: Path) -> None:
     options = SynthOptions(signs=6, signers=5, reps=1, size=64, val_signers=1, test_signers=1, seed=1, name="unlike")
     write_corpus(tmp_path, options)
