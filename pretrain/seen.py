@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
-from islr.data.duplicates import shared_clips
+from islr.data.duplicates import shared_clips, with_own_ids
 from islr.data.manifest import Manifest
 from islr.data.module import load_manifests
 from islr.errors import UserError
@@ -80,15 +79,11 @@ def _shared(
         for source in (Manifest.load(path) for path in paths):
             seen = source.replace(clip for clip in source if clip.split in splits)
             prefix = ""
-            if source.name != judge.name:  # equal ids of unlike corpora are a coincidence
-                seen, prefix = _with_own_ids(seen), f"{source.name}/"
+            if source.name != judge.name:
+                seen, prefix = with_own_ids(seen), f"{source.name}/"
             pairs = [(mine.removeprefix(prefix), theirs) for mine, theirs in shared_clips(seen, judged)]
             if pairs:
                 yield source.name, judge.name, pairs
-
-
-def _with_own_ids(manifest: Manifest) -> Manifest:
-    return manifest.replace(replace(clip, clip_id=f"{manifest.name}/{clip.clip_id}") for clip in manifest)
 
 
 def seen_facts(paths: Sequence[str], splits: Sequence[str]) -> str:

@@ -83,6 +83,12 @@ def without_shared(selection: Manifest, test: Manifest) -> tuple[Manifest, list[
     return selection.replace(clip for clip in selection if clip.clip_id not in dropped), sorted(dropped)
 
 
+def with_own_ids(manifest: Manifest) -> Manifest:
+    """A corpus whose clips are named after it, for comparing with another: equal ids of unlike corpora are a
+    coincidence."""
+    return manifest.replace(dataclasses.replace(clip, clip_id=f"{manifest.name}/{clip.clip_id}") for clip in manifest)
+
+
 def _overlapping(pairs: Sequence[tuple[Clip, Clip]]) -> list[list[Clip]]:
     """Clips of one file, as (range in the file, row), cut into groups of rows whose time ranges overlap."""
     if len(pairs) < 2:

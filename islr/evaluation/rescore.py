@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from islr.data.duplicates import check_disjoint, same_content, without_shared
+from islr.data.duplicates import check_disjoint, same_content, with_own_ids, without_shared
 from islr.data.manifest import Manifest
 from islr.data.module import ClipStore, DataConfig
 from islr.errors import UserError
@@ -147,7 +147,7 @@ class Model:
             tested = {clip.clip_id for clip in test}
             seen = [clip.clip_id for clip in train if clip.clip_id in tested]
         else:
-            train, selection = _with_own_ids(train), _with_own_ids(selection)
+            train, selection = with_own_ids(train), with_own_ids(selection)
             mine = {clip.clip_id for clip in train}
             groups = [{clip.clip_id for clip in group} for group in same_content(train, test)]
             seen = sorted(name for group in groups if group & mine for name in group - mine)
@@ -158,11 +158,6 @@ class Model:
             )
         check_disjoint(selection, test)
         return self.config.select_on
-
-
-def _with_own_ids(manifest: Manifest) -> Manifest:
-    """Equal ids of unlike corpora are a coincidence."""
-    return manifest.replace(replace(clip, clip_id=f"{manifest.name}/{clip.clip_id}") for clip in manifest)
 
 
 def evaluate_run(
