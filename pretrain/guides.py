@@ -11,7 +11,7 @@ from torch import Tensor
 from islr.data.manifest import Manifest
 from islr.data.module import Batch, ClipSource
 from islr.data.signer_boxes import signer_boxes
-from islr.data.transforms import Shot
+from islr.data.transforms import AugmentConfig, Shot
 from islr.errors import UserError
 
 HAND_MASKS = ("hand_cube", "hand_tube")
@@ -24,6 +24,8 @@ class MaskConfig(Protocol):
     def name(self) -> str: ...
     @property
     def mask(self) -> str: ...
+    @property
+    def video(self) -> AugmentConfig: ...
 
 
 def cell_motion(clip: np.ndarray, window: tuple[int, int, int]) -> np.ndarray:
@@ -93,10 +95,14 @@ def check_poses(config: MaskConfig, manifest: Manifest) -> str:
     """What to tell the user of clips that masks over hands cannot follow; "" where there is nothing to say.
 
     Raises:
-        UserError: No clip has a pose.
+        UserError: No clip has a pose, or pictures are moved where boxes do not follow.
     """
     if config.mask not in HAND_MASKS:
         return ""
+    if config.video.randaugment is not None:
+        raise UserError(
+            f"recipe.mask={config.mask} does not follow what RandAugment turns and shifts; leave video.randaugment out"
+        )
     clips = list(manifest.select())
     bare = [clip.clip_id for clip in clips if not clip.pose]
     if clips and len(bare) == len(clips):

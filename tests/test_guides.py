@@ -16,6 +16,7 @@ from islr.cli import app
 from islr.data.manifest import Manifest
 from islr.data.module import ClipSource, ClipStore, DataConfig
 from islr.data.pose import LEFT_HAND, RIGHT_HAND
+from islr.data.randaugment import RandAugmentConfig
 from islr.data.signer_boxes import FACE, signer_boxes
 from islr.data.transforms import AugmentConfig, Shot, training_shot
 from islr.errors import UserError
@@ -154,6 +155,9 @@ def test_clips_without_a_pose_are_masked_by_chance_counted_and_told(
     bare = manifest.replace(replace(clip, pose="") for clip in manifest)
     with pytest.raises(UserError, match="mask=hand_cube follows poses and no clip"):
         check_poses(config, bare)
+    moved = config.model_copy(update={"video": AugmentConfig(randaugment=RandAugmentConfig())})
+    with pytest.raises(UserError, match="does not follow what RandAugment"):
+        check_poses(moved, manifest)
     some = manifest.replace(replace(clip, pose="" if row % 2 else clip.pose) for row, clip in enumerate(manifest))
     some.save(mini_corpus / "half.csv")
     recipe = {"name": "maskfeat", "mask_pixels": 16, "mask": "hand_cube"}

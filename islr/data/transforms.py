@@ -312,7 +312,7 @@ class Shot:
     Attributes:
         frames: uint8 `[T, size, size, 3]`.
         indices: Which frames of the clip's range they are, `[T]`.
-        box: Left, top, right, bottom of the crop, in 0..1 of the frame.
+        box: Left, top, right, bottom of the crop, in 0..1 of the frame; RandAugment may have moved what is in it.
         flipped: The picture is mirrored.
     """
 
