@@ -90,6 +90,10 @@ class GridConfig(Config):
 
     @model_validator(mode="after")
     def _names(self) -> "GridConfig":
+        for kind in ("corpora", "regimes", "methods"):
+            for name in getattr(self, kind):
+                if "/" in name or not name.strip():
+                    raise ValueError(f"{kind}: '{name}' names folders, so it is not empty and has no '/'")
         named = {"target": (self.target,)} | {
             f"regimes.{name}": tuple(corpus for stage in regime.stages for corpus in stage)
             for name, regime in self.regimes.items()

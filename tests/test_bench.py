@@ -158,6 +158,7 @@ def test_wrong_grids_are_refused_before_any_work(tree: dict[str, Any]) -> None:
         ({"target": "aim"}, "target names corpus 'aim'; known: target"),
         ({"regimes": {"sign": {"stages": [["web"]]}}}, "regimes.sign names corpus 'web'"),
         ({"corpora": {"target": {}}}, "either manifest or synth"),
+        ({"methods": {"a/b": tree["methods"]["random"]}}, "methods: 'a/b' names folders"),
         ({"methods": {"m": {"finetune": "x.yaml", "regimes": ["sign"]}}}, "has no pretrain config for regime 'sign'"),
     ):
         with pytest.raises(UserError, match=message):
