@@ -193,6 +193,7 @@ def _facts(config: PretrainConfig, manifest: Manifest) -> dict[str, str]:
         "manifest": manifest.name,
         "fingerprint": manifest.fingerprint(),
         "clips": str(len(manifest.select())),
+        "left_out": str(len(seen_manifest(config.data.manifest, config.splits)) - len(manifest)),
         "seen": seen_facts(config.data.manifest, config.splits),
         "transductive": "declared" if config.transductive else "",
     }

@@ -59,6 +59,19 @@ def test_shared_clips_can_be_left_out(mini_corpus: Path, relabelled: Path, tmp_p
         assert len(kept.select())
 
 
+def test_what_was_left_out_is_recorded(mini_corpus: Path, relabelled: Path, tmp_path: Path) -> None:
+    manifest = mini_corpus / "manifest.csv"
+    path = write_config(
+        PRETRAIN, tmp_path / "p.yaml", relabelled, tmp_path / "run", optim={"epochs": 1, "warmup_epochs": 0}
+    )
+    options = [f"downstream=[{manifest}]", "shared_with_downstream=drop", "health.looks=0"]
+    run_pretrain(load_config(PretrainConfig, path, options))
+    [stage] = json.loads(read_metadata(tmp_path / "run" / ENCODER)["pretraining"])
+    judged = sum(clip.split in ("val", "test") for clip in Manifest.load(manifest))
+    assert stage["left_out"] == str(judged)
+    assert int(stage["clips"]) == len(Manifest.load(relabelled).select()) - judged
+
+
 def test_equal_ids_of_unlike_corpora_are_a_coincidence(mini_corpus: Path, tmp_path: Path) -> None:
     options = SynthOptions(signs=6, signers=5, reps=1, size=64, val_signers=1, test_signers=1, seed=1, name="unlike")
     write_corpus(tmp_path, options)

@@ -81,6 +81,8 @@ def _steps(p: Provenance) -> list[tuple[str, str, str]]:
 
 def _what_was_seen(stage: dict[str, str]) -> str:
     words = f"on {stage.get('manifest', '?')}, {clips_words(stage.get('clips', '?'))} clips"
+    if int(stage.get("left_out", "0")):
+        words += f", {stage['left_out']} left out that choose or score models"
     return f"{words}, transductive: with clips that score it" if stage.get("transductive") else words
 
 
