@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr
 
-from islr.evaluation.metrics import holm
+from islr.evaluation.intervals import holm
 
 CONFIDENCE = 0.95
 CALIBRATION_BINS = 15

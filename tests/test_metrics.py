@@ -12,7 +12,7 @@ from test_results import PROVENANCE
 
 from islr.data.manifest import Clip, Manifest
 from islr.errors import UserError
-from islr.evaluation import metrics
+from islr.evaluation import intervals, metrics
 from islr.evaluation.predictions import Predictions, rank_scores, read_predictions, write_predictions
 from islr.evaluation.results import Provenance, Result
 
@@ -40,7 +40,7 @@ def test_top_k_and_per_class_agree_with_scikit_learn() -> None:
     for k in (1, 2, 5, 7):
         expected = top_k_accuracy_score(labels, scores, k=k)
         assert metrics.hits(made, k).mean() == pytest.approx(expected)
-    per_class = metrics.bootstrap(metrics.hits(made, 1), made.labels, draws=50).value
+    per_class = intervals.bootstrap(metrics.hits(made, 1), made.labels, draws=50).value
     assert per_class == pytest.approx(balanced_accuracy_score(labels, scores.argmax(axis=1)))
 
 
@@ -104,8 +104,8 @@ def test_bootstrap_agrees_with_a_plain_loop_of_the_same_draws() -> None:
     labels = rng.integers(0, 4, 25)
     clusters = np.array([f"s{i}" for i in rng.integers(0, 5, 25)])
     index = np.unique(clusters, return_inverse=True)[1]
-    for weights in itertools.chain(metrics._weights(25, None, 7, 1), metrics._weights(25, index, 7, 1)):
-        got = metrics._weighted(values, labels, weights)
+    for weights in itertools.chain(intervals._weights(25, None, 7, 1), intervals._weights(25, index, 7, 1)):
+        got = intervals._weighted(values, labels, weights)
         for row, value in zip(weights.astype(int), got, strict=True):
             drawn = np.repeat(np.arange(25), row)
             means = [values[drawn][labels[drawn] == c].mean() for c in np.unique(labels[drawn])]
@@ -117,7 +117,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     covered = 0
     for trial in range(300):
         sample = (rng.random(80) < 0.7).astype(float)
-        interval = metrics.bootstrap(sample, draws=300, seed=trial)
+        interval = intervals.bootstrap(sample, draws=300, seed=trial)
         assert interval.low is not None
         assert interval.high is not None
         covered += interval.low <= 0.7 <= interval.high
@@ -127,7 +127,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 def test_clustering_widens_the_interval_when_clips_of_a_signer_agree() -> None:
     values = np.repeat([1.0, 0.0, 1.0, 1.0, 0.0, 1.0], 50)
     signers = np.repeat(list("abcdef"), 50).tolist()
-    plain, clustered = metrics.bootstrap(values), metrics.bootstrap(values, clusters=signers)
+    plain, clustered = intervals.bootstrap(values), intervals.bootstrap(values, clusters=signers)
     assert plain.low is not None
     assert plain.high is not None
     assert clustered.low is not None
@@ -151,7 +151,7 @@ def test_clustered_interval_covers_the_truth_and_the_plain_one_does_not(signers:
     for trial in range(trials):
         values, names = simulated_signers(signers, 15, rng)
         for clusters in (names, None):
-            interval = metrics.bootstrap(values, clusters=clusters, draws=200, seed=trial)
+            interval = intervals.bootstrap(values, clusters=clusters, draws=200, seed=trial)
             assert interval.low is not None
             assert interval.high is not None
             inside = interval.low <= 2 / 3 <= interval.high
@@ -168,7 +168,7 @@ def test_clustered_paired_test_keeps_its_level() -> None:
         a, names = simulated_signers(12, 15, rng)
         b, _ = simulated_signers(12, 15, rng)
         for key, clusters in (("signer", names), ("clip", None)):
-            small[key] += metrics.paired_bootstrap(a, b, clusters=clusters, draws=200, seed=trial).p_value < 0.05
+            small[key] += intervals.paired_bootstrap(a, b, clusters=clusters, draws=200, seed=trial).p_value < 0.05
     assert small["signer"] / trials <= 0.10
     assert small["clip"] / trials > 0.15
 
@@ -176,7 +176,7 @@ def test_clustered_paired_test_keeps_its_level() -> None:
 def test_clusters_of_one_clip_give_students_interval_and_test() -> None:
     values = np.random.default_rng(0).normal(0.2, 0.3, 15).clip(-0.9, 0.9)
     names = [str(i) for i in range(15)]
-    difference = metrics.paired_bootstrap(values, np.zeros(15), clusters=names, draws=40_000)
+    difference = intervals.paired_bootstrap(values, np.zeros(15), clusters=names, draws=40_000)
     half = stats.t.ppf(0.975, 14) * values.std(ddof=1) / np.sqrt(15)
     assert difference.low == pytest.approx(values.mean() - half, abs=0.02 * half)
     assert difference.high == pytest.approx(values.mean() + half, abs=0.02 * half)
@@ -187,11 +187,11 @@ def test_clusters_of_one_clip_give_students_interval_and_test() -> None:
 def test_signers_of_equal_scores_do_not_make_certainty() -> None:
     values = np.tile([1.0, 1.0, 1.0, 0.0], 20)
     names = np.repeat([f"s{i}" for i in range(5)], 16).tolist()  # each signer is right in 12 of 16
-    interval = metrics.bootstrap(values, clusters=names)
+    interval = intervals.bootstrap(values, clusters=names)
     half = stats.t.ppf(0.975, 4) * np.sqrt(0.75 * 0.25 / 80)
     assert interval.low == pytest.approx(0.75 - half, rel=0.03)
-    difference = metrics.paired_bootstrap(values, 1 - values, clusters=names)
-    plain = metrics.paired_bootstrap(values, 1 - values)
+    difference = intervals.paired_bootstrap(values, 1 - values, clusters=names)
+    plain = intervals.paired_bootstrap(values, 1 - values)
     assert difference.low is not None
     assert plain.low is not None
     assert difference.low < plain.low
@@ -199,35 +199,35 @@ def test_signers_of_equal_scores_do_not_make_certainty() -> None:
 
 def test_clustered_bounds_stay_where_the_statistic_can_be() -> None:
     values, names = np.array([1.0] * 19 + [0.0]), [f"s{i % 3}" for i in range(20)]
-    interval = metrics.bootstrap(values, clusters=names)
+    interval = intervals.bootstrap(values, clusters=names)
     assert interval.high == 1.0
-    losses = metrics.bootstrap(values * 9, clusters=names)
+    losses = intervals.bootstrap(values * 9, clusters=names)
     assert losses.high is not None
     assert losses.high > 9
-    gap = metrics.paired_bootstrap(values, 0 * values, clusters=names)
+    gap = intervals.paired_bootstrap(values, 0 * values, clusters=names)
     assert gap.high == 1.0
     assert gap.low == pytest.approx(interval.low, rel=0.1)
-    assert metrics.paired_bootstrap(values, values, clusters=names).p_value == 1.0
-    assert metrics.paired_bootstrap(0 * values + 1, 0 * values, clusters=names).p_value < 0.001
+    assert intervals.paired_bootstrap(values, values, clusters=names).p_value == 1.0
+    assert intervals.paired_bootstrap(0 * values + 1, 0 * values, clusters=names).p_value < 0.001
 
 
 def test_few_signers_are_said_in_the_method() -> None:
     values = np.tile([1.0, 0.0], 30)
-    few = metrics.bootstrap(values, clusters=[f"s{i % 4}" for i in range(60)])
-    many = metrics.bootstrap(values, clusters=[f"s{i % 12}" for i in range(60)])
+    few = intervals.bootstrap(values, clusters=[f"s{i % 4}" for i in range(60)])
+    many = intervals.bootstrap(values, clusters=[f"s{i % 12}" for i in range(60)])
     assert "4 whole signers" in few.method
     assert "fewer than 10 signers" in few.method
     assert "fewer" not in many.method
 
 
 def test_hits_that_are_all_alike_get_the_exact_interval() -> None:
-    right, wrong = metrics.bootstrap(np.ones(20)), metrics.bootstrap(np.zeros(20))
+    right, wrong = intervals.bootstrap(np.ones(20)), intervals.bootstrap(np.zeros(20))
     exact = stats.binomtest(20, 20).proportion_ci(0.95, "exact")
     assert (right.low, right.high) == pytest.approx((exact.low, 1.0))
     assert (wrong.low, wrong.high) == pytest.approx((0.0, 1 - exact.low))
     assert "exact binomial" in right.method
-    assert metrics.bootstrap(np.ones(20), clusters=[f"s{i % 5}" for i in range(20)]) == right
-    assert metrics.bootstrap(np.full(5, 0.5)).low == 0.5  # a mean over seeds is no hit
+    assert intervals.bootstrap(np.ones(20), clusters=[f"s{i % 5}" for i in range(20)]) == right
+    assert intervals.bootstrap(np.full(5, 0.5)).low == 0.5  # a mean over seeds is no hit
 
 
 def test_clips_without_a_signer_cannot_be_drawn_by_signer() -> None:
@@ -285,10 +285,10 @@ def test_values_do_not_depend_on_the_order_of_clips(cluster: str) -> None:
 
 
 def test_no_interval_from_one_clip_or_one_signer() -> None:
-    assert metrics.bootstrap(np.ones(1)).low is None
-    assert metrics.bootstrap(np.array([1.0, 0.0]), clusters=["a", "a"]).low is None
+    assert intervals.bootstrap(np.ones(1)).low is None
+    assert intervals.bootstrap(np.array([1.0, 0.0]), clusters=["a", "a"]).low is None
     with pytest.raises(ValueError, match="no clips"):
-        metrics.bootstrap(np.zeros(0))
+        intervals.bootstrap(np.zeros(0))
 
 
 def test_paired_difference_finds_a_real_gap_and_not_an_absent_one() -> None:
@@ -307,7 +307,7 @@ def test_paired_p_values_are_not_too_small_when_there_is_no_difference() -> None
     p = []
     for trial in range(200):
         a, b = (rng.random((2, 100)) < 0.6).astype(float)
-        p.append(metrics.paired_bootstrap(a, b, draws=200, seed=trial).p_value)
+        p.append(intervals.paired_bootstrap(a, b, draws=200, seed=trial).p_value)
     assert 0.01 <= np.mean(np.array(p) < 0.05) <= 0.10
 
 
@@ -326,9 +326,9 @@ def test_runs_are_matched_by_clip_not_by_row() -> None:
 
 def test_holm_matches_a_worked_example() -> None:
     # Sorted .005 .01 .03 .04 times 4 3 2 1 = .02 .03 .06 .04, and the running maximum lifts the last to .06.
-    assert metrics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert metrics.holm([0.9, 0.8]) == [1.0, 1.0]
-    assert metrics.holm([]) == []
+    assert intervals.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert intervals.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert intervals.holm([]) == []
 
 
 def test_confusions_are_counted_and_ordered() -> None:

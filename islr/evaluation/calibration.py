@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from islr.evaluation.metrics import CONFIDENCE, Interval, bootstrap, signer_clusters
+from islr.evaluation.intervals import CONFIDENCE, Interval, bootstrap
+from islr.evaluation.metrics import signer_clusters
 from islr.evaluation.predictions import Predictions
 from islr.evaluation.results import Provenance, Result
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from islr.data.labels import FormTable, form_hits, label_ceiling
 from islr.data.manifest import Manifest
-from islr.evaluation.metrics import Interval, bootstrap, signer_clusters
+from islr.evaluation.intervals import Interval, bootstrap
+from islr.evaluation.metrics import signer_clusters
 from islr.evaluation.predictions import Predictions
 from islr.evaluation.results import Provenance, Result
 

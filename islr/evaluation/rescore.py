@@ -26,7 +26,7 @@ from islr.evaluation.evaluate import (
     write_scores,
 )
 from islr.evaluation.finetune import FinetuneConfig, selection_sets
-from islr.evaluation.metrics import Interval
+from islr.evaluation.intervals import Interval
 from islr.evaluation.results import Provenance, Result
 from islr.models import Classifier
 from islr.training.runtime import World

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from islr.evaluation.metrics import holm
+from islr.evaluation.intervals import holm
 from islr.evaluation.results import Result
 from islr.reporting import breakdowns, figures, text
 from islr.reporting.blocks import Block, Cell, Chart, Column, Notice, Prose, Section, Table

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from islr.evaluation.calibration import is_probabilistic, reliability
-from islr.evaluation.metrics import FEW_CLUSTERS, SEEN_KEY, TOP_KS
+from islr.evaluation.intervals import FEW_CLUSTERS
+from islr.evaluation.metrics import SEEN_KEY, TOP_KS
 from islr.evaluation.results import Result
 from islr.reporting import figures, text
 from islr.reporting.blocks import Block, Cell, Chart, Column, Notice, Prose, Section, Table

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from islr.evaluation.metrics import Difference, Interval, bootstrap, hits, holm, paired_bootstrap
+from islr.evaluation.intervals import Difference, Interval, bootstrap, holm, paired_bootstrap
+from islr.evaluation.metrics import hits
 from islr.reporting import figures, text
 from islr.reporting.blocks import Block, Cell, Chart, Column, Notice, Section, Series, Table
 from islr.reporting.probe_standings import HEADLINE, MAYBE_BETTER, MAYBE_WORSE, ProbeRow, ProbeSet

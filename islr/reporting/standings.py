@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from islr.errors import UserError
-from islr.evaluation.metrics import Difference, compare, holm
+from islr.evaluation.intervals import Difference, holm
+from islr.evaluation.metrics import compare
 from islr.evaluation.predictions import Predictions
 from islr.evaluation.results import Provenance, Result
 from islr.reporting import text

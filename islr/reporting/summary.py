@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from islr.evaluation.metrics import Difference, Interval
+from islr.evaluation.intervals import Difference, Interval
 from islr.reporting import grid, text
 from islr.reporting.blocks import Fact
 from islr.reporting.probe_standings import HEADLINE, MAYBE_BETTER, MAYBE_WORSE, METRIC, ProbeRow, ProbeSet
