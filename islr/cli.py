@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.exceptions import Abort, TyperException
 
-from islr.data.cli import data_app
+from islr.commands.data import data_app
+from islr.commands.models import models_command, weights_app
 from islr.errors import Interrupted, ProcessLost, RunFailed, UserError
-from islr.models_cli import models_command, weights_app
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 75
 
@@ -48,7 +48,7 @@ def main(command: str | None = None) -> None:
 
 def run(arguments: list[str], debug: bool = False) -> int:
     """Run one command; returns its exit code and prints one line on stderr when it is not 0."""
-    from islr.data.video import DecodeError
+    from islr.data.video.decode import DecodeError
 
     try:
         code = app(args=arguments, prog_name="islr", standalone_mode=False)
@@ -94,14 +94,14 @@ def demo(
 ) -> None:
     """From nothing to a report: synthetic corpus, pre-training, fine-tuning, probing, report.html."""
     _preload()
-    from islr.demo import run_demo
+    from islr.study.demo import run_demo
 
     run_demo(out, run)
 
 
 def _preload() -> None:
     """Import once what stages need: their processes are forked from this one."""
-    for module in ("islr.data.synth", "islr.evaluation.finetune", "pretrain.run", "probe.protocol"):
+    for module in ("islr.synth", "islr.evaluation.finetune", "pretrain.run", "probe.protocol"):
         importlib.import_module(module)
 
 
@@ -129,9 +129,9 @@ def synth(
     workers: Annotated[int, typer.Option(min=1)] = 1,
 ) -> None:
     """Render a corpus: videos, exact poses, manifest, and lists as WLASL, OpenASL or Kinetics publish theirs."""
-    from islr.data.synth import SynthOptions, coverage, summary, write_corpus
-    from islr.data.synth.write import corpus_of, load_signs
-    from islr.training.tracking import Progression
+    from islr.progress import Progression
+    from islr.synth import SynthOptions, coverage, summary, write_corpus
+    from islr.synth.write import corpus_of, load_signs
 
     options = SynthOptions(
         kind=kind,
@@ -170,7 +170,7 @@ def check(
     json_file: Annotated[Path | None, typer.Option("--json", help="write what was found there")] = None,
 ) -> None:
     """Before a long run: can it learn, does anything leak, does it load again, how long, how much memory."""
-    from islr.check import report_checks
+    from islr.checks.run import report_checks
     from islr.checks.subject import Limits
 
     subject = _subject(config, overrides or [])
@@ -267,11 +267,11 @@ def bench(
     plan: Annotated[bool, typer.Option("--plan", help="show the stages and what is done, run nothing")] = False,
 ) -> None:
     """The grid of recipes x regimes x seeds; run it again to go on where it stopped."""
-    from islr.bench import plan as plan_of
-    from islr.bench import run_bench
     from islr.config import load_config
-    from islr.grid import GridConfig
-    from islr.grid_stages import expand
+    from islr.study.bench import plan as plan_of
+    from islr.study.bench import run_bench
+    from islr.study.config import GridConfig
+    from islr.study.expand import expand
 
     grid = load_config(GridConfig, config, overrides or [])
     if plan:
@@ -307,20 +307,20 @@ def perf(
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="step: where; a GPU runs in bfloat16")] = "cpu",
 ) -> None:
     """Measure our code beside well-known or straightforward code, in one run; on one thread where it is a CPU."""
-    from islr.perf import decode_speed, run_contests
+    from islr.perf.decode import decode_speed, run_contests
 
     if what in ("decode", "all"):
         print(decode_speed(videos, short_side, clips))
     if what in ("hog", "all"):
-        from pretrain.hog import speed_contest
+        from pretrain.perf import speed_contest
 
         run_contests([speed_contest()])
     if what in ("step", "all"):
-        from islr.perf_step import step_speed
+        from islr.perf.step import step_speed
 
         print(step_speed(frames, size, batch, device))
     if what in ("probe", "all"):
-        from probe.benchmark import PUBLISHED, compare
+        from probe.solver.benchmark import PUBLISHED, compare
 
         found = compare(*PUBLISHED)
         print(found.table(), found, sep="\n")
@@ -356,7 +356,7 @@ def _schema(task: str) -> Any:
 
         return FinetuneConfig
     if task == "bench":
-        from islr.grid import GridConfig
+        from islr.study.config import GridConfig
 
         return GridConfig
     from probe.config import ProbeConfig

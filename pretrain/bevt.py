@@ -21,14 +21,16 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from islr.config import Config as BaseConfig
-from islr.data.module import Batch, ClipSource
-from islr.data.transforms import AugmentConfig, PoseAugmentConfig, View, train_view
+from islr.data.loading.store import Batch
+from islr.data.views.input_spec import InputSpec
+from islr.data.views.source import ClipSource
+from islr.data.views.transforms import AugmentConfig, PoseAugmentConfig, View, train_view
 from islr.errors import UserError
-from islr.models.encoder import INIT_STD, InputSpec, to_input
+from islr.models.encoder import INIT_STD, to_input
 from islr.models.swin import PATCH, SwinEncoder
 from islr.models.tokens import hide_tokens
-from islr.training.across import share
-from pretrain.masking import block_mask, block_tube_mask
+from islr.training.distributed.collectives import share
+from pretrain.masks.draw import block_mask, block_tube_mask
 from pretrain.pictures import VISIBLE_DIM, enlarge, hide_cells, token_colours
 from pretrain.tokenizer import load_tokenizer
 

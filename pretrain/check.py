@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from islr.checks.finetune import told_goal
 from islr.checks.subject import Goal, Labelled, Subject, plain, span_wanted, unrepeated
+from islr.data.loading.store import Batch
 from islr.data.manifest import Clip, Manifest
-from islr.data.module import Batch
-from islr.data.transforms import SamplingConfig
+from islr.data.views.transforms import SamplingConfig
 from islr.models.weights import build_encoder, export_encoder
 from islr.training.classification import Classification
 from islr.training.optim import parameter_groups

@@ -29,12 +29,14 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from islr.config import Config as BaseConfig
-from islr.data.module import Batch, ClipSource
-from islr.data.pose import normalise
-from islr.data.transforms import PoseAugmentConfig, View, augment_pose, resample_pose
+from islr.data.loading.store import Batch
+from islr.data.poses.pose import normalise
+from islr.data.views.input_spec import InputSpec
+from islr.data.views.source import ClipSource
+from islr.data.views.transforms import PoseAugmentConfig, View, augment_pose, resample_pose
 from islr.errors import UserError
-from islr.models.encoder import Encoder, InputSpec
-from islr.training.across import joined, share
+from islr.models.encoder import Encoder
+from islr.training.distributed.collectives import joined, share
 
 MODALITY = "pose"
 

@@ -4,8 +4,9 @@ Hide cuboids of a clip behind a learned token, encode all tokens, and from the e
 the oriented gradients of what they hide, with one linear layer. The numbers are SlowFast's
 `k400_MVITv2_S_16x4_MaskFeat_PT`. Deviations, each a key here or in the optimiser's group: clips are sampled
 over the whole sign, flips are off (they swap the signer's handedness), HOG is computed on pixels
-(`pretrain/hog.py` says why). Options beside the published form: masks that follow movement (`mask: motion_cube`) or
-the signer's hands and face (`mask: hand_cube`), and histograms of change as further targets (`motion_bins`).
+(`pretrain/targets/hog.py` says why). Options beside the published form: masks that follow movement
+(`mask: motion_cube`) or the signer's hands and face (`mask: hand_cube`), and histograms of change as further
+targets (`motion_bins`).
 
 Shapes: B clips, T H W frames and pixels, t h w a token grid, M hidden tokens of the batch, D width.
 """
@@ -19,17 +20,19 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from islr.config import Config as BaseConfig
-from islr.data.module import Batch, ClipSource
-from islr.data.transforms import AugmentConfig, View, to_cthw, training_shot
+from islr.data.loading.store import Batch
+from islr.data.views.input_spec import InputSpec
+from islr.data.views.source import ClipSource
+from islr.data.views.transforms import AugmentConfig, View, to_cthw, training_shot
 from islr.errors import UserError
-from islr.models.encoder import INIT_STD, NORM_EPS, InputSpec, to_input
-from islr.models.mvit import MViTEncoder
+from islr.models.encoder import INIT_STD, NORM_EPS, to_input
+from islr.models.mvit.encoder import MViTEncoder
 from islr.models.tokens import resize_mask
-from islr.training.across import share
-from pretrain.guides import cell_hands, cell_motion, check_poses, guided_share
-from pretrain.hog import BINS, CHANNELS, hog_targets, motion_targets, reference_hog_targets, target_dim
-from pretrain.masking import cube_mask, exact_cube_mask, weighted_cube_mask
+from islr.training.distributed.collectives import share
+from pretrain.masks.draw import cube_mask, exact_cube_mask, weighted_cube_mask
+from pretrain.masks.saliency import cell_hands, cell_motion, check_poses, guided_share
 from pretrain.pictures import VISIBLE_DIM, cell_contrast, enlarge, hide_cells, hog_picture
+from pretrain.targets.hog import BINS, CHANNELS, hog_targets, motion_targets, reference_hog_targets, target_dim
 
 MODALITY = "video"
 FRAMES_PER_TOKEN = 2  # time stride of the patch embedding

@@ -6,7 +6,7 @@ import math
 import cv2
 import numpy as np
 
-from islr.data.pose import LEFT_HAND, RIGHT_HAND
+from islr.data.poses.pose import LEFT_HAND, RIGHT_HAND
 
 SIDE = 256
 HIDDEN_GREY = 96

@@ -23,12 +23,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from islr.config import Config as BaseConfig
-from islr.data.module import Batch, ClipSource
-from islr.data.pose import HAND_ROOT, LEFT_HAND, RIGHT_HAND
-from islr.data.transforms import PoseAugmentConfig, View, augmented_pose
+from islr.data.loading.store import Batch
+from islr.data.poses.pose import HAND_ROOT, LEFT_HAND, RIGHT_HAND
+from islr.data.views.input_spec import InputSpec
+from islr.data.views.source import ClipSource
+from islr.data.views.transforms import PoseAugmentConfig, View, augmented_pose
 from islr.errors import UserError
-from islr.models.encoder import FAN_IN_POSITION_STD, NORM_EPS, InputSpec
-from islr.models.pose import (
+from islr.models.encoder import FAN_IN_POSITION_STD, NORM_EPS
+from islr.models.pose_transformer import (
     BODY_POINTS,
     PART_POINTS,
     PARTS,
@@ -38,8 +40,8 @@ from islr.models.pose import (
     part_points,
 )
 from islr.models.transformer import init_linear, transformer_block
-from islr.training.across import average, processes
-from pretrain.masking import motion_mask
+from islr.training.distributed.collectives import average, processes
+from pretrain.masks.draw import motion_mask
 from pretrain.pictures import skeleton_picture
 
 MODALITY = "pose"

@@ -13,21 +13,22 @@ from pydantic import Field
 from torch import nn
 
 from islr.config import Config, config_hash
-from islr.data.loader import pin_threads
+from islr.data.loading.loader import pin_threads
+from islr.data.loading.store import ClipStore, DataConfig, TrainBatches, load_manifests
 from islr.data.manifest import Manifest
-from islr.data.module import ClipStore, DataConfig, TrainBatches, load_manifests
+from islr.environment import commit
 from islr.errors import UserError
 from islr.files import write_atomic_with
 from islr.models import EncoderConfig
 from islr.models.weights import build_encoder, export_encoder, read_metadata
+from islr.progress import Progression
 from islr.training.engine import fit, to_device, train_batches
 from islr.training.optim import OptimConfig
-from islr.training.outside import Outside
-from islr.training.runtime import RunConfig, World, commit, prepare_process, run_folder
-from islr.training.tracking import Progression
+from islr.training.runtime import RunConfig, World, prepare_process, run_folder
+from islr.training.wandb_run import Outside
 from pretrain import RECIPES
-from pretrain.health import Health, HealthConfig
-from pretrain.seen import check_unseen, seen_facts, seen_manifest, without_judged
+from pretrain.leakage import check_unseen, seen_facts, seen_manifest, without_judged
+from pretrain.monitor import Health, HealthConfig
 
 ENCODER = "encoder.safetensors"
 PICTURES = "pictures.npz"

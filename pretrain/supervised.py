@@ -9,9 +9,10 @@ from typing import Literal
 from torch import Tensor, nn
 
 from islr.config import Config as BaseConfig
-from islr.data.module import Batch
-from islr.data.transforms import AugmentConfig, PoseAugmentConfig, View, train_view
-from islr.models.encoder import Encoder, InputSpec
+from islr.data.loading.store import Batch
+from islr.data.views.input_spec import InputSpec
+from islr.data.views.transforms import AugmentConfig, PoseAugmentConfig, View, train_view
+from islr.models.encoder import Encoder
 from islr.training.classification import Classification, ClassificationConfig
 
 NEEDS_LABELS = True

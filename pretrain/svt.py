@@ -23,16 +23,17 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from islr.config import Config as BaseConfig
-from islr.data.module import Batch
-from islr.data.transforms import View
+from islr.data.loading.store import Batch
+from islr.data.views.input_spec import InputSpec
+from islr.data.views.transforms import View
 from islr.errors import UserError
-from islr.models.encoder import InputSpec, to_input
+from islr.models.encoder import to_input
 from islr.models.timesformer import TimeSformer
-from islr.training.across import share
+from islr.training.distributed.collectives import share
 from islr.training.optim import cosine
-from pretrain.dino import Centre, DINOHead, dino_loss
 from pretrain.pictures import VISIBLE_DIM
 from pretrain.svt_views import ViewConfig, ViewGroup, ViewSet, svt_view, view_groups
+from pretrain.targets.dino import Centre, DINOHead, dino_loss
 
 MODALITY = "video"
 

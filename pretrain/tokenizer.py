@@ -1,8 +1,8 @@
 """A visual tokenizer: every cell of 8 x 8 pixels of a frame becomes one of K words.
 
-BEVT (arXiv 2112.01529) predicts such words. Its own tokenizer is DALL-E's (`pretrain/dvae.py` runs one that you have);
-this one is trained here, on the same clips. A convolutional encoder of single frames, a codebook of unit vectors, and
-what the codes must be able to tell: the pixels of their cell (VQ-VAE, arXiv 1711.00937), or the features in which a
+BEVT (arXiv 2112.01529) predicts such words. Its own tokenizer is DALL-E's (`pretrain/targets/dvae.py` runs a file of
+it); this one is trained here, on the same clips. A convolutional encoder of single frames, a codebook of unit vectors,
+and what the codes must be able to tell: the pixels of their cell (VQ-VAE, arXiv 1711.00937), or the features in which a
 frozen encoder sees it (VQ-KD, BEiT v2, arXiv 2208.06366 section 3.1). The codebook is BEiT v2's in both.
 
 Beside `encoder.safetensors` a run leaves `tokenizer.safetensors`, which `load_tokenizer` reads.
@@ -23,18 +23,19 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from islr.config import Config as BaseConfig
-from islr.data.module import Batch
-from islr.data.transforms import AugmentConfig, PoseAugmentConfig, View, train_view
+from islr.data.loading.store import Batch
+from islr.data.views.input_spec import InputSpec
+from islr.data.views.transforms import AugmentConfig, PoseAugmentConfig, View, train_view
 from islr.errors import UserError
 from islr.files import write_atomic
 from islr.models import create_model
-from islr.models.encoder import Encoder, InputSpec, to_input
-from islr.models.frame_conv import STRIDE, FrameConv, ResidualConv
+from islr.models.convnets.frame_conv import STRIDE, FrameConv, ResidualConv
+from islr.models.encoder import Encoder, to_input
 from islr.models.weights import load_encoder, read_metadata, read_tensors, serialise
-from islr.training.across import share
-from pretrain.codebook import Codebook, Quantised
-from pretrain.dvae import DalleTokenizer
+from islr.training.distributed.collectives import share
 from pretrain.pictures import enlarge, token_colours
+from pretrain.targets.codebook import Codebook, Quantised
+from pretrain.targets.dvae import DalleTokenizer
 
 MODALITY = "video"
 TOKENIZER = "tokenizer.safetensors"  # in the run folder
@@ -268,7 +269,7 @@ def load_tokenizer(path: str | Path) -> nn.Module:
     `[B, H / stride, W / stride]`; some also `decode(tokens)` -> uint8 frames.
 
     Args:
-        path: `tokenizer.safetensors` of a run, or what `python -m pretrain.dvae` wrote.
+        path: `tokenizer.safetensors` of a run, or what `python -m pretrain.targets.dvae` wrote.
 
     Raises:
         UserError: The file holds no tokenizer, or not all of one.

@@ -18,16 +18,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from islr.config import Config as BaseConfig
-from islr.data.module import Batch, ClipSource
-from islr.data.transforms import AugmentConfig, View, to_cthw, training_shot
+from islr.data.loading.store import Batch
+from islr.data.views.input_spec import InputSpec
+from islr.data.views.source import ClipSource
+from islr.data.views.transforms import AugmentConfig, View, to_cthw, training_shot
 from islr.errors import UserError
-from islr.models.encoder import INIT_STD, NORM_EPS, InputSpec, to_input
+from islr.models.encoder import INIT_STD, NORM_EPS, to_input
 from islr.models.tokens import resize_mask
 from islr.models.transformer import transformer_block
 from islr.models.vit import TUBELET, ViTEncoder, patchify, sincos_positions, unpatchify, xavier_init
-from islr.training.across import share
-from pretrain.guides import cell_hands, check_poses, guided_share
-from pretrain.masking import motion_tube_mask, tube_mask, weighted_tube_mask
+from islr.training.distributed.collectives import share
+from pretrain.masks.draw import motion_tube_mask, tube_mask, weighted_tube_mask
+from pretrain.masks.saliency import cell_hands, check_poses, guided_share
 from pretrain.pictures import enlarge, hide_cells
 
 MODALITY = "video"

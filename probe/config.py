@@ -9,15 +9,15 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from islr.config import Config
-from islr.data.module import DataConfig
+from islr.data.loading.store import DataConfig
 from islr.data.phonology import ASL_LEX, Columns, Policy
-from islr.data.transforms import SamplingConfig
+from islr.data.views.transforms import SamplingConfig
 from islr.errors import UserError
 from islr.files import file_sha256
 from islr.models import Encoder
 from islr.models.weights import load_encoder, read_metadata
 from islr.training.runtime import RunConfig
-from probe.extract import is_features_file
+from probe.features.features import is_features_file
 from probe.fitting import FitConfig
 
 ENCODER_FILE, CLASSIFIER_FILE = "encoder.safetensors", "classifier.safetensors"

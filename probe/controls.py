@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from islr.data.module import ClipSource
-from islr.data.pose import normalise
-from islr.data.transforms import View, resize_clip, uniform_indices
+from islr.data.poses.pose import normalise
+from islr.data.views.source import ClipSource
+from islr.data.views.transforms import View, resize_clip, uniform_indices
 from islr.models import Encoder, create_model
 from probe.fitting import UNSCORED, FitConfig, Outcome, scored_labels
 from probe.splits import Split

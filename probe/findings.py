@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from probe.kept import keep, kept
-from probe.scores import CI_METHOD
+from probe.npz_cache import keep, kept
+from probe.statistics.scores import CI_METHOD
 
 Key = tuple[str, ...]
 

@@ -14,8 +14,8 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from islr.config import Config
-from probe.kept import keep, kept
-from probe.linear import LinearProbes
+from probe.npz_cache import keep, kept
+from probe.solver.linear import LinearProbes
 from probe.splits import Fold, Split
 from probe.targets import Targets
 

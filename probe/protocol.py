@@ -8,8 +8,8 @@ clips; every sign group is tested once and the predictions of all folds are pool
 What a number estimates: the score this procedure has on average, over samples of this many signs from the
 population that the corpus's signs were drawn from, trained on four fifths of them and tested on signs like them
 (`seen_sign`: on the official test part). Its interval is about the choice of signs: sign groups are resampled, and
-the result is widened because signs train each other's probes (`probe.dependence`). It is not about other signers,
-other recordings or other seeds of the encoder.
+the result is widened because signs train each other's probes (`probe.statistics.dependence`). It is not about other
+signers, other recordings or other seeds of the encoder.
 """
 
 import json
@@ -20,39 +20,33 @@ from pathlib import Path
 from typing import Any
 
 from islr.config import config_hash
-from islr.data.duplicates import same_content
+from islr.data.audit.duplicates import same_content
+from islr.data.loading.store import load_manifests
 from islr.data.manifest import Manifest
-from islr.data.module import load_manifests
-from islr.data.packed import decoder_name
+from islr.data.packs.reader import decoder_name
 from islr.data.phonology import join, read_table
-from islr.data.transforms import View
+from islr.data.views.transforms import View
+from islr.environment import commit, libraries
 from islr.errors import Interrupted, UserError
 from islr.evaluation.results import Provenance, Result, as_table, load_results, save_results
 from islr.files import write_atomic
 from islr.models import Encoder
-from islr.signals import StopSignal
-from islr.training.outside import Outside
-from islr.training.runtime import (
-    World,
-    commit,
-    device_name,
-    libraries,
-    prepare_process,
-    run_folder,
-)
-from islr.training.tracking import Progression
+from islr.processes.signals import StopSignal
+from islr.progress import Progression
+from islr.training.runtime import World, device_name, prepare_process, run_folder
+from islr.training.wandb_run import Outside
 from probe import controls
 from probe.analyses import Material, analyse
-from probe.board import Board
 from probe.config import ProbeConfig, Source, check_forms, check_labels, find_encoders
-from probe.extract import Features, read_features
-from probe.extractor import Extractor
+from probe.features.extractor import Extractor
+from probe.features.features import Features, read_features
+from probe.features.tokens import Tokens
 from probe.findings import Finding
 from probe.fitting import FitConfig, Outcome, run_split, work_key
 from probe.records import ANALYSED, Recorder, Row, details
 from probe.splits import SPLITS, Split, save, without_shared
+from probe.statistics.draws import Board
 from probe.targets import Targets, targets_from
-from probe.tokens import Tokens
 
 __all__ = ["PROTOCOL", "RESULT", "ProbeConfig", "Study", "run_probe"]
 

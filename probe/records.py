@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from islr.evaluation.results import Provenance, Result
-from probe.board import BUNDLES_MEAN, FEATURES_MEAN, HEADLINE, Board, over_seeds
-from probe.dependence import alike
 from probe.findings import Finding, differences, mean_over_seeds
 from probe.fitting import UNSCORED, Outcome
-from probe.scores import (
+from probe.splits import Split
+from probe.statistics.dependence import alike
+from probe.statistics.draws import BUNDLES_MEAN, FEATURES_MEAN, HEADLINE, Board, over_seeds
+from probe.statistics.scores import (
     BOUNDS,
     CI_METHOD,
     METRICS,
@@ -27,7 +28,6 @@ from probe.scores import (
     swapped,
     widened,
 )
-from probe.splits import Split
 from probe.targets import Targets
 
 DIFFERENCE = "balanced_accuracy_difference"

@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 
 from islr.evaluation.results import Result
-from probe.board import BUNDLES_MEAN, HEADLINE
 from probe.config import FINE_TUNING, LABEL_RECIPES
 from probe.records import CHOSEN, DIFFERENCE
+from probe.statistics.draws import BUNDLES_MEAN, HEADLINE
 
 WIDTH = 150
 WITH_LABELS = (*LABEL_RECIPES, FINE_TUNING)

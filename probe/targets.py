@@ -149,7 +149,7 @@ def targets_from(
         phonology: Its join with the table.
         table: The lexicon.
         features: The features to probe; None = all.
-        same: Clip ids that show the same pictures under several names (`islr.data.duplicates.same_content`).
+        same: Clip ids that show the same pictures under several names (`islr.data.audit.duplicates.same_content`).
 
     Raises:
         UserError: An unknown feature is asked for, or no clip has a label.

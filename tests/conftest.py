@@ -7,9 +7,8 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
-from oracle_helpers import DIFFERENCES, Differences
-
-CHECKOUT = Path(__file__).resolve().parent.parent
+from support.oracle_helpers import DIFFERENCES, Differences
+from support.paths import CHECKOUT
 
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
@@ -47,7 +46,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def mini_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A rendered corpus of 6 signs x 5 signers x 1: small files, all splits, poses and lexicon."""
-    from islr.data.synth import SynthOptions, write_corpus
+    from islr.synth import SynthOptions, write_corpus
 
     folder = tmp_path_factory.mktemp("corpus")
     write_corpus(folder, SynthOptions(signs=6, signers=5, reps=1, size=64, val_signers=1, test_signers=1))

@@ -14,14 +14,12 @@ from typing import Any
 
 import pytest
 import yaml
-from tiny_runs import FINETUNE, PRETRAIN, write_config
+from support.tiny_runs import FINETUNE, PRETRAIN, write_config
 
 from islr.cli import run
 from islr.data.manifest import Manifest
 from islr.evaluation.results import load_results
 from islr.models.weights import read_metadata
-
-CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 def _error(capsys: pytest.CaptureFixture[str]) -> str:

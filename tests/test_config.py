@@ -8,7 +8,7 @@ import pytest
 from islr.config import Config, config_hash, dump_yaml, load_config, parse_yaml, read_tree, shipped_configs, validate
 from islr.errors import UserError
 from islr.evaluation.finetune import FinetuneConfig
-from islr.grid import GridConfig
+from islr.study.config import GridConfig
 from pretrain.run import PretrainConfig
 from probe.config import ProbeConfig
 

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT
-from doc_pages import DOCS, PAGES, WIDTH, commands, missing, output_of, plain
+from support.doc_pages import DOCS, PAGES, WIDTH, commands, missing, output_of, plain
+from support.paths import CHECKOUT
 
 
 @pytest.mark.slow

@@ -1,1 +1,1 @@
-"""What is looked at before a long run: one file a check, and what a task must tell them (`subject.py`)."""
+"""Checks before a long run: one file a check; `subject.py` says what a task must offer them."""

@@ -5,8 +5,8 @@ from collections import Counter
 from typing import Any
 
 from islr.checks.subject import Limits, Outcome, Subject, evenly
+from islr.data.loading.store import ClipStore, eval_batches
 from islr.data.manifest import OK, Clip
-from islr.data.module import ClipStore, eval_batches
 
 TRIED = 64  # clips that are read
 _PART = 4  # clips read between two looks at the clock

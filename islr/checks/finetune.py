@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from islr.checks.subject import Goal, Labelled, Subject, plain, span_wanted, unrepeated
+from islr.data.loading.store import Batch
 from islr.data.manifest import Manifest
-from islr.data.module import Batch
-from islr.data.transforms import train_view
+from islr.data.views.transforms import train_view
 from islr.evaluation.evaluate import save_classifier
 from islr.evaluation.finetune import FinetuneConfig, classifier_facts, clips_of, groups_of, task_of
 from islr.models import Classifier

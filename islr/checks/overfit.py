@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from islr.checks.subject import Goal, Limits, Outcome, Subject, autocast, evenly, without_chance
-from islr.data.module import Batch, ClipStore, TrainBatches
+from islr.data.loading.store import Batch, ClipStore, TrainBatches
 from islr.errors import UserError
 from islr.training.engine import to_device
 from islr.training.optim import build_optimizer, clip_gradients, set_learning_rate

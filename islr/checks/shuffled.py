@@ -18,10 +18,10 @@ import torch
 from scipy.stats import binomtest
 
 from islr.checks.subject import Labelled, Limits, Outcome, Subject, autocast, evenly
-from islr.data.duplicates import same_content
+from islr.data.audit.duplicates import same_content
+from islr.data.loading.store import ClipStore, TrainBatches
 from islr.data.manifest import Clip, Manifest
-from islr.data.module import ClipStore, TrainBatches
-from islr.data.transforms import eval_view
+from islr.data.views.transforms import eval_view
 from islr.evaluation.evaluate import ViewsConfig, score
 from islr.training.engine import to_device
 from islr.training.optim import build_optimizer, clip_gradients, set_learning_rate

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from islr.checks.subject import Limits, Outcome, Subject, autocast, evenly
-from islr.data.module import Batch, ClipStore, TrainBatches
-from islr.perf_step import saved_bytes
+from islr.data.loading.store import Batch, ClipStore, TrainBatches
 from islr.training.engine import to_device
+from islr.training.memory import saved_bytes
 from islr.training.optim import build_optimizer, clip_gradients
 from islr.training.runtime import World
 

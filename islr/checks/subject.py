@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from torchvision.ops import StochasticDepth
 
+from islr.data.loading.store import Batch, DataConfig
 from islr.data.manifest import Clip, Manifest
-from islr.data.module import Batch, DataConfig
-from islr.data.transforms import SamplingConfig, View
-from islr.models.encoder import InputSpec
+from islr.data.views.input_spec import InputSpec
+from islr.data.views.transforms import SamplingConfig, View
 from islr.training.classification import Classification, ClassificationConfig
 from islr.training.optim import OptimConfig
 from islr.training.runtime import RunConfig, World

@@ -1,0 +1,1 @@
+"""Clips of sign language corpora: manifests, labels, phonology, and the rooms that find, check, read and batch them."""

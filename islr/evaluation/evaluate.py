@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from islr.config import Config, config_hash
+from islr.data.loading.store import ClipStore, DataConfig, eval_batches
 from islr.data.manifest import Manifest
-from islr.data.module import ClipStore, DataConfig, eval_batches
-from islr.data.packed import decoder_name
-from islr.data.transforms import SamplingConfig, multi_view
+from islr.data.packs.reader import decoder_name
+from islr.data.views.transforms import SamplingConfig, multi_view
+from islr.environment import commit, libraries
 from islr.errors import UserError
 from islr.evaluation.calibration import calibration_results
 from islr.evaluation.forms import form_results
@@ -30,7 +31,7 @@ from islr.models import Classifier, create_model, to_input
 from islr.models.encoder import HeadNorm
 from islr.models.weights import read_metadata, serialise
 from islr.training.engine import to_device
-from islr.training.runtime import World, commit, device_name, libraries
+from islr.training.runtime import World, device_name
 
 PROTOCOL = "isr/1"
 CLASSIFIER = "classifier.safetensors"

@@ -13,10 +13,10 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from islr.config import Config, load_config
-from islr.data.duplicates import check_disjoint, without_shared
+from islr.data.audit.duplicates import check_disjoint, without_shared
+from islr.data.loading.store import ClipStore, DataConfig, TrainBatches
 from islr.data.manifest import Clip, Manifest
-from islr.data.module import ClipStore, DataConfig, TrainBatches
-from islr.data.transforms import AugmentConfig, PoseAugmentConfig, train_view
+from islr.data.views.transforms import AugmentConfig, PoseAugmentConfig, train_view
 from islr.errors import UserError
 from islr.evaluation.evaluate import (
     CLASSIFIER,
@@ -38,12 +38,12 @@ from islr.evaluation.predictions import Predictions
 from islr.evaluation.results import Result, as_table, load_results
 from islr.models import EncoderConfig
 from islr.models.weights import build_encoder, read_metadata
+from islr.progress import Progression
 from islr.training.classification import Classification, ClassificationConfig, effective_weights
 from islr.training.engine import State, fit, train_batches
 from islr.training.optim import OptimConfig, parameter_groups
-from islr.training.outside import Outside
 from islr.training.runtime import RunConfig, World, prepare_process, run_folder
-from islr.training.tracking import Progression
+from islr.training.wandb_run import Outside
 
 RESULT = "result.json"
 HELD_OUT = "train_held_out"

@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 
 from islr.config import Config, config_hash
 from islr.data.manifest import Manifest
+from islr.environment import commit, libraries
 from islr.errors import UserError, one_line
 from islr.evaluation.evaluate import PROTOCOL, label_fingerprint, labelled_rows, write_scores
 from islr.evaluation.predictions import Predictions, rank_scores, read_predictions
 from islr.evaluation.rescore import Split
 from islr.evaluation.results import Provenance, Result
 from islr.files import file_sha256
-from islr.training.runtime import World, commit, device_name, libraries, run_folder
+from islr.training.runtime import World, device_name, run_folder
 
 NOT_STATED = "not stated"
 _SUM_SLACK = 2e-3  # what a row of half-precision probabilities may miss of 1

@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-from islr.data.duplicates import check_disjoint, same_content, with_own_ids, without_shared
+from islr.data.audit.duplicates import check_disjoint, same_content, with_own_ids, without_shared
+from islr.data.loading.store import ClipStore, DataConfig
 from islr.data.manifest import Manifest
-from islr.data.module import ClipStore, DataConfig
 from islr.errors import UserError
 from islr.evaluation.calibration import fit_temperature, with_temperature
 from islr.evaluation.evaluate import (

@@ -10,16 +10,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
-from islr.models.convnets import mc3_18, r2plus1d_18, r2plus1d_tiny, r3d_18, r3d_tiny, s3d, s3d_tiny
-from islr.models.encoder import Classifier, Encoder, EncoderConfig, InputSpec, to_input
-from islr.models.frame_conv import frame_conv_base, frame_conv_tiny
-from islr.models.gcn import slgcn, slgcn_tiny, stgcn, stgcn_tiny
-from islr.models.hiera import hiera_b, hiera_tiny
-from islr.models.i3d import i3d, i3d_tiny
-from islr.models.mvit_sizes import mvit_b, mvit_l, mvit_s, mvit_tiny
-from islr.models.pose import pose_transformer_base, pose_transformer_tiny
-from islr.models.pytorchvideo_models import (
+from islr.models.convnets.frame_conv import frame_conv_base, frame_conv_tiny
+from islr.models.convnets.i3d import i3d, i3d_tiny
+from islr.models.convnets.pytorchvideo_nets import (
     csn_r101,
     csn_tiny,
     i3d_r50,
@@ -31,6 +26,12 @@ from islr.models.pytorchvideo_models import (
     x3d_s,
     x3d_tiny,
 )
+from islr.models.convnets.torchvision_nets import mc3_18, r2plus1d_18, r2plus1d_tiny, r3d_18, r3d_tiny, s3d, s3d_tiny
+from islr.models.encoder import Classifier, Encoder, EncoderConfig, to_input
+from islr.models.gcn.gcn import slgcn, slgcn_tiny, stgcn, stgcn_tiny
+from islr.models.hiera import hiera_b, hiera_tiny
+from islr.models.mvit.sizes import mvit_b, mvit_l, mvit_s, mvit_tiny
+from islr.models.pose_transformer import pose_transformer_base, pose_transformer_tiny
 from islr.models.spoter import spoter, spoter_tiny
 from islr.models.swin import swin_b, swin_s, swin_t, swin_tiny
 from islr.models.timesformer import timesformer_b, timesformer_tiny

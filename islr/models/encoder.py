@@ -4,11 +4,9 @@ Shapes: B batch, C = 3 channels, T frames, H, W, N tokens, D width. Video is `[B
 75, 3]`.
 """
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
 import torch
@@ -18,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # the common bas
 from torch.utils.checkpoint import checkpoint
 
 from islr.config import Config
+from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
 
 NORM_EPS = 1e-6  # of every LayerNorm here, as in the MViT and ViT families
@@ -43,38 +42,6 @@ class EncoderConfig(Config):
     name: str
     weights: str | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """The input an encoder is built for.
-
-    Attributes:
-        frames: Frames per clip.
-        size: Height and width in pixels; 0 for poses.
-        mean: Per-channel mean of pixels scaled to 0..1; empty for poses.
-        std: Per-channel standard deviation of the same; empty for poses.
-        modality: What a clip is made of.
-        channels: Order of the colours. Some published weights were trained on the blue-first frames of OpenCV.
-    """
-
-    frames: int
-    size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    modality: Literal["video", "pose"]
-    channels: Literal["rgb", "bgr"] = "rgb"
-
-    @property
-    def clip_shape(self) -> tuple[int, ...]:
-        """Shape of one clip, without the batch axis."""
-        if self.modality == "pose":
-            return (self.frames, 75, 3)
-        return (3, self.frames, self.size, self.size)
-
-    def to_json(self) -> str:
-        """One-line JSON, for file metadata."""
-        return json.dumps(asdict(self))
 
 
 def to_input(clip: Tensor, spec: InputSpec) -> Tensor:

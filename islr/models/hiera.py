@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from timm.models.hiera import Hiera
 from torch import Tensor, nn
 
+from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
 from islr.models.encoder import (
     FAN_IN_POSITION_STD,
@@ -26,7 +27,6 @@ from islr.models.encoder import (
     NORM_EPS,
     NORMALISATIONS,
     Encoder,
-    InputSpec,
     Normalisation,
     interpolate_positions,
 )

@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from islr.data.pose import BODY, HAND_POINTS, LEFT_HAND, LEFT_SHOULDER, RIGHT_HAND, RIGHT_SHOULDER
+from islr.data.poses.pose import BODY, HAND_POINTS, LEFT_HAND, LEFT_SHOULDER, RIGHT_HAND, RIGHT_SHOULDER
+from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
-from islr.models.encoder import Encoder, InputSpec, interpolate_positions
+from islr.models.encoder import Encoder, interpolate_positions
 
 # SPOTER's order: nose, neck, then right and left of eyes, ears, shoulders, elbows, wrists. There is no neck in 75.
 _BEFORE_NECK, _AFTER_NECK = (0,), (5, 2, 8, 7, 12, 11, 14, 13, 16, 15)

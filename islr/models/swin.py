@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, SwinTransformer3d
 
+from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
-from islr.models.encoder import NORMALISATIONS, Encoder, InputSpec
+from islr.models.encoder import NORMALISATIONS, Encoder
 from islr.models.tokens import Grid, hide_tokens
 from islr.models.transformer import init_linear
 

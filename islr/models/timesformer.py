@@ -16,16 +16,9 @@ import torch.nn.functional as F
 from timm.layers import Attention, DropPath, Mlp
 from torch import Tensor, nn
 
+from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
-from islr.models.encoder import (
-    FAN_IN_POSITION_STD,
-    INIT_STD,
-    NORM_EPS,
-    NORMALISATIONS,
-    Encoder,
-    InputSpec,
-    Normalisation,
-)
+from islr.models.encoder import FAN_IN_POSITION_STD, INIT_STD, NORM_EPS, NORMALISATIONS, Encoder, Normalisation
 from islr.models.transformer import drop_path_rates, init_linear
 
 MLP_RATIO = 4

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
-from islr.models.encoder import NORMALISATIONS, Encoder, InputSpec
+from islr.models.encoder import NORMALISATIONS, Encoder
 from islr.models.transformer import drop_path_rates, transformer_block
 
 TUBELET = 2  # frames that a token covers (arXiv 2203.12602 section 3.3, "joint space-time cube embedding")

@@ -6,24 +6,23 @@ from pathlib import Path
 
 from islr.errors import UserError
 from islr.files import write_atomic
-from islr.reporting import (
+from islr.reporting import probe_standings, standings
+from islr.reporting.document.blocks import Gallery, Picture, Report, Section, Table
+from islr.reporting.document.render import RENDERERS
+from islr.reporting.gather import Gathered, scan
+from islr.reporting.sections import (
     accuracy,
-    background,
     confusions,
     corpora,
     curves,
     grid,
+    lineage,
     probe_analyses,
-    probe_standings,
     probes,
     provenance,
-    standings,
     summary,
 )
-from islr.reporting.blocks import Gallery, Picture, Report, Section, Table
-from islr.reporting.guide import GLOSSARY
-from islr.reporting.render import RENDERERS
-from islr.reporting.scan import Gathered, scan
+from islr.reporting.sections.guide import GLOSSARY
 
 __all__ = ["build_report"]
 
@@ -91,14 +90,14 @@ def compose(gathered: Gathered, title: str) -> Report:
     probed = probe_standings.probe_sets(gathered, colours)
     made: list[Section | None] = [
         grid.section(sets, probed),
-        background.lineage(gathered, sets, colours),
+        lineage.lineage(gathered, sets, colours),
         *accuracy.sections(sets, notices),
         confusions.section(gathered, sets),
         *probes.sections(probed),
         *probe_analyses.sections(gathered, colours),
         curves.section(gathered, colours),
         corpora.samples(gathered),
-        background.pictures(gathered),
+        lineage.pictures(gathered),
         corpora.audit(gathered),
         provenance.provenance(gathered),
         provenance.environment(gathered),

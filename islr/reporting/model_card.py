@@ -6,7 +6,7 @@ from pathlib import Path
 
 from islr.evaluation.results import Result, load_results
 from islr.models.weights import read_metadata
-from islr.reporting import text
+from islr.reporting.document import text
 
 FACTS = (("recipe", "recipe"), ("config_hash", "configuration"), ("seed", "seed"), ("commit", "code"))
 

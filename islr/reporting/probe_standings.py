@@ -13,9 +13,9 @@ from typing import Any
 
 from islr.data.phonology import FEATURES
 from islr.evaluation.results import Provenance, Result
-from islr.reporting import text
-from islr.reporting.blocks import Series
-from islr.reporting.scan import Gathered, Place
+from islr.reporting.document import text
+from islr.reporting.document.blocks import Series
+from islr.reporting.gather import Gathered, Place
 from islr.reporting.standings import ALPHA, BETTER, WORSE, Palette, is_random_name, places, series_of
 
 HEADLINE, COMPANION = "unseen_sign", "seen_sign"

@@ -9,9 +9,9 @@ from islr.evaluation.intervals import Difference, holm
 from islr.evaluation.metrics import compare
 from islr.evaluation.predictions import Predictions
 from islr.evaluation.results import Provenance, Result
-from islr.reporting import text
-from islr.reporting.blocks import Notice, Series
-from islr.reporting.scan import Gathered, Place, Run
+from islr.reporting.document import text
+from islr.reporting.document.blocks import Notice, Series
+from islr.reporting.gather import Gathered, Place, Run
 
 ALPHA = 0.05
 BETTER, WORSE = "▲", "▼"

@@ -19,12 +19,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from islr.config import Config, dump_yaml
-from islr.data.module import Batch, ClipStore, TrainBatches
-from islr.data.transforms import View
+from islr.data.loading.store import Batch, ClipStore, TrainBatches
+from islr.data.views.transforms import View
 from islr.errors import Interrupted, RunFailed, UserError
-from islr.signals import StopSignal
-from islr.training.across import synchronise_batch_norms
+from islr.processes.signals import StopSignal
+from islr.progress import Progression
 from islr.training.checkpoint import latest_checkpoint, save_checkpoint
+from islr.training.distributed.collectives import synchronise_batch_norms
 from islr.training.optim import (
     OptimConfig,
     build_optimizer,
@@ -35,9 +36,9 @@ from islr.training.optim import (
     set_learning_rate,
     set_weight_decay,
 )
-from islr.training.outside import Outside
 from islr.training.runtime import RunConfig, World, seed_step
-from islr.training.tracking import Progression, Tracker
+from islr.training.tracking import Tracker
+from islr.training.wandb_run import Outside
 
 Evaluate = Callable[[nn.Module, float], Mapping[str, float]]  # of the weights, at an epoch
 
@@ -226,7 +227,9 @@ def fit(
                     state.failed.update(shard)
                 _check_failures(state, batches)
             if values and (state.step % run.log_every == 0 or state.step == total):
-                shown = world.average(values)  # the loss is that of the whole batch, see `islr/training/across.py`
+                shown = world.average(
+                    values
+                )  # the loss is that of the whole batch, see `islr/training/distributed/collectives.py`
                 done, since = state.step - marked[0], time.monotonic() - marked[1]
                 shown["clips_per_s"] = round(done * batches.batch_size / max(since, 1e-6), 1)
                 shown["data_wait"] = round(waited / max(since, 1e-6), 3)  # share of the time

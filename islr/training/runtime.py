@@ -1,15 +1,12 @@
 """Where a run happens: its folder and lock, seeds, devices, processes, signals and the record of the environment."""
 
-import importlib.metadata
 import json
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,29 +16,17 @@ from pydantic import Field
 from torch import distributed
 from torch.distributed.rendezvous import rendezvous
 
-import islr
 from islr.config import Config, dump_yaml
-from islr.data.loader import pin_threads
+from islr.data.loading.loader import pin_threads
+from islr.environment import commit, libraries
 from islr.errors import Interrupted, ProcessLost, RunFailed, UserError, one_line
 from islr.files import write_atomic
-from islr.training.across import average
-from islr.training.lock import only_writer
-from islr.training.watch import Watch
+from islr.training.distributed.collectives import average
+from islr.training.distributed.heartbeat import Watch
+from islr.training.run_lock import only_writer
 
 # Beyond `run.timeout_s`, after which a process that waits names whom it waits for; then the library itself gives up.
 _GRACE_S = 60.0
-RECORDED_LIBRARIES = (
-    "torch",
-    "torchvision",
-    "timm",
-    "numpy",
-    "av",
-    "decord",
-    "torchcodec",
-    "opencv-python-headless",
-    "pillow",
-    "scikit-learn",
-)
 
 
 class RunConfig(Config):
@@ -228,33 +213,6 @@ def _comparable(text: str) -> str:
     names = ("device", "wandb", "log_every", "checkpoint_every", "timeout_s", "workers", "deadline_s", "out")
     free = tuple(f"  {name}:" for name in names)
     return "\n".join(line for line in text.splitlines() if not line.startswith(free))
-
-
-@cache
-def commit() -> str:
-    """The checkout's commit, with `+changes` when tracked files differ; the version outside a checkout."""
-    root = Path(islr.__file__).parent.parent
-    if not (root / ".git").exists():
-        return f"release {islr.__version__}"
-    git = ["git", "-C", str(root)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return f"release {islr.__version__}"
-    return head + ("+changes" if changed.stdout.strip() else "")
-
-
-@cache
-def libraries() -> dict[str, str]:
-    """Versions of the libraries that numbers depend on."""
-    versions = {"islr-bench": islr.__version__, "python": platform.python_version()}
-    for name in RECORDED_LIBRARIES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def device_name(device: torch.device) -> str:

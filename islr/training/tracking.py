@@ -1,64 +1,11 @@
 """Metrics of a run: `metrics.jsonl` and the console always, and what is outside (`outside.py`) when it is there."""
 
 import json
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from islr.files import write_atomic
-from islr.training.outside import Outside
-
-# Seconds between lines of progress where the output is not a terminal.
-LINE_INTERVAL = 20.0
-
-
-class Progression:
-    """A progress bar with an ETA on a terminal; one line per interval elsewhere. Use as a context manager."""
-
-    def __init__(self, title: str, total: int, start: int = 0, enabled: bool = True) -> None:
-        self.title, self.total, self.done, self.enabled = title, total, start, enabled
-        self._start, self._began, self._printed = start, time.monotonic(), time.monotonic()
-        self._console = Console(file=sys.stderr)
-        self._bar: Progress | None = None
-        if enabled and self._console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-            )
-            self._bar = Progress(*columns, console=self._console, transient=True)
-            self._task = self._bar.add_task(title, total=total, completed=start, note="")
-
-    def __enter__(self) -> "Progression":
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def update(self, done: int, note: str = "") -> None:
-        """Show that `done` of the total are finished."""
-        self.done = done
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, note=note)
-        elif self.enabled and time.monotonic() - self._printed > LINE_INTERVAL:
-            self._printed = time.monotonic()
-            rate = (self._printed - self._began) / max(done - self._start, 1)
-            left = rate * (self.total - done)
-            self._console.print(f"{self.title}: {done}/{self.total} {note} ({left:.0f} s left)", highlight=False)
-
-    def callback(self, done: int, total: int) -> None:
-        """The `progress(done, total)` form that library functions call."""
-        self.total = total
-        self.update(done)
+from islr.training.wandb_run import Outside
 
 
 class Tracker:

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from probe.analyses.material import Material, Part
-from probe.board import HEADLINE
 from probe.findings import Finding
 from probe.fitting import UNSCORED, choose_penalties, standardise
-from probe.linear import LinearProbes, eigenbasis
+from probe.solver.linear import LinearProbes, eigenbasis
+from probe.statistics.draws import HEADLINE
 
 ANALYSIS = "erasure"
 NOTHING = ""

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from probe.board import HEADLINE, Board, over_seeds
 from probe.config import AnalysesConfig
+from probe.features.tokens import Tokens
 from probe.findings import Finding
 from probe.fitting import UNSCORED, FitConfig, Outcome, scored_labels, standardise
-from probe.scores import CI_METHOD
 from probe.splits import Split
+from probe.statistics.draws import HEADLINE, Board, over_seeds
+from probe.statistics.scores import CI_METHOD
 from probe.targets import Targets
-from probe.tokens import Tokens
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ import numpy as np
 from probe.analyses.material import Material, by_group
 from probe.findings import Finding
 from probe.fitting import UNSCORED, standardise
-from probe.linear import LinearProbes
-from probe.scores import BOOTSTRAP
+from probe.solver.linear import LinearProbes
+from probe.statistics.scores import BOOTSTRAP
 
 ANALYSIS = "mdl"
 PORTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)

@@ -13,7 +13,7 @@ import numpy as np
 
 from probe.analyses.material import Material, average_ranks
 from probe.findings import Finding
-from probe.scores import BOOTSTRAP
+from probe.statistics.scores import BOOTSTRAP
 from probe.targets import BUNDLES
 
 ANALYSIS = "minimal_pairs"

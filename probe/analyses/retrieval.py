@@ -10,7 +10,7 @@ import numpy as np
 
 from probe.analyses.material import Material, by_group
 from probe.findings import Finding
-from probe.scores import BOOTSTRAP
+from probe.statistics.scores import BOOTSTRAP
 
 ANALYSIS = "retrieval"
 SIGN = "sign"

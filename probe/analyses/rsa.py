@@ -17,7 +17,7 @@ import numpy as np
 from probe.analyses.material import Material, average_ranks, by_group, unit
 from probe.analyses.pairs import sign_table
 from probe.findings import Finding
-from probe.scores import BOOTSTRAP
+from probe.statistics.scores import BOOTSTRAP
 from probe.targets import BUNDLES
 
 ANALYSIS = "rsa"

@@ -4,8 +4,8 @@ weights, how much of each layer to read.
 Each layer goes through layer norm without parameters first, else the weights would follow the layers' scales, and is
 standardised over a fold's training clips, so that C means what it means to the linear probe. Each feature has weights
 of its own, a softmax. A sum needs vectors of one width: of an encoder whose width grows, the blocks of the commonest
-width take part, the deeper where several are equally common. Objective and penalty as `probe/linear.py`; C is chosen
-on held-out sign groups inside the training signs.
+width take part, the deeper where several are equally common. Objective and penalty as `probe/solver/linear.py`; C is
+chosen on held-out sign groups inside the training signs.
 
 Shapes: N clips, F features, L layers, D width, K classes at most.
 """
@@ -20,7 +20,7 @@ from torch.nn import functional
 from probe.analyses.material import Material
 from probe.findings import Finding
 from probe.fitting import UNSCORED, macro_f1, standardise
-from probe.linear import eigenbasis
+from probe.solver.linear import eigenbasis
 
 ANALYSIS = "weighted_sum"
 PENALTIES = 5  # of the grid, evenly spread

@@ -1,0 +1,300 @@
+"""The `islr data` commands. Like `islr/cli.py` it imports inside its commands, so that `--help` answers at once."""
+
+import inspect
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import typer
+
+from islr.commands.poses import poses_app
+from islr.errors import UserError
+
+data_app = typer.Typer(no_args_is_help=True, help="Turn files into manifests, and look at what is really there.")
+data_app.add_typer(poses_app, name="poses")
+
+
+@data_app.command("wlasl")
+def data_wlasl(
+    json_file: Annotated[Path, typer.Option("--json", help="WLASL_v0.3.json, or one with its schema")],
+    videos: Annotated[Path, typer.Option(help="folder of <video_id>.mp4")],
+    out: Annotated[Path, typer.Option(help="manifest.csv to write")],
+    poses: Annotated[Path | None, typer.Option(help="folder of <video_id>.npz")] = None,
+    nslt: Annotated[Path | None, typer.Option(help="nslt_*.json with the published splits")] = None,
+    labels: Annotated[
+        list[Path] | None, typer.Option(help="revised label space: video_id -> class (csv, tsv, xlsx, lists); repeat")
+    ] = None,
+    forms: Annotated[
+        list[Path] | None, typer.Option(help="the same kind of file, to score by form and keep the glosses as labels")
+    ] = None,
+    label_names: Annotated[Path | None, typer.Option(help="names of numbered classes, one a line")] = None,
+    class_list: Annotated[Path | None, typer.Option(help="wlasl_class_list.txt, to check the order of classes")] = None,
+    subset: Annotated[int | None, typer.Option(help="first 100, 300, 1000 or 2000 classes")] = None,
+    pattern: Annotated[str, typer.Option(help="file names without suffix, such as {gloss}_{id}_{n}")] = "{id}",
+    workers: Annotated[int, typer.Option(min=1, help="processes that decode")] = os.cpu_count() or 1,
+) -> None:
+    """WLASL json and a folder of videos -> manifest; absent videos stay in it as missing."""
+    from islr.data.corpora.wlasl import from_wlasl
+    from islr.data.labels import read_labels, with_forms
+    from islr.progress import Progression
+
+    if labels and forms:
+        raise UserError("--labels makes the forms the labels, --forms keeps the glosses as labels; give one of the two")
+    if label_names and not (labels or forms):
+        raise UserError("--label-names names the numbered classes of --labels or --forms; give one of the two")
+    space = read_labels(labels, label_names) if labels else None
+    shapes = read_labels(forms, label_names) if forms else None
+    with Progression("scanning", 0) as bar:
+        manifest = from_wlasl(
+            json_file,
+            videos,
+            poses=poses,
+            nslt=nslt,
+            class_list=class_list,
+            labels=space,
+            subset=subset,
+            pattern=pattern,
+            workers=workers,
+            out=out,
+            progress=bar.callback,
+        )
+    if shapes is not None:
+        manifest = with_forms(manifest, shapes)
+    manifest.save(out)
+    _print_audit(manifest)
+
+
+@data_app.command("folder")
+def data_folder(
+    videos: Annotated[Path, typer.Argument(help="folder of videos, or of one folder per class")],
+    out: Annotated[Path, typer.Option(help="manifest.csv to write")],
+    poses: Annotated[Path | None, typer.Option(help="folder of poses laid out like the videos")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes that decode")] = os.cpu_count() or 1,
+) -> None:
+    """A folder of videos, unlabelled or one folder per class -> manifest."""
+    from islr.data.corpora.folder import from_folder
+    from islr.progress import Progression
+
+    with Progression("scanning", 0) as bar:
+        manifest = from_folder(videos, poses=poses, workers=workers, out=out, progress=bar.callback)
+    manifest.save(out)
+    _print_audit(manifest)
+
+
+def _corpus(corpus: str, summary: str, /, **inputs: Any) -> None:
+    """Add `islr data NAME`: its own inputs, and those that every corpus published as a list has.
+
+    Args:
+        corpus: A name in `islr.data.corpora.folder.CORPORA`, whose function is called.
+        summary: The command's help.
+        inputs: The function's arguments, as types with a `typer.Option`; one that may be None may be left out.
+    """
+    common = {
+        "videos": Annotated[Path, typer.Option(help="folder of videos; files are found at any depth by their name")],
+        "out": Annotated[Path, typer.Option(help="manifest.csv to write")],
+        "poses": Annotated[Path | None, typer.Option(help="folder of <clip id>.npz")],
+        "workers": Annotated[int, typer.Option(min=1, help="processes that decode")],
+    }
+    defaults = {"workers": os.cpu_count() or 1}
+
+    def command(**given: Any) -> None:
+        from islr.data.corpora.folder import CORPORA
+        from islr.progress import Progression
+
+        chosen = {key: value for key, value in given.items() if value is not None}
+        with Progression("scanning", 0) as bar:
+            manifest = CORPORA[corpus](**chosen, progress=bar.callback)
+        manifest.save(chosen["out"])
+        _print_audit(manifest)
+
+    types = inputs | common
+    command.__annotations__ = types
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                key,
+                inspect.Parameter.KEYWORD_ONLY,
+                annotation=kind,
+                default=defaults.get(
+                    key, None if type(None) in get_args(get_args(kind)[0]) else inspect.Parameter.empty
+                ),
+            )
+            for key, kind in types.items()
+        ]
+    )
+    data_app.command(corpus, help=summary)(command)
+
+
+def _input(kind: Any, text: str, name: str | None = None) -> Any:
+    """The type of an input of a corpus: what it is, what it is for, and the option's name if it is another."""
+    return Annotated[kind, typer.Option(*([name] if name else []), help=text)]
+
+
+_EACH = "; give it once for each"
+_corpus(
+    "openasl",
+    "OpenASL -> manifest; whole YouTube videos named <yid>.mp4, whose time ranges are decoded in place.",
+    tsv=_input(Path, "tsv of vid, yid, start, end, and split if it has one"),
+    boxes=_input(Path | None, "json of vid -> x0, y0, x1, y1 as shares of the picture"),
+)
+_corpus(
+    "kinetics",
+    "Kinetics -> manifest; cut clips named <youtube id>_<start>_<end>.mp4 with six digits each.",
+    lists=_input(list[Path], "csv of label, youtube_id, time_start, time_end, split" + _EACH, "--list"),
+)
+_corpus(
+    "asl-citizen",
+    "ASL Citizen -> manifest; videos under the names that its lists give them.",
+    lists=_input(list[Path], "train.csv, val.csv or test.csv of its splits folder" + _EACH, "--list"),
+)
+_corpus(
+    "msasl",
+    "MS-ASL -> manifest; whole YouTube videos named <youtube id>.mp4, whose time ranges are decoded in place.",
+    lists=_input(list[Path], "MSASL_train.json, MSASL_val.json or MSASL_test.json" + _EACH, "--list"),
+    subset=_input(int | None, "first 100, 200, 500 or 1000 classes"),
+)
+_corpus(
+    "autsl",
+    "AUTSL -> manifest; the colour videos signerX_sampleY_color.mp4.",
+    lists=_input(list[Path], "train_labels.csv, validation_labels.csv or test_labels.csv" + _EACH, "--list"),
+    signs=_input(Path, "SignList_ClassId_TR_EN.csv, the names of the classes"),
+)
+_corpus(
+    "lsa64",
+    "LSA64 -> manifest; videos SSS_PPP_RRR.mp4 (sign, person, repetition), split by person.",
+    signs=_input(Path | None, "the published list of signs, 01|Opaque|R|; without it classes are numbers"),
+    val_signers=_input(list[int] | None, "a person held out for validation; default 9" + _EACH, "--val-signer"),
+    test_signers=_input(list[int] | None, "a person held out for the test; default 10" + _EACH, "--test-signer"),
+)
+_corpus(
+    "slovo",
+    "Slovo -> manifest; trimmed videos <attachment_id>.mp4, or whole ones, whose ranges are decoded in place.",
+    annotations=_input(Path, "annotations.csv: attachment_id, user_id, text, train, begin, end"),
+)
+_corpus(
+    "youtube-asl",
+    "A list of YouTube ids, as YouTube-ASL is published -> manifest of whole unlabelled videos <id>.mp4.",
+    ids=_input(Path, "a text file of ids, one a line"),
+    name=_input(str | None, "the corpus's name in the manifest; default youtube-asl"),
+)
+
+
+@data_app.command("fetch")
+def data_fetch(
+    json_file: Annotated[Path, typer.Option("--json", help="WLASL_v0.3.json, or one with its schema")],
+    out: Annotated[Path, typer.Option(help="folder for <video_id>.<suffix> and fetch.csv; run again to go on")],
+    subset: Annotated[int | None, typer.Option(help="first 100, 300, 1000 or 2000 classes")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="files at a time, in all")] = 8,
+    per_host: Annotated[int, typer.Option(min=1, help="files of one host at a time")] = 2,
+    rate: Annotated[float, typer.Option(min=0.001, help="files of one host started per second")] = 2.0,
+    retries: Annotated[int, typer.Option(min=0, help="further attempts after a temporary failure")] = 3,
+    timeout: Annotated[float, typer.Option(min=0.1, help="seconds without an answer or data")] = 30.0,
+    max_mb: Annotated[int, typer.Option(min=1, help="largest file, in MiB")] = 2048,
+    trim: Annotated[
+        bool, typer.Option("--trim/--no-trim", help="cut clips to their range, or keep whole videos")
+    ] = True,
+    retry_dead: Annotated[bool, typer.Option("--retry-dead", help="also try what was found lost for good")] = False,
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private", help="also from this machine and the local network")
+    ] = False,
+    cookies: Annotated[Path | None, typer.Option(help="cookies.txt for yt-dlp, which fetches from YouTube")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes that check and cut")] = os.cpu_count() or 1,
+) -> None:
+    """Get the videos of a WLASL json: resumable, one outcome per clip in fetch.csv, checked by decoding."""
+    from islr.data.fetch.http import Limits
+    from islr.data.fetch.run import FetchOptions, fetch
+    from islr.data.fetch.table import TABLE, summarise
+    from islr.errors import UserError
+    from islr.progress import Progression
+
+    if cookies is not None and not cookies.is_file():
+        raise UserError(f"{cookies}: no such file of cookies")
+    options = FetchOptions(
+        jobs=jobs,
+        per_host=per_host,
+        rate=rate,
+        retries=retries,
+        trim=trim,
+        retry_dead=retry_dead,
+        workers=workers,
+        limits=Limits(timeout, max_mb << 20, allow_private),
+        cookies=cookies,
+    )
+    with Progression("fetching", 0) as bar:
+        rows = fetch(json_file, out, options, subset=subset, progress=bar.callback)
+    print(f"{summarise(rows)}\n\n{out / TABLE}")
+
+
+@data_app.command("audit")
+def data_audit(
+    manifest: Annotated[Path, typer.Argument(help="manifest.csv")],
+    as_json: Annotated[bool, typer.Option("--json", help="print json instead of a table")] = False,
+    out: Annotated[Path | None, typer.Option(help="also write the json here (the report reads audit.json)")] = None,
+) -> None:
+    """Count what is there, missing, broken, duplicated, shared between splits."""
+    from islr.data.audit.corpus import audit, render_audit
+    from islr.data.manifest import Manifest
+    from islr.files import write_atomic
+
+    found = audit(Manifest.load(manifest))
+    text = json.dumps(found, indent=1)
+    if out is not None:
+        write_atomic(out, text + "\n")
+    print(text if as_json else render_audit(found))
+
+
+@data_app.command("phonology")
+def data_phonology(
+    manifest: Annotated[Path, typer.Argument(help="manifest.csv")],
+    lexicon: Annotated[Path, typer.Option(help="ASL-LEX's signdata.csv, or another lexicon with --columns")],
+    columns: Annotated[
+        Path | None, typer.Option(help="yaml: entry, lemma, features {feature: column}, missing [cells]")
+    ] = None,
+    policy: Annotated[
+        list[str] | None, typer.Option(help="agree, exact or single; or FEATURE=POLICY, repeated")
+    ] = None,
+    by: Annotated[Literal["form", "gloss"] | None, typer.Option(help="default: form where there are forms")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print json instead of a table")] = False,
+) -> None:
+    """Join a lexicon to a corpus and print what it covers: words, clips, and each feature's labels."""
+    from islr.config import load_config
+    from islr.data.manifest import Manifest
+    from islr.data.phonology import ASL_LEX, Columns, join, parse_policies, read_table, render_coverage
+
+    declared = ASL_LEX if columns is None else load_config(Columns, columns)
+    table = read_table(lexicon, declared)
+    coverage = join(Manifest.load(manifest), table, by=by, policy=parse_policies(policy or [])).coverage
+    print(json.dumps(coverage, indent=1) if as_json else render_coverage(coverage))
+
+
+@data_app.command("pack")
+def data_pack(
+    manifest: Annotated[Path, typer.Argument(help="manifest.csv")],
+    out: Annotated[Path, typer.Argument(help="folder for the pack; one that holds a part of it is continued")],
+    short_side: Annotated[int, typer.Option(min=16, help="shrink to this many pixels; smaller frames stay")] = 256,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality")] = 90,
+    shard_mb: Annotated[int, typer.Option(min=1, help="megabytes of one file")] = 256,
+    max_bad: Annotated[float, typer.Option(min=0, max=1, help="share of clips that may fail to decode")] = 0.01,
+    workers: Annotated[int, typer.Option(min=1, help="processes that decode")] = os.cpu_count() or 1,
+    check: Annotated[bool, typer.Option("--check", help="read what is there already against its checksums")] = False,
+) -> None:
+    """Manifest -> trimmed, upright, shrunk clips in a few large files with random access, and their manifest."""
+    from islr.data.manifest import Manifest
+    from islr.data.packs.writer import PackOptions, pack_manifest
+    from islr.progress import Progression
+
+    options = PackOptions(short_side, quality, shard_mb, max_bad)
+    with Progression("packing", 0) as bar:
+        packed = pack_manifest(
+            Manifest.load(manifest), out, options, workers=workers, check=check, progress=bar.callback
+        )
+    present = len(packed.select())
+    size = sum(path.stat().st_size for path in out.glob("*.pack"))
+    print(f"{out / 'manifest.csv'}: {present} of {len(packed)} clips, {size / 1e6:.1f} MB")
+
+
+def _print_audit(manifest: Any) -> None:
+    from islr.data.audit.corpus import audit, render_audit
+
+    print(render_audit(audit(manifest)))

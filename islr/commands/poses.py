@@ -1,0 +1,109 @@
+"""The `islr data poses` commands. Imports inside its commands, so that `--help` answers at once."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+poses_app = typer.Typer(no_args_is_help=True, help="Read, find and examine poses.")
+_EXAMPLES = 5
+
+
+@poses_app.command("convert")
+def poses_convert(
+    source: Annotated[Path, typer.Argument(help="folder of pose files, or one file")],
+    out: Annotated[Path, typer.Argument(help="folder to write <clip>.npz and outcomes.csv to")],
+    format_name: Annotated[
+        str, typer.Option("--format", help="auto, npz, pose, openpose, kaggle, openhands or spoter")
+    ] = "auto",
+    fps: Annotated[float | None, typer.Option(help="frames per second, where the format does not say")] = None,
+    size: Annotated[str | None, typer.Option(help="picture size such as 640x480, where it does not say")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="manifest.csv that has both for each clip")] = None,
+    overwrite: Annotated[bool, typer.Option(help="read again what is there already")] = False,
+) -> None:
+    """Foreign pose files -> canonical npz, one per clip."""
+    from islr.data.manifest import Manifest
+    from islr.data.poses.convert import convert
+    from islr.data.poses.pose import VideoFacts
+    from islr.errors import UserError
+    from islr.progress import Progression
+
+    if fps is not None and not fps > 0:
+        raise UserError(f"--fps is above 0, not {fps:g}")
+    facts = VideoFacts(fps, *_size(size))
+    known = Manifest.load(manifest) if manifest is not None else None
+    with Progression("converting", 0) as bar:
+        done = convert(
+            source,
+            out,
+            format_name=format_name,
+            given=facts,
+            manifest=known,
+            overwrite=overwrite,
+            progress=bar.callback,
+        )
+    _print_outcomes(done.folder)
+    if done.ignored:
+        names = ", ".join(path.name for path in done.ignored[:_EXAMPLES])
+        print(f"not poses of this format: {len(done.ignored)} files ({names})")
+
+
+@poses_app.command("extract")
+def poses_extract(
+    videos: Annotated[Path, typer.Argument(help="manifest.csv, or a folder of videos")],
+    out: Annotated[Path, typer.Argument(help="folder to write <clip>.npz and outcomes.csv to")],
+    python: Annotated[Path | None, typer.Option(help="interpreter of an environment with MediaPipe")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes; each keeps about two cores busy")] = 1,
+    overwrite: Annotated[bool, typer.Option(help="find again what is there already")] = False,
+) -> None:
+    """Videos -> canonical npz with MediaPipe Holistic, which needs an environment of its own."""
+    from islr.data.manifest import Manifest
+    from islr.data.poses.extract import HOW_TO, extract
+    from islr.errors import UserError
+    from islr.progress import Progression
+
+    if python is None:
+        print(HOW_TO)
+        raise UserError("no environment with MediaPipe was given; make one as above and pass --python")
+    corpus = Manifest.load(videos) if videos.suffix.lower() == ".csv" else videos
+    with Progression("finding poses", 0) as bar:
+        folder = extract(corpus, out, python=python, workers=workers, overwrite=overwrite, progress=bar.callback)
+    _print_outcomes(folder)
+
+
+@poses_app.command("audit")
+def poses_audit(
+    manifests: Annotated[list[Path], typer.Argument(help="one or more manifest.csv")],
+    as_json: Annotated[bool, typer.Option("--json", help="print json instead of text")] = False,
+) -> None:
+    """Coverage, detection, direction of y, ranges and agreement with the videos, per corpus."""
+    from islr.data.audit.poses import pose_audit, render_pose_audit
+    from islr.data.manifest import Manifest
+
+    reports = [pose_audit(Manifest.load(path)) for path in manifests]
+    if as_json:
+        print(json.dumps(reports[0] if len(reports) == 1 else reports, indent=1))
+    else:
+        print("\n\n".join(map(render_pose_audit, reports)))
+
+
+def _size(text: str | None) -> tuple[int | None, int | None]:
+    from islr.errors import UserError
+
+    if text is None:
+        return None, None
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f"--size is width and height such as 640x480, not '{text}'")
+    return int(parts[0]), int(parts[1])
+
+
+def _print_outcomes(folder: Any) -> None:
+    counts = ", ".join(f"{n} {status}" for status, n in sorted(folder.counts().items())) or "no clips"
+    print(f"{folder.folder}: {counts}; one row per clip in outcomes.csv")
+    troubled = [row for row in folder.rows.values() if row.status != "ok"]
+    for row in troubled[:_EXAMPLES]:
+        print(f"  {row.clip_id}: {row.status}: {row.detail}")
+    if len(troubled) > _EXAMPLES:
+        print(f"  and {len(troubled) - _EXAMPLES} more")

@@ -1,0 +1,276 @@
+"""What the poses of a corpus are like: coverage, detection, direction of y, ranges, agreement with the videos."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from islr.data.manifest import OK, SPLITS, Clip, Manifest
+from islr.data.packs.reader import PackReader, is_packed
+from islr.data.poses.pose import BODY, LEFT_HAND, LEFT_SHOULDER, RIGHT_HAND, RIGHT_SHOULDER, Pose, normalise, read_pose
+from islr.data.video.guard import DecodeError
+from islr.errors import UserError
+
+NOSE, LEFT_HIP, RIGHT_HIP = 0, 23, 24
+
+# Legs are mostly guessed below the picture, so they are counted apart.
+_PARTS = {"head and arms": slice(0, LEFT_HIP), "hips and legs": slice(LEFT_HIP, BODY.stop)}
+_PARTS |= {"left hand": LEFT_HAND, "right hand": RIGHT_HAND}
+_MOST_EXAMPLES = 10
+_PERCENTILES = (0, 1, 50, 99, 100)
+_SAME_SHAPE = 0.05  # relative; shrinking a video rounds its sides, turning or cropping it changes far more
+_SAME_RATE = 0.01  # relative; containers round 30000/1001 in many ways
+# Points outside the picture are normal (hips below the frame), but half of them are not: such points are pixels.
+_FAR_OUTSIDE = 2.0
+
+Agreement = Literal["aligned", "other rate", "resampled", "shorter", "longer", "unmeasured"]
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How the frames of a pose and of its clip agree.
+
+    `kind` is:
+        aligned: as many poses as decoded frames, at the same rate;
+        other rate: as many, but the pose file says another rate, so time ranges would miss;
+        resampled: not as many, but as long to within a frame: the pose was made at another rate;
+        shorter, longer: the pose covers less or more time than the clip;
+        unmeasured: the manifest does not say how many frames the clip has.
+    """
+
+    kind: Agreement
+    pose_frames: int
+    video_frames: int | None
+    pose_fps: float
+    video_fps: float | None
+
+
+def align(pose: Pose, clip: Clip) -> Alignment:
+    """Compare a pose with its manifest row, over the row's time range.
+
+    `frames` and `fps` of the row are measured by decoding, so this is poses against decoded frames.
+    """
+    frames = len(pose.within(clip.start, clip.end))
+
+    def result(kind: Agreement) -> Alignment:
+        return Alignment(kind, frames, clip.frames, pose.fps, clip.fps)
+
+    if clip.frames is None or clip.fps is None:
+        return result("unmeasured")
+    same_rate = abs(pose.fps / clip.fps - 1) <= _SAME_RATE
+    if frames == clip.frames:
+        return result("aligned" if same_rate else "other rate")
+    difference = frames / pose.fps - clip.frames / clip.fps
+    if not same_rate and abs(difference) <= 1 / min(pose.fps, clip.fps):
+        return result("resampled")
+    return result("shorter" if difference < 0 else "longer")
+
+
+def pose_audit(manifest: Manifest) -> dict[str, Any]:
+    """Read the pose of every clip that has a video; the result can be written as json."""
+    present = [clip for clip in manifest if clip.status == OK]
+    audit, packs = _Audit(), PackReader(manifest.root)
+    for clip in present:
+        path = manifest.pose_of(clip)
+        if path is None:
+            continue
+        try:
+            pose = packs.pose(path, clip.clip_id) if is_packed(path) else read_pose(path)
+        except (UserError, DecodeError) as error:
+            audit.unreadable[clip.clip_id] = str(error).removeprefix(f"{path}: ")
+        else:
+            audit.add(clip, pose)
+    coverage = {}
+    for split in SPLITS:
+        clips = [clip for clip in present if clip.split == split]
+        if clips:
+            coverage[split] = {"clips": len(clips), "with_pose": sum(bool(clip.pose) for clip in clips)}
+    return {
+        "name": manifest.name,
+        "clips": len(present),
+        "with_pose": sum(bool(clip.pose) for clip in present),
+        "coverage": coverage,
+        **audit.report(),
+    }
+
+
+class _Audit:
+    """Running numbers over clips."""
+
+    def __init__(self) -> None:
+        self.unreadable: dict[str, str] = {}
+        self.alignments: dict[str, Alignment] = {}
+        self.other_shape: list[str] = []
+        self.scaled_by: Counter[str] = Counter()
+        self.shares: dict[str, list[float]] = {"body": [], "left": [], "right": [], "either": []}
+        self.y_down: dict[str, bool | None] = {}
+        self.nose_below: list[str] = []
+        self.hips_above: list[str] = []
+        self.pixels: list[str] = []
+        self.with_nan: list[str] = []
+        self.xy: list[np.ndarray] = []
+        self.frames = 0
+        self.points: Counter[str] = Counter()
+        self.outside: Counter[str] = Counter()
+
+    def add(self, clip: Clip, pose: Pose) -> None:
+        self.alignments[clip.clip_id] = align(pose, clip)
+        if clip.width and clip.height and abs(clip.width / clip.height * pose.height / pose.width - 1) > _SAME_SHAPE:
+            self.other_shape.append(f"{clip.clip_id}: {pose.width}x{pose.height}, video {clip.width}x{clip.height}")
+        if not np.isfinite(pose.keypoints).all():
+            self.with_nan.append(clip.clip_id)
+        pose = pose.within(clip.start, clip.end)
+        if not len(pose):
+            return  # its alignment says so
+        self.frames += len(pose)
+        self.scaled_by[normalise(pose)[1]] += 1
+        seen = pose.confidences > 0  # [T, J]
+        body = seen[:, LEFT_SHOULDER] & seen[:, RIGHT_SHOULDER]
+        left, right = (seen[:, hand].any(axis=1) for hand in (LEFT_HAND, RIGHT_HAND))
+        for name, frames in (("body", body), ("left", left), ("right", right), ("either", left | right)):
+            self.shares[name].append(float(frames.mean()))
+        self._direction(clip, pose.keypoints[:, BODY, 1], seen[:, BODY])
+        self._range(clip, pose.keypoints[:, :, :2][seen])
+        outside = ((pose.keypoints[:, :, :2] < 0) | (pose.keypoints[:, :, :2] > 1)).any(axis=2) & seen
+        for name, part in _PARTS.items():
+            self.points[name] += int(seen[:, part].sum())
+            self.outside[name] += int(outside[:, part].sum())
+
+    def _direction(self, clip: Clip, y: np.ndarray, seen: np.ndarray) -> None:
+        """y `[T, 33]`. A signer's nose is above the shoulders; where the nose is not seen, shoulders are above hips."""
+        shoulders = _mean_of(y, seen, LEFT_SHOULDER, RIGHT_SHOULDER)
+        below_nose = shoulders - np.where(seen[:, NOSE], y[:, NOSE], np.nan)
+        below_shoulders = _mean_of(y, seen, LEFT_HIP, RIGHT_HIP) - shoulders
+        verdicts = [None if np.isnan(d).all() else bool(np.nanmedian(d) > 0) for d in (below_nose, below_shoulders)]
+        if verdicts[0] is False:
+            self.nose_below.append(clip.clip_id)
+        if verdicts[1] is False:
+            self.hips_above.append(clip.clip_id)
+        self.y_down[clip.clip_id] = verdicts[0] if verdicts[0] is not None else verdicts[1]
+
+    def _range(self, clip: Clip, xy: np.ndarray) -> None:
+        """xy `[N, 2]`: the points that were seen."""
+        if not len(xy):
+            return
+        if float(np.median(np.abs(xy))) > _FAR_OUTSIDE:
+            self.pixels.append(clip.clip_id)
+        self.xy.append(np.percentile(xy, _PERCENTILES, axis=0))  # [5, 2]
+
+    def report(self) -> dict[str, Any]:
+        flipped = [clip_id for clip_id, down in self.y_down.items() if down is False]
+        kinds = Counter(alignment.kind for alignment in self.alignments.values())
+        hands = {name: self.shares[name] for name in ("left", "right", "either")}
+        other_length = [
+            f"{clip_id}: {a.pose_frames} poses, {a.video_frames} frames"
+            for clip_id, a in self.alignments.items()
+            if a.video_frames is not None and a.pose_frames != a.video_frames
+        ]
+        return {
+            "read": len(self.alignments),
+            "frames": self.frames,
+            "unreadable": list(self.unreadable),
+            "unreadable_because": self.unreadable,
+            "alignment": dict(kinds.most_common()),
+            "other_rate_examples": [
+                f"{clip_id}: {a.kind}, {a.pose_fps:g} poses/s, video {a.video_fps:g}"
+                for clip_id, a in self.alignments.items()
+                if a.kind in ("other rate", "resampled")
+            ][:_MOST_EXAMPLES],
+            "other_length_than_video": len(other_length),
+            "other_length_examples": other_length[:_MOST_EXAMPLES],
+            "other_shape_than_video": len(self.other_shape),
+            "other_shape_examples": self.other_shape[:_MOST_EXAMPLES],
+            "y_direction": {
+                "down": sum(down is True for down in self.y_down.values()),
+                "up": len(flipped),
+                "unknown": len(self.alignments) - sum(down is not None for down in self.y_down.values()),
+            },
+            "flipped": flipped,
+            "nose_below_shoulders": self.nose_below,
+            "hips_above_shoulders": self.hips_above,
+            "pixels_instead_of_shares": self.pixels,
+            "with_nan_where_missing": len(self.with_nan),
+            "scaled_by": dict(self.scaled_by),
+            "share_of_frames_with_body": _mean(self.shares["body"]),
+            "share_of_frames_with_hand": {name: _mean(values) for name, values in hands.items() if values},
+            "clips_where_never_seen": {name: sum(share == 0 for share in values) for name, values in hands.items()},
+            "clips_where_body_never_seen": sum(share == 0 for share in self.shares["body"]),
+            "range": self._ranges(),
+            "share_of_points_outside_picture": {
+                name: round(self.outside[name] / count, 4) for name, count in self.points.items() if count
+            },
+        }
+
+    def _ranges(self) -> dict[str, dict[str, float]]:
+        """Smallest and largest value, and medians over clips of a clip's percentiles."""
+        if not self.xy:
+            return {}
+        clips = np.stack(self.xy)  # [clips, 5, 2]
+        found = {}
+        for axis, name in enumerate("xy"):
+            middle = np.median(clips[:, 1:-1, axis], axis=0)
+            values = (clips[:, 0, axis].min(), *middle, clips[:, -1, axis].max())
+            names = ("min", *(f"p{p}" for p in _PERCENTILES[1:-1]), "max")
+            found[name] = {key: round(float(value), 4) for key, value in zip(names, values, strict=True)}
+        return found
+
+
+def _mean_of(y: np.ndarray, seen: np.ndarray, one: int, other: int) -> np.ndarray:
+    """Mean of two points per frame, NaN where one is not seen."""
+    both = seen[:, one] & seen[:, other]
+    return np.where(both, (y[:, one] + y[:, other]) / 2, np.nan)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return round(float(np.mean(values)), 4) if values else None
+
+
+def render_pose_audit(report: dict[str, Any]) -> str:
+    """The pose audit as text for people."""
+    coverage = ", ".join(f"{split} {row['with_pose']}/{row['clips']}" for split, row in report["coverage"].items())
+    lines = [
+        f"{report['name']}: poses for {report['with_pose']} of {report['clips']} clips ({coverage})",
+        f"read: {report['read']} poses, {report['frames']} frames; {len(report['unreadable'])} unreadable"
+        + "".join(f"\n  {name}: {why}" for name, why in _first(report["unreadable_because"])),
+    ]
+    if report["read"]:
+        hands = report["share_of_frames_with_hand"]
+        never = report["clips_where_never_seen"]
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in hands.items())
+        y = report["y_direction"]
+        body = report["share_of_frames_with_body"]
+        lines += [
+            f"frames with the body: {'-' if body is None else f'{body:.1%}'};"
+            f" never in {report['clips_where_body_never_seen']} clips",
+            f"frames with a hand: {shares}; never: " + ", ".join(f"{name} {n} clips" for name, n in never.items()),
+            f"y points: down in {y['down']} clips, up in {y['up']}, not known in {y['unknown']}",
+            *_listed("flipped (y must point down)", report["flipped"]),
+            *_listed("hips above shoulders", report["hips_above_shoulders"]),
+            *_listed("pixels instead of shares of the picture", report["pixels_instead_of_shares"]),
+        ]
+        for axis, row in report["range"].items():
+            lines.append(
+                f"{axis} (percentiles are medians over clips): "
+                + ", ".join(f"{name} {value:g}" for name, value in row.items())
+            )
+        outside = report["share_of_points_outside_picture"].items()
+        lines.append("points outside the picture: " + ", ".join(f"{name} {share:.1%}" for name, share in outside))
+        lines.append(f"NaN at missing points: {report['with_nan_where_missing']} clips")
+        lines.append("scaled by: " + ", ".join(f"{name} {n}" for name, n in report["scaled_by"].items()))
+        lines.append("frames against the video: " + ", ".join(f"{k} {n}" for k, n in report["alignment"].items()))
+        lines += [f"  {line}" for line in (*report["other_length_examples"], *report["other_rate_examples"])]
+        lines += _listed("made for another picture size", report["other_shape_examples"])
+    return "\n".join(lines)
+
+
+def _first(items: dict[str, str]) -> list[tuple[str, str]]:
+    return list(items.items())[:_MOST_EXAMPLES]
+
+
+def _listed(title: str, names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - _MOST_EXAMPLES} more" if len(names) > _MOST_EXAMPLES else ""
+    return [f"{title}: {len(names)} ({', '.join(names[:_MOST_EXAMPLES])}{more})"]

@@ -1,0 +1,267 @@
+"""WLASL: the v0.3 json, with or without the nslt jsons, and the videos a user holds of it.
+
+Every instance of the json becomes a row, whether or not its file is there, so the size of the test set never
+depends on which mirror the videos came from.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from islr.data.corpora.wlasl_json import Instance, _read_json, read_instances
+from islr.data.fetch.table import trimmed_ids
+from islr.data.labels import Labels, read_labels, revise
+from islr.data.manifest import MISSING, OK, Box, Clip, Manifest
+from islr.data.video.scan import Job, Progress, Range, Scanned, cache_beside, find_videos, scan
+from islr.errors import UserError
+from islr.files import file_sha256
+
+SUBSETS = (100, 300, 1000, 2000)
+# A clip that was already cut has the length of its range; re-encoding and rounding move it by a few frames.
+_PRE_CUT_TOLERANCE_S = 0.2
+# Picture heights that the source sites deliver. Boxes are in pixels of the original, and mirrors shrink
+# files.
+_USUAL_HEIGHTS = (180, 192, 240, 270, 288, 320, 360, 370, 400, 414, 480, 540, 576, 720, 1080)
+_MOST_RESPELT = 0.01  # share of classes; a list in another order differs almost everywhere
+_BOX_SLACK = 1.01  # detectors round outwards
+
+
+def from_wlasl(
+    json: str | Path,
+    videos: str | Path,
+    *,
+    poses: str | Path | None = None,
+    nslt: str | Path | None = None,
+    class_list: str | Path | None = None,
+    subset: int | None = None,
+    labels: Labels | str | Path | Sequence[str | Path] | None = None,
+    label_names: str | Path | None = None,
+    pattern: str = "{id}",
+    name: str = "wlasl",
+    root: str | Path | None = None,
+    workers: int | None = None,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Make the manifest of WLASL.
+
+    Classes are glosses in the order of the json, which is also the class order of the nslt jsons.
+
+    Args:
+        json: `WLASL_v0.3.json` or a file of its schema.
+        videos: A folder; videos are found at any depth by their name.
+        poses: A folder of `<video_id>.npz` pose files.
+        nslt: `nslt_<n>.json`: only its clips are kept, and its splits and classes are checked against the
+            json.
+        class_list: `wlasl_class_list.txt`: its order is checked against the json's glosses; a class that is spelt
+            otherwise there (163: "losear", in the json "lose") is noted.
+        subset: Only the first n glosses.
+        labels: A revised label space, or its files; see `islr.data.labels`.
+        label_names: The class names of numbered labels, one a line.
+        pattern: What a file is called, without suffix: `{id}`, `{gloss}` and `{n}` stand for the video id, the gloss
+            and any number, e.g. `{gloss}_{id}_{n}`.
+        name: The corpus's name.
+        root: The data root; None = the folder that holds both videos and poses.
+        out: Where the manifest is going to be saved; what the scan finds is kept beside it for the next time.
+        workers, progress: See `islr.data.video.scan.scan`.
+
+    Raises:
+        UserError: A file or folder is missing or not what it should be.
+    """
+    instances, glosses = read_instances(json)
+    sources = {Path(json).name: file_sha256(json)}
+    notes: dict[str, Any] = {"instances_in_json": len(instances), "glosses_in_json": len(glosses)}
+    if nslt is not None:
+        instances = _check_nslt(instances, glosses, Path(nslt), notes)
+        sources[Path(nslt).name] = file_sha256(nslt)
+    if class_list is not None:
+        notes["classes_spelt_otherwise"] = _check_class_list(glosses, Path(class_list))
+        sources[Path(class_list).name] = file_sha256(class_list)
+    if subset is not None:
+        if not 0 < subset <= len(glosses):
+            raise UserError(f"subset {subset}: {json} has {len(glosses)} glosses; usual are {SUBSETS}")
+        instances = [instance for instance in instances if instance.label < subset]
+        glosses = glosses[:subset]
+    elif nslt is not None:
+        glosses = glosses[: max(instance.label for instance in instances) + 1]
+    folder = Path(videos).resolve()
+    files, unused = _match(find_videos(folder), {instance.video_id for instance in instances}, pattern)
+    notes["video_files_not_in_json"] = unused
+    folders = [folder] if poses is None else [folder, _folder(poses)]
+    base = Path(root).resolve() if root is not None else Path(os.path.commonpath(folders))
+    for inside in folders:
+        if not inside.is_relative_to(base):
+            raise UserError(f"{inside} is not inside the data root {base}")
+
+    jobs = [
+        Job(files[instance.video_id], () if instance.span == (None, None) else (instance.span,))
+        for instance in instances
+        if instance.video_id in files
+    ]
+    results = scan(jobs, base, workers=workers, cache=cache_beside(out), progress=progress)
+    scanned = {job.path: result for job, result in zip(jobs, results, strict=True)}
+    counts: Counter[str] = Counter()
+    cut = trimmed_ids(folder)
+    clips = []
+    for instance in instances:
+        path = files.get(instance.video_id)
+        if instance.video_id in cut:
+            instance = replace(instance, span=(None, None))
+            counts["ranges_of_clips_already_cut"] += 1
+        clip = _clip(instance, path, scanned[path] if path else Scanned(MISSING), base, folder, counts)
+        if poses is not None:
+            pose = folders[1] / f"{instance.video_id}.npz"
+            counts["clips_with_video_but_no_pose"] += clip.status == OK and not pose.is_file()
+            clip = replace(clip, pose=pose.relative_to(base).as_posix() if pose.is_file() else "")
+        clips.append(clip)
+    notes["same_origin"] = _same_origin(instances)
+    notes |= sorted(counts.items())
+    manifest = Manifest(name, tuple(clips), base, tuple(glosses), sources, notes)
+    if labels is None:
+        return manifest
+    if not isinstance(labels, Labels):
+        labels = read_labels(labels, label_names)
+    return revise(manifest, labels, only_used=subset is not None)
+
+
+def fit_box(box: Box, width: int, height: int) -> tuple[Box | None, bool]:
+    """A box of the original video, in pixels of the file at hand, and whether it had to be scaled.
+
+    The json does not say how large the original was. A box that fits into the file is taken as it is. One
+    that does not was measured on a larger picture of the same shape: the smallest usual one that holds it.
+    """
+    need = max(box[2] / width, box[3] / height)
+    scale = 1.0
+    if need > _BOX_SLACK:
+        taller = [usual / height for usual in _USUAL_HEIGHTS if usual / height * _BOX_SLACK >= need]
+        scale = min(taller, default=need)
+    x0, x1 = (min(max(x / scale, 0.0), float(width)) for x in (box[0], box[2]))
+    y0, y1 = (min(max(y / scale, 0.0), float(height)) for y in (box[1], box[3]))
+    if x1 - x0 < 1 or y1 - y0 < 1:
+        return None, scale != 1.0
+    return (round(x0, 1), round(y0, 1), round(x1, 1), round(y1, 1)), scale != 1.0
+
+
+def _same_origin(instances: list[Instance]) -> list[list[str]]:
+    """Ids of instances that are one recording: the same address and the same time range."""
+    groups: dict[tuple[str, Range], list[str]] = {}
+    for instance in instances:
+        if instance.url:
+            groups.setdefault((instance.url, instance.span), []).append(instance.video_id)
+    return [ids for ids in groups.values() if len(ids) > 1]
+
+
+def _clip(
+    instance: Instance, path: Path | None, found: Scanned, base: Path, folder: Path, counts: Counter[str]
+) -> Clip:
+    clip = Clip(
+        clip_id=instance.video_id,
+        path=(path or folder / f"{instance.video_id}.mp4").relative_to(base).as_posix(),
+        gloss=instance.gloss,
+        label=instance.label,
+        split=instance.split,
+        variation=instance.variation,
+        signer=instance.signer,
+        source=instance.source,
+        status=found.status,
+    )
+    if found.status != OK:
+        return clip
+    clip = replace(clip, frames=found.frames, fps=round(found.fps, 4), width=found.width, height=found.height)
+    if instance.span != (None, None):
+        if _is_uncut(instance.span, found):
+            counts["ranges_used"] += 1
+            clip = replace(clip, start=instance.span[0], end=instance.span[1], frames=found.counts[0])
+        else:
+            counts["ranges_of_clips_already_cut"] += 1
+    if instance.box is not None:
+        box, scaled = fit_box(instance.box, found.width, found.height)
+        counts["boxes_scaled_to_the_file"] += scaled
+        counts["boxes_outside_the_picture"] += box is None
+        clip = replace(clip, box=box)
+    return clip
+
+
+def _is_uncut(span: Range, found: Scanned) -> bool:
+    """Whether a range counts from this file's beginning, or the file already is what the range cuts out."""
+    start, end = span[0] or 0.0, span[1]
+    if end is None:
+        return start < found.duration - _PRE_CUT_TOLERANCE_S and found.counts[0] > 0
+    if abs(found.duration - (end - start)) <= _PRE_CUT_TOLERANCE_S:
+        return False
+    return end <= found.duration + _PRE_CUT_TOLERANCE_S and found.counts[0] > 0
+
+
+def _match(files: Iterable[Path], wanted: set[str], pattern: str) -> tuple[dict[str, Path], int]:
+    """The file of each wanted video id, and how many files belong to none."""
+    if "{id}" not in pattern:
+        raise UserError(f"pattern '{pattern}': {{id}} must stand where file names have the video id")
+    expression = re.escape(pattern)
+    for field, meaning in (("id", r"(?P<id>[A-Za-z0-9-]+)"), ("gloss", r".+"), ("n", r"\d+")):
+        expression = expression.replace(re.escape(f"{{{field}}}"), meaning, 1)
+    shape = re.compile(expression)
+    found: dict[str, Path] = {}
+    unused = 0
+    for path in files:
+        match = shape.fullmatch(path.stem)
+        video_id = match["id"] if match else ""
+        if video_id not in wanted and video_id.isdigit():
+            video_id = video_id.zfill(5)  # some mirrors lost the leading zeros
+        if video_id in wanted and video_id not in found:
+            found[video_id] = path
+        else:
+            unused += 1
+    if not found:
+        raise UserError(f"no video is named '{pattern}' with an id of the json; use --pattern for other names")
+    return found, unused
+
+
+def _check_nslt(instances: list[Instance], glosses: list[str], path: Path, notes: dict[str, Any]) -> list[Instance]:
+    entries = _read_json(path)
+    known = {instance.video_id: instance for instance in instances}
+    try:
+        listed = {str(key): (str(value["subset"]), int(value["action"][0])) for key, value in entries.items()}
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError(f"{path}: not an nslt json ({error!r})") from error
+    for video_id, (split, label) in listed.items():
+        instance = known.get(video_id)
+        if instance is not None and (instance.split, instance.label) != (split, label):
+            raise UserError(
+                f"{path}: clip {video_id} is {split} of class {label} here, but {instance.split} of class"
+                f" {instance.label} ({glosses[instance.label]}) in the json; the files do not belong together"
+            )
+    # Leftovers of an earlier release: no signer, source or url, and no published loader uses them.
+    notes["nslt_ids_not_in_json"] = sorted(set(listed) - set(known))
+    kept = [instance for instance in instances if instance.video_id in listed]
+    if not kept:
+        raise UserError(f"{path}: shares no clip with the json")
+    notes["json_ids_not_in_nslt"] = len(instances) - len(kept)
+    return kept
+
+
+def _check_class_list(glosses: Sequence[str], path: Path) -> list[str]:
+    """Classes that the list `index<TAB>gloss` names otherwise than the json."""
+    try:
+        rows = [line.split("\t") for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        listed = {int(index): name.strip() for index, name in rows}
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a class list, lines of index, tab, gloss ({error})") from error
+    other = {i: name for i, name in listed.items() if name != (glosses[i] if 0 <= i < len(glosses) else "")}
+    if len(listed) != len(glosses) or len(other) > max(1, len(glosses) * _MOST_RESPELT):
+        raise UserError(
+            f"{path}: {len(listed)} classes, {len(other)} of them other than the json's {len(glosses)} glosses; "
+            "the files do not belong together"
+        )
+    return [f"{i}: {name}, in the json {glosses[i]}" for i, name in sorted(other.items())]
+
+
+def _folder(path: str | Path) -> Path:
+    if not Path(path).is_dir():
+        raise UserError(f"{path}: no such folder of poses")
+    return Path(path).resolve()

@@ -1,0 +1,1 @@
+"""Downloads of the videos that a corpus lists, resumable, with one outcome per clip."""

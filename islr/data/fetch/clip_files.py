@@ -1,0 +1,193 @@
+"""From a downloaded video to the files of its clips and their rows: checked, cut, named, recorded.
+
+A file gets its final name only after it was decoded from its first frame to its last, so what has that name is
+good, and only something as good replaces it.
+"""
+
+import os
+import queue
+import shutil
+import threading
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from islr.data.corpora.wlasl_json import Instance
+from islr.data.fetch import table
+from islr.data.fetch.cut import Checked, Checker
+from islr.data.fetch.table import Row, Table
+from islr.data.video.guard import DecodeError
+from islr.data.video.scan import VIDEO_SUFFIXES
+from islr.files import file_sha256, write_atomic_with
+
+_OUTCOME_OF_FAULT = {
+    "truncated": table.TRUNCATED,
+    "no frames": table.TOO_SHORT,
+    "not a video": table.WRONG_TYPE,
+    "no video stream": table.WRONG_TYPE,
+    "empty": table.WRONG_TYPE,
+    "too large": table.TOO_LARGE,
+    "deadline": table.TIMEOUT,
+}
+
+
+class ClipFiles:
+    """The files of a folder of fetched clips; safe to use from several threads.
+
+    Args:
+        folder: Holds the files, `<video_id>.<suffix>`.
+        work: Holds what is not finished.
+        rows: The clips' table.
+        ids: The clips.
+        workers: Processes that check and cut.
+        trim: Whether a clip with a time range is cut to it.
+        stop: Ends all work when set.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        work: Path,
+        rows: Table,
+        ids: Iterable[str],
+        workers: int,
+        trim: bool,
+        stop: threading.Event,
+    ) -> None:
+        self._folder, self._work, self._rows, self._trim, self._stop = folder, work, rows, trim, stop
+        wanted = set(ids)
+        self._there: dict[str, Path] = {}
+        for path in sorted(folder.iterdir()):
+            if path.stem in wanted and path.suffix.lower() in VIDEO_SUFFIXES:
+                self._there.setdefault(path.stem, path)
+        self._all = [Checker() for _ in range(workers)]
+        self._idle: queue.LifoQueue[Checker] = queue.LifoQueue()  # the last first: few files start few processes
+        for checker in self._all:
+            self._idle.put(checker)
+
+    def close(self) -> None:
+        """End the processes and remove what they left."""
+        for checker in self._all:
+            checker.close()
+        for leftover in self._work.glob("*.cut"):
+            leftover.unlink()
+
+    def are_there(self, instance: Instance, retry_dead: bool) -> bool:
+        """Whether a clip needs no fetching: it is there as recorded, or was found to be lost for good.
+
+        A good file that the table knows nothing of is taken into it as it is.
+        """
+        row, path = self._rows.get(instance.video_id), self._there.get(instance.video_id)
+        if path is not None and row is not None and row.sha256:
+            if row.outcome == table.OK and file_sha256(path) == row.sha256:
+                return True
+        elif path is not None:
+            found = self._result(path)
+            if isinstance(found, Checked):
+                self._rows.put(_row(instance, "was there before", path, found, "", 0))
+                return True
+        return row is not None and row.outcome in table.FINAL and row.url == instance.url and not retry_dead
+
+    def make(self, clips: Sequence[Instance], source: Path, attempts: int) -> None:
+        """Make and record every clip of a video that came, and remove it.
+
+        What is kept whole is decoded once for all clips.
+        """
+        whole: Checked | DecodeError | None = None
+        for instance in clips:
+            try:
+                if self._trim and instance.span != (None, None):
+                    made = self._work / f"{instance.video_id}.cut"
+                    self._name(instance, made, self._checked(source, instance, made), "yes", attempts)
+                    continue
+                whole = whole or self._result(source)
+                if isinstance(whole, DecodeError):
+                    raise whole
+                self._name(instance, source, whole, "no", attempts)
+            except DecodeError as error:
+                outcome = _OUTCOME_OF_FAULT.get(error.kind, table.DAMAGED)
+                self.note_failure(instance, outcome, f"{error.kind} {error.detail}".strip(), attempts)
+        source.unlink()
+
+    def note_failure(self, instance: Instance, outcome: str, detail: str, attempts: int) -> None:
+        """Record that a clip did not come.
+
+        The hash of a file that is still there stays, so that it is not taken for somebody else's.
+        """
+        old = self._rows.get(instance.video_id)
+        kept = old.sha256 if old is not None and instance.video_id in self._there else ""
+        self._rows.put(
+            Row(
+                video_id=instance.video_id,
+                outcome=outcome,
+                detail=detail,
+                source=instance.source,
+                url=instance.url,
+                sha256=kept,
+                attempts=attempts,
+                at=_now(),
+            )
+        )
+
+    def _name(self, instance: Instance, path: Path, found: Checked, trimmed: str, attempts: int) -> None:
+        """Give a file that was found good the name of its clip."""
+        target = self._folder / f"{instance.video_id}{found.suffix}"
+        if trimmed == "yes":
+            os.replace(path, target)
+        else:
+            _link(path, target)
+        old = self._there.get(instance.video_id)
+        if old is not None and old != target:
+            old.unlink(missing_ok=True)  # the same clip in another container
+        self._rows.put(_row(instance, "", target, found, trimmed, attempts))
+
+    def _result(self, path: Path) -> Checked | DecodeError:
+        try:
+            return self._checked(path)
+        except DecodeError as error:
+            return error
+
+    def _checked(self, path: Path, instance: Instance | None = None, made: Path | None = None) -> Checked:
+        checker = self._idle.get()
+        try:
+            return checker.run(path, instance.span if instance else None, made, self._stop)
+        finally:
+            self._idle.put(checker)
+
+
+def _row(instance: Instance, detail: str, path: Path, found: Checked, trimmed: str, attempts: int) -> Row:
+    return Row(
+        video_id=instance.video_id,
+        outcome=table.OK,
+        detail=detail,
+        source=instance.source,
+        url=instance.url,
+        file=path.name,
+        trimmed=trimmed,
+        frames=found.frames,
+        fps=round(found.fps, 4),
+        width=found.width,
+        height=found.height,
+        bytes=path.stat().st_size,
+        sha256=file_sha256(path),
+        attempts=attempts,
+        at=_now(),
+    )
+
+
+def _link(whole: Path, target: Path) -> None:
+    """Give a whole video another name: without taking space where the disk can, else as a copy."""
+    beside = target.with_name(f".{target.name}.partial")
+    beside.unlink(missing_ok=True)
+    try:
+        os.link(whole, beside)
+    except OSError:  # not every file system has links
+        with whole.open("rb") as source:
+            write_atomic_with(target, lambda file: shutil.copyfileobj(source, file))
+        return
+    os.replace(beside, target)
+    beside.unlink(missing_ok=True)  # still there if the target was this very file already
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,172 @@
+"""Is it a video, and the part of it that is the clip: decided by decoding, in a process that may die of it."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from fractions import Fraction
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from islr.data.fetch.http import Stopped
+from islr.data.video.decode import measure, play
+from islr.data.video.guard import HEAD_BYTES, DecodeError, container_suffix
+from islr.data.video.scan import Range, deadline_of
+from islr.processes.pool import START_S
+
+# Visually lossless at this project's picture sizes; a cut of one sign takes about a second of one core.
+CRF, PRESET = 17, "fast"
+_TICKS = 90_000  # per second: any frame rate's times to within 6 microseconds
+_BT601 = 6  # the matrix that the conversion from RGB uses (ITU-T H.273, table 4: SMPTE 170M)
+_LIMITED = 1  # the range of grey levels it uses
+_POLL_S = 0.2
+# A range counts 25 frames a second whatever the file's rate is, so its end may round past the last frame.
+_END_TOLERANCE_S = 0.2
+# The shortest clip of the published WLASL release has 9 frames of 25 a second (half a frame for rounding).
+SHORTEST_S = 8.5 / 25
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A video that decodes: its real container's suffix, and what it holds."""
+
+    suffix: str
+    frames: int
+    fps: float
+    width: int
+    height: int
+
+
+def check(path: Path) -> Checked:
+    """Decode a file from its first frame to its last.
+
+    Raises:
+        DecodeError: It is no video, is damaged, or is shorter than any sign ("no frames").
+    """
+    info, _ = measure(path)
+    with path.open("rb") as file:
+        suffix = container_suffix(file.read(HEAD_BYTES))
+    if suffix is None:
+        raise DecodeError("not a video", path, "a container without a known beginning")
+    seconds = info.frames / info.fps if info.fps else 0.0
+    if seconds < SHORTEST_S:
+        raise DecodeError("no frames", path, f"{info.frames} frames are shorter than any sign")
+    return Checked(suffix, info.frames, info.fps, info.width, info.height)
+
+
+def cut(path: Path, span: Range, target: Path) -> Checked:
+    """Write the frames of a time range to an mp4 of their own: same pictures, upright, same times, no sound.
+
+    Raises:
+        DecodeError: The file cannot give these frames, or ends before the range does ("no frames").
+    """
+    times: list[float] = []
+    with av.open(str(target), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        options = {"crf": str(CRF), "preset": PRESET, "x264-params": "mbtree=0"}  # mbtree: bytes vary by run
+        stream = container.add_stream("libx264", rate=25, options=options)
+        context = stream.codec_context
+        context.time_base, context.thread_count = Fraction(1, _TICKS), 1
+        context.colorspace, context.color_range = _BT601, _LIMITED
+        converter = VideoReformatter()
+        for seconds, picture in play(path, start=span[0], end=span[1]):
+            if not times:
+                stream.height, stream.width = picture.shape[:2]
+                # Chroma at half size needs even sides, and boxes are in pixels, so an odd picture stays odd.
+                stream.pix_fmt = "yuv444p" if any(side % 2 for side in picture.shape[:2]) else "yuv420p"
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame = converter.reformat(frame, format=stream.pix_fmt, threads=1)
+            times.append(seconds)
+            frame.pts, frame.time_base = round((seconds - times[0]) * _TICKS), context.time_base
+            container.mux(stream.encode(frame))
+        if not times:
+            raise DecodeError("no frames", path, f"nothing from {span[0] or 0:.2f} s on")
+        container.mux(stream.encode())
+    step = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
+    if span[1] is not None and times[-1] + step < span[1] - _END_TOLERANCE_S:
+        raise DecodeError("no frames", path, f"ends at {times[-1] + step:.2f} s, the clip at {span[1]:.2f} s")
+    made = check(target)
+    if made.frames != len(times):
+        raise DecodeError("damaged", target, f"{made.frames} frames were written of {len(times)}")
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+    return made
+
+
+class Checker:
+    """A process that checks and cuts one file at a time; a file that hangs or kills it costs only that process."""
+
+    def __init__(self) -> None:
+        self._process: SpawnProcess | None = None
+        self._ready = False
+
+    def run(self, path: Path, span: Range | None, target: Path | None, stop: threading.Event) -> Checked:
+        """`check(path)`, or `cut(path, span, target)` if there is a range, within the file's deadline.
+
+        Raises:
+            DecodeError: As they do; also "deadline" and "crash".
+            OSError: The disk refuses.
+            Stopped: `stop` was set.
+        """
+        if self._process is None:
+            self._start()
+        seconds = deadline_of(path) + (0.0 if self._ready else START_S)
+        end = time.monotonic() + seconds
+        try:
+            self._pipe.send((path, span, target))
+            while not self._pipe.poll(_POLL_S):
+                if stop.is_set():
+                    raise Stopped
+                if time.monotonic() > end:
+                    self.close()
+                    raise DecodeError("deadline", path, f"{seconds:.0f} s")
+            result = self._pipe.recv()
+        except (EOFError, OSError):
+            if stop.is_set():  # it was ended on purpose
+                raise Stopped from None
+            self.close()
+            raise DecodeError("crash", path) from None
+        self._ready = True
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def close(self) -> None:
+        """End the process, whatever it is doing; the next file gets another one."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._pipe.close()
+            self._process = None
+
+    def _start(self) -> None:
+        # Spawned, not forked: the caller holds threads and an open progress display.
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other,), daemon=True)
+        self._process.start()
+        other.close()
+        self._ready = False
+
+
+def _serve(pipe: Connection) -> None:
+    # Ctrl-C reaches every process of a terminal; the one that gave the order ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        while True:
+            path, span, target = pipe.recv()
+            try:
+                result: Checked | Exception = check(path) if span is None else cut(path, span, target)
+            except DecodeError as error:
+                result = error
+            except OSError as error:
+                result = OSError(error.errno, error.strerror, str(target))
+            pipe.send(result)
+    except (EOFError, BrokenPipeError):
+        return

@@ -1,0 +1,300 @@
+"""Get the videos of a WLASL json: one file and one outcome per clip, continued by running it again.
+
+Everything lies in one folder: `<video_id>.<suffix>`, `fetch.csv` (see `islr.data.fetch.table`), and `.fetch/` with
+what is on its way. A video that several clips use is downloaded once.
+"""
+
+import fcntl
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from islr.data.corpora.wlasl_json import Instance, read_instances
+from islr.data.corpora.youtube import on_youtube, youtube_id
+from islr.data.fetch import table
+from islr.data.fetch.clip_files import ClipFiles
+from islr.data.fetch.http import Failure, Limits, Stopped, download, host_of
+from islr.data.fetch.schedule import Schedule
+from islr.data.fetch.table import Row, Table
+from islr.data.fetch.youtube import HOST as YOUTUBE
+from islr.data.fetch.youtube import download_youtube, find_command
+from islr.errors import Interrupted, UserError
+from islr.processes.signals import StopSignal
+
+_WORK = ".fetch"
+_LONGEST_WAIT_S = 300.0  # a host that asks for more is left to the next run
+_GIVE_UP_AFTER = 5  # files of one host in a row that got no answer: it is down, and the rest would only wait
+_BACKOFF_FACTOR, _LONGEST_BACKOFF_S = 2.0, 60.0
+_SAVE_EVERY_S = 30.0
+_LOOK_EVERY_S = 0.2
+_LAST_WORDS_S = 5.0  # for threads to stop
+
+
+@dataclass(frozen=True)
+class FetchOptions:
+    """How to fetch.
+
+    Attributes:
+        jobs: Files at a time, in all.
+        per_host: Files of one host at a time.
+        rate: Files of one host started per second.
+        retries: Further attempts after a temporary failure, within this run.
+        backoff_s: Seconds before the first of them; each later one waits twice as long.
+        trim: Cut what has a time range to it; False = keep whole videos.
+        retry_dead: Try again what an earlier run found for good.
+        workers: Processes that decode.
+        limits: What one transfer may cost.
+        cookies: A cookies.txt that yt-dlp gets.
+        yt_dlp: How to start yt-dlp; None = look for it, empty = there is none.
+    """
+
+    jobs: int = 8
+    per_host: int = 2
+    rate: float = 2.0
+    retries: int = 3
+    backoff_s: float = 2.0
+    trim: bool = True
+    retry_dead: bool = False
+    workers: int = 2
+    limits: Limits = field(default_factory=Limits)
+    cookies: Path | None = None
+    yt_dlp: tuple[str, ...] | None = None
+
+
+@dataclass
+class _Video:
+    """A video to download, and the clips that are made of it."""
+
+    key: str
+    url: str
+    youtube: str | None
+    clips: list[Instance]
+    attempts: int = 0
+
+
+def fetch(
+    json: str | Path,
+    out: str | Path,
+    options: FetchOptions | None = None,
+    *,
+    subset: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Row]:
+    """Fetch the clips of a WLASL json into a folder; returns one row per clip, in the json's order.
+
+    Args:
+        json: `WLASL_v0.3.json` or a file of its schema.
+        out: The folder.
+        options: How; None = politely.
+        subset: Only the first n glosses.
+        progress: Called with (clips done, clips in all).
+
+    Raises:
+        UserError: The json or the folder's table is wrong, or another process fetches into the folder.
+        Interrupted: A signal came; what was reached is kept, and the same command goes on from there.
+        OSError: The disk is full or not writable.
+    """
+    instances, glosses = read_instances(json)
+    if subset is not None:
+        if not 0 < subset <= len(glosses):
+            raise UserError(f"subset {subset}: {json} has {len(glosses)} glosses")
+        instances = [instance for instance in instances if instance.label < subset]
+    for instance in instances:
+        if not instance.video_id.replace("-", "").replace("_", "").isalnum():
+            raise UserError(f"{json}: video_id '{instance.video_id}' cannot be a file name")
+    with _folder(Path(out)) as (folder, lock):
+        return _Run(folder, lock, instances, options or FetchOptions(), progress or (lambda done, total: None)).go()
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[tuple[Path, int]]:
+    """The folder, made if need be and locked, and the lock's file descriptor."""
+    work = path / _WORK
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = (work / "lock").open("w")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be a folder of videos ({error.strerror})") from error
+    with lock:
+        try:
+            # This kind of lock is shared with a yt-dlp that outlives a killed run and still writes here.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"{path}: another process, or a yt-dlp it left behind, still fetches into it") from error
+        yield path.resolve(), lock.fileno()
+
+
+class _Run:
+    """One run: what is known, what is to be done, and the threads that do it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        lock: int,
+        instances: list[Instance],
+        options: FetchOptions,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self.folder, self.work, self.lock = folder, folder / _WORK, lock
+        self.instances, self.options, self.progress = instances, options, progress
+        self.command = find_command() if options.yt_dlp is None else options.yt_dlp
+        self.ids = [instance.video_id for instance in instances]
+        self.table = Table(folder, self.work / "journal.jsonl", self.ids)
+        self.stop = threading.Event()
+        self.files = ClipFiles(folder, self.work, self.table, self.ids, options.workers, options.trim, self.stop)
+        self.turn = threading.Lock()
+        self.silent: Counter[str] = Counter()  # files in a row that a host gave no answer for
+        self.done = 0
+        self.fault: BaseException | None = None
+
+    def go(self) -> list[Row]:
+        """Do everything that is left to do."""
+        try:
+            with StopSignal() as signals:
+                pending = self._work_through(self._all_present, signals)
+                self.schedule = Schedule(self._videos(pending), self.options.per_host, self.options.rate)
+                self._work_through(self._all_videos, signals)
+        finally:
+            self.stop.set()
+            self.files.close()
+            self.table.close()
+        return self.table.rows(self.ids)
+
+    def _work_through(self, task: Callable[[], None], signals: StopSignal) -> list[Instance]:
+        """Run a task in all threads until they are done; returns what `_all_present` left to do.
+
+        Raises:
+            Interrupted: A signal came.
+        """
+        self.left: list[Instance] = []
+        self.todo = iter(self.instances)
+        threads = [threading.Thread(target=self._guarded, args=(task,), daemon=True) for _ in range(self.options.jobs)]
+        for thread in threads:
+            thread.start()
+        looks = 0
+        while any(thread.is_alive() for thread in threads) and not signals.received and self.fault is None:
+            threads[looks % len(threads)].join(_LOOK_EVERY_S / len(threads))
+            self.progress(self.done, len(self.instances))
+            looks += 1
+            if looks % round(_SAVE_EVERY_S * len(threads) / _LOOK_EVERY_S) == 0:
+                self.table.save()
+        if signals.received or self.fault is not None:
+            self.stop.set()
+            if task == self._all_videos:
+                self.schedule.stop()
+            for thread in threads:
+                thread.join(_LAST_WORDS_S / len(threads))
+        if self.fault is not None:
+            raise self.fault
+        if signals.received:
+            raise Interrupted(f"stopped; run the same command again to go on ({self.folder / table.TABLE})")
+        self.progress(self.done, len(self.instances))
+        return self.left
+
+    def _guarded(self, task: Callable[[], None]) -> None:
+        try:
+            task()
+        except Stopped:
+            return
+        except BaseException as error:  # raised again by the main thread
+            self.fault = self.fault or error
+
+    def _all_present(self) -> None:
+        while not self.stop.is_set():
+            with self.turn:
+                instance = next(self.todo, None)
+            if instance is None:
+                return
+            known = self.files.are_there(instance, self.options.retry_dead)
+            with self.turn:
+                self.done += known
+                if not known:
+                    self.left.append(instance)
+
+    def _videos(self, pending: list[Instance]) -> Iterator[tuple[str, _Video]]:
+        """(host, video) of the pending clips; those that no request can be made for get their outcome here."""
+        videos: dict[str, _Video] = {}
+        places = {video_id: place for place, video_id in enumerate(self.ids)}
+        for instance in sorted(pending, key=lambda instance: places[instance.video_id]):
+            video_id = youtube_id(instance.url)
+            name = f"youtube:{video_id}" if video_id else instance.url
+            key = f"yt-{video_id}" if video_id else sha256(name.encode()).hexdigest()[:24]
+            video = videos.setdefault(name, _Video(key, instance.url, video_id, []))
+            video.clips.append(instance)
+        for video in videos.values():
+            try:
+                if on_youtube(video.url) and not video.youtube:
+                    raise Failure(table.BAD_LINK, "a YouTube address that shows no single video")
+                if video.youtube and not self.command and not (self.work / video.key).is_file():
+                    raise Failure(table.NEEDS_YTDLP, "pip install 'islr-bench[fetch]'")
+                host = YOUTUBE if video.youtube else host_of(video.url)
+            except Failure as failure:
+                self._fail(video, failure)
+                continue
+            yield host, video
+
+    def _all_videos(self) -> None:
+        while (taken := self.schedule.take()) is not None:
+            host, video = taken
+            try:
+                self._get(video)
+            except Failure as failure:
+                if self._try_again(host, video, failure):
+                    continue
+                self._fail(video, failure)
+                self._judge(host, failure)
+            else:
+                self.silent[host] = 0
+                self.files.make(video.clips, self.work / video.key, video.attempts)
+                self._count(video)
+            self.schedule.done(host)
+
+    def _get(self, video: _Video) -> None:
+        """Make one attempt at downloading a video; nothing to do if an earlier run has it whole."""
+        whole, limits = self.work / video.key, self.options.limits
+        if whole.is_file():
+            return
+        video.attempts += 1
+        if video.youtube:
+            download_youtube(video.youtube, whole, limits, self.stop, self.command, self.options.cookies, self.lock)
+        else:
+            download(video.url, whole, limits, self.stop)
+
+    def _try_again(self, host: str, video: _Video, failure: Failure) -> bool:
+        """Hand a video back to the schedule if another attempt in this run makes sense."""
+        if not failure.retry or video.attempts > self.options.retries:
+            return False
+        if failure.wait is not None and failure.wait > _LONGEST_WAIT_S:
+            return False
+        backoff = self.options.backoff_s * _BACKOFF_FACTOR ** (video.attempts - 1)
+        # Spread, so that files which failed together do not come back together.
+        wait = min(backoff, _LONGEST_BACKOFF_S) * random.uniform(1.0, 1.5)
+        if failure.wait is not None:
+            self.schedule.pause(host, failure.wait)
+            wait = max(wait, failure.wait)
+        self.schedule.again(host, video, wait)
+        return True
+
+    def _judge(self, host: str, failure: Failure) -> None:
+        """Leave a host alone for the rest of the run if it is down or wants to be."""
+        self.silent[host] = self.silent[host] + 1 if failure.of_host else 0
+        asked = failure.wait is not None and failure.wait > _LONGEST_WAIT_S
+        if not asked and self.silent[host] < _GIVE_UP_AFTER:
+            return
+        why = f"asks to wait {failure.wait:.0f} s" if asked else f"failed {_GIVE_UP_AFTER} times in a row"
+        for video in self.schedule.drop(host):
+            self._fail(video, Failure(failure.outcome, f"not tried, {host} {why}: {failure.detail}"))
+
+    def _fail(self, video: _Video, failure: Failure) -> None:
+        for instance in video.clips:
+            self.files.note_failure(instance, failure.outcome, failure.detail, video.attempts)
+        self._count(video)
+
+    def _count(self, video: _Video) -> None:
+        with self.turn:
+            self.done += len(video.clips)

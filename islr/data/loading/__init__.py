@@ -1,0 +1,1 @@
+"""Batches of clips in a deterministic order, made by worker processes."""

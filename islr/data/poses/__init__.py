@@ -1,0 +1,1 @@
+"""Poses: the canonical format, readers of foreign formats, and extraction with MediaPipe."""

@@ -1,0 +1,274 @@
+"""Finds the poses of videos with MediaPipe Holistic, which runs in an environment of its own.
+
+Frames are decoded here, under the decode contract, and sent to `holistic_script.py`; so a pose has exactly the
+frames that an encoder is shown. One process per worker; one that dies or hangs costs its clip and is replaced.
+"""
+
+import contextlib
+import json
+import subprocess
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import IO
+
+import numpy as np
+
+from islr.data.manifest import OK, Clip, Manifest
+from islr.data.poses.folder import PoseFolder
+from islr.data.poses.pose import POINTS, Pose
+from islr.data.video.decode import VideoInfo, decode, probe_video
+from islr.data.video.guard import DecodeError
+from islr.data.video.scan import find_videos
+from islr.errors import UserError
+
+VERSION = "0.10.21"  # the last releases with the models inside the package; later ones download theirs
+MADE_BY = f"mediapipe {VERSION} holistic"
+HOW_TO = f"""\
+MediaPipe needs an environment of its own (Python 3.9 to 3.12; it cannot share one with this suite):
+
+  python3.11 -m venv pose-env
+  pose-env/bin/pip install 'mediapipe=={VERSION}'
+  islr data poses extract VIDEOS_OR_MANIFEST OUT --python pose-env/bin/python
+"""
+
+_SCRIPT = Path(__file__).with_name("holistic_script.py")
+_CHECK_S = 120.0  # the first import on a cold disk is slow
+_START_S, _FRAME_S = 60.0, 2.0  # deadline of a clip; a frame takes 0.05 to 0.3 s
+_CHUNK_BYTES = 512 * 2**20  # of decoded frames that are held at once
+_SHOWN = 200  # characters of a dead process's last words
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class _Job:
+    clip_id: str
+    path: Path
+    root: Path
+    start: float | None = None
+    end: float | None = None
+    info: VideoInfo | None = None
+
+
+class ExtractorError(Exception):
+    """The process that finds poses died or did not answer in time."""
+
+
+def check_environment(python: str | Path) -> None:
+    """Make sure that an interpreter has the right MediaPipe.
+
+    Raises:
+        UserError: It does not run, or has no MediaPipe, or another version.
+    """
+    try:
+        asked = subprocess.run(
+            _command(python, "--check"), capture_output=True, text=True, timeout=_CHECK_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"--python {python}: does not run ({error})") from None
+    try:
+        found = json.loads(asked.stdout)
+    except json.JSONDecodeError:
+        raise UserError(
+            f"--python {python}: has no working MediaPipe ({_last_line(asked.stderr)});"
+            f" run `{python} -m pip install mediapipe=={VERSION}`"
+        ) from None
+    if found["mediapipe"] != VERSION or not found["holistic"]:
+        raise UserError(
+            f"--python {python}: has MediaPipe {found['mediapipe']}, poses are made with {VERSION};"
+            f" run `{python} -m pip install mediapipe=={VERSION}`"
+        )
+
+
+def extract(
+    videos: Manifest | str | Path,
+    out: str | Path,
+    *,
+    python: str | Path,
+    workers: int = 1,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> PoseFolder:
+    """Write a canonical pose file `<clip id>.npz` for every clip.
+
+    Args:
+        videos: A manifest (its readable clips, each over its time range) or a folder of videos.
+        out: The folder to write; run again it completes what is missing and tries what failed.
+        python: Interpreter of an environment with MediaPipe.
+        workers: Processes; each uses about two cores.
+        overwrite: Find poses again that are there already.
+        progress: Called with (clips done, clips in all).
+
+    Raises:
+        UserError: The environment or the input cannot be used.
+    """
+    check_environment(python)
+    jobs = _jobs(videos)
+    folder = PoseFolder(out)
+    todo = [job for job in jobs if overwrite or not folder.has(job.clip_id)]
+    done = len(jobs) - len(todo)
+    idle: SimpleQueue[Extractor] = SimpleQueue()
+    extractors = [Extractor(python) for _ in range(min(workers, len(todo)))]
+    for extractor in extractors:
+        idle.put(extractor)
+
+    def run(job: _Job) -> Pose:
+        extractor = idle.get()
+        try:
+            return _pose_of(job, extractor)
+        finally:
+            idle.put(extractor)
+
+    pool = ThreadPoolExecutor(max_workers=max(1, len(extractors)))
+    try:
+        futures = {pool.submit(run, job): job for job in todo}
+        for future in as_completed(futures):
+            job = futures.pop(future)
+            try:
+                folder.put(job.clip_id, future.result(), source=job.path.name, made_by=MADE_BY)
+            except (DecodeError, ExtractorError) as error:
+                folder.fail(job.clip_id, _reason(error), source=job.path.name, made_by=MADE_BY)
+            done += 1
+            if progress is not None:
+                progress(done, len(jobs))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for extractor in extractors:
+            extractor.stop()
+        folder.save()
+    return folder
+
+
+def _jobs(videos: Manifest | str | Path) -> list[_Job]:
+    if isinstance(videos, Manifest):
+        return [_job(videos, clip) for clip in videos if clip.status == OK]
+    root = Path(videos)
+    found = find_videos(root)
+    names = [path.relative_to(root).with_suffix("").as_posix() for path in found]
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise UserError(f"{root}: several videos are called {twice[0]}; their poses would be one file")
+    return [_Job(name, path, root) for name, path in zip(names, found, strict=True)]
+
+
+def _job(manifest: Manifest, clip: Clip) -> _Job:
+    info = None
+    if clip.frames and clip.fps and clip.width and clip.height:
+        info = VideoInfo(clip.frames, clip.fps, clip.width, clip.height)
+    return _Job(clip.clip_id, manifest.path_of(clip), manifest.root, clip.start, clip.end, info)
+
+
+def _pose_of(job: _Job, extractor: "Extractor") -> Pose:
+    info = job.info or probe_video(job.path, job.root, start=job.start, end=job.end)
+
+    def frames(first: int, end: int) -> np.ndarray:
+        pictures = decode(job.path, np.arange(first, end), start=job.start, end=job.end, root=job.root)
+        if pictures.shape[1:3] != (info.height, info.width):
+            # What the manifest says is of another file; its poses would have the wrong shape.
+            size = f"{pictures.shape[2]}x{pictures.shape[1]}, listed as {info.width}x{info.height}"
+            raise DecodeError("size changes", job.path, size)
+        return pictures
+
+    step = max(1, _CHUNK_BYTES // (info.width * info.height * 3))
+    chunks = [(first, min(first + step, info.frames)) for first in range(0, info.frames, step)]
+    found = extractor.find(info, (frames(*chunk) for chunk in chunks))
+    return Pose(found[:, :, :3], found[:, :, 3], info.fps, info.width, info.height, job.start or 0.0)
+
+
+class Extractor:
+    """A process that finds poses, started when first needed and again after it was lost."""
+
+    def __init__(self, python: str | Path, start_s: float = _START_S, frame_s: float = _FRAME_S) -> None:
+        self._python, self._start_s, self._frame_s = python, start_s, frame_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self._words: IO[bytes] | None = None
+
+    def find(self, info: VideoInfo, chunks: Iterable[np.ndarray]) -> np.ndarray:
+        """float32 `[T, 75, 4]` (x, y, z, confidence) of frames that come in chunks uint8 `[n, H, W, 3]`.
+
+        Raises:
+            DecodeError: The chunks could not be made.
+            ExtractorError: The process died or took too long.
+        """
+        process = self._running()
+        late = threading.Event()
+
+        def expire() -> None:
+            late.set()
+            process.kill()
+
+        deadline = threading.Timer(self._start_s + self._frame_s * info.frames, expire)
+        deadline.start()
+        try:
+            return _converse(process, info, chunks)
+        except BaseException as error:
+            # Half a clip may be on its way; only a new process is known to wait for a new clip.
+            words = self.stop()
+            if late.is_set():
+                raise ExtractorError(f"no pose after {deadline.interval:.0f} s") from None
+            if isinstance(error, OSError | EOFError):
+                raise ExtractorError(f"the process that finds poses died: {words}") from None
+            raise
+        finally:
+            deadline.cancel()
+
+    def stop(self) -> str:
+        """End the process, whatever it is doing; returns the last line it wrote for people."""
+        if self._process is None or self._words is None:
+            return ""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):  # what could not be sent any more
+                pipe.close()  # type: ignore[union-attr]
+        self._words.seek(0)
+        words = _last_line(self._words.read().decode(errors="replace"))
+        self._words.close()
+        self._process = self._words = None
+        return words
+
+    def _running(self) -> "subprocess.Popen[bytes]":
+        if self._process is None:
+            self._words = tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop(), with its process
+            self._process = subprocess.Popen(
+                _command(self._python), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words
+            )
+        return self._process
+
+
+def _converse(process: "subprocess.Popen[bytes]", info: VideoInfo, chunks: Iterable[np.ndarray]) -> np.ndarray:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    about = {"frames": info.frames, "height": info.height, "width": info.width}
+    process.stdin.write(json.dumps(about).encode() + b"\n")
+    for frames in chunks:
+        process.stdin.write(np.ascontiguousarray(frames).data)
+    process.stdin.flush()
+    line = process.stdout.readline()
+    if not line:
+        raise EOFError
+    size = json.loads(line)["bytes"]
+    content = process.stdout.read(size)
+    if len(content) < size:
+        raise EOFError
+    return np.frombuffer(content, np.float32).reshape(info.frames, POINTS, 4)
+
+
+def _command(python: str | Path, *options: str) -> list[str]:
+    # -I: neither this package nor anything beside the script is in the way of what that environment holds.
+    return [str(python), "-I", str(_SCRIPT), *options]
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1].strip()[-_SHOWN:] if lines else "it said nothing"
+
+
+def _reason(error: Exception) -> str:
+    return error.kind + (f": {error.detail}" if error.detail else "") if isinstance(error, DecodeError) else str(error)

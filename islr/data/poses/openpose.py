@@ -1,0 +1,115 @@
+"""Reads what OpenPose writes: json with people, each with body, face and hands as flat lists x, y, confidence."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from islr.data.poses.pose import HAND_POINTS, LEFT_HAND, POINTS, RIGHT_HAND, Pose, VideoFacts, canonical, frame_rows
+from islr.errors import UserError, one_line
+
+# OpenPose's BODY_25 (its documentation, "Pose Output Format") by canonical body point. Its neck and mid-hip have no
+# counterpart, its big toes are the nearest to MediaPipe's foot tips. Its hands are numbered as MediaPipe's.
+OPENPOSE_BODY = {0: 0, 2: 16, 5: 15, 7: 18, 8: 17, 11: 5, 12: 2, 13: 6, 14: 3, 15: 7, 16: 4}
+OPENPOSE_BODY |= {23: 12, 24: 9, 25: 13, 26: 10, 27: 14, 28: 11, 29: 21, 30: 24, 31: 19, 32: 22}
+OPENPOSE_BODY_POINTS = 25
+
+_FRAME_NUMBER = re.compile(r"(\d+)(?:_keypoints)?(?:\.json)?$")
+_HEAD_BYTES = 65536
+
+
+def accepts_openpose(path: Path) -> bool:
+    """A folder of per-frame files, or one json with the frames of a clip."""
+    if path.is_dir():
+        return next(path.glob("*_keypoints.json"), None) is not None
+    if path.suffix.lower() != ".json" or path.name.endswith("_keypoints.json"):
+        return False
+    with path.open("rb") as file:
+        return b'"people"' in file.read(_HEAD_BYTES)
+
+
+def read_openpose(path: Path, facts: VideoFacts) -> Pose:
+    """Pixels of the frame, y down.
+
+    OpenPose does not follow people from frame to frame. We start with the person whose points are surest in
+    the first frame that has anybody, and then take whoever is nearest to where that person was.
+    """
+    if path.is_dir():
+        files = sorted(path.glob("*_keypoints.json"))
+        frames = {_frame_number(file.name, path): _json(file) for file in files}
+    else:
+        content = _json(path)
+        if isinstance(content, list):
+            frames = dict(enumerate(content))
+        elif isinstance(content, dict) and "people" not in content:
+            frames = {_frame_number(name, path): frame for name, frame in content.items()}
+        else:
+            raise UserError(f"{path}: holds one frame; give the folder with all frames of the clip")
+    if not frames:
+        raise UserError(f"{path}: the pose has no frames")
+    if facts.width is None or facts.height is None:
+        raise UserError(f"{path}: OpenPose points are pixels; give the picture's size (--size or --manifest)")
+    numbers = sorted(frames)
+    rows = frame_rows(numbers, path)
+    whole = np.zeros((int(rows[-1]) + 1, POINTS, 3), np.float32)
+    last: np.ndarray | None = None
+    for row, number in zip(rows, numbers, strict=True):
+        people = [points for points in _people(frames[number], path) if (points[:, 2] > 0).any()]
+        if not people:
+            continue
+        centres = [points[points[:, 2] > 0, :2].mean(axis=0) for points in people]
+        if last is None:
+            chosen = int(np.argmax([points[:, 2].sum() for points in people]))
+        else:
+            chosen = int(np.argmin([np.linalg.norm(centre - last) for centre in centres]))
+        whole[row], last = people[chosen], centres[chosen]
+    points = whole[:, :, :2] / np.array([facts.width, facts.height], np.float32)
+    return canonical(points, whole[:, :, 2], facts, path)
+
+
+def _people(frame: Any, path: Path) -> list[np.ndarray]:
+    """Canonical points `[75, 3]` (x, y in pixels, confidence) of everybody in a frame."""
+    if not isinstance(frame, dict) or not isinstance(frame.get("people"), list):
+        raise UserError(f"{path}: a frame without a list of 'people'; this is not OpenPose's json")
+    found = []
+    for person in frame["people"]:
+        points = np.zeros((POINTS, 3), np.float32)
+        body = _triples(person, "pose_keypoints_2d", OPENPOSE_BODY_POINTS, path)
+        if body is not None:
+            points[list(OPENPOSE_BODY)] = body[list(OPENPOSE_BODY.values())]
+        for key, part in (("hand_left_keypoints_2d", LEFT_HAND), ("hand_right_keypoints_2d", RIGHT_HAND)):
+            hand = _triples(person, key, HAND_POINTS, path)
+            if hand is not None:
+                points[part] = hand
+        found.append(points)
+    return found
+
+
+def _triples(person: Any, key: str, count: int, path: Path) -> np.ndarray | None:
+    """`[count, 3]` of a flat list x, y, confidence, ...; None when the part was not looked for."""
+    flat = person.get(key) if isinstance(person, dict) else None
+    if not flat:
+        return None
+    try:
+        values = np.asarray(flat, np.float32)
+    except (ValueError, TypeError):
+        raise UserError(f"{path}: '{key}' is not a list of numbers") from None
+    if values.shape != (3 * count,):
+        raise UserError(f"{path}: '{key}' has {values.size} numbers, not {3 * count} ({count} points)")
+    return values.reshape(count, 3)
+
+
+def _frame_number(name: str, path: Path) -> int:
+    match = _FRAME_NUMBER.search(name)
+    if match is None:
+        raise UserError(f"{path}: the name '{name}' does not end in a frame number")
+    return int(match[1])
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as json ({one_line(error)})") from None

@@ -1,0 +1,1 @@
+"""Video decoding under one contract: exact frames, upright, or a typed error."""

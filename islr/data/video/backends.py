@@ -1,0 +1,163 @@
+"""The decoders that a configuration can choose, all under the contract of `islr.data.video.decode`.
+
+decord and torchcodec deliver damaged frames without an error, and decord also frames of other places. So for
+these a file is decoded once with checks, by PyAV, and each frame they give is held against that by a thumbnail.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from islr.data.video.guard import DecodeError, check_output
+from islr.data.video.reader import Reader, inside, reason, shrink
+from islr.errors import UserError
+
+# (file, sorted frame numbers within the range or None for all, start and end in seconds, shorter side in pixels).
+Backend = Callable[[Path, np.ndarray | None, float | None, float | None, int | None], np.ndarray]
+
+_SKETCH = 8  # side of the grey thumbnails that backends are compared by
+_SKETCH_TOLERANCE = 3.0  # grey levels; builds of the colour conversion differ by about one
+_KEPT_BYTES = 16 * 2**20  # thumbnails kept per process: about 3,000 signs, or an hour of long videos
+
+_kept: dict[tuple[Path, int, int], tuple[np.ndarray, np.ndarray]] = {}  # the least recently used first
+
+
+def _decode_pyav(
+    path: Path, wanted: np.ndarray | None, start: float | None, end: float | None, short_side: int | None
+) -> np.ndarray:
+    pictures: list[np.ndarray] = []
+    seen = 0
+    with Reader(path) as reader:
+        for _, frame in reader.frames(start, end, None if wanted is None else int(wanted[-1]) + 1):
+            if wanted is None or seen == wanted[len(pictures)]:
+                pictures.append(reader.picture(frame, short_side))
+                check_output(path, len(pictures) * pictures[0].nbytes)
+            seen += 1
+    if seen == 0:
+        raise DecodeError("no frames", path)
+    if wanted is not None and len(pictures) < len(wanted):
+        raise DecodeError("index", path, f"frame {wanted[len(pictures)]} of {seen}")
+    return np.stack(pictures)
+
+
+def _decode_decord(
+    path: Path, wanted: np.ndarray | None, start: float | None, end: float | None, short_side: int | None
+) -> np.ndarray:
+    try:
+        import decord
+    except ImportError:
+        raise UserError("backend decord is not installed; `pip install decord` or use backend pyav") from None
+
+    def pictures(rows: Sequence[int]) -> Iterator[np.ndarray]:
+        try:
+            reader = decord.VideoReader(str(path), num_threads=1)
+            for row in rows:
+                yield reader[row].asnumpy()
+        except (decord.DECORDError, RuntimeError, IndexError) as error:
+            raise DecodeError("backend disagrees", path, reason(error)) from None
+
+    return _held_against_checks("decord", pictures, path, wanted, start, end, short_side)
+
+
+def _decode_torchcodec(
+    path: Path, wanted: np.ndarray | None, start: float | None, end: float | None, short_side: int | None
+) -> np.ndarray:
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except ImportError:
+        raise UserError("backend torchcodec is not installed; `pip install torchcodec` or use backend pyav") from None
+    except (RuntimeError, OSError):
+        raise _no_ffmpeg() from None
+
+    def pictures(rows: Sequence[int]) -> Iterator[np.ndarray]:
+        try:
+            # Exact: the file is scanned first. The other mode trusts the header and gives wrong frames of files
+            # with a variable rate.
+            decoder: Any = VideoDecoder(
+                str(path), seek_mode="exact", dimension_order="NHWC", num_ffmpeg_threads=1, device="cpu"
+            )
+            for row in rows:
+                yield decoder.get_frame_at(row).data.numpy()
+        except (RuntimeError, ValueError, IndexError) as error:
+            if "load libtorchcodec" in str(error):
+                raise _no_ffmpeg() from None
+            raise DecodeError("backend disagrees", path, reason(error)) from None
+
+    return _held_against_checks("torchcodec", pictures, path, wanted, start, end, short_side)
+
+
+BACKENDS: dict[str, Backend] = {"pyav": _decode_pyav, "decord": _decode_decord, "torchcodec": _decode_torchcodec}
+BACKEND_PACKAGES = {"pyav": "av", "decord": "decord", "torchcodec": "torchcodec"}  # whose version a result records
+
+
+def _no_ffmpeg() -> UserError:
+    return UserError(
+        "backend torchcodec finds no FFmpeg libraries on this machine; install them (`apt-get install ffmpeg` or "
+        "`conda install ffmpeg`) or use backend pyav"
+    )
+
+
+def _held_against_checks(
+    name: str,
+    pictures_of: Callable[[Sequence[int]], Iterator[np.ndarray]],
+    path: Path,
+    wanted: np.ndarray | None,
+    start: float | None,
+    end: float | None,
+    short_side: int | None,
+) -> np.ndarray:
+    """The pictures another decoder gives for a range's frames, each compared with the checked decode."""
+    times, sketches = _sketches(path)
+    rows = np.flatnonzero(inside(times, start, end))
+    if len(rows) == 0:
+        raise DecodeError("no frames", path)
+    if wanted is not None:
+        if wanted[-1] >= len(rows):
+            raise DecodeError("index", path, f"frame {wanted[wanted >= len(rows)][0]} of {len(rows)}")
+        rows = rows[wanted]
+    pictures: list[np.ndarray] = []
+    for row, picture in zip(rows, pictures_of(rows.tolist()), strict=True):
+        difference = np.abs(_sketch(picture).astype(np.int16) - sketches[row]).max()
+        if difference > _SKETCH_TOLERANCE:
+            raise DecodeError("backend disagrees", path, f"{name} gives another picture for frame {row}")
+        pictures.append(shrink(picture, short_side))
+        check_output(path, len(pictures) * pictures[0].nbytes)
+    return np.stack(pictures)
+
+
+def _sketches(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds from the first frame `[T]` and grey thumbnails `[T, 8, 8]`, from one checked decode."""
+    status = path.stat()
+    key = (path, status.st_size, status.st_mtime_ns)
+    if key in _kept:
+        _kept[key] = _kept.pop(key)
+        return _kept[key]
+    with Reader(path) as reader:
+        found = [(time, _sketch(reader.picture(frame, None))) for time, frame in reader.frames()]
+    if not found:
+        raise DecodeError("no frames", path)
+    _kept[key] = np.array([time for time, _ in found]), np.stack([thumbnail for _, thumbnail in found])
+    while len(_kept) > 1 and sum(times.nbytes + sketches.nbytes for times, sketches in _kept.values()) > _KEPT_BYTES:
+        del _kept[next(iter(_kept))]
+    return _kept[key]
+
+
+def _sketch(picture: np.ndarray) -> np.ndarray:
+    thumbnail = cv2.resize(picture, (_SKETCH, _SKETCH), interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(thumbnail, cv2.COLOR_RGB2GRAY)
+
+
+def decord_unchecked(path: str | Path, indices: np.ndarray) -> np.ndarray:
+    """Frames as decord gives them, right or wrong: the peer that our reading is timed beside, never a backend.
+
+    Raises:
+        UserError: decord is not installed.
+    """
+    try:
+        import decord
+    except ImportError:
+        raise UserError("decord is not installed; `pip install decord`") from None
+    return decord.VideoReader(str(path), num_threads=1).get_batch(indices).asnumpy()

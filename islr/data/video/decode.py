@@ -1,0 +1,126 @@
+"""The decode contract: exact frames of a video file, upright, as uint8 RGB, or a typed error.
+
+Whatever the backend, frame i is the i-th frame that plays (edit lists honoured, rotation and mirroring
+applied), counted by decoding and never taken from a header. A file that cannot give exactly the frames asked
+for raises `DecodeError`; it never gives others in their place. Damage is what the decoder reports: ten
+flipped bytes are noticed, but one flipped bit can decode to another valid picture, which no decoder can tell.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from islr.data.video.backends import BACKENDS
+from islr.data.video.guard import DecodeError, check_output, check_path
+from islr.data.video.reader import Reader, inside, shrink
+from islr.errors import UserError
+
+__all__ = ["BACKENDS", "DecodeError", "VideoInfo", "decode", "measure", "play", "probe_video", "shrink"]
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """Measured by decoding: frames in the file or range, mean frames per second, upright width and height."""
+
+    frames: int
+    fps: float
+    width: int
+    height: int
+
+
+def probe_video(
+    path: str | Path, root: str | Path | None = None, *, start: float | None = None, end: float | None = None
+) -> VideoInfo:
+    """Decode a file once and say what it holds; `frames` counts those in `[start, end)` seconds.
+
+    Raises:
+        DecodeError: The file cannot be decoded from its first frame to its last.
+    """
+    info, counts = measure(path, ((start, end),), root)
+    return info if start is None and end is None else replace(info, frames=counts[0])
+
+
+def measure(
+    path: str | Path, ranges: Sequence[tuple[float | None, float | None]] = (), root: str | Path | None = None
+) -> tuple[VideoInfo, tuple[int, ...]]:
+    """One checked decode of a whole file: what it holds, and how many of its frames each time range has.
+
+    Raises:
+        DecodeError: The file cannot be decoded from its first frame to its last.
+    """
+    path = check_path(path, root)
+    found: list[float] = []
+    size: tuple[int, int] | None = None
+    with Reader(path) as reader:
+        for time, frame in reader.frames():
+            size = size or reader.upright_size(frame)
+            found.append(time)
+        fallback = reader.header_fps
+    if size is None:
+        raise DecodeError("no frames", path)
+    times = np.array(found)
+    fps = (len(times) - 1) / float(times[-1]) if times[-1] > 0 else fallback
+    counts = tuple(int(inside(times, start, end).sum()) for start, end in ranges)
+    return VideoInfo(len(times), fps, *size), counts
+
+
+def decode(
+    path: str | Path,
+    indices: np.ndarray | None = None,
+    *,
+    start: float | None = None,
+    end: float | None = None,
+    backend: str = "pyav",
+    root: str | Path | None = None,
+    short_side: int | None = None,
+) -> np.ndarray:
+    """Frames of a file.
+
+    Args:
+        path: The file.
+        indices: Frame numbers within the range, in any order, repeats allowed; None = all.
+        start, end: Seconds from the file's first frame; frames with start <= time < end are the range.
+        backend: A name in `BACKENDS`.
+        root: If given, the file must be inside this folder.
+        short_side: Shrink frames so that their shorter side has this many pixels (smaller frames stay).
+
+    Returns:
+        uint8 `[n, H, W, 3]`, RGB, upright.
+
+    Raises:
+        DecodeError: The file cannot give exactly those frames.
+        UserError: The backend is unknown or not installed.
+    """
+    if backend not in BACKENDS:
+        raise UserError(f"unknown video backend '{backend}'; known: {', '.join(BACKENDS)}")
+    path = check_path(path, root)
+    wanted, places = None, None
+    if indices is not None:
+        wanted, places = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
+        if len(wanted) == 0:
+            raise DecodeError("index", path, "no frame was asked for")
+        if wanted[0] < 0:
+            raise DecodeError("index", path, f"frame {wanted[0]}")
+    frames = BACKENDS[backend](path, wanted, start, end, short_side)
+    if places is None or np.array_equal(places, np.arange(len(frames))):
+        return frames
+    check_output(path, len(places) * frames[0].nbytes)
+    return frames[places]
+
+
+def play(
+    path: str | Path, *, start: float | None = None, end: float | None = None, root: str | Path | None = None
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Frames of a time range one at a time, however long it is: seconds from the file's first frame, picture.
+
+    Yields:
+        The time and the uint8 `[H, W, 3]` picture, RGB, upright, of each frame with start <= time < end.
+
+    Raises:
+        DecodeError: The file cannot give exactly those frames.
+    """
+    with Reader(check_path(path, root)) as reader:
+        for time, frame in reader.frames(start, end):
+            yield time, reader.picture(frame, None)

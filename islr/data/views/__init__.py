@@ -1,0 +1,1 @@
+"""Views of a clip: frame sampling, crops, boxes and augmentation."""

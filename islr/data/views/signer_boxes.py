@@ -1,0 +1,47 @@
+"""Boxes around a signer's hands and face, in the picture that a training view cut out of a clip.
+
+Shapes: T frames of the shot, P = 3 parts.
+"""
+
+import numpy as np
+
+from islr.data.poses.pose import LEFT_HAND, RIGHT_HAND, Pose, fill_hand_gaps
+from islr.data.views.transforms import Shot
+
+FACE = slice(0, 11)  # nose, eyes, ears, mouth
+PARTS = (LEFT_HAND, RIGHT_HAND, FACE)
+# Share of the longer side added on each side: flesh around the joints; forehead and chin beyond eyes and mouth.
+MARGINS = (0.15, 0.15, 0.25)
+
+
+def signer_boxes(pose: Pose, shot: Shot, length: int) -> np.ndarray:
+    """Boxes of the left hand, the right hand and the face in each frame of a shot.
+
+    Short gaps of a hand are filled as for pose encoders; a fast hand is what trackers lose.
+
+    Args:
+        pose: Of the clip's range. Its frames may be more or fewer than the video's, evenly spread over the same time.
+        shot: What was taken of the clip.
+        length: Frames in the clip's range.
+
+    Returns:
+        float64 `[T, P, 4]`: left, top, right, bottom in 0..1 of the shot's picture. They may reach beyond it, and are
+        all 0 where no point of the part was seen.
+    """
+    points, confidence = fill_hand_gaps(pose.keypoints[:, :, :2], pose.confidences)
+    place = (shot.indices + 0.5) * len(pose) / length - 0.5
+    rows = np.clip(np.rint(place).astype(np.int64), 0, len(pose) - 1)
+    left, top, right, bottom = shot.box
+    where = (points[rows].astype(np.float64) - (left, top)) / (right - left, bottom - top)  # [T, 75, 2]
+    if shot.flipped:
+        where[..., 0] = 1 - where[..., 0]
+    boxes = np.zeros((len(rows), len(PARTS), 4))
+    for number, (part, margin) in enumerate(zip(PARTS, MARGINS, strict=True)):
+        seen = (confidence[rows, part] > 0)[..., None]  # [T, K, 1]
+        low = np.where(seen, where[:, part], np.inf).min(axis=1)  # [T, 2]
+        high = np.where(seen, where[:, part], -np.inf).max(axis=1)
+        known = seen.any(axis=(1, 2))
+        low, high = low[known], high[known]
+        border = margin * (high - low).max(axis=1, keepdims=True)
+        boxes[known, number] = np.concatenate([low - border, high + border], axis=1)
+    return boxes

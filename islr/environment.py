@@ -1,0 +1,49 @@
+"""The code and library versions that numbers depend on."""
+
+import importlib.metadata
+import platform
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import islr
+
+RECORDED_LIBRARIES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "av",
+    "decord",
+    "torchcodec",
+    "opencv-python-headless",
+    "pillow",
+    "scikit-learn",
+)
+
+
+@cache
+def commit() -> str:
+    """The checkout's commit, with `+changes` when tracked files differ; the version outside a checkout."""
+    root = Path(islr.__file__).parent.parent
+    if not (root / ".git").exists():
+        return f"release {islr.__version__}"
+    git = ["git", "-C", str(root)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return f"release {islr.__version__}"
+    return head + ("+changes" if changed.stdout.strip() else "")
+
+
+@cache
+def libraries() -> dict[str, str]:
+    """Versions of the libraries that numbers depend on."""
+    versions = {"islr-bench": islr.__version__, "python": platform.python_version()}
+    for name in RECORDED_LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,1 @@
+"""Weights that others published: safe reading of their files and strict import."""

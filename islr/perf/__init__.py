@@ -1,0 +1,1 @@
+"""Speed of this package beside named peers, measured in one run."""

@@ -1,0 +1,199 @@
+"""Speed of our code beside a named peer: interleaved in one run, on one thread, CPU time, minimum of the repeats.
+
+A ratio from one run holds on a busy machine, where a time does not; the minimum is what the code needs when it is
+left alone. Load is printed beside the numbers.
+"""
+
+import os
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+from islr.data.loading.loader import pin_threads
+from islr.data.loading.store import ClipStore, DataConfig
+from islr.data.manifest import Clip, Manifest
+from islr.data.packs.writer import PackOptions, pack_manifest
+from islr.data.video.backends import decord_unchecked
+from islr.data.video.decode import decode, probe_video, shrink
+from islr.data.video.scan import find_videos
+from islr.data.views.transforms import uniform_indices
+from islr.synth.clip import Take, film
+from islr.synth.design import built_in_lexicon
+
+REPEATS = 15
+DECODE_REPEATS = 5
+DECODE_FRAMES = 16  # of a clip, uniformly: what most recipes read
+
+# The commonest sizes of WLASL's original files, one clip of each.
+_SIZES = ((288, 192), (320, 240), (640, 480), (656, 370), (736, 414), (854, 480), (1280, 720), (1920, 1080))
+_LENGTH = 60  # frames; WLASL's median is 57
+_GRAIN = 6.0  # grey levels of texture, without which a drawn picture is cheaper to decode than a filmed one
+_PACK = "pack"
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Two functions that do the same work.
+
+    Attributes:
+        title: What the work is, with its size.
+        ours, peer: Called without arguments, once per repeat.
+        peer_name: Who the peer is.
+        agree: Called once before timing; raises when the two results differ. Returns a line about how well they agree.
+        repeats: Calls of each.
+    """
+
+    title: str
+    ours: Callable[[], object]
+    peer: Callable[[], object]
+    peer_name: str
+    agree: Callable[[], str]
+    repeats: int = REPEATS
+
+
+def run_contests(contests: Sequence[Contest]) -> None:
+    """Measure and print one table."""
+    pin_threads()
+    load = f"{os.getloadavg()[0]:.1f} of {os.cpu_count()} cores busy"
+    print(f"CPU milliseconds on one thread, minimum over interleaved repeats; load at start {load}")
+    for contest in contests:
+        agreement = contest.agree()
+        best = fastest({"ours": contest.ours, "peer": contest.peer}, contest.repeats)
+        ours, peer = 1000 * best["ours"], 1000 * best["peer"]
+        print(f"{contest.title}: {ours:.2f} ms, {contest.peer_name} {peer:.2f} ms: {peer / ours:.1f} times faster")
+        print(f"    {agreement}; {contest.repeats} repeats")
+
+
+def fastest(
+    functions: Mapping[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.process_time
+) -> dict[str, float]:
+    """Seconds of the fastest call of each function, called in turn `repeats` times."""
+    best = dict.fromkeys(functions, float("inf"))
+    for _ in range(repeats):
+        for name, function in functions.items():
+            began = clock()
+            function()
+            best[name] = min(best[name], clock() - began)
+    return best
+
+
+def decode_speed(videos: Path | None, short_side: int, most: int, repeats: int = DECODE_REPEATS) -> str:
+    """The same 16 frames of the same clips at the same size, from a pack and from the original files, as a table.
+
+    Args:
+        videos: Folder of clips; None = clips drawn now in the sizes of WLASL's original files.
+        short_side: Pixels of the output's shorter side, and of the pack.
+        most: Clips taken from the folder, evenly spaced in it.
+        repeats: Readings of each clip by each reader; the fastest counts.
+
+    Raises:
+        UserError: No video there, one that cannot be packed, or decord is not installed.
+    """
+    pin_threads()
+    load = f"{os.getloadavg()[0]:.1f} of {os.cpu_count()} cores busy"
+    with tempfile.TemporaryDirectory() as folder:
+        if videos is None:
+            videos = Path(folder) / "originals"
+            videos.mkdir()
+            _draw_originals(videos)
+        paths = find_videos(videos)
+        paths = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, most).round().astype(int))]
+        infos = [probe_video(path) for path in paths]
+        clips = [
+            Clip(str(i), path.relative_to(videos).as_posix(), fps=info.fps, width=info.width, height=info.height)
+            for i, (path, info) in enumerate(zip(paths, infos, strict=True))
+        ]
+        pack = pack_manifest(
+            Manifest("perf", tuple(clips), videos), Path(folder) / _PACK, PackOptions(short_side), workers=0
+        )
+        store = ClipStore(pack, DataConfig(manifest=(_PACK,)))
+        chosen = [uniform_indices(info.frames, DECODE_FRAMES) for info in infos]
+        readers: dict[str, Callable[[int], np.ndarray]] = {
+            _PACK: lambda row: store.read(row, chosen[row]),
+            "PyAV, checked": lambda row: decode(paths[row], chosen[row], short_side=short_side),
+            "decord": lambda row: _shrunk(decord_unchecked(paths[row], chosen[row]), short_side),
+            "PyAV, plain": lambda row: _plain(paths[row], chosen[row], short_side),
+        }
+        best = {name: np.full(len(paths), np.inf) for name in readers}
+        unlike: dict[str, list[float]] = defaultdict(list)
+        for row in range(len(paths)):
+            pictures = {name: reader(row) for name, reader in readers.items()}
+            for name, found in pictures.items():
+                unlike[name].append(float(((found - pictures["PyAV, checked"].astype(np.float32)) ** 2).mean()))
+            for _ in range(repeats):
+                for name, reader in readers.items():
+                    began = time.process_time()
+                    reader(row)
+                    best[name][row] = min(best[name][row], time.process_time() - began)
+        packed = sum(path.stat().st_size for path in (Path(folder) / _PACK).glob("*.pack"))
+        original = sum(path.stat().st_size for path in paths)
+    lines = [
+        f"{DECODE_FRAMES} uniform frames at short side {short_side} of {len(paths)} clips"
+        f" ({sum(info.frames for info in infos)} frames); CPU time on one thread, minimum of {repeats} interleaved"
+        f" readings; load at start {load}",
+        f"{'size':<12}{'clips':>6}" + "".join(f"{name + ' ms':>18}" for name in readers),
+    ]
+    sizes = sorted({(info.width, info.height) for info in infos}, key=lambda size: size[0] * size[1])
+    for width, height in sizes:
+        rows = [row for row, info in enumerate(infos) if (info.width, info.height) == (width, height)]
+        cells = "".join(f"{1000 * best[name][rows].mean():>18.2f}" for name in readers)
+        lines.append(f"{f'{width}x{height}':<12}{len(rows):>6}{cells}")
+    rates = {name: len(paths) / times.sum() for name, times in best.items()}
+    lines += [
+        f"{'clips/s':<18}" + "".join(f"{rate:>18.1f}" for rate in rates.values()),
+        f"{'pack is faster':<18}" + "".join(f"{rates[_PACK] / rate:>17.1f}x" for rate in rates.values()),
+        f"{'PSNR, dB':<18}" + "".join(f"{_decibels(unlike[name]):>18}" for name in readers),
+        f"PSNR: mean over clips against PyAV, checked. The pack takes {packed / 1e6:.1f} MB,"
+        f" the files {original / 1e6:.1f} MB.",
+    ]
+    return "\n".join(lines)
+
+
+def _decibels(errors: Sequence[float]) -> str:
+    """Mean PSNR of clips with these mean squared errors."""
+    if not any(errors):
+        return "equal"
+    return f"{np.mean([10 * np.log10(255**2 / max(error, 1e-3)) for error in errors]):.1f}"
+
+
+def _shrunk(frames: np.ndarray, short_side: int) -> np.ndarray:
+    return np.stack([shrink(frame, short_side) for frame in frames])
+
+
+def _plain(path: Path, indices: np.ndarray, short_side: int) -> np.ndarray:
+    """The loop that everybody writes first: decode in order, keep the frames wanted."""
+    wanted = set(indices.tolist())
+    kept: dict[int, np.ndarray] = {}
+    with av.open(str(path), metadata_errors="replace") as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        for number, frame in enumerate(container.decode(video=0)):
+            if number in wanted:
+                kept[number] = shrink(frame.to_ndarray(format="rgb24"), short_side)
+            if number == indices[-1]:
+                break
+    return np.stack([kept[number] for number in indices.tolist()])
+
+
+def _draw_originals(folder: Path) -> None:
+    """Signers in clips of many sizes, encoded as most original files are (H.264, B-frames, long GOP)."""
+    rng = np.random.default_rng(0)
+    for number, sign in enumerate(built_in_lexicon(len(_SIZES))):
+        width, height = _SIZES[number]
+        drawn = list(film(sign, Take(number, number, 0), 0, 256).pictures)
+        grain = rng.normal(0, _GRAIN, (height, width, 3)).astype(np.float32)
+        with av.open(str(folder / f"{number}.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=Fraction(30), options={"preset": "veryfast", "threads": "2"})
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            for index in range(_LENGTH):
+                picture = cv2.resize(drawn[index % len(drawn)], (width, height), interpolation=cv2.INTER_CUBIC)
+                picture = np.clip(picture + grain, 0, 255).astype(np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode(None))

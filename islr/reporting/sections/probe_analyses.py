@@ -1,0 +1,258 @@
+"""What else the frozen features were asked: one table for each analysis, and the heat map of erased features.
+
+Records are told by `group["analysis"]`; `setting` is the condition, `layer` what was read. Columns of a table are
+the measures in the order below, rows are encoders and controls.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from islr.evaluation.results import Result
+from islr.reporting.document import text
+from islr.reporting.document.blocks import Block, Cell, Column, Prose, Section, Series, Table
+from islr.reporting.document.cells import result_cell
+from islr.reporting.gather import Gathered
+from islr.reporting.standings import Palette, is_random_name, series_of
+
+DIFFERENCE = "_difference"
+BETTER, WORSE = "△", "▽"  # no correction for many comparisons, hence hollow
+ERASURE = "erasure"
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """How an analysis is shown: its title, what it says, and (metric, heading, share of one) of each column."""
+
+    title: str
+    words: str
+    columns: tuple[tuple[str, str, bool], ...]
+
+
+_READ = (("balanced_accuracy", "Balanced accuracy, %", True), ("over_linear", "Minus linear probe, points", True))
+ANALYSES = {
+    "mdl": Analysis(
+        "Code length of the labels",
+        "Bits that the labels cost somebody who has the features, sign by sign; compression is the uniform code's "
+        "length over it. Above the compression without features, the features help.",
+        (
+            ("compression", "Compression", False),
+            ("compression_without_features", "Without features", False),
+            ("codelength", "Bits", False),
+        ),
+    ),
+    "knn": Analysis("Nearest neighbours", "Nothing is trained: the label of the most similar training clips.", _READ),
+    "few_shot": Analysis("Few labelled signs", "Nearest class mean from a few training signs of each class.", _READ),
+    "weighted_sum": Analysis("Weighted sum of layers", "The probe learns how much of each layer to read.", _READ),
+    "attentive": Analysis("Attentive probe", "One learnt query looks at the tokens of one block.", _READ),
+    "minimal_pairs": Analysis(
+        "Minimal pairs",
+        "Signs that differ in one bundle of features only. AUC: how often two clips of one sign by different signers "
+        "are closer than clips of the two signs (0.5 = not told apart). Knowing the sign itself is enough here, so "
+        "compare bundles with each other and with random initialisation.",
+        (("auc", "AUC", False), ("d_prime", "d′", False), ("abx_error", "ABX error, %", True)),
+    ),
+    "rsa": Analysis(
+        "Similarity of signs",
+        "Rank correlation of distances between signs with the share of phonological features in which they differ; "
+        "the second column at equal sign type. The ceiling is what a perfect model of these distances would reach.",
+        (
+            ("rho", "ρ", False),
+            ("rho_partial", "ρ at equal sign type", False),
+            ("noise_ceiling", "Ceiling", False),
+            ("p_mantel", "p (Mantel)", False),
+            ("p_mantel_partial", "p at equal sign type", False),
+        ),
+    ),
+    "retrieval": Analysis(
+        "Retrieval without training",
+        "The most similar clip of another signer shows the same sign, or (clips of the same sign left out) the same "
+        "feature value.",
+        (
+            ("recall_at_1", "R@1, %", True),
+            ("recall_at_1_chance", "Chance, %", True),
+            ("mrr", "MRR", False),
+            ("dcg", "DCG", False),
+            ("ndcg", "nDCG", False),
+        ),
+    ),
+}
+_LEAD = (
+    "Further questions to the same frozen features, on the same unseen signs. Each stands beside random "
+    "initialisation: what an untrained network does too was not learnt."
+)
+_GUIDE = Prose(
+    heading="How to read these",
+    items=(
+        (
+            "Marks.",
+            f"{BETTER} / {WORSE}: the 95 % interval of the paired difference to random initialisation excludes zero "
+            "(for errors and bits, less is better). There are many cells and no correction for their number: about one "
+            "in twenty gets a mark without any effect.",
+        ),
+        (
+            "What knows signs, not phonology.",
+            "Retrieval of signs and minimal pairs reward features that identify the sign. The others work between "
+            "signs, where identity is no help.",
+        ),
+        (
+            "Small numbers.",
+            "Intervals resample signs, and for pairs both signs of a pair. With a handful of pairs they are rough.",
+        ),
+    ),
+)
+
+
+def sections(gathered: Gathered, colours: Palette) -> list[Section]:
+    """The section of analyses; none where no run asked for any."""
+    by_set: dict[tuple[str, ...], list[Result]] = {}
+    for run in gathered.runs:
+        for record in run.results:
+            p = record.provenance
+            if "analysis" in record.group:
+                key = (p.manifest, p.protocol, p.split_fingerprint, p.label_fingerprint)
+                by_set.setdefault(key, []).append(record)
+    blocks: list[Block] = []
+    for (title, *_), records in by_set.items():
+        rows = _rows(records, colours)
+        for name, analysis in ANALYSES.items():
+            blocks += _tables(name, analysis, title, [r for r in records if r.group["analysis"] == name], rows)
+        blocks += _erasure(title, [r for r in records if r.group["analysis"] == ERASURE], rows)
+    if not blocks:
+        return []
+    return [Section("analyses", "Beyond the linear probe", (*blocks[:1], _GUIDE, *blocks[1:]), _LEAD)]
+
+
+_Row = tuple[str, str, str]  # name, encoder, control
+
+
+def _key(record: Result) -> _Row:
+    return record.name, record.provenance.encoder, record.group["control"]
+
+
+def _rows(records: Sequence[Result], colours: Palette) -> dict[_Row, tuple[str, Series, bool]]:
+    """Label, colour and quietness of each row, encoders first."""
+    keys = sorted(dict.fromkeys(map(_key, records)), key=lambda key: bool(key[2]))
+    made = {}
+    for name, encoder, control in keys:
+        random = is_random_name(name)
+        twins = [key for key in keys if key[0] == name]
+        label = f"{name} · {encoder}" if len(twins) > 1 and encoder else name
+        series = series_of(colours, name, encoder, random) if random or not control else None
+        made[name, encoder, control] = (label, series, bool(control) or random)
+    return made
+
+
+def _tables(
+    name: str,
+    analysis: Analysis,
+    title: str,
+    records: Sequence[Result],
+    rows: dict[_Row, tuple[str, Series, bool]],
+) -> list[Block]:
+    """What stands for the analysis, open, and every number, folded."""
+    measures = {metric for metric, _, _ in analysis.columns}
+    table = {(_key(r), r.group["feature"], r.group["setting"], r.group["layer"], r.metric): r for r in records}
+    lines = list(dict.fromkeys(key[:4] for key, r in table.items() if r.metric in measures))
+    if not lines:
+        return []
+    lines.sort(key=lambda line: list(rows).index(line[0]))
+    summary = [line for line in lines if line[1] in ("mean:bundles", "all features", "sign")]
+    shown = summary or lines
+    made: list[Block] = []
+    for which, folded in ((shown, False), (lines, True)):
+        if folded and len(which) == len(shown):
+            continue
+        body = [_line(line, analysis, table, rows) for line in which]
+        columns = [Column("Encoder"), Column("About"), Column("Setting"), Column("Block")]
+        columns += [Column(heading, numeric=True, interval=True) for _, heading, _ in analysis.columns]
+        columns += [Column("Clips", numeric=True), Column("Signs", numeric=True)]
+        caption = f"{analysis.title}, {title}" + (": all numbers" if folded else "")
+        methods = sorted({r.ci_method for r in records if r.ci_method})
+        note = analysis.words if not folded else f"Intervals: {'; '.join(methods)}."
+        slug = f"analysis-{text.slug(name)}-{text.slug(title)}{'-all' if folded else ''}"
+        made.append(Table(slug, caption, tuple(columns), tuple(body), note, folded=folded))
+    return made
+
+
+def _line(
+    line: tuple[_Row, str, str, str],
+    analysis: Analysis,
+    table: dict[tuple[_Row, str, str, str, str], Result],
+    rows: dict[_Row, tuple[str, Series, bool]],
+) -> tuple[Cell, ...]:
+    key, feature, setting, layer = line
+    label, series, muted = rows[key]
+    cells = [Cell(label, series=series, chip=True, muted=muted), Cell(text.feature_name(feature), feature)]
+    cells += [Cell(setting or "–", setting), Cell(layer)]
+    some = None
+    for metric, _, share in analysis.columns:
+        record = table.get((*line, metric))
+        some = some or record
+        cells.append(_cell(record, share, metric, table.get((*line, metric + DIFFERENCE))))
+    assert some is not None, "a line has at least one measure"
+    return (*cells, Cell(text.count(some.n), some.n), Cell(some.group["signs"]))
+
+
+def _cell(record: Result | None, share: bool, metric: str, difference: Result | None) -> Cell:
+    if record is None:
+        return Cell("–", raw="")
+    mark = _mark(difference)
+    if share and metric == "over_linear":
+        bounds = text.interval(record.ci_low, record.ci_high, signed=True)
+        shown = text.percent(record.value, True)
+        return Cell(shown, record.value, record.ci_low, record.ci_high, bounds, record.ci_method)
+    if share:
+        return result_cell(record, mark)
+    bounds = ""
+    if record.ci_low is not None and record.ci_high is not None:
+        bounds = f"{record.ci_low:.2f} to {record.ci_high:.2f}".replace("-", text.MINUS)
+    digits = 0 if metric == "codelength" else 3
+    shown = f"{record.value:.{digits}f}".replace("-", text.MINUS)
+    return Cell(shown, record.value, record.ci_low, record.ci_high, bounds, record.ci_method, mark)
+
+
+def _mark(difference: Result | None) -> str:
+    if difference is None or difference.ci_low is None or difference.ci_high is None:
+        return ""
+    if difference.ci_low <= 0 <= difference.ci_high:
+        return ""
+    return BETTER if (difference.value > 0) == difference.higher_is_better else WORSE
+
+
+def _erasure(title: str, records: Sequence[Result], rows: dict[_Row, tuple[str, Series, bool]]) -> list[Block]:
+    """For each encoder, erased feature x read feature: change in balanced accuracy."""
+    changes = {
+        (_key(r), r.group["setting"].removeprefix("erased "), r.group["feature"]): r
+        for r in records
+        if r.metric == "erasure_change"
+    }
+    made: list[Block] = []
+    for key, (label, _, muted) in rows.items():
+        erased = list(dict.fromkeys(name for row, name, _ in changes if row == key))
+        read = list(dict.fromkeys(name for row, _, name in changes if row == key))
+        if not erased:
+            continue
+        body = []
+        for name in erased:
+            cells = [Cell(f"without {text.feature_name(name).lower()}", name)]
+            for feature in read:
+                r = changes.get((key, name, feature))
+                if r is None:
+                    cells.append(Cell("–", raw=""))
+                    continue
+                words = f"{text.interval(r.ci_low, r.ci_high, signed=True)} points, n = {text.count(r.n)}"
+                shade = max(0.0, min(1.0, -2 * r.value))
+                shown = text.percent(r.value, True)
+                cells.append(Cell(shown, r.value, r.ci_low, r.ci_high, title=words, shade=shade))
+            body.append(tuple(cells))
+        columns = [Column("Erased")]
+        columns += [Column(text.feature_name(f), numeric=True, interval=True, title=f) for f in read]
+        note = (
+            "Change in balanced accuracy, points, after one feature was erased linearly (least squares) from the "
+            "training clips; intervals in the tooltips. On the diagonal nothing but class frequencies is left. What "
+            "other features lose was carried by the same directions, or the lexicon ties it to the erased feature."
+        )
+        slug = f"erasure-{text.slug('-'.join(filter(None, key)))}-{text.slug(title)}"
+        caption = f"Erasing one feature, reading the others: {label}, {title}"
+        made.append(Table(slug, caption, tuple(columns), tuple(body), note, "heat", muted, ("no change", "−50 points")))
+    return made

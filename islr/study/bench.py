@@ -1,0 +1,80 @@
+"""`islr bench`: plan a grid, run it, resume it, and render its report."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from islr.errors import RunFailed
+from islr.study.config import GridConfig
+from islr.study.cost import duration, rates_of, seconds, summary
+from islr.study.expand import Grid, Schema, expand
+from islr.study.launchers import Execute, Launcher, Processes, Slurm, Torchrun
+from islr.study.stages import LOST, run_stages
+
+
+def run_bench(config: GridConfig, schema: Schema, execute: Execute, say: Callable[[str], None] = print) -> Path:
+    """Run every stage that is not done yet and render the report; goes on where an earlier launch stopped.
+
+    Failed cells are named and do not stop others; the report is made of what there is.
+
+    Args:
+        config: The grid.
+        schema: Task -> configuration class.
+        execute: Runs one command line of this program.
+        say: Called with one line at a time.
+
+    Returns:
+        The report.
+
+    Raises:
+        RunFailed: Stages failed; the report exists, the message names them.
+        Interrupted: A signal came; launched again, the grid goes on.
+    """
+    out = Path(config.out)
+    grid = expand(config, schema)
+    say("\n".join(plan(config, grid)))
+    outcomes = run_stages(grid.stages, launcher_of(config, execute), out / "logs", config.backend.at_once, say)
+    report = out / "report.html"
+    finished = [outcome.stage for outcome in outcomes if outcome.state not in LOST]
+    there = [str(stage.done.parent) for stage in finished if stage.name in grid.runs]
+    corpora = sorted(str(stage.done.parent) for stage in finished if stage.name not in grid.runs)
+    if there and execute(["report", *corpora, *there, "--out", str(report)]):
+        raise RunFailed("the report could not be made")
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    if failed:
+        skipped = sum(outcome.state == "skipped" for outcome in outcomes)
+        names = "; ".join(f"{outcome.stage.name}: {outcome.why}" for outcome in failed)
+        raise RunFailed(f"{len(failed)} stages failed and {skipped} were skipped ({names}); the report has the others")
+    return report
+
+
+def plan(config: GridConfig, grid: Grid) -> list[str]:
+    """The stages, what of them is done, and what the others cost."""
+    done = [stage for stage in grid.stages if stage.done.exists()]
+    rates = rates_of(grid)
+    lines = [
+        f"{config.name}: {len(config.methods)} methods, {len(config.regimes)} regimes, {len(grid.cells)} cells, "
+        f"{len(grid.stages)} stages, {len(done)} of them done; in {config.out}"
+    ]
+    for stage in grid.stages:
+        clips = grid.clips.get(stage.name, 0)
+        size = f"{clips:>9,.0f} clips" if clips else ""
+        time = seconds(stage, grid, rates)
+        time_words = duration(time) if time else ""
+        lines.append(f"  {'done' if stage in done else 'to do':6} {stage.name:72} {size:15} {time_words}".rstrip())
+    left = [stage for stage in grid.stages if stage not in done]
+    lines.append(f"  {summary(left, grid, rates, config.backend.at_once)}")
+    return lines
+
+
+def launcher_of(config: GridConfig, execute: Execute) -> Launcher:
+    """The launcher that a grid asks for.
+
+    Raises:
+        UserError: SLURM is asked for and cannot be used here.
+    """
+    backend = config.backend
+    if backend.kind == "torchrun":
+        return Torchrun(backend.processes)
+    if backend.kind == "slurm":
+        return Slurm(Path(config.out) / "slurm", backend.cluster, backend.parameters, backend.processes)
+    return Processes(execute)

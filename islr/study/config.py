@@ -1,0 +1,117 @@
+"""What a grid's file says: corpora, data regimes, methods and seeds (`islr/study/expand.py` makes stages of it)."""
+
+from dataclasses import fields
+from typing import Any, Literal
+
+from pydantic import Field, PositiveFloat, field_validator, model_validator
+
+from islr.config import Config
+from islr.synth.options import SynthOptions
+
+SYNTH_OPTIONS = tuple(option.name for option in fields(SynthOptions) if option.name not in ("fps", "workers"))
+
+
+class CorpusConfig(Config):
+    """A corpus: a manifest that is there, or a rendered one."""
+
+    manifest: str | None = Field(None, description="manifest.csv")
+    synth: SynthOptions | None = Field(None, description="options of `islr synth`, to render it into the grid's folder")
+
+    @field_validator("synth", mode="before")
+    @classmethod
+    def _options_of_the_command(cls, options: object) -> object:
+        unknown = set(options) - set(SYNTH_OPTIONS) if isinstance(options, dict) else set()
+        if unknown:
+            raise ValueError(f"no option of islr synth: {', '.join(sorted(unknown))}")
+        return options
+
+    @model_validator(mode="after")
+    def _one(self) -> "CorpusConfig":
+        if (self.manifest is None) == (self.synth is None):
+            raise ValueError("a corpus has either manifest or synth")
+        return self
+
+
+class RegimeConfig(Config):
+    """What is seen before fine-tuning: stages in order, each one or several corpora mixed."""
+
+    stages: tuple[tuple[str, ...], ...] = Field((), description="names of corpora, stage by stage; none = scratch")
+    labelled: tuple[tuple[str, ...], ...] | None = Field(
+        None, description="the same for methods that learn labels; default: as stages"
+    )
+    transductive: bool = Field(False, description="declare that val or test clips of the target are seen unlabelled")
+
+
+class MethodConfig(Config):
+    """One row of the grid: how encoders are pre-trained and fine-tuned."""
+
+    pretrain: str | None = Field(None, description="config of the recipe; none = only the scratch regime")
+    pretrain_overrides: tuple[str, ...] = ()
+    finetune: str = Field(description="config of the fine-tuning")
+    finetune_overrides: tuple[str, ...] = ()
+    tokenizer: str | None = Field(
+        None, description="config of the tokenizer whose words the recipe predicts; trained on the clips of each stage"
+    )
+    tokenizer_overrides: tuple[str, ...] = ()
+    labelled: bool = Field(False, description="the recipe learns labels: the regimes' labelled stages are its own")
+    clips_per_s: dict[Literal["pretrain", "tokenizer", "finetune"], PositiveFloat] = Field(
+        default_factory=dict,
+        description="rates of training for `--plan`, used until runs of the grid have measured them",
+    )
+    regimes: tuple[str, ...] | None = Field(None, description="only these; default: all that pre-train")
+    seeds: tuple[int, ...] | None = Field(None, description="instead of the grid's")
+
+
+class BackendConfig(Config):
+    """Where stages run."""
+
+    kind: Literal["processes", "torchrun", "slurm"] = "processes"
+    at_once: int = Field(1, ge=1, description="stages at the same time")
+    processes: int = Field(1, ge=1, description="torchrun, slurm: processes of a training stage, on one machine")
+    cluster: Literal["slurm", "local"] = Field("slurm", description="slurm: local runs submitit on this machine")
+    parameters: dict[str, Any] = Field(default_factory=dict, description="slurm: what sbatch is given, as in submitit")
+
+
+class GridConfig(Config):
+    """The whole grid."""
+
+    task: Literal["bench"] = "bench"
+    name: str = Field(min_length=1)
+    out: str = Field(description="folder of the grid; a second launch continues it")
+    corpora: dict[str, CorpusConfig] = Field(min_length=1)
+    target: str = Field(description="corpus that is fine-tuned on, scored and probed")
+    regimes: dict[str, RegimeConfig] = Field(min_length=1)
+    methods: dict[str, MethodConfig] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    probe: str | None = Field(None, description="config of the probing run over all encoders; none = no probing")
+    probe_overrides: tuple[str, ...] = ()
+    lexicon: str | None = Field(None, description="probing: table of phonology; default: the target's own")
+    backend: BackendConfig = BackendConfig()
+
+    @model_validator(mode="after")
+    def _names(self) -> "GridConfig":
+        for kind in ("corpora", "regimes", "methods"):
+            for name in getattr(self, kind):
+                if "/" in name or not name.strip():
+                    raise ValueError(f"{kind}: '{name}' names folders, so it is not empty and has no '/'")
+        named = {"target": (self.target,)} | {
+            f"regimes.{name}": tuple(corpus for stage in regime.stages for corpus in stage)
+            for name, regime in self.regimes.items()
+        }
+        named |= {
+            f"regimes.{name}.labelled": tuple(corpus for stage in regime.labelled or () for corpus in stage)
+            for name, regime in self.regimes.items()
+        }
+        for where, names in named.items():
+            for name in names:
+                if name not in self.corpora:
+                    raise ValueError(f"{where} names corpus '{name}'; known: {', '.join(self.corpora)}")
+        for name, method in self.methods.items():
+            for regime in method.regimes or ():
+                if regime not in self.regimes:
+                    raise ValueError(f"methods.{name} names regime '{regime}'; known: {', '.join(self.regimes)}")
+                if self.regimes[regime].stages and method.pretrain is None:
+                    raise ValueError(f"methods.{name} has no pretrain config for regime '{regime}'")
+            if method.tokenizer and method.pretrain is None:
+                raise ValueError(f"methods.{name} has a tokenizer and no pretrain config")
+        return self

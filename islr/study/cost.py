@@ -1,0 +1,65 @@
+"""What a grid costs: the time its stages still train, by the rates of its finished runs or by declared ones."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import median
+
+from islr.study.expand import Grid
+from islr.study.stages import Stage
+
+Rates = dict[tuple[str, str], float]  # kind of stage -> clips a second
+METRICS = "metrics.jsonl"
+
+
+def rates_of(grid: Grid) -> Rates:
+    """Clips a second in training by kind of stage: declared by the grid's file, or, before that, measured by its runs.
+
+    Args:
+        grid: The stages; the metrics of those that have begun are read.
+    """
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for stage, kind in grid.kinds.items():
+        found[kind] += _measured(grid.runs[stage])
+    return grid.declared | {kind: median(values) for kind, values in found.items() if values}
+
+
+def _measured(run: Path) -> list[float]:
+    path = run / METRICS
+    if not path.is_file():
+        return []
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    return [line["clips_per_s"] for line in lines if line.get("clips_per_s", 0) > 0]
+
+
+def seconds(stage: Stage, grid: Grid, rates: Rates) -> float | None:
+    """Training time of a whole stage; 0 where nothing is trained, None where no rate is known."""
+    kind = grid.kinds.get(stage.name)
+    if kind is None:
+        return 0.0
+    return grid.clips[stage.name] / rates[kind] if kind in rates else None
+
+
+def duration(value: float) -> str:
+    """Seconds for reading: `40 s`, `12 min`, `3.5 h`, `12 days`."""
+    if value < 90:
+        return f"{value:.0f} s"
+    if value < 90 * 60:
+        return f"{value / 60:.0f} min"
+    return f"{value / 3600:.1f} h" if value < 72 * 3600 else f"{value / 86400:.0f} days"
+
+
+def summary(todo: Iterable[Stage], grid: Grid, rates: Rates, at_once: int) -> str:
+    """One line: clips to see, the time that takes, and what is not in it."""
+    stages = [stage for stage in todo if stage.name in grid.kinds]
+    times = [seconds(stage, grid, rates) for stage in stages]
+    known = [value for value in times if value is not None]
+    line = f"clips to see in training: {sum(grid.clips[stage.name] for stage in stages):,.0f}"
+    if known:
+        line += f", about {duration(sum(known) / at_once)}" + (f" with {at_once} stages at once" if at_once > 1 else "")
+    if len(known) < len(times):
+        line += (
+            f"; no rate is known yet for {len(times) - len(known)} of {len(times)} stages (`islr check` measures one)"
+        )
+    return line

@@ -1,0 +1,99 @@
+"""What every kind of corpus tells the writer: its clips, how to film them, and the lists that go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from islr.data.manifest import Clip
+from islr.synth.clip import Footage, Take
+from islr.synth.kinematics.signer import make_signer
+from islr.synth.options import SynthOptions
+
+SHEET_ROWS, SHEET_COLUMNS = 8, 6
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was measured of a clip on disk."""
+
+    name: str
+    frames: int
+    fps: float
+    box: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One picture of the sample sheet: a clip, how far into it (0..1), and a caption."""
+
+    name: str
+    share: float
+    caption: str = ""
+
+
+class Corpus(Protocol):
+    """One kind of corpus with its options; it travels to worker processes."""
+
+    @property
+    def options(self) -> SynthOptions:
+        """What was asked for."""
+
+    def takes(self) -> list[Take]:
+        """All clips in the order of the manifest."""
+
+    def name(self, take: Take) -> str:
+        """A clip's file name without suffix."""
+
+    def film(self, take: Take) -> Footage:
+        """Perform one clip."""
+
+    def write_lists(self, out: Path, takes: Sequence[Take], written: Sequence[Written]) -> list[str]:
+        """Write the lists of clips in the published format the kind stands for; their names."""
+
+    def clips(self, takes: Sequence[Take], written: Sequence[Written]) -> tuple[Clip, ...]:
+        """The rows of the manifest."""
+
+    def classes(self) -> tuple[str, ...]:
+        """Class name of each label."""
+
+    def notes(self) -> dict[str, Any]:
+        """What the manifest says about how the corpus was made."""
+
+    def sheet(self) -> list[list[Cell]]:
+        """Rows of the sample sheet."""
+
+
+def every_take(options: SynthOptions, items: int) -> list[Take]:
+    """Every item by every signer, `reps` times."""
+    return [
+        Take(item, signer, rep)
+        for item in range(items)
+        for signer in range(options.signers)
+        for rep in range(options.reps)
+    ]
+
+
+def manifest_row(options: SynthOptions, take: Take, written: Written, **more: Any) -> Clip:
+    """The columns of the manifest that all kinds fill alike."""
+    return Clip(
+        clip_id=written.name,
+        path=f"videos/{written.name}.mp4",
+        split=options.split_of(take.signer),
+        signer=str(options.signer_id(take.signer)),
+        source=options.title(),
+        frames=written.frames,
+        fps=written.fps,
+        width=options.size,
+        height=options.size,
+        pose=f"poses/{written.name}.npz",
+        **more,
+    )
+
+
+def left_handed(options: SynthOptions) -> list[str]:
+    """Ids of the left-handed signers."""
+    signers = range(options.signers)
+    return [str(options.signer_id(one)) for one in signers if make_signer(options.seed, one).style.left_handed]

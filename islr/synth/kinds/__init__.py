@@ -1,0 +1,1 @@
+"""The kinds of corpora: isolated signs, continuous signing, whole-body actions."""

@@ -1,0 +1,1 @@
+"""Phonology as movement: hands, arms, bodies and signers in three dimensions over time."""

@@ -1,0 +1,285 @@
+"""What both hands do in the stroke of one sign, from the phonology of one lexicon row.
+
+Legend: T frames. All paths are computed for a right-handed signer; the other hand is planned in its own mirrored frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from islr.synth.kinematics import hand as hands
+from islr.synth.kinematics.arm import Arm, Stance, Track, follow, from_rest_and_back, hand_frame, stroke_track
+from islr.synth.kinematics.body import (
+    HOVER,
+    LOCATIONS,
+    MIRROR,
+    Body,
+    Place,
+    base_pose,
+    fixed_place,
+    place_on_other_arm,
+    reference_point,
+)
+from islr.synth.kinematics.orientation import held
+from islr.synth.kinematics.path import Timeline, progress_of, stroke_path
+from islr.synth.lexicon import AWAY, Sign
+
+_TWIST = np.radians(62.0)  # wrist twist to either side of the middle
+# Metres of an average hand from the middle of the body to the nearest joint, of hands that touch each other and of
+# hands that do not.
+_TOUCHING, _APART = 0.008, 0.042
+_RUBBING = ("Circular", "BackAndForth", "Z-shaped", "X-shaped", "Other")  # paths that stay on what they touch
+_APERTURE = 0.9  # share of the way to the partner aperture
+# Rest postures of a right hand: wrist, finger, palm.
+REST = {
+    "clasped": (
+        np.array([-0.085, -0.395, 0.190]),
+        np.array([0.80, -0.35, 0.10]),
+        np.array([0.15, -0.25, -0.95]),
+    ),
+    "low": (np.array([-0.190, -0.385, 0.150]), np.array([0.45, -0.85, 0.12]), np.array([0.30, 0.10, -0.95])),
+    "sides": (
+        np.array([-0.245, -0.400, 0.080]),
+        np.array([0.12, -0.98, 0.10]),
+        np.array([0.80, 0.10, -0.55]),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one signer moves in one clip."""
+
+    rest: str = "low"
+    tempo: float = 1.0  # larger is faster
+    amplitude: float = 1.0
+    location_noise: float = 0.0  # metres, standard deviation
+    handshape_noise: float = 0.0  # degrees, standard deviation
+    sway: float = 0.0  # metres
+    left_handed: bool = False
+
+
+@dataclass(frozen=True)
+class Strokes:
+    """What both hands do in one sign, before rest and neighbours have a say.
+
+    Attributes:
+        rest: Where the hands rest in this take.
+        dominant, other: One frame each for every frame of the timeline; the other hand in its own mirrored frame.
+        other_waits: The other hand takes no part.
+    """
+
+    rest: Stance
+    dominant: Track
+    other: Track
+    other_waits: bool
+
+
+def sign_posture(sign: Sign) -> hands.HandConfig:
+    """The dominant hand at onset."""
+    return hands.posture(
+        sign.selected_fingers,
+        sign.flexion,
+        sign.spread,
+        sign.thumb_position,
+        sign.thumb_contact,
+        hands.HANDSHAPES[sign.handshape].unselected_open,
+    )
+
+
+def _changed_posture(sign: Sign) -> hands.HandConfig | None:
+    """The dominant hand at the end of an aperture or spread change; None when the handshape holds."""
+    if sign.selected_fingers == "t":
+        return hands.thumb_bent(sign_posture(sign)) if sign.flexion_change == "1" else None
+    flexion = (
+        hands.APERTURE_PARTNER[sign.flexion] if sign.flexion_change == "1" and sign.flexion != "NA" else sign.flexion
+    )
+    if sign.flexion == "Curved" and sign.flexion_change == "1" and sign.thumb_contact == "1":
+        flexion = "FullyOpen"
+    spread = {"1": "0"}.get(sign.spread, "1") if sign.spread_change == "1" else sign.spread
+    if (flexion, spread) == (sign.flexion, sign.spread):
+        return None
+    contact = "0" if flexion == "FullyOpen" else sign.thumb_contact
+    open_fingers = hands.HANDSHAPES[sign.handshape].unselected_open
+    return hands.posture(sign.selected_fingers, flexion, spread, sign.thumb_position, contact, open_fingers)
+
+
+def _postures(onset: hands.HandConfig, end: hands.HandConfig | None, change: np.ndarray) -> hands.HandConfig:
+    return onset.blend(end if end is not None else onset, _APERTURE * change)
+
+
+def _ends(sign: Sign, first: Place, second: Place | None, size: float) -> tuple[np.ndarray, np.ndarray]:
+    """Start and end of the stroke's reference path."""
+    touching = sign.contact == "1" or sign.major_location == "Neutral" or sign.minor_location.endswith("Away")
+    point = first.point if touching else first.point + HOVER * first.normal
+    if sign.movement == "None":
+        return point, point
+    minor = sign.second_minor_location
+    if second is not None:
+        touched = sign.contact == "1" or sign.second_minor_location in ("Neutral", *AWAY)
+        return point, second.point if touched else second.point + HOVER * second.normal
+    if minor.endswith("Away") and not sign.minor_location.endswith("Away"):
+        return point, point + 1.15 * size * first.away
+    if minor == "NA" and sign.contact == "1" and sign.movement in ("Straight", "Curved"):
+        return point + size * first.away, point  # no second place: the hand comes to the first
+    return point - 0.5 * size * first.along, point + 0.5 * size * first.along
+
+
+def plan_strokes(sign: Sign, body: Body, style: Style, timeline: Timeline, rng: np.random.Generator) -> Strokes:
+    """Plan a sign once. All randomness comes from `rng`; the same arguments give the same strokes."""
+    repeated = sign.repeated_movement == "1"
+    frames = len(timeline.phase)
+    offset = rng.normal(0.0, style.location_noise, 3)
+    size = style.amplitude * rng.uniform(0.94, 1.06)
+    onset = sign_posture(sign).perturbed(rng, style.handshape_noise)
+    change = progress_of(timeline.phase, repeated)[0]
+    if sign.movement == "None" and repeated and sign.flexion_change != "1" and sign.ulnar_rotation != "1":
+        trill = (
+            9.0
+            * np.sin(2 * np.pi * (3 * timeline.phase[:, None] + np.arange(4) / 4))
+            * (timeline.phase[:, None] % 1 > 0)
+        )
+    else:
+        trill = np.zeros((frames, 4))
+    posture = _postures(onset, _changed_posture(sign), change)
+    flexion = posture.flexion.copy()
+    flexion[:, :, 0] = np.clip(flexion[:, :, 0] + trill, -8, 90)
+    posture = replace(posture, flexion=flexion)
+    twist = _TWIST * (2 * change - 1) if sign.ulnar_rotation == "1" else np.zeros(frames)
+
+    mirrored = sign.sign_type in ("SymmetricalOrAlternating", "SymmetryViolation")
+    rest = _jittered(REST[style.rest], rng)
+    other_shape = sign.other_handshape()
+    other_posture = (
+        None if other_shape is None else hands.named_posture(other_shape).perturbed(rng, style.handshape_noise)
+    )
+    base = base_pose(*first_place(sign))
+    if base is None and sign.sign_type not in ("OneHanded", "SymmetricalOrAlternating", "SymmetryViolation"):
+        # an unequal pair of hands away from each other: the other hand waits
+        base = base_pose("Hand", "Palm")
+    waits = not mirrored and base is None
+    waiting: Track | None = None
+    other: Arm | None = None
+    if not mirrored:
+        waiting = _other_track(body, frames, base, other_posture or hands.RELAXED, rest)
+        other = follow(body, from_rest_and_back(waiting, quiet(timeline) if waits else timeline, rest)).mirrored()
+
+    def place(region: str | None, minor: str) -> Place | None:
+        """Where a place is in this performance; None for a place on a hand that does not take part."""
+        if region in ("Hand", "Arm"):
+            if other is None or base is None:
+                return None if minor != "UpperArm" or other is None else on_other(minor)
+            return on_other(minor)
+        return None if region is None else fixed_place(body, region, minor, mirrored)
+
+    def on_other(minor: str) -> Place:
+        assert other is not None
+        there = int(np.argmax(timeline.envelope))
+        return place_on_other_arm(minor, other.hand[there], other.elbow[there], body.shoulder_right * MIRROR)
+
+    region, minor = first_place(sign)
+    first = place(region, minor) or fixed_place(body, "Neutral", "Neutral", mirrored)
+    moves_on = sign.second_minor_location != sign.minor_location and not sign.second_minor_location.endswith(
+        ("Away", "Other")
+    )
+    second = place(sign.second_region(), sign.second_minor_location) if moves_on else None
+    if sign.contact == "1" and sign.major_location != "Neutral":
+        offset = offset - (offset @ first.normal) * first.normal  # stay in touch
+    start, end = _ends(sign, first, second, size)
+    in_space = sign.major_location == "Neutral" or sign.minor_location.endswith("Away")
+    local = hands.joints(onset.blend(onset, np.zeros(1)))[0] * body.hand
+    reference = reference_point(local, sign.selected_fingers, sign.flexion, in_space)
+    rotation = held(body, first, local, sign, in_space)
+    points = stroke_path(sign.movement, start, end, timeline.phase, repeated, size) + offset
+    if not in_space and second is None:
+        points = _off_the_skin(points, first, sign)
+    dominant = stroke_track(body, points, rotation, twist, posture, reference)
+    if waiting is None:
+        points_other, posture_other = points, posture
+        if alternates(sign):
+            points_other = (
+                points.min(axis=0) + points.max(axis=0) - points
+            )  # half a cycle apart: the path turned around
+        if other_posture is not None and sign.nondominant_handshape != sign.handshape:
+            posture_other = _postures(other_posture, None, np.zeros(frames))
+        waiting = stroke_track(body, points_other, rotation, twist, posture_other, reference)
+        dominant, waiting = _each_on_its_side(body, sign, dominant, waiting)
+    return Strokes(rest, dominant, waiting, waits)
+
+
+def _off_the_skin(points: np.ndarray, place: Place, sign: Sign) -> np.ndarray:
+    """A path [T, 3] at a place of the body, never nearer to it than coded; what rubs stays on it."""
+    height = (points - place.point) @ place.normal
+    if sign.contact == "1":
+        lift = -height if sign.movement in _RUBBING else np.maximum(-height, 0.0)
+    else:
+        lift = np.maximum(HOVER - height, 0.0)
+    return points + lift[:, None] * place.normal
+
+
+def _each_on_its_side(body: Body, sign: Sign, dominant: Track, other: Track) -> tuple[Track, Track]:
+    """Both hands of a sign that mirrors them, moved apart so that they do not cross; hands that touch each other in
+    space come together until they do.
+    """
+    inmost = max(
+        float(
+            (track.wrist[:, None] + hands.joints(track.config) @ (track.frame.transpose(0, 2, 1) * body.hand)).max(
+                axis=(0, 1)
+            )[0]
+        )
+        for track in (dominant, other)
+    )
+    if sign.contact == "1" and sign.major_location == "Neutral":
+        shift = -_TOUCHING * body.hand - inmost
+    else:
+        shift = min(-(_TOUCHING if sign.contact == "1" else _APART) * body.hand - inmost, 0.0)
+    move = np.array([shift, 0.0, 0.0])
+    return replace(dominant, wrist=dominant.wrist + move), replace(other, wrist=other.wrist + move)
+
+
+def first_place(sign: Sign) -> tuple[str, str]:
+    """Region and place of the first location; a place the region does not have becomes its middle."""
+    region = sign.major_location
+    if region not in LOCATIONS:
+        return "Neutral", "Neutral"
+    if sign.minor_location in LOCATIONS[region]:
+        return region, sign.minor_location
+    return region, {"Head": "Mouth", "Body": "TorsoTop", "Hand": "Palm", "Arm": "ForearmBack"}.get(region, "Neutral")
+
+
+def alternates(sign: Sign) -> bool:
+    """Whether a two-handed sign is drawn out of phase: the table does not say, so repeated circles and swings
+    in space do.
+    """
+    return (
+        sign.sign_type == "SymmetricalOrAlternating"
+        and sign.repeated_movement == "1"
+        and sign.contact == "0"
+        and sign.movement in ("Circular", "BackAndForth")
+    )
+
+
+def quiet(timeline: Timeline) -> Timeline:
+    """The timeline of a hand that stays down: nothing lifts it."""
+    return replace(timeline, lift=np.zeros_like(timeline.lift))
+
+
+def _other_track(body: Body, frames: int, base: Stance | None, config: hands.HandConfig, rest: Stance) -> Track:
+    """The other hand of a sign whose hands do not mirror each other: held as a base, or resting."""
+    wrist, finger, palm = base if base is not None else rest
+    if base is None:
+        config = hands.RELAXED
+    still = np.zeros(frames)
+    points = np.tile(wrist, (frames, 1))
+    return stroke_track(body, points, hand_frame(finger, palm), still, config.blend(config, still), np.zeros(3))
+
+
+def _jittered(rest: Stance, rng: np.random.Generator) -> Stance:
+    wrist, finger, palm = rest
+    return (
+        wrist + rng.normal(0.0, 0.008, 3),
+        finger + rng.normal(0.0, 0.06, 3),
+        palm + rng.normal(0.0, 0.06, 3),
+    )

@@ -1,0 +1,214 @@
+"""A corpus on disk: H.264 videos, exact poses, the lists of its kind, manifest, sample sheet.
+
+Every clip is a function of (seed, what is performed, signer, rep), so the files are the same for any number of workers,
+and a run that was stopped continues where it was: a file under its final name is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from islr.data.manifest import Manifest
+from islr.data.poses.pose import read_pose, write_pose
+from islr.data.video.decode import decode, probe_video
+from islr.data.video.guard import DecodeError
+from islr.errors import UserError
+from islr.files import file_sha256, write_atomic
+from islr.synth.clip import Take, box_around, encode, pose_of
+from islr.synth.corpus import Cell, Corpus, Written
+from islr.synth.design import built_in_lexicon
+from islr.synth.kinds.actions import Actions
+from islr.synth.kinds.continuous import ContinuousSigning
+from islr.synth.kinds.isolated import IsolatedSigns
+from islr.synth.lexicon import Sign, read_lexicon
+from islr.synth.options import SynthOptions
+
+RENDER_VERSION = 3  # raised whenever the same options give other pixels or poses
+OPTIONS_FILE = "synth.json"
+_SHEET_CELL = 160
+
+Progress = Callable[[int, int], None]
+
+
+def corpus_of(options: SynthOptions) -> Corpus:
+    """The corpus that the options describe.
+
+    Raises:
+        UserError: The lexicon cannot be read or rendered, or has fewer signs than asked for.
+    """
+    if options.kind == "actions":
+        return Actions(options)
+    signs = tuple(load_signs(options))
+    return IsolatedSigns(options, signs) if options.kind == "isolated" else ContinuousSigning(options, signs)
+
+
+def load_signs(options: SynthOptions) -> list[Sign]:
+    """The signs of a corpus.
+
+    Raises:
+        UserError: The lexicon cannot be read or rendered, or has fewer signs than asked for.
+    """
+    if options.lexicon is None:
+        return built_in_lexicon(options.items, options.seed, options.vocabulary, options.homophones)
+    signs = read_lexicon(options.lexicon)
+    if len(signs) < options.items:
+        raise UserError(f"signs is {options.items}, but {options.lexicon} has {len(signs)}")
+    return signs[: options.items]
+
+
+def write_take(out: Path, corpus: Corpus, take: Take) -> Written:
+    """Render one clip into `videos/` and `poses/`, or keep it if both files are there and agree."""
+    name, size = corpus.name(take), corpus.options.size
+    video, pose_file = out / "videos" / f"{name}.mp4", out / "poses" / f"{name}.npz"
+    kept = _kept(video, pose_file, name)
+    if kept is not None:
+        return kept
+    footage = corpus.film(take)
+    data, count = encode(footage)
+    pose = pose_of(footage)
+    write_atomic(video, data)
+    write_pose(pose_file, pose)  # last: a clip with a pose has its video
+    measured = probe_video(video)
+    if (measured.frames, measured.width, measured.height) != (count, size, size):
+        raise RuntimeError(f"{video}: wrote {count} frames of {size} px, decoded {measured}")
+    return Written(name, measured.frames, measured.fps, box_around(pose))
+
+
+def _kept(video: Path, pose_file: Path, name: str) -> Written | None:
+    """What is on disk already, if it is whole."""
+    if not (video.exists() and pose_file.exists()):
+        return None
+    try:
+        measured, pose = probe_video(video), read_pose(pose_file)
+    except (DecodeError, UserError):
+        return None  # a damaged clip is rendered again
+    if measured.frames != len(pose.keypoints):
+        return None
+    return Written(name, measured.frames, measured.fps, box_around(pose))
+
+
+def write_corpus(out: str | Path, options: SynthOptions, progress: Progress | None = None) -> Manifest:
+    """Render a corpus into a folder and return its manifest, saved as `manifest.csv` there.
+
+    The folder gets `videos/`, `poses/`, the lists of its kind (`wlasl.json`, `openasl.tsv` or `kinetics.csv`),
+    `lexicon.csv` where there are signs, `manifest.csv` with its json, `samples.png` and the options in `synth.json`.
+    Run again with the same options it completes what is missing and leaves what is there.
+
+    Args:
+        progress: Called with (clips done, clips in all).
+
+    Raises:
+        UserError: The folder holds a corpus of other options, or the lexicon cannot be used.
+    """
+    out = Path(out)
+    corpus = corpus_of(options)
+    for folder in (out / "videos", out / "poses"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for partial in folder.glob(".*.partial"):  # left by a run that was killed
+            partial.unlink(missing_ok=True)
+    _claim(out, options)
+    takes = corpus.takes()
+    written = []
+    for done, result in enumerate(_run(out, corpus, takes), start=1):
+        written.append(result)
+        if progress is not None:
+            progress(done, len(takes))
+    lists = corpus.write_lists(out, takes, written)
+    manifest = Manifest(
+        name=options.title(),
+        clips=corpus.clips(takes, written),
+        root=out,
+        classes=corpus.classes(),
+        sources={name: file_sha256(out / name) for name in (*lists, OPTIONS_FILE)},
+        notes=corpus.notes(),
+    )
+    write_atomic(out / "samples.png", sample_sheet(out, corpus.sheet()))
+    manifest.save(out / "manifest.csv")
+    return manifest
+
+
+def _claim(out: Path, options: SynthOptions) -> None:
+    """Record what the folder holds, or check that it holds the same."""
+    about: dict[str, Any] = asdict(options) | {"signs": options.items, "render_version": RENDER_VERSION}
+    about["lexicon"] = None if options.lexicon is None else file_sha256(options.lexicon)
+    about["fps"] = list(options.fps)
+    del about["workers"]
+    path = out / OPTIONS_FILE
+    if path.exists():
+        held = json.loads(path.read_text(encoding="utf-8"))
+        different = [key for key in about if held.get(key) != about[key]]
+        if different:
+            key = different[0]
+            raise UserError(
+                f"{out} holds a corpus made with {key} {held.get(key)!r}, not {about[key]!r};"
+                " choose another folder or delete it"
+            )
+        return
+    write_atomic(path, json.dumps(about, indent=1) + "\n")
+
+
+_corpus: Corpus | None = None  # of a worker process
+
+
+def _start_worker(corpus: Corpus) -> None:
+    global _corpus
+    _corpus = corpus
+    cv2.setNumThreads(1)
+
+
+def _work(job: tuple[Path, Take]) -> Written:
+    assert _corpus is not None
+    return write_take(job[0], _corpus, job[1])
+
+
+def _run(out: Path, corpus: Corpus, todo: list[Take]) -> Iterator[Written]:
+    workers = min(corpus.options.workers, len(todo))
+    if workers == 1:
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        try:
+            yield from (write_take(out, corpus, take) for take in todo)
+        finally:
+            cv2.setNumThreads(threads)
+        return
+    context = multiprocessing.get_context("spawn")  # forking a process that has threads can deadlock
+    jobs = [(out, take) for take in todo]
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(corpus,)) as pool:
+        try:
+            yield from pool.map(_work, jobs, chunksize=4)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def sample_sheet(out: Path, cells: list[list[Cell]]) -> bytes:
+    """Rows of pictures from the encoded videos, as png bytes."""
+    rows = []
+    for row in cells:
+        pictures = []
+        for cell in row:
+            frames = len(read_pose(out / "poses" / f"{cell.name}.npz").keypoints)
+            index = np.array([min(int(cell.share * frames), frames - 1)])
+            picture = decode(out / "videos" / f"{cell.name}.mp4", index)[0]
+            small = cv2.resize(picture, (_SHEET_CELL, _SHEET_CELL), interpolation=cv2.INTER_AREA)
+            pictures.append(_captioned(small, cell.caption))
+        rows.append(np.concatenate(pictures, axis=1))
+    done, data = cv2.imencode(".png", cv2.cvtColor(np.concatenate(rows), cv2.COLOR_RGB2BGR))
+    assert done
+    return data.tobytes()
+
+
+def _captioned(cell: np.ndarray, text: str) -> np.ndarray:
+    cell = np.ascontiguousarray(cell)
+    for color, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+        cv2.putText(cell, text, (5, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, color, width, cv2.LINE_AA)
+    return cell

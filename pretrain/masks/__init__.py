@@ -1,0 +1,1 @@
+"""Masks over tokens, blind ones and those that follow hands, face or motion."""

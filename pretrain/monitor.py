@@ -1,0 +1,166 @@
+"""Is a pre-training run healthy? A few looks at the frozen features while it trains.
+
+A falling loss does not tell whether features are any good, or whether they have collapsed to one point. Each look
+encodes the same clips, as evaluation would see them, and records
+
+- `feature_spread`: standard deviation of the features at length 1, times sqrt(D): 0 when all clips have one feature,
+  1 when features fill all directions evenly (the collapse measure of SimSiam, arXiv 2011.10566, figure 2);
+- `feature_rank`: exponential of the entropy of the normalised singular values of the centred features (RankMe, arXiv
+  2210.02885, equation 1): how many directions are in use;
+- `looked_at`: how many clips could be read; without any, nothing else is said;
+- `knn_top1`: share of val clips whose nearest labelled training clips vote for their sign, by cosine, and `knn_chance`.
+
+Shapes: n clips, D width.
+"""
+
+import sys
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from islr.config import Config
+from islr.data.loading.store import Batch, ClipStore, DataConfig, eval_batches
+from islr.data.manifest import Clip, Manifest
+from islr.data.views.transforms import eval_view
+from islr.models.encoder import Encoder, to_input
+from islr.training.engine import to_device
+from islr.training.runtime import World
+
+COLLAPSED_SPREAD = 1e-3  # of features at length 1; random starts lie at 1e-2 and above
+COLLAPSED_RANK = 1.5  # directions; two clusters already have more
+_BATCH = 16  # clips encoded at once
+_VOTE_TEMPERATURE = 0.07  # of the vote of neighbours (arXiv 1805.01978 section 3.4)
+
+
+class HealthConfig(Config):
+    """When and on what the features are looked at."""
+
+    looks: int = Field(5, ge=0, description="looks over the run, the first before any training; 0 = none")
+    clips: int = Field(256, ge=8, description="clips to encode, and as many labelled ones to vote")
+    neighbours: int = Field(5, ge=1, description="labelled training clips that vote about each val clip")
+
+
+class Health:
+    """Looks at an encoder's features now and then.
+
+    Args:
+        config: When and on what.
+        manifest: The corpus that is looked at; its val clips, or others where it has none, never its test.
+        data: How clips are read.
+        epochs: Length of the run.
+        world: Only its first process looks.
+    """
+
+    def __init__(self, config: HealthConfig, manifest: Manifest, data: DataConfig, epochs: float, world: World) -> None:
+        self.config, self.world = config, world
+        val, train = _usable(manifest, ("val",)), _usable(manifest, ("train",))
+        self.looked = manifest.replace(_evenly(val or _usable(manifest, ("train", "none")), config.clips))
+        self.voters = manifest.replace(_evenly(train, config.clips))
+        labelled = all(clip.label is not None for part in (self.looked, self.voters) for clip in part)
+        self.votes = bool(val) and bool(train) and labelled
+        stores = [self.looked, self.voters] if self.votes else [self.looked]
+        self.stores = [ClipStore(part, data) for part in stores if len(part)]
+        self._kept: dict[int, list[Batch]] = {}  # views of each store, where clips are to be decoded once
+        last = int(np.ceil(epochs))
+        self.due = {round(epoch) for epoch in np.linspace(0, last, config.looks)} if config.looks > 1 else {last}
+        if not config.looks or not self.stores:
+            self.due = set()
+
+    def __call__(self, recipe: nn.Module, epoch: float) -> dict[str, float]:
+        """The numbers of this epoch; empty when it is not due."""
+        if int(np.ceil(epoch)) not in self.due or not self.world.main:
+            return {}
+        encoder = getattr(recipe, "exported", recipe.encoder)  # a teacher, where there is one
+        assert isinstance(encoder, Encoder)
+        features = [encode(encoder, self._batches(place, encoder), self.world) for place in range(len(self.stores))]
+        numbers = {"looked_at": float(len(features[0][1]))}  # of `clips`, those that could be read
+        if not all(rows for _, rows in features):
+            return numbers
+        numbers |= spread_and_rank(features[0][0])
+        if self.votes:
+            labels = [
+                np.array([store.manifest.clips[row].label for row in rows])
+                for (_, rows), store in zip(features, self.stores, strict=True)
+            ]
+            numbers |= neighbour_votes(features[0][0], labels[0], features[1][0], labels[1], self.config.neighbours)
+        numbers["collapsed"] = float(
+            numbers["feature_spread"] < COLLAPSED_SPREAD or numbers["feature_rank"] < COLLAPSED_RANK
+        )
+        if numbers["collapsed"]:
+            print(
+                f"the features have collapsed: spread {numbers['feature_spread']:.1g}, rank "
+                f"{numbers['feature_rank']:.2f} at epoch {epoch:g}",
+                file=sys.stderr,
+            )
+        return numbers
+
+    def _batches(self, place: int, encoder: Encoder) -> Iterable[Batch]:
+        if place in self._kept:
+            return self._kept[place]
+        store = self.stores[place]
+        batches = eval_batches(store, eval_view(encoder.input_spec), batch_size=_BATCH)
+        if store.config.cache == "memory":
+            self._kept[place] = list(batches)
+            return self._kept[place]
+        return batches
+
+
+def _usable(manifest: Manifest, splits: Sequence[str]) -> list[Clip]:
+    return [clip for clip in manifest.select() if clip.split in splits]
+
+
+def _evenly(clips: Sequence[Clip], most: int) -> Iterable[Clip]:
+    """At most so many clips, evenly spaced."""
+    if len(clips) <= most:
+        return clips
+    return [clips[int(place)] for place in np.linspace(0, len(clips) - 1, most)]
+
+
+@torch.inference_mode()
+def encode(encoder: Encoder, batches: Iterable[Batch], world: World) -> tuple[Tensor, list[int]]:
+    """Features of the clips that could be read, `[n, D]`, and their rows in the store's manifest."""
+    training = encoder.training
+    encoder.eval()
+    features, rows = [], []
+    for batch in batches:
+        if len(batch["index"]):
+            clip = to_input(to_device(batch, world.device)["clip"], encoder.input_spec)
+            features.append(encoder(clip).float().cpu())
+            rows += batch["index"].tolist()
+    encoder.train(training)
+    return torch.cat(features) if features else torch.empty(0, encoder.dim), rows
+
+
+def spread_and_rank(features: Tensor) -> dict[str, float]:
+    """How far features `[n, D]` have collapsed: their spread at length 1, and the directions in use."""
+    unit = nn.functional.normalize(features, dim=1)
+    spread = unit.std(dim=0).mean() * features.shape[1] ** 0.5
+    values = torch.linalg.svdvals(features - features.mean(dim=0))
+    share = values / values.sum().clamp(min=torch.finfo(values.dtype).tiny)
+    entropy = -(share * share.clamp(min=torch.finfo(values.dtype).tiny).log()).sum()
+    return {"feature_spread": float(spread), "feature_rank": float(entropy.exp())}
+
+
+def neighbour_votes(
+    features: Tensor, labels: np.ndarray, voters: Tensor, voted: np.ndarray, neighbours: int
+) -> dict[str, float]:
+    """Weighted vote of the nearest labelled clips.
+
+    Args:
+        features: `[n, D]` with `labels` `[n]`, the clips asked about.
+        voters: `[m, D]` with labels `voted` `[m]`.
+        neighbours: How many vote.
+    """
+    likeness = nn.functional.normalize(features, dim=1) @ nn.functional.normalize(voters, dim=1).T  # [n, m]
+    nearest = likeness.topk(min(neighbours, likeness.shape[1]), dim=1)
+    classes = int(max(labels.max(), voted.max())) + 1
+    votes = torch.zeros(len(features), classes)
+    votes.scatter_add_(1, torch.from_numpy(voted)[nearest.indices], (nearest.values / _VOTE_TEMPERATURE).exp())
+    commonest = np.bincount(voted).argmax()
+    return {
+        "knn_top1": float((votes.argmax(dim=1).numpy() == labels).mean()),
+        "knn_chance": float((labels == commonest).mean()),
+    }

@@ -1,0 +1,1 @@
+"""What recipes predict: gradients, visual tokens, self-distillation."""

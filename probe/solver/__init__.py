@@ -1,0 +1,1 @@
+"""The batched solver of L2-penalised multinomial regression."""

@@ -1,0 +1,1 @@
+"""Scores, bootstrap draws, dependence between folds, and the simulation of their coverage."""

@@ -1,0 +1,72 @@
+"""What the report says of pre-training runs: scores against trivial predictors, features, and warnings."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.report_runs import write_metrics, write_run
+
+from islr.reporting.document.blocks import Notice, Table
+from islr.reporting.gather import scan
+from islr.reporting.sections.pretraining import signs
+
+
+def blocks_of(folder: Path, name: str, values: dict[str, Any], looks: list[dict[str, Any]] | None = None) -> list[Any]:
+    write_run(folder, {"task": "pretrain", "name": name, "recipe": {"name": name}})
+    shared = {"kind": "train", "grad_norm": 2.5, "clips_per_s": 40.0, "data_wait": 0.25}
+    rows = [shared | {"step": step, "epoch": step / 10} | values for step in range(1, 11)]
+    rows[0]["loss"] = 99.0  # only the end counts
+    write_metrics(folder, rows + [{"kind": "val", "step": 0} | look for look in looks or []])
+    return signs(scan([folder]).of("pretrain"))
+
+
+def cells_of(table: Table) -> dict[str, str]:
+    (row,) = table.rows
+    return {column.name: cell.text for column, cell in zip(table.columns, row, strict=True)}
+
+
+def warnings_of(blocks: list[Any]) -> list[str]:
+    return [block.text for block in blocks if isinstance(block, Notice)]
+
+
+@pytest.mark.parametrize(
+    ("values", "cells"),
+    [
+        ({"loss": 0.05, "zero_prediction": 0.1}, {"loss": "0.05", "trivial loss": "0.1"}),
+        (
+            {"loss": 9.0, "video_loss": 2.0, "unigram_entropy": 3.0, "target_perplexity": 20.0},
+            {"loss": "2", "trivial loss": "3", "trivial predictor": "word frequencies", "perplexity": "20"},
+        ),
+        ({"loss": 2.0, "unigram_entropy": 3.0}, {"loss": "2", "trivial loss": "3"}),
+        ({"loss": 0.3, "mean_pose": 0.9, "guided": 0.5}, {"trivial loss": "0.9", "guided masks": "0.5"}),
+        ({"loss": 0.7, "reconstruction": 0.2, "mean_prediction": 0.4, "perplexity": 9.0}, {"loss": "0.2"}),
+        ({"loss": 1.0, "accuracy": 0.5, "chance": 0.1}, {"accuracy": "50.0 %", "chance": "10.0 %"}),
+        ({"loss": 1.0, "teacher_entropy": 4.0}, {"teacher entropy": "4"}),
+    ],
+)
+def test_each_recipe_is_held_against_its_trivial_predictor(
+    tmp_path: Path, values: dict[str, float], cells: dict[str, str]
+) -> None:
+    table, *others = blocks_of(tmp_path / "run", "one", values)
+    found = cells_of(table)
+    assert cells.items() <= found.items()
+    assert (found["gradient norm"], found["clips/s"]) == ("2.5", "40")
+    assert "chance" in found or "chance" not in values  # columns that no run fills are left out
+    assert not warnings_of(others)
+
+
+def test_runs_that_learned_nothing_or_collapsed_are_named(tmp_path: Path) -> None:
+    idle = warnings_of(blocks_of(tmp_path / "a", "idle", {"loss": 0.2, "zero_prediction": 0.2}))
+    assert idle == [
+        "idle: at its end the loss, 0.2, is not below that of predicting zero everywhere, 0.2: it has learned nothing."
+    ]
+    mute = blocks_of(tmp_path / "b", "mute", {"loss": 0.1, "unigram_entropy": 0.2, "target_perplexity": 1.1})
+    assert "mute: nearly all is one word (perplexity 1.10)." in warnings_of(mute)
+    looks = [
+        {"epoch": 0, "feature_rank": 9.0, "feature_spread": 0.5, "collapsed": 0.0, "knn_top1": 0.1, "knn_chance": 0.1},
+        {"epoch": 1, "feature_rank": 1.0, "feature_spread": 1e-6, "collapsed": 1.0, "knn_top1": 0.1, "knn_chance": 0.1},
+    ]
+    flat = blocks_of(tmp_path / "c", "flat", {"loss": 0.1}, looks)
+    assert "flat: the features had collapsed at epoch 1." in warnings_of(flat)
+    features = cells_of(flat[-1])
+    assert (features["rank before"], features["rank after"], features["data wait"]) == ("9.0", "1.0", "25.0 %")

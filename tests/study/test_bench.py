@@ -1,0 +1,225 @@
+"""The grid: equal stages once, changed ones again, failures stay local, a killed grid goes on, SLURM's code path."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support.paths import CHECKOUT
+from support.tiny_runs import FINETUNE, PRETRAIN
+
+from islr.cli import _schema, run
+from islr.config import read_tree, validate
+from islr.errors import RunFailed, UserError
+from islr.evaluation.results import load_results
+from islr.study.bench import plan, run_bench
+from islr.study.config import GridConfig
+from islr.study.expand import Grid, expand
+from islr.study.launchers import Torchrun, command_line
+
+
+@pytest.fixture
+def tree(mini_corpus: Path, tmp_path: Path) -> dict[str, Any]:
+    """Two methods, three regimes on the mini corpus; one epoch each."""
+    manifest = mini_corpus / "manifest.csv"
+    for name, base in (("pretrain", PRETRAIN), ("finetune", FINETUNE)):
+        content = base | {"data": base["data"] | {"manifest": "unset"}, "run": base["run"] | {"out": "unset"}}
+        content["optim"] = base["optim"] | {"epochs": 1, "warmup_epochs": 0}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    recipe, tuning = str(tmp_path / "pretrain.yaml"), str(tmp_path / "finetune.yaml")
+    return {
+        "name": "tiny grid",
+        "out": str(tmp_path / "grid"),
+        "corpora": {"target": {"manifest": str(manifest)}},
+        "target": "target",
+        "regimes": {
+            "scratch": {},
+            "sign": {"stages": [["target"]]},
+            "sign_twice": {"stages": [["target"], ["target"]]},
+        },
+        "methods": {
+            "random": {"finetune": tuning},
+            "maskfeat": {"pretrain": recipe, "pretrain_overrides": ["health.looks=0"], "finetune": tuning},
+        },
+    }
+
+
+def grid_of(tree: dict[str, Any]) -> tuple[GridConfig, Grid]:
+    config = validate(GridConfig, tree, "grid.yaml")
+    return config, expand(config, _schema)
+
+
+def test_equal_stages_are_made_once_and_changed_ones_again(tree: dict[str, Any]) -> None:
+    _, grid = grid_of(tree)
+    assert [stage.name.split()[0] for stage in grid.stages] == [
+        "finetune",
+        "pretrain",
+        "finetune",
+        "pretrain",
+        "finetune",
+    ]
+    first, second = (stage for stage in grid.stages if stage.name.startswith("pretrain"))
+    assert first.name in second.needs
+    assert [(cell.method, cell.regime) for cell in grid.cells] == [
+        ("random", "scratch"),
+        ("maskfeat", "sign"),
+        ("maskfeat", "sign_twice"),
+    ]
+    names = {stage.name for stage in grid.stages}
+    tree["methods"]["maskfeat"]["finetune_overrides"] = ["run.wandb=offline", "name=other"]
+    assert {stage.name for stage in grid_of(tree)[1].stages} == names
+    tree["methods"]["maskfeat"]["finetune_overrides"] = ["optim.lr=2e-3"]
+    assert len(names & {stage.name for stage in grid_of(tree)[1].stages}) == 3  # random and the two pre-trainings stay
+    tree["methods"]["maskfeat"] |= {"finetune_overrides": [], "pretrain_overrides": ["recipe.mask_ratio=0.5"]}
+    assert len(names & {stage.name for stage in grid_of(tree)[1].stages}) == 1
+
+
+def test_files_that_runs_start_from_are_part_of_what_they_are(tree: dict[str, Any], tmp_path: Path) -> None:
+    weights = tmp_path / "public.safetensors"
+    tree["methods"]["maskfeat"]["pretrain_overrides"] = [f"encoder.weights={weights}"]
+    with pytest.raises(UserError, match=r"public\.safetensors does not exist"):
+        grid_of(tree)
+    weights.write_bytes(b"one")
+    first = {stage.name for stage in grid_of(tree)[1].stages}
+    weights.write_bytes(b"two")
+    assert len(first & {stage.name for stage in grid_of(tree)[1].stages}) == 1  # the random start alone
+
+
+@pytest.mark.parametrize("name", ["small", "sign_aware", "wlasl100", "paper"])
+def test_shipped_grids_expand(name: str, mini_corpus: Path, tmp_path: Path) -> None:
+    tokenizer = tmp_path / "tokenizer.safetensors"
+    tokenizer.write_bytes(b"words")
+    tree = read_tree(f"bench/{name}.yaml", [f"out={tmp_path / 'grid'}"])
+    for corpus in tree["corpora"].values():
+        corpus |= {"manifest": str(mini_corpus / "manifest.csv")} if "manifest" in corpus else {}
+    if name == "paper":
+        tree["methods"]["bevt"]["pretrain_overrides"] = [f"recipe.tokenizer={tokenizer}"]
+    config, grid = grid_of(tree)
+    assert {cell.method for cell in grid.cells} == set(config.methods)
+    encoders = {grid.kinds[cell.stage][1] for cell in grid.cells if cell.regime == "scratch"}
+    assert {grid.kinds[cell.stage][1] for cell in grid.cells} == encoders  # every encoder has its random start
+
+
+def test_the_plan_counts_clips_and_time(tree: dict[str, Any]) -> None:
+    tree["corpora"]["more"] = {"synth": {"kind": "actions", "signs": 3, "signers": 4, "reps": 2, "val_signers": 1}}
+    tree["corpora"]["more"]["synth"]["test_signers"] = 0
+    tree["regimes"] = {"scratch": {}, "generic": {"stages": [["more"]]}}
+    tree["methods"]["maskfeat"]["clips_per_s"] = {"pretrain": 4.5}
+    config, grid = grid_of(tree)
+    [pretrain] = [stage for stage in grid.stages if stage.name.startswith("pretrain")]
+    assert grid.clips[pretrain.name] == 3 * 2 * 3  # not rendered yet: counted from its options
+    lines = plan(config, grid)
+    assert any(re.search("18 clips +4 s$", line) for line in lines)
+    assert "2 of 3 stages" in lines[-1]  # both fine-tunings
+    folder = grid.runs[pretrain.name]
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text('{"kind": "train", "clips_per_s": 9.0}\n{"kind": "tr')  # cut short by a kill
+    assert any(re.search("18 clips +2 s$", line) for line in plan(config, grid))  # measured beats declared
+    tree["corpora"]["more"]["synth"]["sings"] = 4
+    with pytest.raises(UserError, match="no option of islr synth: sings"):
+        grid_of(tree)
+
+
+def test_a_tokenizer_is_trained_on_what_its_recipe_sees_and_once(tree: dict[str, Any]) -> None:
+    tree["methods"] = {
+        "bevt": {
+            "pretrain": "smoke/bevt.yaml",
+            "tokenizer": "smoke/tokenizer.yaml",
+            "finetune": "smoke/finetune_video.yaml",
+        }
+    }
+    _, grid = grid_of(tree)
+    [words] = [stage for stage in grid.stages if "tokenizer" in stage.name]
+    first, second = (stage for stage in grid.stages if stage.name.startswith("pretrain bevt-target"))
+    assert words.done.name == "tokenizer.safetensors"
+    assert words.name in first.needs
+    assert words.name in second.needs  # the same clips and seed: the same tokenizer
+    assert f"recipe.tokenizer={words.done}" in first.arguments
+    tree["methods"]["bevt"]["tokenizer_overrides"] = ["recipe.vocabulary=64"]
+    changed = {stage.name for stage in grid_of(tree)[1].stages}
+    assert not changed & {words.name, first.name, second.name}  # another tokenizer is another target
+    tree["methods"]["bevt"]["pretrain"] = None
+    with pytest.raises(UserError, match="tokenizer and no pretrain"):
+        grid_of(tree)
+    tree["methods"]["bevt"] |= {"pretrain": "smoke/bevt.yaml", "tokenizer": None}
+    with pytest.raises(UserError, match=r"tokenizer\.safetensors does not exist"):
+        grid_of(tree)
+
+
+def test_wrong_grids_are_refused_before_any_work(tree: dict[str, Any]) -> None:
+    for change, message in (
+        ({"target": "aim"}, "target names corpus 'aim'; known: target"),
+        ({"regimes": {"sign": {"stages": [["web"]]}}}, "regimes.sign names corpus 'web'"),
+        ({"corpora": {"target": {}}}, "either manifest or synth"),
+        ({"methods": {"a/b": tree["methods"]["random"]}}, "methods: 'a/b' names folders"),
+        ({"methods": {"m": {"finetune": "x.yaml", "regimes": ["sign"]}}}, "has no pretrain config for regime 'sign'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            grid_of(tree | change)
+    with pytest.raises(UserError, match=r"unknown key 'optim\.speed'"):
+        grid_of(tree | {"methods": {"r": tree["methods"]["random"] | {"finetune_overrides": ["optim.speed=1"]}}})
+    with pytest.raises(UserError, match=r"absent\.csv does not exist"):
+        grid_of(tree | {"corpora": {"target": {"manifest": "absent.csv"}}})
+
+
+def test_a_grid_runs_reports_and_goes_on_after_a_kill(tree: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    config, grid = grid_of(tree)
+    process = subprocess.Popen([sys.executable, "-m", "islr", "bench", str(path)], cwd=CHECKOUT)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not any(stage.done.exists() for stage in grid.stages):
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = [stage for stage in grid.stages if stage.done.exists()]
+    assert 1 <= len(done) < len(grid.stages)
+    stamps = {stage.name: stage.done.stat().st_mtime_ns for stage in done}
+    said: list[str] = []
+    report = run_bench(config, _schema, run, said.append)
+    assert all(stage.done.stat().st_mtime_ns == stamps[stage.name] for stage in done)
+    assert f"{len(done)} of them done" in said[0]
+    names = {load_results(stage.done)[0].name for stage in grid.stages if stage.name.startswith("finetune")}
+    assert names == {"random · scratch", "maskfeat · sign", "maskfeat · sign_twice"}
+    assert all(name in report.read_text(encoding="utf-8") for name in names)
+    assert all(line.startswith("  done") for line in plan(config, grid)[1:-1])
+
+
+def test_a_failed_cell_does_not_stop_others_and_slurm_s_code_path_runs(tree: dict[str, Any]) -> None:
+    pytest.importorskip("submitit")
+    tree["backend"] = {"kind": "slurm", "cluster": "local", "parameters": {"timeout_min": 5}}
+    tree["regimes"] = {"scratch": {}, "sign": {"stages": [["target"]]}}
+    tree["methods"]["maskfeat"]["pretrain_overrides"] += ["optim.batch_size=4000"]  # more than there are clips
+    config, grid = grid_of(tree)
+    with pytest.raises(RunFailed, match=r"1 stages failed and 1 were skipped \(pretrain maskfeat.*exit 2: islr: "):
+        run_bench(config, _schema, run, lambda line: None)
+    finished = {stage.name.split()[0] for stage in grid.stages if stage.done.exists()}
+    assert finished == {"finetune"}
+    assert (Path(config.out) / "report.html").is_file()
+
+
+def test_torchrun_is_for_training_stages() -> None:
+    assert "--nproc-per-node=4" in command_line(["pretrain", "x.yaml"], 4)
+    assert command_line(["probe", "x.yaml"], 4) == [sys.executable, "-m", "islr", "probe", "x.yaml"]
+    assert command_line(["pretrain", "x.yaml"], 1) == [sys.executable, "-m", "islr", "pretrain", "x.yaml"]
+
+
+@pytest.mark.slow
+def test_torchrun_s_code_path_runs_and_keeps_exit_codes(tree: dict[str, Any], tmp_path: Path) -> None:
+    tree |= {"backend": {"kind": "torchrun", "processes": 2}, "methods": {"random": tree["methods"]["random"]}}
+    config, grid = grid_of(tree | {"regimes": {"scratch": {}}})
+    report = run_bench(config, _schema, run, lambda line: None)
+    assert report.is_file()
+    (stage,) = grid.stages
+    assert json.loads((stage.done.parent / "env.json").read_text())["processes"] == 2
+    log = tmp_path / "wrong.log"
+    wrong = [*stage.arguments, f"run.out={tmp_path / 'wrong'}", "optim.batch_size=4000"]
+    assert Torchrun(2).start("wrong", wrong, log).wait() == 2
+    assert log.read_text().count("islr: optim.batch_size is 4000") == 1
