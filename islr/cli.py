@@ -129,7 +129,7 @@ def synth(
     workers: Annotated[int, typer.Option(min=1)] = 1,
 ) -> None:
     """Render a corpus: videos, exact poses, manifest, and lists as WLASL, OpenASL or Kinetics publish theirs."""
-    from islr.progress import Progression
+    from islr.progress import ProgressBar
     from islr.synth import SynthOptions, coverage, summary, write_corpus
     from islr.synth.write import corpus_of, load_signs
 
@@ -149,7 +149,7 @@ def synth(
         name=name,
         workers=workers,
     )
-    with Progression("rendering", len(corpus_of(options).takes())) as bar:
+    with ProgressBar("rendering", len(corpus_of(options).takes())) as bar:
         write_corpus(out, options, bar.callback)
     if lexicon is not None:
         print("\n".join(summary(coverage(load_signs(options)))))

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 LINE_INTERVAL = 20.0
 
 
-class Progression:
+class ProgressBar:
     """A progress bar with an ETA on a terminal; one line per interval elsewhere. Use as a context manager."""
 
     def __init__(self, title: str, total: int, start: int = 0, enabled: bool = True) -> None:
@@ -29,7 +29,7 @@ class Progression:
             self._bar = Progress(*columns, console=self._console, transient=True)
             self._task = self._bar.add_task(title, total=total, completed=start, note="")
 
-    def __enter__(self) -> "Progression":
+    def __enter__(self) -> "ProgressBar":
         if self._bar is not None:
             self._bar.start()
         return self

@@ -26,8 +26,8 @@ from islr.data.loading.store import Batch, ClipStore, DataConfig, eval_batches
 from islr.data.manifest import Clip, Manifest
 from islr.data.views.transforms import eval_view
 from islr.models.encoder import Encoder, to_input
+from islr.training.distributed.world import World
 from islr.training.engine import to_device
-from islr.training.runtime import World
 
 COLLAPSED_SPREAD = 1e-3  # of features at length 1; random starts lie at 1e-2 and above
 COLLAPSED_RANK = 1.5  # directions; two clusters already have more

@@ -21,11 +21,14 @@ from islr.errors import UserError
 from islr.files import write_atomic_with
 from islr.models import EncoderConfig
 from islr.models.weights import build_encoder, export_encoder, read_metadata
-from islr.progress import Progression
+from islr.progress import ProgressBar
+from islr.training.determinism import prepare_process
+from islr.training.distributed.world import World
 from islr.training.engine import fit, to_device, train_batches
 from islr.training.optim import OptimConfig
-from islr.training.runtime import RunConfig, World, prepare_process, run_folder
-from islr.training.wandb_run import Outside
+from islr.training.run_config import RunConfig
+from islr.training.run_folder import run_folder
+from islr.training.wandb_run import WandbRun
 from pretrain import RECIPES
 from pretrain.leakage import check_unseen, seen_facts, seen_manifest, without_judged
 from pretrain.monitor import Health, HealthConfig
@@ -94,18 +97,18 @@ def run_pretrain(config: PretrainConfig) -> None:
             return
         if config.data.cache == "memory":
             world.at("decoding the clips")
-            with Progression(f"{config.name}: decoding", len(store), enabled=world.main) as bar:
+            with ProgressBar(f"{config.name}: decoding", len(store), enabled=world.main) as bar:
                 store.fill_cache(bar.callback)
         watched = load_manifests(config.downstream[:1] or config.data.manifest)
         groups = recipe.param_groups() if hasattr(recipe, "param_groups") else None
         title = f"{config.name}: pre-training"
-        outside = resources.enter_context(Outside(folder, config.run.wandb, config, world.main))
+        wandb_run = resources.enter_context(WandbRun(folder, config.run.wandb, config, world.main))
         health = Health(config.health, watched, config.data, config.optim.epochs, world)
 
         def look(module: nn.Module, epoch: float) -> dict[str, float]:
             found = health(module, epoch)
-            if found and outside.there and hasattr(module, "pictures"):
-                outside.pictures(_panels(module, batches, world), round(epoch * batches.steps_per_epoch))
+            if found and wandb_run.there and hasattr(module, "pictures"):
+                wandb_run.pictures(_panels(module, batches, world), round(epoch * batches.steps_per_epoch))
             return found
 
         fit(
@@ -120,7 +123,7 @@ def run_pretrain(config: PretrainConfig) -> None:
             groups=groups,
             evaluate=look,
             evaluate_start=True,
-            outside=outside,
+            wandb_run=wandb_run,
         )
         world.at("writing the encoder")
         if world.main:

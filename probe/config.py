@@ -16,7 +16,7 @@ from islr.errors import UserError
 from islr.files import file_sha256
 from islr.models import Encoder
 from islr.models.weights import load_encoder, read_metadata
-from islr.training.runtime import RunConfig
+from islr.training.run_config import RunConfig
 from probe.features.features import is_features_file
 from probe.fitting import FitConfig
 

@@ -32,9 +32,11 @@ from islr.evaluation.results import Provenance, Result, as_table, load_results, 
 from islr.files import write_atomic
 from islr.models import Encoder
 from islr.processes.signals import StopSignal
-from islr.progress import Progression
-from islr.training.runtime import World, device_name, prepare_process, run_folder
-from islr.training.wandb_run import Outside
+from islr.progress import ProgressBar
+from islr.training.determinism import prepare_process
+from islr.training.distributed.world import World, device_name
+from islr.training.run_folder import run_folder
+from islr.training.wandb_run import WandbRun
 from probe import controls
 from probe.analyses import Material, analyse
 from probe.config import ProbeConfig, Source, check_forms, check_labels, find_encoders
@@ -85,10 +87,10 @@ def run_probe(config: ProbeConfig, progress: Progress | None = None) -> list[Res
         if progress is not None:
             results = study.run(folder, stop, progress, total)
         else:
-            with Progression(f"{config.name}: probing", total) as bar:
+            with ProgressBar(f"{config.name}: probing", total) as bar:
                 results = study.run(folder, stop, bar.callback, total)
-        with Outside(folder, config.run.wandb, config) as outside:
-            outside.table("probe/results", *as_table(results))
+        with WandbRun(folder, config.run.wandb, config) as wandb_run:
+            wandb_run.table("probe/results", *as_table(results))
         return results
 
 

@@ -14,9 +14,10 @@ from torch import nn
 from islr.checks.subject import Goal, Limits, Outcome, Subject, autocast, evenly, without_chance
 from islr.data.loading.store import Batch, ClipStore, TrainBatches
 from islr.errors import UserError
+from islr.training.determinism import seed_step
+from islr.training.distributed.world import World
 from islr.training.engine import to_device
 from islr.training.optim import build_optimizer, clip_gradients, set_learning_rate
-from islr.training.runtime import World, seed_step
 
 _SMALLEST = 2  # clips; one alone has no statistics to normalise a batch by, and nothing to be told from
 

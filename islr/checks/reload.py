@@ -21,7 +21,8 @@ from islr.errors import UserError
 from islr.evaluation.evaluate import load_classifier
 from islr.models.encoder import to_input
 from islr.models.weights import load_encoder, read_metadata
-from islr.training.runtime import World, prepare_process
+from islr.training.determinism import prepare_process
+from islr.training.distributed.world import World
 
 WEIGHTS, CLIPS, RESULTS = "weights.safetensors", "clips.safetensors", "results.safetensors"
 _MOST_SECONDS = 600.0  # for the new process to start, to load and to compute one batch

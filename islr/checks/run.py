@@ -15,8 +15,9 @@ from islr.checks.speed import speed
 from islr.checks.subject import Limits, Outcome, Subject
 from islr.errors import RunFailed, UserError
 from islr.files import write_atomic
+from islr.training.determinism import prepare_process
+from islr.training.distributed.world import World, device_name
 from islr.training.optim import schedule_words
-from islr.training.runtime import World, device_name, prepare_process
 
 CHECKS = ("data", "speed", "overfit", "reload", "shuffled")
 

@@ -23,9 +23,10 @@ from islr.data.loading.store import ClipStore, TrainBatches
 from islr.data.manifest import Clip, Manifest
 from islr.data.views.transforms import eval_view
 from islr.evaluation.evaluate import ViewsConfig, score
+from islr.training.determinism import seed_step
+from islr.training.distributed.world import World
 from islr.training.engine import to_device
 from islr.training.optim import build_optimizer, clip_gradients, set_learning_rate
-from islr.training.runtime import World, seed_step
 
 CLASSES = 6  # the largest; few, so that few clips show whether anything is above chance
 CLIPS = 72  # trained on, and as many held out

@@ -15,10 +15,10 @@ from torch import nn
 
 from islr.checks.subject import Limits, Outcome, Subject, autocast, evenly
 from islr.data.loading.store import Batch, ClipStore, TrainBatches
+from islr.training.distributed.world import World
 from islr.training.engine import to_device
 from islr.training.memory import saved_bytes
 from islr.training.optim import build_optimizer, clip_gradients
-from islr.training.runtime import World
 
 MOST_WAIT = 0.5  # share of the time that may go by waiting for data
 FULL = 0.95  # share of the memory that a run may fill; the rest fragments

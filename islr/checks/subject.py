@@ -16,8 +16,9 @@ from islr.data.manifest import Clip, Manifest
 from islr.data.views.input_spec import InputSpec
 from islr.data.views.transforms import SamplingConfig, View
 from islr.training.classification import Classification, ClassificationConfig
+from islr.training.distributed.world import World
 from islr.training.optim import OptimConfig
-from islr.training.runtime import RunConfig, World
+from islr.training.run_config import RunConfig
 
 
 @dataclass(frozen=True)

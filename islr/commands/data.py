@@ -37,7 +37,7 @@ def data_wlasl(
     """WLASL json and a folder of videos -> manifest; absent videos stay in it as missing."""
     from islr.data.corpora.wlasl import from_wlasl
     from islr.data.labels import read_labels, with_forms
-    from islr.progress import Progression
+    from islr.progress import ProgressBar
 
     if labels and forms:
         raise UserError("--labels makes the forms the labels, --forms keeps the glosses as labels; give one of the two")
@@ -45,7 +45,7 @@ def data_wlasl(
         raise UserError("--label-names names the numbered classes of --labels or --forms; give one of the two")
     space = read_labels(labels, label_names) if labels else None
     shapes = read_labels(forms, label_names) if forms else None
-    with Progression("scanning", 0) as bar:
+    with ProgressBar("scanning", 0) as bar:
         manifest = from_wlasl(
             json_file,
             videos,
@@ -74,9 +74,9 @@ def data_folder(
 ) -> None:
     """A folder of videos, unlabelled or one folder per class -> manifest."""
     from islr.data.corpora.folder import from_folder
-    from islr.progress import Progression
+    from islr.progress import ProgressBar
 
-    with Progression("scanning", 0) as bar:
+    with ProgressBar("scanning", 0) as bar:
         manifest = from_folder(videos, poses=poses, workers=workers, out=out, progress=bar.callback)
     manifest.save(out)
     _print_audit(manifest)
@@ -100,10 +100,10 @@ def _corpus(corpus: str, summary: str, /, **inputs: Any) -> None:
 
     def command(**given: Any) -> None:
         from islr.data.corpora.folder import CORPORA
-        from islr.progress import Progression
+        from islr.progress import ProgressBar
 
         chosen = {key: value for key, value in given.items() if value is not None}
-        with Progression("scanning", 0) as bar:
+        with ProgressBar("scanning", 0) as bar:
             manifest = CORPORA[corpus](**chosen, progress=bar.callback)
         manifest.save(chosen["out"])
         _print_audit(manifest)
@@ -206,7 +206,7 @@ def data_fetch(
     from islr.data.fetch.run import FetchOptions, fetch
     from islr.data.fetch.table import TABLE, summarise
     from islr.errors import UserError
-    from islr.progress import Progression
+    from islr.progress import ProgressBar
 
     if cookies is not None and not cookies.is_file():
         raise UserError(f"{cookies}: no such file of cookies")
@@ -221,7 +221,7 @@ def data_fetch(
         limits=Limits(timeout, max_mb << 20, allow_private),
         cookies=cookies,
     )
-    with Progression("fetching", 0) as bar:
+    with ProgressBar("fetching", 0) as bar:
         rows = fetch(json_file, out, options, subset=subset, progress=bar.callback)
     print(f"{summarise(rows)}\n\n{out / TABLE}")
 
@@ -282,10 +282,10 @@ def data_pack(
     """Manifest -> trimmed, upright, shrunk clips in a few large files with random access, and their manifest."""
     from islr.data.manifest import Manifest
     from islr.data.packs.writer import PackOptions, pack_manifest
-    from islr.progress import Progression
+    from islr.progress import ProgressBar
 
     options = PackOptions(short_side, quality, shard_mb, max_bad)
-    with Progression("packing", 0) as bar:
+    with ProgressBar("packing", 0) as bar:
         packed = pack_manifest(
             Manifest.load(manifest), out, options, workers=workers, check=check, progress=bar.callback
         )

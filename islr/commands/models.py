@@ -20,13 +20,13 @@ def models_command(
     """List the encoders: input, parameters, multiply-accumulates of one clip, what can be imported, whose they are."""
     from islr.models import list_models
     from islr.models.describe import describe
-    from islr.progress import Progression
+    from islr.progress import ProgressBar
 
     names = list_models(pattern)
     if not names:
         raise UserError(f"no model matches '{pattern}'; known: {', '.join(list_models())}")
     found = []
-    with Progression("counting", len(names), enabled=len(names) > 1) as bar:
+    with ProgressBar("counting", len(names), enabled=len(names) > 1) as bar:
         for name in names:
             found.append(describe(name))
             bar.callback(len(found), len(names))

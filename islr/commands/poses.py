@@ -27,13 +27,13 @@ def poses_convert(
     from islr.data.poses.convert import convert
     from islr.data.poses.pose import VideoFacts
     from islr.errors import UserError
-    from islr.progress import Progression
+    from islr.progress import ProgressBar
 
     if fps is not None and not fps > 0:
         raise UserError(f"--fps is above 0, not {fps:g}")
     facts = VideoFacts(fps, *_size(size))
     known = Manifest.load(manifest) if manifest is not None else None
-    with Progression("converting", 0) as bar:
+    with ProgressBar("converting", 0) as bar:
         done = convert(
             source,
             out,
@@ -61,13 +61,13 @@ def poses_extract(
     from islr.data.manifest import Manifest
     from islr.data.poses.extract import HOW_TO, extract
     from islr.errors import UserError
-    from islr.progress import Progression
+    from islr.progress import ProgressBar
 
     if python is None:
         print(HOW_TO)
         raise UserError("no environment with MediaPipe was given; make one as above and pass --python")
     corpus = Manifest.load(videos) if videos.suffix.lower() == ".csv" else videos
-    with Progression("finding poses", 0) as bar:
+    with ProgressBar("finding poses", 0) as bar:
         folder = extract(corpus, out, python=python, workers=workers, overwrite=overwrite, progress=bar.callback)
     _print_outcomes(folder)
 

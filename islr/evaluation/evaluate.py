@@ -30,8 +30,8 @@ from islr.files import file_sha256, write_atomic
 from islr.models import Classifier, create_model, to_input
 from islr.models.encoder import HeadNorm
 from islr.models.weights import read_metadata, serialise
+from islr.training.distributed.world import World, device_name
 from islr.training.engine import to_device
-from islr.training.runtime import World, device_name
 
 PROTOCOL = "isr/1"
 CLASSIFIER = "classifier.safetensors"

@@ -38,12 +38,15 @@ from islr.evaluation.predictions import Predictions
 from islr.evaluation.results import Result, as_table, load_results
 from islr.models import EncoderConfig
 from islr.models.weights import build_encoder, read_metadata
-from islr.progress import Progression
+from islr.progress import ProgressBar
 from islr.training.classification import Classification, ClassificationConfig, effective_weights
+from islr.training.determinism import prepare_process
+from islr.training.distributed.world import World
 from islr.training.engine import State, fit, train_batches
 from islr.training.optim import OptimConfig, parameter_groups
-from islr.training.runtime import RunConfig, World, prepare_process, run_folder
-from islr.training.wandb_run import Outside
+from islr.training.run_config import RunConfig
+from islr.training.run_folder import run_folder
+from islr.training.wandb_run import WandbRun
 
 RESULT = "result.json"
 HELD_OUT = "train_held_out"
@@ -139,10 +142,10 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
         if config.data.cache == "memory":
             world.at("decoding the clips")
             for name, store in stores.items():
-                with Progression(f"{config.name}: decoding {name}", len(store), enabled=world.main) as bar:
+                with ProgressBar(f"{config.name}: decoding {name}", len(store), enabled=world.main) as bar:
                     store.fill_cache(bar.callback)
-        outside = resources.enter_context(Outside(folder, config.run.wandb, config, world.main))
-        state = _train(task, config, batches, stores["select"], manifest, world, folder, outside)
+        wandb_run = resources.enter_context(WandbRun(folder, config.run.wandb, config, world.main))
+        state = _train(task, config, batches, stores["select"], manifest, world, folder, wandb_run)
         world.barrier()
         world.at("scoring the test clips")
         classifier, _ = load_classifier(folder / CLASSIFIER)
@@ -182,7 +185,7 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
             predictions = ranked(scores, store.manifest)
             signers = trained_signers(folder / CLASSIFIER, manifest)
             results = write_scores(folder, predictions, config.name, manifest, "test", record, signers)
-            show_results(outside, results, predictions)
+            show_results(wandb_run, results, predictions)
         world.barrier()
         return results
 
@@ -271,7 +274,7 @@ def _train(
     manifest: Manifest,
     world: World,
     folder: Path,
-    outside: Outside,
+    wandb_run: WandbRun,
 ) -> State:
     single = ViewsConfig(sampling=config.video.sampling)
 
@@ -307,19 +310,19 @@ def _train(
         select="score",
         keep_best=keep,
         patience=config.patience,
-        outside=outside,
+        wandb_run=wandb_run,
     )
 
 
-def show_results(outside: Outside, results: Sequence[Result], predictions: Predictions) -> None:
+def show_results(wandb_run: WandbRun, results: Sequence[Result], predictions: Predictions) -> None:
     """The test's numbers: overall ones in the summary, all of them and each class's accuracy in tables."""
-    outside.table("test/results", *as_table(results))
+    wandb_run.table("test/results", *as_table(results))
     hits: dict[str, list[bool]] = {}
     for name, rank in zip(predictions.classes, predictions.true_ranks, strict=True):
         hits.setdefault(name, []).append(bool(rank == 1))
     told = [(name, len(found), sum(found) / len(found)) for name, found in sorted(hits.items())]
-    outside.table("test/classes", ("class", "clips", "top1"), told)
-    outside.summary({f"test/{result.metric}": result.value for result in results if not result.group})
+    wandb_run.table("test/classes", ("class", "clips", "top1"), told)
+    wandb_run.summary({f"test/{result.metric}": result.value for result in results if not result.group})
 
 
 def task_of(config: FinetuneConfig, train: Manifest, classification: ClassificationConfig) -> Classification:

@@ -29,7 +29,8 @@ from islr.evaluation.predictions import Predictions, rank_scores, read_predictio
 from islr.evaluation.rescore import Split
 from islr.evaluation.results import Provenance, Result
 from islr.files import file_sha256
-from islr.training.runtime import World, device_name, run_folder
+from islr.training.distributed.world import World, device_name
+from islr.training.run_folder import run_folder
 
 NOT_STATED = "not stated"
 _SUM_SLACK = 2e-3  # what a row of half-precision probabilities may miss of 1

@@ -20,7 +20,8 @@ from islr.errors import UserError
 from islr.evaluation.evaluate import Scores, labelled_split, provenance, ranked, trained_signers, write_scores
 from islr.evaluation.rescore import Device, Model, Split
 from islr.evaluation.results import Provenance, Result
-from islr.training.runtime import World, run_folder
+from islr.training.distributed.world import World
+from islr.training.run_folder import run_folder
 
 Pool = Literal["probabilities", "logits"]
 _LEAST = 1e-12  # a probability below counts as this, so that one stream cannot forbid a class

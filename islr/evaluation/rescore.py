@@ -29,7 +29,7 @@ from islr.evaluation.finetune import FinetuneConfig, selection_sets
 from islr.evaluation.intervals import Interval
 from islr.evaluation.results import Provenance, Result
 from islr.models import Classifier
-from islr.training.runtime import World
+from islr.training.distributed.world import World
 
 Split = Literal["val", "test"]
 Device = Literal["auto", "cpu", "cuda"]

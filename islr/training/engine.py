@@ -23,9 +23,11 @@ from islr.data.loading.store import Batch, ClipStore, TrainBatches
 from islr.data.views.transforms import View
 from islr.errors import Interrupted, RunFailed, UserError
 from islr.processes.signals import StopSignal
-from islr.progress import Progression
+from islr.progress import ProgressBar
 from islr.training.checkpoint import latest_checkpoint, save_checkpoint
+from islr.training.determinism import seed_step
 from islr.training.distributed.collectives import synchronise_batch_norms
+from islr.training.distributed.world import World
 from islr.training.optim import (
     OptimConfig,
     build_optimizer,
@@ -36,9 +38,9 @@ from islr.training.optim import (
     set_learning_rate,
     set_weight_decay,
 )
-from islr.training.runtime import RunConfig, World, seed_step
+from islr.training.run_config import RunConfig
 from islr.training.tracking import Tracker
-from islr.training.wandb_run import Outside
+from islr.training.wandb_run import WandbRun
 
 Evaluate = Callable[[nn.Module, float], Mapping[str, float]]  # of the weights, at an epoch
 
@@ -96,7 +98,7 @@ def fit(
     select: str = "",
     keep_best: Callable[[nn.Module], None] | None = None,
     patience: int | None = None,
-    outside: Outside | None = None,
+    wandb_run: WandbRun | None = None,
 ) -> State:
     """Train `module` to the end, from the folder's last checkpoint when there is one.
 
@@ -116,7 +118,7 @@ def fit(
         select: Which of the evaluation's numbers, higher is better, decides about `keep_best`.
         keep_best: Called with the weights whenever `select` improves.
         patience: Stop after this many epochs in which it did not; the schedule stays that of all epochs.
-        outside: Gets the metrics, too.
+        wandb_run: Gets the metrics, too.
 
     Returns:
         The final state; `module` holds the final weights (the averaged ones when `optim.ema` is set).
@@ -145,7 +147,7 @@ def fit(
     before_update: Callable[[float], None] | None = getattr(module, "before_update", None)
     after_step: Callable[[int, int], None] | None = getattr(module, "after_step", None)
     judged = average.module if average is not None else module
-    tracker = Tracker(folder, state.step, outside, enabled=world.main, evaluated=state.evaluated)
+    tracker = Tracker(folder, state.step, wandb_run, enabled=world.main, evaluated=state.evaluated)
     if world.main:
         print(f"{title}: {schedule_words(optim, world.size)}", file=sys.stderr)
     clock = time.monotonic() - state.seconds
@@ -183,7 +185,7 @@ def fit(
         state.evaluated = 0
     waited = 0.0  # seconds since `marked` in which the next batch was not there yet
     stream = batches.iterate(state.step, total)
-    with StopSignal() as stop, Progression(title, total, state.step, enabled=world.main) as bar:
+    with StopSignal() as stop, ProgressBar(title, total, state.step, enabled=world.main) as bar:
         while True:
             epoch_done = state.step % batches.steps_per_epoch == 0 or state.step == total
             if epoch_done and state.step > state.evaluated and judge() and state.step:

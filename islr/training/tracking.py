@@ -1,11 +1,11 @@
-"""Metrics of a run: `metrics.jsonl` and the console always, and what is outside (`outside.py`) when it is there."""
+"""Metrics of a run: `metrics.jsonl` and the console always, and what is wandb_run (`wandb_run.py`) when it is there."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from islr.files import write_atomic
-from islr.training.wandb_run import Outside
+from islr.training.wandb_run import WandbRun
 
 
 class Tracker:
@@ -14,7 +14,7 @@ class Tracker:
     Args:
         folder: Run folder.
         resume_step: Steps done already; later rows belong to work that will be repeated.
-        outside: Gets the rows, too.
+        wandb_run: Gets the rows, too.
         enabled: False on all ranks but the first.
         evaluated: Step of the last evaluation that is remembered; later ones will be repeated, too.
     """
@@ -23,12 +23,12 @@ class Tracker:
         self,
         folder: Path,
         resume_step: int,
-        outside: Outside | None = None,
+        wandb_run: WandbRun | None = None,
         enabled: bool = True,
         evaluated: int | None = None,
     ) -> None:
         self._file = None
-        self._outside = outside
+        self._wandb_run = wandb_run
         if not enabled:
             return
         path = folder / "metrics.jsonl"
@@ -50,12 +50,12 @@ class Tracker:
         self._tell(row)
 
     def _tell(self, row: dict[str, Any]) -> None:
-        if self._outside is not None:
+        if self._wandb_run is not None:
             numbers = {key: value for key, value in row.items() if key not in ("kind", "step")}
-            self._outside.numbers(row["kind"], row["step"], numbers)
+            self._wandb_run.numbers(row["kind"], row["step"], numbers)
 
     def close(self) -> None:
-        """End the file; what is outside goes on."""
+        """End the file; what is wandb_run goes on."""
         if self._file is not None:
             self._file.close()
 

@@ -26,7 +26,7 @@ _CONNECT_SECONDS = 60.0  # then the run is kept offline
 _GAP = 4  # white pixels between pictures
 
 
-class Outside:
+class WandbRun:
     """The wandb run of a run folder; a context manager. Every method does nothing where there is none.
 
     Args:
@@ -41,7 +41,7 @@ class Outside:
         if enabled and mode != "disabled":
             self._run = _start(folder, mode, config.model_dump(mode="json"))
 
-    def __enter__(self) -> "Outside":
+    def __enter__(self) -> "WandbRun":
         return self
 
     def __exit__(

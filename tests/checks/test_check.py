@@ -27,7 +27,7 @@ from islr.config import load_config
 from islr.data.manifest import Clip
 from islr.errors import UserError
 from islr.evaluation.finetune import FinetuneConfig
-from islr.training.runtime import World
+from islr.training.distributed.world import World
 from pretrain import RECIPES, check
 from pretrain.check import GOALS, best_constant, pretrain_subject
 from pretrain.run import PretrainConfig

@@ -63,7 +63,7 @@ def runs(mini_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def probabilities(run_folder: Path, split: str = "test", views: str = "1x1") -> tuple[list[str], np.ndarray]:
     """Ids and probabilities of a split, from a run's weights."""
     model = Model.load(run_folder)
-    from islr.training.runtime import World
+    from islr.training.distributed.world import World
 
     rows = Manifest.load(model.config.data.manifest[0]).select(split)
     scores, manifest = model.score(rows, model.data(None), model.views(views), World("cpu"), allow_partial=False)

@@ -13,7 +13,7 @@ from islr.config import load_config
 from islr.data.loading.store import DataConfig
 from islr.data.manifest import Manifest
 from islr.models import create_model
-from islr.training.runtime import World
+from islr.training.distributed.world import World
 from islr.training.tracking import read_metrics
 from pretrain.monitor import Health, HealthConfig, neighbour_votes, spread_and_rank
 from pretrain.run import PretrainConfig, run_pretrain

@@ -19,9 +19,10 @@ from islr.data.manifest import Clip, Manifest
 from islr.data.poses.pose import RIGHT_HAND, Pose
 from islr.data.views.source import ClipSource
 from islr.models import create_model
+from islr.training.distributed.world import World
 from islr.training.engine import fit
 from islr.training.optim import OptimConfig
-from islr.training.runtime import RunConfig, World
+from islr.training.run_config import RunConfig
 from islr.training.tracking import read_metrics
 from pretrain import RECIPES, tokenizer
 

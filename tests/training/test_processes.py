@@ -25,9 +25,9 @@ from islr.evaluation.rescore import evaluate_run
 from islr.torchrun import exit_code
 from islr.training import engine
 from islr.training.checkpoint import read_checkpoint
-from islr.training.distributed.heartbeat import Sign, Watch
+from islr.training.distributed.heartbeat import Heartbeat, RankStatus
+from islr.training.distributed.world import World
 from islr.training.run_lock import LOCK
-from islr.training.runtime import World
 from islr.training.tracking import read_metrics
 from pretrain.run import ENCODER
 
@@ -172,18 +172,18 @@ class Board:
 def test_who_is_ahead_waits_and_who_is_silent_is_dead() -> None:
     board = Board()
     board.set("process/1", '{"host": "b", "pid": 5}')
-    watch = Watch(board, 0, 2, timeout_s=100)
+    heartbeat = Heartbeat(board, 0, 2, timeout_s=100)
     now = time.monotonic()
-    watch.at("a")
-    watch.at("b")
-    behind, level = Sign("b", 5, beat=1, place=1, what="a"), Sign("b", 5, beat=2, place=2, what="b")
-    assert watch.reason({1: behind}, now + 90) == ""
-    assert "process 1 of 2 (b, pid 5) is still at a" in watch.reason({1: behind}, now + 150)
-    assert watch.reason({1: level}, now + 160) == ""  # both at work in the same place, however long it takes
-    assert watch.reason({1: level}, now + 250) == ""
-    assert "has given no sign of life for 100 s" in watch.reason({1: level}, now + 270)
-    assert watch.reason({1: Sign("b", 5, beat=2, place=2, ended=True)}, now + 400) == ""
-    watch.end("why")
+    heartbeat.at("a")
+    heartbeat.at("b")
+    behind, level = RankStatus("b", 5, beat=1, place=1, what="a"), RankStatus("b", 5, beat=2, place=2, what="b")
+    assert heartbeat.reason({1: behind}, now + 90) == ""
+    assert "process 1 of 2 (b, pid 5) is still at a" in heartbeat.reason({1: behind}, now + 150)
+    assert heartbeat.reason({1: level}, now + 160) == ""  # both at work in the same place, however long it takes
+    assert heartbeat.reason({1: level}, now + 250) == ""
+    assert "has given no sign of life for 100 s" in heartbeat.reason({1: level}, now + 270)
+    assert heartbeat.reason({1: RankStatus("b", 5, beat=2, place=2, ended=True)}, now + 400) == ""
+    heartbeat.end("why")
     assert '"failed": "why"' in board.content["process/0"]
 
 

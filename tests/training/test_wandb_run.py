@@ -21,7 +21,7 @@ from islr.config import load_config, read_tree, validate
 from islr.data.manifest import Manifest
 from islr.evaluation.finetune import FinetuneConfig, run_finetune
 from islr.training.tracking import read_metrics
-from islr.training.wandb_run import ID_FILE, Outside, strip
+from islr.training.wandb_run import ID_FILE, WandbRun, strip
 from pretrain.run import ENCODER, PretrainConfig, run_pretrain
 
 SHORT = {"optim": {"epochs": 1, "warmup_epochs": 0}, "health": {"looks": 0}}
@@ -135,8 +135,8 @@ def test_online_without_network_is_kept_offline(
         return SimpleNamespace(finish=lambda **_: None)
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Settings=lambda **_: None))
-    with Outside(tmp_path, "online", _config(mini_corpus, tmp_path, "online")) as outside:
-        assert outside.there
+    with WandbRun(tmp_path, "online", _config(mini_corpus, tmp_path, "online")) as wandb_run:
+        assert wandb_run.there
     assert [options["mode"] for options in asked] == ["online", "offline"]
     assert [options["resume"] for options in asked] == ["allow", None]
     assert len({options["id"] for options in asked}) == 1
@@ -148,7 +148,7 @@ def test_in_a_sweep_the_agent_names_the_run(mini_corpus: Path, tmp_path: Path, m
     module = SimpleNamespace(init=lambda **options: asked.append(options), Settings=lambda **_: None)
     monkeypatch.setitem(sys.modules, "wandb", module)
     monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
-    Outside(tmp_path, "online", _config(mini_corpus, tmp_path, "online"))
+    WandbRun(tmp_path, "online", _config(mini_corpus, tmp_path, "online"))
     assert (asked[0]["id"], asked[0]["project"], asked[0]["resume"]) == (None, None, None)
 
 

@@ -22,7 +22,7 @@ RESUME = "run the same command to go on from the last checkpoint"
 
 
 @dataclass(frozen=True)
-class Sign:
+class RankStatus:
     """What a process tells of itself.
 
     Attributes:
@@ -43,7 +43,7 @@ class Sign:
     ended: bool = False
 
 
-class Watch:
+class Heartbeat:
     """This process's signs, and its look at those of the others.
 
     Args:
@@ -56,13 +56,13 @@ class Watch:
     def __init__(self, store: Any, rank: int, size: int, timeout_s: float) -> None:
         self.rank, self.size, self.timeout_s = rank, size, timeout_s
         self._store, self._lock, self._stopping = store, threading.Lock(), threading.Event()
-        self._own = Sign(platform.node(), os.getpid())
+        self._own = RankStatus(platform.node(), os.getpid())
         self._since = self._answered = time.monotonic()
         self._publish()
         first = self.others()  # waits until all are there
         self._beats = {rank: (sign.beat, self._since) for rank, sign in first.items()}
         self._known = first
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._thread.start()
 
     def at(self, what: str) -> None:
@@ -80,14 +80,14 @@ class Watch:
         with suppress(RuntimeError):  # where the store left first, whoever asks will find it gone
             self._publish()
 
-    def others(self) -> dict[int, Sign]:
+    def others(self) -> dict[int, RankStatus]:
         """The last signs of the other processes.
 
         Raises:
             RuntimeError: The store does not answer.
         """
         ranks = [rank for rank in range(self.size) if rank != self.rank]
-        return {rank: Sign(**json.loads(self._store.get(_key(rank)))) for rank in ranks}
+        return {rank: RankStatus(**json.loads(self._store.get(_key(rank)))) for rank in ranks}
 
     def lost(self) -> str:
         """Which processes failed or died, after a connection broke; empty when none did."""
@@ -106,7 +106,7 @@ class Watch:
             return f"{self._words(0, before.get(0, self._own))}, or its machine; {RESUME}"
         return f"{'; '.join(dead)}; {RESUME}" if dead else ""
 
-    def _words(self, rank: int, sign: Sign) -> str:
+    def _words(self, rank: int, sign: RankStatus) -> str:
         who = f"process {rank} of {self.size} ({sign.host}, pid {sign.pid})"
         return f"{who} failed: {sign.failed}" if sign.failed else f"{who} has died, last heard of at {sign.what}"
 
@@ -130,7 +130,7 @@ class Watch:
             if reason:
                 self._give_up(reason)
 
-    def reason(self, others: dict[int, Sign], now: float) -> str:
+    def reason(self, others: dict[int, RankStatus], now: float) -> str:
         """Why to wait no longer, at a moment of the monotonic clock; empty to go on waiting."""
         limit = f"for {self.timeout_s:g} s (run.timeout_s); {RESUME}"
         for rank, sign in others.items():
