@@ -1,7 +1,8 @@
-"""Files that are whole or absent, and their hashes."""
+"""Files that are whole or absent, their hashes, and names that are safe for them."""
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -41,3 +42,8 @@ def file_sha256(path: str | Path) -> str:
     """sha256 of a file's bytes, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def slug(name: str) -> str:
+    """Return a name as lower-case letters and digits of any script with hyphens between them, for files and anchors."""
+    return re.sub(r"[\W_]+", "-", name.lower()).strip("-") or "x"

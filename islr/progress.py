@@ -1,4 +1,4 @@
-"""A progress bar with an ETA on a terminal, one line per interval elsewhere."""
+"""A progress bar with an ETA on a terminal, one line per interval elsewhere; durations in words."""
 
 import sys
 import time
@@ -8,6 +8,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 # Seconds between lines of progress where the output is not a terminal.
 LINE_INTERVAL = 20.0
+
+
+def duration(seconds: float) -> str:
+    """Return a time for readers: `48 s`, `12 min`, `3 h 20 min`, `12 days`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes < 72 * 60 else f"{minutes / 1440:.0f} days"
 
 
 class ProgressBar:

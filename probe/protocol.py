@@ -29,7 +29,7 @@ from islr.data.views.transforms import View
 from islr.environment import commit, libraries
 from islr.errors import Interrupted, UserError
 from islr.evaluation.results import Provenance, Result, as_table, load_results, save_results
-from islr.files import write_atomic
+from islr.files import slug, write_atomic
 from islr.models import Encoder
 from islr.processes.signals import StopSignal
 from islr.progress import ProgressBar
@@ -194,8 +194,7 @@ class Study:
             by_source.setdefault(result.provenance.model_dump_json(), []).append(result)
         *others, last = by_source.values()
         for number, results in enumerate(others):
-            slug = "".join(c if c.isalnum() else "-" for c in results[0].name.lower())
-            save_results(self.folder / f"result-{number:02d}-{slug}.json", results)
+            save_results(self.folder / f"result-{number:02d}-{slug(results[0].name)}.json", results)
         save_results(self.folder / RESULT, last)
         return _read_results(self.folder)
 
@@ -291,10 +290,9 @@ class Study:
         layers, present = features.aligned(targets.clip_ids)
         if not present.any():
             raise UserError(f"{name}: none of its clip ids is a labelled clip of {self.manifest.name}")
-        slug = "".join(c if c.isalnum() else "-" for c in name.lower())
         result = {}
         for split_name, split in self.splits.items():
-            path = self.folder / "predictions" / f"{slug}.{split_name}.npz"
+            path = self.folder / "predictions" / f"{slug(name)}.{split_name}.npz"
             parts = (key, split.fingerprint(targets), targets.fingerprint(), config_hash(probes))
             mark = work_key(*parts, str(max_rank), str(self.config.run.seed), PROTOCOL, name)
             outcome = Outcome.load(path, mark)
@@ -346,9 +344,8 @@ class Study:
         )
         parts = (key, split.fingerprint(self.targets), self.targets.fingerprint(), self.lexicon.fingerprint())
         settings = (str(options.get("max_rank")), str(config.run.seed), str(config.draws), PROTOCOL, name)
-        slug = "".join(c if c.isalnum() else "-" for c in name.lower())
         mark = work_key(*parts, config_hash(config.probes), *settings)
-        return (analyse(material, self.folder / "analyses", slug, mark),)
+        return (analyse(material, self.folder / "analyses", slug(name), mark),)
 
     # ---- provenance
 

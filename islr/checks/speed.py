@@ -15,6 +15,7 @@ from torch import nn
 
 from islr.checks.subject import Limits, Outcome, Subject, autocast, evenly
 from islr.data.loading.store import Batch, ClipStore, TrainBatches
+from islr.progress import duration
 from islr.training.distributed.world import World
 from islr.training.engine import to_device
 from islr.training.memory import saved_bytes
@@ -132,17 +133,13 @@ def _throughput(subject: Subject, loading: _Loading, step_seconds: float, limits
     how = f"{workers} loader processes" if workers else "no loader process (data.workers)"
     words = (
         f"model {rates['model']:.1f} clips/s, data {rates['data']:.1f} clips/s with {how}: {100 * wait:.0f} % of the "
-        f"time waits for data; {steps} steps of {optim.batch_size} clips take {_duration(hours)}"
+        f"time waits for data; {steps} steps of {optim.batch_size} clips take {duration(3600 * hours)}"
     )
     words += f" on {limits.processes} such processes" if limits.processes > 1 else ""
-    words += f", {_duration(loading.fill_seconds / 3600)} of it to fill the cache" if loading.cache_bytes else ""
+    words += f", {duration(loading.fill_seconds)} of it to fill the cache" if loading.cache_bytes else ""
     values = {"model_clips_per_s": rates["model"], "data_clips_per_s": rates["data"], "data_wait": wait}
     values |= {"steps": steps, "hours": hours, "cache_fill_hours": loading.fill_seconds / 3600}
     return Outcome.of("throughput", wait <= MOST_WAIT, f"{words}; without evaluations", values)
-
-
-def _duration(hours: float) -> str:
-    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
 
 
 def _memory(

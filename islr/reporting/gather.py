@@ -16,6 +16,7 @@ from islr.data.manifest import Manifest
 from islr.errors import UserError
 from islr.evaluation.predictions import Predictions, read_predictions
 from islr.evaluation.results import Result, load_results
+from islr.files import slug
 
 TASKS = ("pretrain", "finetune", "evaluate", "probe")
 Place = tuple[str, str]  # method and data regime of a cell of the grid
@@ -51,7 +52,7 @@ class Run:
     @property
     def anchor(self) -> str:
         """Where its provenance stands in the page."""
-        return "run-" + "".join(c if c.isalnum() else "-" for c in self.label)
+        return f"run-{slug(self.label)}"
 
     @property
     def name(self) -> str:

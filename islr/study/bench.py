@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from islr.errors import RunFailed
+from islr.progress import duration
 from islr.study.config import GridConfig
-from islr.study.cost import duration, rates_of, seconds, summary
+from islr.study.cost import rates_of, seconds, summary
 from islr.study.expand import Grid, Schema, expand
 from islr.study.launchers import Execute, Launcher, Processes, Slurm, Torchrun
 from islr.study.stages import LOST, run_stages

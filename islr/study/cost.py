@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 
+from islr.progress import duration
 from islr.study.expand import Grid
 from islr.study.stages import Stage
 
@@ -39,15 +40,6 @@ def seconds(stage: Stage, grid: Grid, rates: Rates) -> float | None:
     if kind is None:
         return 0.0
     return grid.clips[stage.name] / rates[kind] if kind in rates else None
-
-
-def duration(value: float) -> str:
-    """Seconds for reading: `40 s`, `12 min`, `3.5 h`, `12 days`."""
-    if value < 90:
-        return f"{value:.0f} s"
-    if value < 90 * 60:
-        return f"{value / 60:.0f} min"
-    return f"{value / 3600:.1f} h" if value < 72 * 3600 else f"{value / 86400:.0f} days"
 
 
 def summary(todo: Iterable[Stage], grid: Grid, rates: Rates, at_once: int) -> str:

@@ -1,4 +1,4 @@
-"""How numbers and names are written for readers: percent, intervals, p-values, durations, short hashes."""
+"""How numbers and names are written for readers: percent, intervals, p-values, short hashes."""
 
 import math
 import re
@@ -61,14 +61,6 @@ def p_value(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def duration(seconds: float) -> str:
-    """`48 s`, `12 min`, `3 h 20 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def count(n: float) -> str:
     """`21,083`."""
     return f"{n:,.0f}"
@@ -118,11 +110,6 @@ def explain(result: Result) -> str:
     if result.ci_low is not None:
         text += f", 95 % CI {interval(result.ci_low, result.ci_high)} ({result.ci_method})"
     return f"{text}, n = {count(result.n)}"
-
-
-def slug(text: str) -> str:
-    """A name usable in file names and anchors."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
 
 
 def enumerate_words(words: list[str]) -> str:

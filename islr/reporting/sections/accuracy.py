@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from islr.evaluation.intervals import holm
 from islr.evaluation.results import Result
+from islr.files import slug
 from islr.reporting.document import figures, text
 from islr.reporting.document.blocks import Block, Cell, Chart, Column, Notice, Prose, Section, Table
 from islr.reporting.document.cells import result_cell
@@ -126,7 +127,7 @@ def _table(found: ScoredSet, folded: bool) -> Table:
     if "top5" not in metrics and found.chance is not None and round(1 / found.chance) <= 5:
         note += " With five classes or fewer there is no top-5: it would be 100 % for any model."
     note += " Ties count against the model."
-    name, title = f"accuracy-{text.slug(found.title)}", f"Accuracy on {found.title}"
+    name, title = f"accuracy-{slug(found.title)}", f"Accuracy on {found.title}"
     return Table(name, title, tuple(columns), tuple(rows), note, folded=folded)
 
 
@@ -150,9 +151,7 @@ def _by_form(found: ScoredSet) -> list[Block]:
         "named word stands for its most frequent form. Ceiling: what a recogniser that knows every form, and no more, "
         "reaches by label."
     )
-    return [
-        Table(f"forms-{text.slug(found.title)}", f"By sign form on {found.title}", tuple(columns), tuple(cells), note)
-    ]
+    return [Table(f"forms-{slug(found.title)}", f"By sign form on {found.title}", tuple(columns), tuple(cells), note)]
 
 
 def _differences(found: ScoredSet, gridded: bool) -> list[Block]:
@@ -192,7 +191,7 @@ def _differences(found: ScoredSet, gridded: bool) -> list[Block]:
         f"by Holm for the {tested} comparison{'' if tested == 1 else 's'} of this table. They cover the "
         "choice of test clips, not the luck of one training run: only several seeds show that."
     )
-    name = f"differences-{text.slug(found.title)}"
+    name = f"differences-{slug(found.title)}"
     title = "Each run against random initialisation" if gridded else "What pre-training adds to random initialisation"
     blocks: list[Block] = [Table(name, title, columns, tuple(rows), note, folded=gridded)]
     if 2 < len(found.rows) <= _MOST_SQUARED:
@@ -224,7 +223,7 @@ def _all_pairs(found: ScoredSet) -> list[Block]:
         rows.append(tuple(cells))
     columns = (Column("Row minus column"), *(Column(row.label, numeric=True) for row in ranked[1:]))
     note = f"Top-1 difference in points; marks: Holm over all {len(known)} pairs."
-    return [Table(f"pairs-{text.slug(found.title)}", "Every pair of models", columns, tuple(rows), note, folded=True)]
+    return [Table(f"pairs-{slug(found.title)}", "Every pair of models", columns, tuple(rows), note, folded=True)]
 
 
 def _members(row: Row, key: str) -> dict[str, Result]:
@@ -279,6 +278,6 @@ def _signers(sets: Sequence[ScoredSet]) -> Section | None:
                 for row, m in by_row
                 if m
             )
-            table = Table(f"{key}s-{text.slug(found.title)}", f"Top-1 for each {key}", columns, rows, folded=True)
+            table = Table(f"{key}s-{slug(found.title)}", f"Top-1 for each {key}", columns, rows, folded=True)
             blocks.append(table)
     return Section("signers", "Signer by signer", tuple(blocks)) if blocks else None

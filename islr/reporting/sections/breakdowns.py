@@ -6,6 +6,7 @@ from islr.evaluation.calibration import is_probabilistic, reliability
 from islr.evaluation.intervals import FEW_CLUSTERS
 from islr.evaluation.metrics import SEEN_KEY, TOP_KS
 from islr.evaluation.results import Result
+from islr.files import slug
 from islr.reporting.document import figures, text
 from islr.reporting.document.blocks import Block, Cell, Chart, Column, Notice, Prose, Section, Table
 from islr.reporting.document.cells import plain_cell, result_cell
@@ -38,7 +39,7 @@ def per_class(found: ScoredSet) -> list[Block]:
         body.append(tuple(cells))
     note = "Means over the classes that have a clip in this split of the accuracy inside each class."
     title = f"Per class on {found.title}"
-    return [Table(f"classes-{text.slug(found.title)}", title, tuple(columns), tuple(body), note, folded=True)]
+    return [Table(f"classes-{slug(found.title)}", title, tuple(columns), tuple(body), note, folded=True)]
 
 
 def _signers(sets: Sequence[ScoredSet]) -> Section | None:
@@ -128,7 +129,7 @@ def _signer_table(found: ScoredSet, rows: Sequence[Row]) -> Table:
                 cells.append(Cell(text.percent(record.value), record.value, title=who))
         body.append(tuple(cells))
     note = "Lowest and highest are extremes over signers, so they part further the fewer clips a signer has."
-    name = f"seen-signers-{text.slug(found.title)}"
+    name = f"seen-signers-{slug(found.title)}"
     return Table(name, f"Signers of {found.title}", tuple(columns), tuple(body), note, folded=len(body) > MOST_ROWS)
 
 
@@ -195,7 +196,7 @@ def _calibration_table(found: ScoredSet, rows: Sequence[Row]) -> Table:
         "calibrated model of the same confidences would show, with the range of 95 % of such models; an error inside "
         "it is no evidence."
     )
-    name = f"calibration-{text.slug(found.title)}"
+    name = f"calibration-{slug(found.title)}"
     folded = len(body) > MOST_ROWS
     return Table(name, f"Calibration on {found.title}", columns, tuple(body), note, folded=folded)
 

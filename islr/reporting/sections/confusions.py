@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from islr.evaluation.metrics import confusions
+from islr.files import slug
 from islr.reporting.document import text
 from islr.reporting.document.blocks import Block, Cell, Column, Gallery, Notice, Section, Series, Table, Tile
 from islr.reporting.document.thumbnails import Clips
@@ -104,7 +105,7 @@ def _tables(found: ScoredSet, models: Sequence[_Model], worst: Sequence[Pair]) -
         f"{', summed over the regimes and seeds of a method' if several else ''}. Pairs that every model confuses are "
         "hard signs; pairs that one model confuses are its weakness."
     )
-    name = f"confusions-{text.slug(found.title)}"
+    name = f"confusions-{slug(found.title)}"
     title = f"Signs most often confused on {found.title}"
     blocks: list[Block] = [Table(name, title, columns, tuple(rows[:_PAIRS_SHOWN]), note, style="heat")]
     hidden = len(worst) - _PAIRS_SHOWN

@@ -4,6 +4,7 @@ from typing import Any
 
 import cv2
 
+from islr.files import slug
 from islr.reporting.document import text
 from islr.reporting.document.blocks import Block, Cell, Column, Notice, Picture, Prose, Section, Table
 from islr.reporting.gather import Corpus, Gathered
@@ -52,7 +53,7 @@ def audit_blocks(corpus: Corpus) -> list[Block]:
     blocks += [Prose(items=tuple(items))] if items else []
     rows = tuple((Cell(name), _full(value)) for name, value in facts_of(corpus.audit))
     title, columns = f"Every audited fact of {corpus.name}", (Column("Fact"), Column("Value"))
-    return [*blocks, Table(f"audit-{text.slug(corpus.label)}", title, columns, rows, folded=bool(blocks))]
+    return [*blocks, Table(f"audit-{slug(corpus.label)}", title, columns, rows, folded=bool(blocks))]
 
 
 def _full(value: str) -> Cell:
@@ -78,7 +79,7 @@ def _splits(corpus: Corpus, splits: dict[str, Any]) -> Table:
             cells.append(Cell("–", "") if value is None else Cell(f"{value:.{digits}f}", value))
         cells.append(_full(str(facts.get("fingerprint", "–"))))
         rows.append(tuple(cells))
-    name = f"splits-{text.slug(corpus.label)}"
+    name = f"splits-{slug(corpus.label)}"
     note = "The fingerprint covers every listed clip and its label, present or not."
     return Table(name, f"Splits of {corpus.name}", tuple(columns), tuple(rows), note)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from islr.evaluation.intervals import Difference, Interval, bootstrap, holm, paired_bootstrap
 from islr.evaluation.metrics import hits
+from islr.files import slug
 from islr.reporting.document import figures, text
 from islr.reporting.document.blocks import Block, Cell, Chart, Column, Notice, Section, Series, Table
 from islr.reporting.gather import Place
@@ -175,7 +176,6 @@ def _lines(cells: Cells) -> list[_Line]:
 def _accuracy(found: ScoredSet, cells: Cells) -> list[Block]:
     lines = _lines(cells)
     regimes = regime_order([regime for line in lines for regime in line.cells])
-    slug = text.slug(found.title)
     blocks: list[Block] = [_figure(found, lines, regimes)] if len(cells) > 1 else []
     columns = (
         Column("Method"),
@@ -198,7 +198,7 @@ def _accuracy(found: ScoredSet, cells: Cells) -> list[Block]:
         )
         for line in lines
     )
-    blocks.append(Table(f"grid-{slug}", f"Top-1 on {found.title}", columns, body, note, "grid"))
+    blocks.append(Table(f"grid-{slug(found.title)}", f"Top-1 on {found.title}", columns, body, note, "grid"))
     blocks += _gains(found, lines, [regime for regime in regimes if regime != SCRATCH], compared)
     alone = [cell_label(place) for place, cell in cells.items() if len(cell.rows) == 1]
     if alone and len(alone) < len(cells):
@@ -289,7 +289,7 @@ def _gains(found: ScoredSet, lines: Sequence[_Line], regimes: Sequence[str], com
         "Top-1 minus scratch in percentage points, with the 95 % interval of the paired difference. Marks as above. "
         "They cover the choice of test clips; the luck of a training run shows in the seeds."
     )
-    name, title = f"gains-{text.slug(found.title)}", f"What pre-training adds to scratch on {found.title}"
+    name, title = f"gains-{slug(found.title)}", f"What pre-training adds to scratch on {found.title}"
     return [Table(name, title, tuple(columns), tuple(rows), note, "grid")]
 
 
@@ -311,7 +311,7 @@ def _seed_by_seed(found: ScoredSet, cells: Cells) -> Table:
             )
     score = Column("Top-1, %", numeric=True, interval=True)
     columns = (Column("Method"), Column("Regime"), Column("Seed", numeric=True), score)
-    name, title = f"grid-seeds-{text.slug(found.title)}", f"Seed by seed on {found.title}"
+    name, title = f"grid-seeds-{slug(found.title)}", f"Seed by seed on {found.title}"
     return Table(name, title, columns, tuple(rows), folded=True)
 
 
@@ -341,7 +341,7 @@ def _pairs(found: ScoredSet, cells: Cells) -> list[Block]:
         f"{len(pairs)} pairs."
     )
     title = f"Cell against cell on {found.title}"
-    name = f"grid-pairs-{text.slug(found.title)}"
+    name = f"grid-pairs-{slug(found.title)}"
     return [Table(name, title, (*columns, Column("p, Holm", numeric=True)), tuple(rows), note, folded=True)]
 
 
@@ -379,7 +379,7 @@ def _phonology(found: ProbeSet) -> list[Block]:
         if marked
         else "No paired difference to scratch has an interval that excludes zero."
     )
-    name = f"grid-probe-{text.slug(found.title)}"
+    name = f"grid-probe-{slug(found.title)}"
     title = f"Phonology in the frozen features, {found.title}"
     return [Table(name, title, tuple(columns), tuple(cells for _, cells in body), note, "grid")]
 

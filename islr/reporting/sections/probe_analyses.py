@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from islr.evaluation.results import Result
+from islr.files import slug
 from islr.reporting.document import text
 from islr.reporting.document.blocks import Block, Cell, Column, Prose, Section, Series, Table
 from islr.reporting.document.cells import result_cell
@@ -169,8 +170,8 @@ def _tables(
         caption = f"{analysis.title}, {title}" + (": all numbers" if folded else "")
         methods = sorted({r.ci_method for r in records if r.ci_method})
         note = analysis.words if not folded else f"Intervals: {'; '.join(methods)}."
-        slug = f"analysis-{text.slug(name)}-{text.slug(title)}{'-all' if folded else ''}"
-        made.append(Table(slug, caption, tuple(columns), tuple(body), note, folded=folded))
+        table_name = f"analysis-{slug(name)}-{slug(title)}{'-all' if folded else ''}"
+        made.append(Table(table_name, caption, tuple(columns), tuple(body), note, folded=folded))
     return made
 
 
@@ -252,7 +253,8 @@ def _erasure(title: str, records: Sequence[Result], rows: dict[_Row, tuple[str, 
             "training clips; intervals in the tooltips. On the diagonal nothing but class frequencies is left. What "
             "other features lose was carried by the same directions, or the lexicon ties it to the erased feature."
         )
-        slug = f"erasure-{text.slug('-'.join(filter(None, key)))}-{text.slug(title)}"
+        where = f"erasure-{slug('-'.join(filter(None, key)))}-{slug(title)}"
         caption = f"Erasing one feature, reading the others: {label}, {title}"
-        made.append(Table(slug, caption, tuple(columns), tuple(body), note, "heat", muted, ("no change", "−50 points")))
+        scale = ("no change", "−50 points")
+        made.append(Table(where, caption, tuple(columns), tuple(body), note, "heat", muted, scale))
     return made

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from islr.evaluation.results import Result
+from islr.files import slug
 from islr.reporting.document import figures, text
 from islr.reporting.document.blocks import Block, Cell, Chart, Column, Notice, Section, Series, Table
 from islr.reporting.document.cells import result_cell
@@ -67,7 +68,7 @@ def sections(sets: Sequence[ProbeSet]) -> list[Section]:
         if found.coverage:
             rows = tuple((Cell(name), Cell(value)) for name, value in facts_of(found.coverage))
             title, columns = f"Coverage and splits of {found.title}", (Column("Fact"), Column("Value"))
-            name = f"probe-coverage-{text.slug(found.title)}"
+            name = f"probe-coverage-{slug(found.title)}"
             blocks.append(Table(name, title, columns, rows, folded=True))
     lead = (
         "A linear probe on frozen features predicts each phonological feature of a sign it has never "
@@ -117,7 +118,7 @@ def _heat(found: ProbeSet, split: str, rows: Sequence[ProbeRow], title: str, fol
         note += _MARKS if any(cell.mark for row in body for cell in row) else _NO_MARKS
     if rows == found.permuted:
         note += _PERMUTED
-    name = f"probe-{text.slug(title)}"
+    name = f"probe-{slug(title)}"
     return Table(name, title, tuple(columns), tuple(body), note, "heat", folded, ("majority class", "perfect"))
 
 
@@ -146,7 +147,7 @@ def _pairs(found: ProbeSet) -> list[Block]:
     note = "Paired difference in balanced accuracy, points." + _MARKS.replace(
         "random initialisation", "the other encoder"
     )
-    name = f"probe-pairs-{text.slug(found.title)}"
+    name = f"probe-pairs-{slug(found.title)}"
     return [Table(name, title, tuple(columns), tuple(body), note, "heat", folded=True)]
 
 
@@ -176,7 +177,7 @@ def _everything(found: ProbeSet) -> Table:
     methods = sorted({r.ci_method for r in found.records.values() if r.ci_method})
     note = f"Intervals: {'; '.join(methods)}." if methods else ""
     title = f"All probe numbers on {found.title}, with intervals"
-    name = f"probe-all-{text.slug(found.title)}"
+    name = f"probe-all-{slug(found.title)}"
     return Table(name, title, (*columns, Column("n", numeric=True)), tuple(rows), note, folded=True)
 
 
@@ -340,6 +341,6 @@ def _gap(found: ProbeSet) -> list[Block]:
     )
     drawn = (figures.dots(dumbbells, label, connect=True),)
     narrow = (figures.dots(dumbbells, label, connect=True, narrow=True),)
-    name = f"gap-{text.slug(found.title)}"
+    name = f"gap-{slug(found.title)}"
     table = Table(name, "Seen minus unseen, feature by feature", columns, tuple(rows), folded=True)
     return [Chart(caption, drawn, narrow), table]

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from islr.evaluation.results import Provenance, Result
+from islr.files import slug
+from islr.progress import duration
 from islr.reporting.document import text
 from islr.reporting.document.blocks import Block, Cell, Column, Notice, Section, Table
 from islr.reporting.gather import Gathered, Run
@@ -70,12 +72,12 @@ def _protocol(protocol: str, entries: Sequence[tuple[str, str, dict[str, str]]])
     fields = list(PROVENANCE_NAMES)
     shared = [f for f in fields if len({words[f] for _, _, words in entries}) == 1]
     differing = [f for f in fields if f not in shared]
-    slug = text.slug(protocol)
+    name = slug(protocol)
     blocks: list[Block] = []
     if shared:
         rows = tuple((Cell(PROVENANCE_NAMES[f]), _hash_cell(entries[0][2][f])) for f in shared)
         columns = (Column("Field"), Column("Value"))
-        blocks.append(Table(f"provenance-{slug}", f"The same for every {protocol} number", columns, rows))
+        blocks.append(Table(f"provenance-{name}", f"The same for every {protocol} number", columns, rows))
     if differing:
         heads = (Column("Row (run folder)"), *(Column(PROVENANCE_NAMES[f]) for f in differing))
         anchored: set[str] = set()
@@ -85,7 +87,7 @@ def _protocol(protocol: str, entries: Sequence[tuple[str, str, dict[str, str]]])
             anchored.add(anchor)
             body.append((first, *(_hash_cell(words[f]) for f in differing)))
         title = f"What differs between {protocol} numbers"
-        blocks.append(Table(f"provenance-{slug}-rows", title, heads, tuple(body), folded=len(body) > _MOST_ROWS))
+        blocks.append(Table(f"provenance-{name}-rows", title, heads, tuple(body), folded=len(body) > _MOST_ROWS))
     return blocks
 
 
@@ -105,7 +107,7 @@ def provenance_words(p: Provenance) -> dict[str, str]:
         "clips": f"{p.clips_present} / {p.clips_expected}",
         "pretraining": " → ".join(stages) or "none",
         "libraries": ", ".join(f"{name} {version}" for name, version in sorted(p.libraries.items())),
-        "wall_time": text.duration(p.wall_time_s),
+        "wall_time": duration(p.wall_time_s),
         "cluster": "whole signers" if p.cluster else "as each interval says",
         "parents": " + ".join(_parent_words(parent) for parent in p.parents),
     }
@@ -136,7 +138,7 @@ def environment(gathered: Gathered) -> Section:
                 Cell(text.count(steps) if steps else "–", steps or ""),
                 Cell(f"{losses[-1]:.4g}" if losses else "–", losses[-1] if losses else ""),
                 Cell(f"{np.median(rate):.0f}" if rate else "–", float(np.median(rate)) if rate else ""),
-                Cell("–" if seconds is None else text.duration(seconds), "" if seconds is None else seconds),
+                Cell("–" if seconds is None else duration(seconds), "" if seconds is None else seconds),
             )
         )
     columns = [Column("Run folder"), Column("Task"), Column("Row"), Column("Steps", numeric=True)]
