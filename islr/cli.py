@@ -48,7 +48,7 @@ def main(command: str | None = None) -> None:
 
 def run(arguments: list[str], debug: bool = False) -> int:
     """Run one command; returns its exit code and prints one line on stderr when it is not 0."""
-    from islr.data.video.decode import DecodeError
+    from islr.data.video.guard import DecodeError
 
     try:
         code = app(args=arguments, prog_name="islr", standalone_mode=False)
