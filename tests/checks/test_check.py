@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.tiny_runs import DPC, FINETUNE, PRETRAIN, write_config
-from test_recipes import TINY
+from support.tiny_runs import DPC, FINETUNE, PRETRAIN, TINY, write_config
 from torch import nn
 
 from islr.checks import reload as reload_check

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.pose_files import pose_of
 from support.video_files import FPS, FRAMES, make_rotated, make_video, numbers_of
-from test_pose import pose_of
 
 from islr.cli import run
 from islr.data.audit.corpus import audit

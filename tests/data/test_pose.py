@@ -4,17 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.pose_files import pose_of
 
 from islr.data.poses.pose import LEFT_HAND, POINTS, RIGHT_HAND, Pose, normalise, read_pose, write_pose
 from islr.errors import UserError
-
-
-def pose_of(frames: int = 12, *, width: int = 320, height: int = 240, seed: int = 0) -> Pose:
-    rng = np.random.default_rng(seed)
-    keypoints = rng.uniform(0.2, 0.8, (frames, POINTS, 3)).astype(np.float32)
-    keypoints[:, 11, :2] = (0.6, 0.5)  # left shoulder: the signer's own left is on the picture's right
-    keypoints[:, 12, :2] = (0.4, 0.5)
-    return Pose(keypoints, np.ones((frames, POINTS), np.float32), 25.0, width, height)
 
 
 def changed(pose: Pose, **changes: np.ndarray) -> Pose:

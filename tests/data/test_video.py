@@ -30,18 +30,8 @@ from support.video_files import (
     picture,
 )
 
-from islr.data.video.decode import (
-    BACKENDS,
-    DecodeError,
-    VideoInfo,
-    backends,
-    decode,
-    guard,
-    measure,
-    probe_video,
-    reader,
-    shrink,
-)
+from islr.data.video import backends, guard, reader
+from islr.data.video.decode import BACKENDS, DecodeError, VideoInfo, decode, measure, probe_video, shrink
 from islr.data.video.guard import KINDS
 from islr.errors import UserError
 

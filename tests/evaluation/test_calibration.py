@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss
-from test_results import PROVENANCE
+from support.records import PROVENANCE
 
 from islr.evaluation.calibration import (
     Bin,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
-from test_results import PROVENANCE
+from support.records import PROVENANCE
 
 from islr.data.manifest import Clip, Manifest
 from islr.errors import UserError

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from islr.errors import UserError
-from islr.models.public.reader import non_finite, open_public, pickles, read_public
+from islr.models.public import pickles
+from islr.models.public.reader import non_finite, open_public, read_public
 from islr.models.weights import read_tensors
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2, dtype=torch.float16), "n": torch.tensor(3)}

@@ -7,8 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.encoder_clips import random_clip
-from support.oracle_helpers import oracle_entry, state_of
-from torch import Tensor
+from support.oracle_helpers import oracle_entry, state_of, swin_encoder
 from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.models.video import swin3d_b, swin3d_s, swin3d_t
 from torchvision.models.video.swin_transformer import SwinTransformer3d
@@ -209,19 +208,10 @@ def test_impossible_numbers_are_refused(options: dict, message: str) -> None:
         small_swin(**options)
 
 
-def oracle_encoder(params: dict, state: dict[str, Tensor], layout: str) -> SwinEncoder:
-    """The encoder of a recorded model, loaded; its clips need not be of the size it is built for."""
-    assert params["patch_size"] == [2, 4, 4]
-    shape = {name: params[name] for name in ("depths", "embed_dim", "num_heads")}
-    encoder = SwinEncoder(frames=2, size=32, window=params["window_size"], **shape)
-    load_layout(encoder, state, LAYOUTS[layout], "oracle")
-    return encoder.eval()
-
-
 @pytest.mark.oracle
 def test_small_swin_is_video_swin_s(oracles: Path) -> None:
     entry, tensors = oracle_entry(oracles, "video_swin_tiny.safetensors", "svt_bevt")
-    encoder = oracle_encoder(entry["params"], state_of(tensors), "mm-swin")
+    encoder = swin_encoder(entry["params"], state_of(tensors), "mm-swin")
     clips = [name for name in tensors if name.startswith("x_")]
     assert clips
     for name in clips:
@@ -237,7 +227,7 @@ def test_bevt_s_layout_leaves_everything_but_the_encoder(oracles: Path) -> None:
     state |= {"cls_head.lm_head.weight": torch.zeros(1), "cls_head.vae_encoder.blocks.input.w": torch.zeros(1)}
     layout = detect_layout(state, "swin_tiny", "file")
     assert layout.name == "bevt"
-    encoder = oracle_encoder(entry["params"], state, "bevt")
+    encoder = swin_encoder(entry["params"], state, "bevt")
     renamed = rename(state, layout, "file")
     assert renamed.tensors.keys() == encoder.state_dict().keys()
     beside = {name.split(".")[0] for name in renamed.left if "index" not in name}

@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from test_results import result
+from support.records import result
 from torch import Tensor
 
 from islr.cli import run

@@ -9,9 +9,8 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from support.killed_runs import killed_at
-from support.oracle_helpers import Differences, oracle_entry, state_of
+from support.oracle_helpers import Differences, oracle_entry, state_of, swin_encoder
 from support.tiny_runs import PRETRAIN, write_config
-from test_swin import oracle_encoder
 from torch import Tensor, nn
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, shifted_window_attention_3d
 
@@ -302,7 +301,7 @@ BESIDE = {  # ours -> the original's, without what follows the last dot
 
 
 def oracle_recipe(entry: dict, state: dict[str, Tensor]) -> BEVT:
-    encoder = oracle_encoder(entry["params"], state, "bevt")
+    encoder = swin_encoder(entry["params"], state, "bevt")
     recipe = BEVT(encoder, Config(), MeanColours())
     beside = rename(state, LAYOUTS["bevt"], "oracle").left
     recipe.mask_token.data.copy_(beside["mask_token"].flatten())

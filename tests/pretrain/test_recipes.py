@@ -4,13 +4,12 @@ The recipes with more to assert about an interrupted run do so in their own file
 """
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from support.killed_runs import killed_at
-from support.tiny_runs import PRETRAIN, write_config
+from support.tiny_runs import PRETRAIN, TINY, write_config
 
 from islr.config import load_config
 from islr.training.tracking import read_metrics
@@ -23,23 +22,6 @@ ELSEWHERE = {
     "svt": "test_svt",
     "bevt": "test_bevt",
     "dpc": "test_dpc",
-}
-TINY: dict[str, dict[str, Any]] = {
-    "posemae": {
-        "recipe": {"name": "posemae", "decoder_dim": 16, "decoder_depth": 1},
-        "encoder": {"name": "pose_transformer_tiny", "arguments": {"frames": 8}},
-    },
-    "supervised": {  # with all that draws anything
-        "recipe": {
-            "name": "supervised",
-            "classification": {"mixup": 0.8, "cutmix": 1.0, "mix_prob": 0.8, "repeats": 2, "dropout": 0.1},
-            "video": {"randaugment": {"layers": 4}, "erasing": {"probability": 0.5}, "colour": 0.2},
-        }
-    },
-    "tokenizer": {
-        "recipe": {"name": "tokenizer", "vocabulary": 16, "decoder_width": 8, "decoder_depth": 1},
-        "encoder": {"name": "frame_conv_tiny", "arguments": {"frames": 2, "size": 32}},
-    },
 }
 
 

@@ -19,8 +19,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from islr.models import Classifier
+from islr.models.layouts import LAYOUTS, load_layout
 from islr.models.layouts.slowfast import to_slowfast_name
 from islr.models.mvit.encoder import MViTEncoder
+from islr.models.swin import SwinEncoder
 from islr.training.optim import OptimConfig, parameter_groups
 
 
@@ -204,3 +206,12 @@ class Differences:
 
 
 DIFFERENCES = pytest.StashKey[list[tuple[str, Differences]]]()  # in a session's config: file of tests -> what it found
+
+
+def swin_encoder(params: dict, state: dict[str, Tensor], layout: str) -> SwinEncoder:
+    """The encoder of a recorded model, loaded; its clips need not be of the size it is built for."""
+    assert params["patch_size"] == [2, 4, 4]
+    shape = {name: params[name] for name in ("depths", "embed_dim", "num_heads")}
+    encoder = SwinEncoder(frames=2, size=32, window=params["window_size"], **shape)
+    load_layout(encoder, state, LAYOUTS[layout], "oracle")
+    return encoder.eval()

@@ -32,6 +32,15 @@ def signer(frames: int = 6, seed: int = 0) -> Pose:
     return Pose(keypoints, confidences, FPS, WIDTH, HEIGHT)
 
 
+def pose_of(frames: int = 12, *, width: int = 320, height: int = 240, seed: int = 0) -> Pose:
+    """Random points within the picture, all of them visible, the shoulders where a signer has them."""
+    rng = np.random.default_rng(seed)
+    keypoints = rng.uniform(0.2, 0.8, (frames, POINTS, 3)).astype(np.float32)
+    keypoints[:, 11, :2] = (0.6, 0.5)  # left shoulder: the signer's own left is on the picture's right
+    keypoints[:, 12, :2] = (0.4, 0.5)
+    return Pose(keypoints, np.ones((frames, POINTS), np.float32), 25.0, width, height)
+
+
 def only(pose: Pose, points: list[int]) -> np.ndarray:
     """Confidences `[T, 75]` with all points but some (and both hands) missing."""
     kept = np.zeros(POINTS, bool)

@@ -3,9 +3,13 @@
 import multiprocessing
 import os
 import socket
+import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
+
+from islr.training.run_lock import only_writer
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["pretrain.run"])
@@ -52,6 +56,12 @@ def run_world(size: int, function: Callable[..., object], *arguments: Any) -> li
     for process in processes:
         process.join()
     return [process.exitcode for process in processes]
+
+
+def hold_run_folder(folder: Path) -> None:
+    """Be the writer until killed."""
+    with only_writer(folder):
+        time.sleep(600)
 
 
 def _member(rank: int, size: int, port: int, function: Callable[..., object], arguments: tuple[Any, ...]) -> None:

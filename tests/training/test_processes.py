@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.process_groups import background, run_world, start_world
+from support.process_groups import background, hold_run_folder, run_world, start_world
 from support.tiny_runs import FINETUNE, PRETRAIN, write_config
-from test_lock import hold
 
 from islr.cli import run
 from islr.config import load_config
@@ -122,7 +121,7 @@ def test_a_late_process_is_named_in_time(mini_corpus: Path, tmp_path: Path) -> N
 def test_a_folder_in_use_is_refused_by_all_processes(mini_corpus: Path, tmp_path: Path) -> None:
     path = config(tmp_path, mini_corpus, "busy")
     (tmp_path / "busy").mkdir()
-    holder = background(hold, tmp_path / "busy")
+    holder = background(hold_run_folder, tmp_path / "busy")
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (tmp_path / "busy" / LOCK).exists():
         time.sleep(0.01)

@@ -10,21 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.process_groups import background
+from support.process_groups import background, hold_run_folder
 
 from islr.errors import UserError
 from islr.training import run_lock as lock
 from islr.training.run_lock import LOCK, only_writer
 
 
-def hold(folder: Path) -> None:
-    """Be the writer until killed."""
-    with only_writer(folder):
-        time.sleep(600)
-
-
 def test_the_living_are_named_and_the_dead_followed(tmp_path: Path) -> None:
-    process = background(hold, tmp_path)
+    process = background(hold_run_folder, tmp_path)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not ((tmp_path / LOCK).exists() and (tmp_path / LOCK).stat().st_size):
         time.sleep(0.01)
