@@ -1,1 +1,1 @@
-"""Worker processes that can be killed in the middle of a job, and stop signals."""
+"""Worker processes that can be killed in the middle of a job, stop signals, and locks between processes."""

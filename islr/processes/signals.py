@@ -1,22 +1,22 @@
-"""Being asked to stop, as a flag that long work reads between steps."""
+"""Stop signals, as a flag that long work reads between its steps."""
 
 import os
 import signal
 from types import FrameType
 from typing import Any
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
 
 class StopSignal:
-    """Turns SIGTERM, SIGINT and SIGUSR1 into a flag that the loop reads; a second signal ends the process at once."""
-
-    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    """Turn SIGTERM, SIGINT and SIGUSR1 into a flag within a `with` block; a second signal ends the process at once."""
 
     def __init__(self) -> None:
         self.received = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
-        for number in self.SIGNALS:
+        for number in STOP_SIGNALS:
             self._previous[number] = signal.signal(number, self._handle)
         return self
 

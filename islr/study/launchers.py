@@ -4,7 +4,6 @@ A launcher starts one command line of this program as a job. All launchers keep 
 output goes to the stage's log, a stopped job saves and ends with exit code 75, and an exit code comes back.
 """
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -12,15 +11,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
 from islr.errors import UserError
+from islr.processes.parent import end_with_parent
 
 Execute = Callable[[list[str]], int]
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _POLL_S = 1.0
 _CLUSTER_POLL_S = 10.0  # schedulers do not like to be asked more often
 
@@ -62,7 +62,9 @@ class Processes:
 
     def start(self, name: str, arguments: Sequence[str], log: Path) -> "_Forked":
         """See `Launcher.start`."""
-        process = self._context.Process(target=_child, args=(self.execute, list(arguments), log), name=name)
+        process = self._context.Process(
+            target=_child, args=(self.execute, list(arguments), log, os.getpid()), name=name
+        )
         process.start()
         return _Forked(process)
 
@@ -86,11 +88,11 @@ class _Forked:
         self.process.terminate()
 
 
-def _child(execute: Execute, arguments: list[str], log: Path) -> None:
+def _child(execute: Execute, arguments: list[str], log: Path, parent: int) -> None:
     """Body of a job's process: output to its log, signals as in a fresh process, ends with its parent."""
     for number in (15, 2):
         signal.signal(number, signal.SIG_DFL)
-    _die_with_parent()
+    end_with_parent(parent, signal.SIGTERM)  # it saves and ends
     with log.open("a", encoding="utf-8") as file:
         print(f"$ islr {' '.join(arguments)}", file=file, flush=True)
         sys.stdout.flush()
@@ -101,12 +103,6 @@ def _child(execute: Execute, arguments: list[str], log: Path) -> None:
         code = execute(arguments)
         file.flush()
     os._exit(code)
-
-
-def _die_with_parent() -> None:
-    """This process is told to save and end when the one that started it dies."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
 
 
 TRAINING = ("pretrain", "finetune")  # commands that several processes can share
@@ -141,7 +137,7 @@ class Torchrun:
                     stdout=file,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    preexec_fn=_die_with_parent,
+                    preexec_fn=partial(end_with_parent, os.getpid(), signal.SIGTERM),
                 )
             )
 

@@ -7,10 +7,9 @@ and a run that was stopped continues where it was: a file under its final name i
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,10 @@ from islr.data.manifest import Manifest
 from islr.data.poses.pose import read_pose, write_pose
 from islr.data.video.decode import decode, probe_video
 from islr.data.video.guard import DecodeError
-from islr.errors import UserError
+from islr.errors import Interrupted, RunFailed, UserError
 from islr.files import file_sha256, write_atomic
+from islr.processes.pool import in_workers
+from islr.processes.signals import StopSignal
 from islr.synth.clip import Take, box_around, encode, pose_of
 from islr.synth.corpus import Cell, Corpus, Written
 from islr.synth.design import built_in_lexicon
@@ -35,6 +36,7 @@ from islr.synth.options import SynthOptions
 RENDER_VERSION = 3  # raised whenever the same options give other pixels or poses
 OPTIONS_FILE = "synth.json"
 _SHEET_CELL = 160
+_LONGEST_S = 3600.0  # for one clip, in its worker process
 
 Progress = Callable[[int, int], None]
 
@@ -108,20 +110,17 @@ def write_corpus(out: str | Path, options: SynthOptions, progress: Progress | No
 
     Raises:
         UserError: The folder holds a corpus of other options, or the lexicon cannot be used.
+        Interrupted: A stop signal came; run again, the corpus is completed.
     """
     out = Path(out)
     corpus = corpus_of(options)
     for folder in (out / "videos", out / "poses"):
         folder.mkdir(parents=True, exist_ok=True)
-        for partial in folder.glob(".*.partial"):  # left by a run that was killed
-            partial.unlink(missing_ok=True)
+        for leftover in folder.glob(".*.partial"):  # of a run that was killed
+            leftover.unlink(missing_ok=True)
     _claim(out, options)
     takes = corpus.takes()
-    written = []
-    for done, result in enumerate(_run(out, corpus, takes), start=1):
-        written.append(result)
-        if progress is not None:
-            progress(done, len(takes))
+    written = _render(out, corpus, takes, progress)
     lists = corpus.write_lists(out, takes, written)
     manifest = Manifest(
         name=options.title(),
@@ -156,38 +155,43 @@ def _claim(out: Path, options: SynthOptions) -> None:
     write_atomic(path, json.dumps(about, indent=1) + "\n")
 
 
-_corpus: Corpus | None = None  # of a worker process
+def _render(out: Path, corpus: Corpus, takes: list[Take], progress: Progress | None) -> list[Written]:
+    """Render the clips, in the order of `takes` or in worker processes.
+
+    Raises:
+        Interrupted: A stop signal came; the clips that are done stay.
+        RunFailed: A worker process died or hung.
+    """
+    written: dict[int, Written] = {}
+    with StopSignal() as stop:
+        for place, result in _rendered(out, corpus, takes):
+            if isinstance(result, str):
+                raise RunFailed(f"rendering {corpus.name(takes[place])} ended with its process ({result})")
+            written[place] = result
+            if progress is not None:
+                progress(len(written), len(takes))
+            if stop.received and len(written) < len(takes):
+                raise Interrupted(f"stopped at clip {len(written)} of {len(takes)}; run the same command to go on")
+    return [written[place] for place in range(len(takes))]
 
 
-def _start_worker(corpus: Corpus) -> None:
-    global _corpus
-    _corpus = corpus
-    cv2.setNumThreads(1)
-
-
-def _work(job: tuple[Path, Take]) -> Written:
-    assert _corpus is not None
-    return write_take(job[0], _corpus, job[1])
-
-
-def _run(out: Path, corpus: Corpus, todo: list[Take]) -> Iterator[Written]:
-    workers = min(corpus.options.workers, len(todo))
-    if workers == 1:
-        threads = cv2.getNumThreads()
-        cv2.setNumThreads(1)
-        try:
-            yield from (write_take(out, corpus, take) for take in todo)
-        finally:
-            cv2.setNumThreads(threads)
+def _rendered(out: Path, corpus: Corpus, takes: list[Take]) -> Iterator[tuple[int, Written | str]]:
+    """Yield (place in `takes`, what was written, or how the process was lost)."""
+    function = partial(write_take, out, corpus)
+    workers = min(corpus.options.workers, len(takes))
+    if workers > 1:
+        yield from in_workers(function, takes, workers, seconds=_longest, lost=str)
         return
-    context = multiprocessing.get_context("spawn")  # forking a process that has threads can deadlock
-    jobs = [(out, take) for take in todo]
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(corpus,)) as pool:
-        try:
-            yield from pool.map(_work, jobs, chunksize=4)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield from enumerate(map(function, takes))
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _longest(take: Take) -> float:
+    return _LONGEST_S
 
 
 def sample_sheet(out: Path, cells: list[list[Cell]]) -> bytes:

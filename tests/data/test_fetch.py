@@ -591,7 +591,7 @@ def test_youtube_ids() -> None:
 def test_a_video_that_hangs_the_decoder_costs_only_its_clip(
     site: Site, fetched: Fetched, clip: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("islr.data.fetch.cut.START_S", 0.0)
+    monkeypatch.setattr("islr.processes.worker.START_S", 0.0)
     monkeypatch.setattr("islr.data.fetch.cut.deadline_of", lambda path: 0.0)
     monkeypatch.setattr("islr.data.fetch.cut._POLL_S", 0.0)
     site.pages["/a"] = plain(clip)

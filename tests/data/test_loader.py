@@ -199,7 +199,7 @@ def test_signal_to_the_whole_group_blames_no_clip() -> None:
 
 @linux
 def test_workers_that_cannot_start_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("islr.processes.pool._end_with", lambda parent: os._exit(3))
+    monkeypatch.setattr("islr.processes.worker.end_with_parent", lambda parent: os._exit(3))
     with pytest.raises(RunFailed, match=r"3 worker processes in a row .* \(exit code 3\)"):
         next(load(Samples(), PLAN, workers=1, deadline_s=30))
 

@@ -1,10 +1,16 @@
 """`islr synth` on the command line: what it prints, and how it refuses."""
 
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from islr.cli import DONE, WRONG_INPUT, run
+from islr.cli import DONE, INTERRUPTED, WRONG_INPUT, run
 from islr.data.manifest import Manifest
 from islr.synth import built_in_lexicon, write_lexicon
 
@@ -49,3 +55,48 @@ def test_a_wrong_choice_ends_with_one_line(
     assert run(["synth", str(tmp_path / "out"), *arguments]) == WRONG_INPUT
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _descendants(pid: int) -> set[int]:
+    """Processes below one, from Linux's own table."""
+    found: set[int] = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found |= {int(stat.parent.name)} | _descendants(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, INTERRUPTED), (signal.SIGTERM, INTERRUPTED)]
+)
+def test_a_stopped_rendering_leaves_no_process_and_can_be_continued(tmp_path: Path, number: int, code: int) -> None:
+    out = tmp_path / "corpus"
+    options = ["--signs", "40", "--signers", "3", "--size", "64", "--val-signers", "0", "--test-signers", "0"]
+    command = [sys.executable, "-m", "islr", "synth", str(out), *options, "--workers", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while len(list(out.glob("poses/*.npz"))) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < until, "nothing was rendered"
+        time.sleep(0.05)
+    children = _descendants(process.pid)
+    assert len(children) >= 2
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == code
+    if code == INTERRUPTED:
+        assert re.search(r"^islr: stopped at clip \d+ of 240; run the same command to go on$", said, re.MULTILINE)
+    until = time.monotonic() + 10
+    while any(map(_alive, children)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not [pid for pid in children if _alive(pid)]
+    assert not (out / "manifest.csv").exists()

@@ -1,14 +1,9 @@
 """Is it a video, and the part of it that is the clip: decided by decoding, in a process that may die of it."""
 
-import multiprocessing
 import os
-import signal
 import threading
-import time
 from dataclasses import dataclass
 from fractions import Fraction
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import av
@@ -19,7 +14,7 @@ from islr.data.fetch.http import Stopped
 from islr.data.video.decode import measure, play
 from islr.data.video.guard import HEAD_BYTES, DecodeError, container_suffix
 from islr.data.video.scan import Range, deadline_of
-from islr.processes.pool import START_S
+from islr.processes.worker import Clock, Worker, wait_for
 
 # Visually lossless at this project's picture sizes; a cut of one sign takes about a second of one core.
 CRF, PRESET = 17, "fast"
@@ -103,8 +98,7 @@ class Checker:
     """A process that checks and cuts one file at a time; a file that hangs or kills it costs only that process."""
 
     def __init__(self) -> None:
-        self._process: SpawnProcess | None = None
-        self._ready = False
+        self._worker: Worker | None = None
 
     def run(self, path: Path, span: Range | None, target: Path | None, stop: threading.Event) -> Checked:
         """`check(path)`, or `cut(path, span, target)` if there is a range, within the file's deadline.
@@ -114,59 +108,36 @@ class Checker:
             OSError: The disk refuses.
             Stopped: `stop` was set.
         """
-        if self._process is None:
-            self._start()
-        seconds = deadline_of(path) + (0.0 if self._ready else START_S)
-        end = time.monotonic() + seconds
-        try:
-            self._pipe.send((path, span, target))
-            while not self._pipe.poll(_POLL_S):
-                if stop.is_set():
-                    raise Stopped
-                if time.monotonic() > end:
-                    self.close()
-                    raise DecodeError("deadline", path, f"{seconds:.0f} s")
-            result = self._pipe.recv()
-        except (EOFError, OSError):
-            if stop.is_set():  # it was ended on purpose
-                raise Stopped from None
-            self.close()
-            raise DecodeError("crash", path) from None
-        self._ready = True
-        if isinstance(result, Exception):
-            raise result
-        return result
+        if self._worker is None:
+            # Spawned: a forked one would inherit threads and an open progress bar. Not tied: any thread may end first.
+            self._worker = Worker(_check_or_cut, "spawn", tied=False)
+        worker = self._worker
+        worker.give(0, (path, span, target))
+        while not (results := worker.take()):
+            if stop.is_set():
+                raise Stopped
+            late = worker.clock.left_s < 0
+            if late or not worker.alive:
+                self.close()
+                raise (
+                    DecodeError("deadline", path, f"{deadline_of(path):.0f} s") if late else DecodeError("crash", path)
+                )
+            wait_for([worker], min(_POLL_S, worker.clock.left_s))
+        return results[0][1]
 
     def close(self) -> None:
         """End the process, whatever it is doing; the next file gets another one."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
-            self._pipe.close()
-            self._process = None
-
-    def _start(self) -> None:
-        # Spawned, not forked: the caller holds threads and an open progress display.
-        context = multiprocessing.get_context("spawn")
-        self._pipe, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other,), daemon=True)
-        self._process.start()
-        other.close()
-        self._ready = False
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
 
 
-def _serve(pipe: Connection) -> None:
-    # Ctrl-C reaches every process of a terminal; the one that gave the order ends this one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _check_or_cut(job: tuple[Path, Range | None, Path | None], clock: Clock) -> Checked:
+    path, span, target = job
+    clock.begin(0, deadline_of(path))
     try:
-        while True:
-            path, span, target = pipe.recv()
-            try:
-                result: Checked | Exception = check(path) if span is None else cut(path, span, target)
-            except DecodeError as error:
-                result = error
-            except OSError as error:
-                result = OSError(error.errno, error.strerror, str(target))
-            pipe.send(result)
-    except (EOFError, BrokenPipeError):
-        return
+        if span is None or target is None:
+            return check(path)
+        return cut(path, span, target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error

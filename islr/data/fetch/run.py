@@ -4,7 +4,6 @@ Everything lies in one folder: `<video_id>.<suffix>`, `fetch.csv` (see `islr.dat
 what is on its way. A video that several clips use is downloaded once.
 """
 
-import fcntl
 import random
 import threading
 from collections import Counter
@@ -24,6 +23,7 @@ from islr.data.fetch.table import Row, Table
 from islr.data.fetch.youtube import HOST as YOUTUBE
 from islr.data.fetch.youtube import download_youtube, find_command
 from islr.errors import Interrupted, UserError
+from islr.processes.lock import locked
 from islr.processes.signals import StopSignal
 
 _WORK = ".fetch"
@@ -117,16 +117,10 @@ def _folder(path: Path) -> Iterator[tuple[Path, int]]:
     work = path / _WORK
     try:
         work.mkdir(parents=True, exist_ok=True)
-        lock = (work / "lock").open("w")
     except OSError as error:
         raise UserError(f"{path}: cannot be a folder of videos ({error.strerror})") from error
-    with lock:
-        try:
-            # This kind of lock is shared with a yt-dlp that outlives a killed run and still writes here.
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(f"{path}: another process, or a yt-dlp it left behind, still fetches into it") from error
-        yield path.resolve(), lock.fileno()
+    with locked(work / "lock", f"{path}: another process, or a yt-dlp it left behind, still fetches into it") as lock:
+        yield path.resolve(), lock
 
 
 class _Run:

@@ -18,7 +18,8 @@ import cv2
 import torch
 from torch.utils.data import default_collate
 
-from islr.processes.pool import Clock, Lost, Parcel, Pool
+from islr.processes.pool import Lost, Pool
+from islr.processes.worker import Clock, Parcel
 
 Batch = dict[str, Any]
 Sample = dict[str, Any]

@@ -22,11 +22,9 @@ is checked alone. It is paid in bytes: a pack is larger than well-compressed ori
 what H.264 would take. `quality` and `short_side` trade that.
 """
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -51,6 +49,7 @@ from islr.data.video.guard import DecodeError
 from islr.data.video.scan import deadline_of
 from islr.errors import UserError
 from islr.files import file_sha256, write_atomic
+from islr.processes.lock import locked
 from islr.processes.pool import in_workers
 
 Progress = Callable[[int, int], None]
@@ -119,7 +118,7 @@ def pack_manifest(
         raise UserError(f"{manifest.name} is a pack; pack the manifest of the original files")
     out.mkdir(parents=True, exist_ok=True)
     about = _about(manifest, clips, options)
-    with _locked(out):
+    with locked(out / ".lock", f"{out}: another process is packing into this folder"):
         _claim(out, about)
         shards = Shards(out, options.shard_mb * 10**6)
         done = shards.recover([clip.clip_id for clip in clips], check)
@@ -257,17 +256,6 @@ def _claim(out: Path, about: dict[str, Any]) -> None:
         raise UserError(f"{out} holds shards without {ABOUT}; choose another folder, or delete this one")
     else:
         write_atomic(path, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    with (out / ".lock").open("w") as lock:
-        try:
-            # A record lock belongs to this process alone: workers that outlive a kill do not hold it.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{out}: another process is packing into this folder") from None
-        yield
 
 
 def _manifest_of(manifest: Manifest, out: Path, about: dict[str, Any]) -> Manifest:
