@@ -171,10 +171,10 @@ def check(
 ) -> None:
     """Before a long run: can it learn, does anything leak, does it load again, how long, how much memory."""
     from islr.checks.run import report_checks
-    from islr.checks.subject import Limits
+    from islr.checks.subject import CheckLimits
 
     subject = _subject(config, overrides or [])
-    report_checks(subject, Limits(steps, seconds, clips, processes), only or (), json_file)
+    report_checks(subject, CheckLimits(steps, seconds, clips, processes), only or (), json_file)
 
 
 def _subject(where: str, overrides: list[str]) -> Any:

@@ -1,16 +1,22 @@
-"""Pre-training recipes, one file each. A new method is one file here, one YAML and one line in `RECIPES`."""
+"""Pre-training recipes, one class a file. A new method is one file here, one YAML and one line in `RECIPES`."""
 
-from types import ModuleType
+from pretrain.bevt import BEVT
+from pretrain.dpc import DPC
+from pretrain.maskfeat import MaskFeat
+from pretrain.posemae import PoseMAE
+from pretrain.recipe import Recipe
+from pretrain.supervised import Supervised
+from pretrain.svt import SVT
+from pretrain.tokenizer import Tokenizer
+from pretrain.videomae import VideoMAE
 
-from pretrain import bevt, dpc, maskfeat, posemae, supervised, svt, tokenizer, videomae
-
-RECIPES: dict[str, ModuleType] = {
-    "bevt": bevt,
-    "dpc": dpc,
-    "maskfeat": maskfeat,
-    "posemae": posemae,
-    "supervised": supervised,
-    "svt": svt,
-    "tokenizer": tokenizer,
-    "videomae": videomae,
+RECIPES: dict[str, type[Recipe]] = {
+    "bevt": BEVT,
+    "dpc": DPC,
+    "maskfeat": MaskFeat,
+    "posemae": PoseMAE,
+    "supervised": Supervised,
+    "svt": SVT,
+    "tokenizer": Tokenizer,
+    "videomae": VideoMAE,
 }

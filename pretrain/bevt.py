@@ -12,7 +12,8 @@ a clip, D width, V words.
 """
 
 from dataclasses import replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -20,26 +21,29 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from islr.config import Config as BaseConfig
 from islr.data.loading.store import Batch
 from islr.data.views.input_spec import InputSpec
 from islr.data.views.source import ClipSource
 from islr.data.views.transforms import AugmentConfig, PoseAugmentConfig, View, train_view
 from islr.errors import UserError
+from islr.models import create_model
+from islr.models.convnets.frame_conv import FrameConv
 from islr.models.encoder import INIT_STD, to_input
 from islr.models.swin import PATCH, SwinEncoder
 from islr.models.tokens import hide_tokens
 from islr.training.distributed.collectives import share
 from pretrain.masks.draw import block_mask, block_tube_mask
 from pretrain.pictures import VISIBLE_DIM, enlarge, hide_cells, token_colours
-from pretrain.tokenizer import load_tokenizer
+from pretrain.recipe import Recipe, VideoRecipeConfig, refuse_idle
+from pretrain.targets.codebook import Codebook
+from pretrain.targets.frame_tokenizer import PixelTokenizer
+from pretrain.targets.tokenizer_files import load_tokenizer, save_tokenizer
 
-MODALITY = "video"
 FRAMES_PER_TOKEN = PATCH[0]
 CELL = 16  # pixels a side of what one word describes: a token of the last stage but one
 
 
-class Config(BaseConfig):
+class BEVTConfig(VideoRecipeConfig):
     """Options of BEVT; the defaults are the published ones, but for the images."""
 
     name: Literal["bevt"] = "bevt"
@@ -50,45 +54,17 @@ class Config(BaseConfig):
     tube: tuple[float, float] = Field((0.5, 1.0), description="shortest and longest tube over the clip's length")
     images: int = Field(1, ge=0, description="images of each clip for the image stream; 0 = the video stream alone")
     image_weight: float = Field(1.0, gt=0, description="weight of the image stream's loss")
-    video: AugmentConfig = AugmentConfig()
     image: AugmentConfig = AugmentConfig(colour=0.4)
 
     @model_validator(mode="after")
-    def _ordered(self) -> "Config":
+    def _ordered(self) -> "BEVTConfig":
+        refuse_idle(self, "image_weight", self.images > 0, "images")
+        refuse_idle(self, "image", self.images > 0, "images")
         if not 0 < self.tube[0] <= self.tube[1] <= 1:
             raise ValueError("tube must be two shares of the clip's length, the smaller first")
         if self.smallest_block > self.largest_block:
             raise ValueError(f"smallest_block {self.smallest_block:g} is above largest_block {self.largest_block:g}")
         return self
-
-
-def views(config: Config, input_spec: InputSpec) -> View:
-    """One augmented clip and its mask, bool `[t, h, w]`; K images uint8 `[K, 3, H, W]` and theirs, `[K, h, w]`.
-
-    Raises:
-        UserError: The last two stages would not have whole cells.
-    """
-    if input_spec.size % (2 * CELL):
-        raise UserError(f"bevt needs an encoder of a size that is a multiple of {2 * CELL}, not {input_spec.size}")
-    side = input_spec.size // CELL
-    count = round(side**2 * config.mask_ratio)
-    clip_view = train_view(input_spec, config.video, PoseAugmentConfig())
-    image_view = train_view(replace(input_spec, frames=1), config.image, PoseAugmentConfig())
-
-    def plane(rng: np.random.Generator) -> np.ndarray:
-        shares = config.smallest_block, config.largest_block
-        smallest, largest = (side**2 * share for share in shares)
-        return block_mask((side, side), count, smallest, rng, largest)
-
-    def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
-        sample = clip_view(source, rng)
-        sample["mask"] = block_tube_mask(plane(rng), input_spec.frames // FRAMES_PER_TOKEN, config.tube, rng)
-        if config.images:
-            sample["images"] = torch.stack([image_view(source, rng)["clip"][:, 0] for _ in range(config.images)])
-            sample["image_masks"] = np.stack([plane(rng) for _ in range(config.images)])
-        return sample
-
-    return view
 
 
 def open_tokenizer(path: str) -> Any:
@@ -102,7 +78,7 @@ def open_tokenizer(path: str) -> Any:
     return load_tokenizer(path)
 
 
-class BEVT(nn.Module):
+class BEVT(Recipe):
     """The encoder, the token that stands for what is hidden, and a decoder for each stream with a head for both.
 
     The decoders end in the encoder's own final norm, so that the exported encoder has a trained one. The tokenizer is
@@ -118,7 +94,56 @@ class BEVT(nn.Module):
         UserError: Another encoder, or no tokenizer.
     """
 
-    def __init__(self, encoder: SwinEncoder, config: Config, tokenizer: Any = None) -> None:
+    Config = BEVTConfig
+    modality = "video"
+    encoder: SwinEncoder
+    trivial_predictors: ClassVar = {"unigram_entropy": "the frequencies of the visual tokens"}
+    compared_values = ("video_loss", "loss")
+
+    @staticmethod
+    def views(config: BEVTConfig, input_spec: InputSpec) -> View:
+        """One augmented clip and its mask, bool `[t, h, w]`; K images uint8 `[K, 3, H, W]` and theirs, `[K, h, w]`.
+
+        Raises:
+            UserError: The last two stages would not have whole cells.
+        """
+        if input_spec.size % (2 * CELL):
+            raise UserError(f"bevt needs an encoder of a size that is a multiple of {2 * CELL}, not {input_spec.size}")
+        side = input_spec.size // CELL
+        count = round(side**2 * config.mask_ratio)
+        clip_view = train_view(input_spec, config.video, PoseAugmentConfig())
+        image_view = train_view(replace(input_spec, frames=1), config.image, PoseAugmentConfig())
+
+        def plane(rng: np.random.Generator) -> np.ndarray:
+            shares = config.smallest_block, config.largest_block
+            smallest, largest = (side**2 * share for share in shares)
+            return block_mask((side, side), count, smallest, rng, largest)
+
+        def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
+            sample = clip_view(source, rng)
+            sample["mask"] = block_tube_mask(plane(rng), input_spec.frames // FRAMES_PER_TOKEN, config.tube, rng)
+            if config.images:
+                sample["images"] = torch.stack([image_view(source, rng)["clip"][:, 0] for _ in range(config.images)])
+                sample["image_masks"] = np.stack([plane(rng) for _ in range(config.images)])
+            return sample
+
+        return view
+
+    @classmethod
+    def smallest(cls, folder: Path) -> dict[str, Any]:
+        """Return a tiny Swin on four frames of 64 pixels, whose targets an untrained tokenizer gives."""
+        path = folder / "smallest_tokenizer.safetensors"
+        if not path.exists():
+            torch.manual_seed(0)
+            encoder = create_model("frame_conv_tiny", frames=2, size=32)
+            assert isinstance(encoder, FrameConv)
+            save_tokenizer(PixelTokenizer(encoder, Codebook(16, 8), width=8, depth=1), path, {})
+        return {
+            "recipe": {"name": "bevt", "tokenizer": str(path)},
+            "encoder": {"name": "swin_tiny", "arguments": {"frames": 4, "size": 64}},
+        }
+
+    def __init__(self, encoder: SwinEncoder, config: BEVTConfig, tokenizer: Any = None) -> None:
         super().__init__()
         if not isinstance(encoder, SwinEncoder):
             raise UserError(f"bevt trains swin encoders, not {type(encoder).__name__}")
@@ -174,6 +199,12 @@ class BEVT(nn.Module):
         out["unigram_entropy"] = self.entropy(wanted)
         out["target_perplexity"] = self.entropy(words).exp()
         return out
+
+    @torch.no_grad()
+    def trivial(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the cross-entropy of predicting the frequencies of the batch's hidden visual tokens."""
+        shown = batch["mask"].repeat_interleave(FRAMES_PER_TOKEN, dim=1)
+        return {"unigram_entropy": self.entropy(self.targets(batch["clip"])[shown])}
 
     def features(self, clip: Tensor, mask: Tensor) -> Tensor:
         """What the head sees of every cell of every frame, `[B, T, h, w, D]`.
@@ -250,6 +281,3 @@ class BEVT(nn.Module):
             panels["target tokens"].append(enlarge(target))
             panels["predicted tokens"].append(enlarge(shown))
         return {name: np.stack(images) for name, images in panels.items()}
-
-
-Recipe = BEVT

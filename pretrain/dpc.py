@@ -20,6 +20,7 @@ of one process alone (`run.sync_batch_norm` lets them see all).
 Shapes: B clips, W windows of T frames, S of them predicted, D width.
 """
 
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -28,8 +29,9 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from islr.config import Config as BaseConfig
+from islr.checks.goal import SHARE, Goal
 from islr.data.loading.store import Batch
+from islr.data.manifest import Clip
 from islr.data.poses.pose import normalise
 from islr.data.views.input_spec import InputSpec
 from islr.data.views.source import ClipSource
@@ -37,8 +39,7 @@ from islr.data.views.transforms import PoseAugmentConfig, View, augment_pose, re
 from islr.errors import UserError
 from islr.models.encoder import Encoder
 from islr.training.distributed.collectives import joined, share
-
-MODALITY = "pose"
+from pretrain.recipe import Recipe, RecipeConfig
 
 # OpenHands shears and rotates, each by N(0, 0.1), and leaves the rest; its clips are whole.
 PUBLISHED_POSE = PoseAugmentConfig(
@@ -46,7 +47,7 @@ PUBLISHED_POSE = PoseAugmentConfig(
 )
 
 
-class Config(BaseConfig):
+class DPCConfig(RecipeConfig):
     """Options of SL-DPC; the defaults are the published ones."""
 
     name: Literal["dpc"] = "dpc"
@@ -58,28 +59,10 @@ class Config(BaseConfig):
     pose: PoseAugmentConfig = PUBLISHED_POSE
 
     @model_validator(mode="after")
-    def _something_to_predict_from(self) -> "Config":
+    def _something_to_predict_from(self) -> "DPCConfig":
         if self.predicted >= self.windows:
             raise ValueError(f"predicted {self.predicted} leaves none of {self.windows} windows to predict from")
         return self
-
-
-def encoder_arguments(config: Config) -> dict[str, Any]:
-    """The encoder sees one window at a time."""
-    return {"frames": config.window_frames}
-
-
-def views(config: Config, input_spec: InputSpec) -> View:
-    """Consecutive windows of one augmented pose sequence, float32 `[W, T, 75, 3]`."""
-    shape = (config.windows, config.window_frames)
-
-    def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
-        pose, _ = normalise(source.pose())
-        positions = window_positions(len(pose), shape[0] * shape[1], config.frame_step, config.pose.crop, rng)
-        pose = augment_pose(resample_pose(pose, positions), config.pose, rng)
-        return {"clip": torch.from_numpy(pose.reshape(*shape, *pose.shape[1:]))}
-
-    return view
 
 
 def window_positions(
@@ -101,7 +84,7 @@ def window_positions(
     return np.floor(rng.uniform(0, whole - span)) + np.linspace(0, span, frames)
 
 
-class DPC(nn.Module):
+class DPC(Recipe):
     """The encoder, the GRU that gathers windows, and the network that predicts the next.
 
     Args:
@@ -112,7 +95,41 @@ class DPC(nn.Module):
         UserError: The encoder is built for other clips.
     """
 
-    def __init__(self, encoder: Encoder, config: Config) -> None:
+    Config = DPCConfig
+    modality = "pose"
+
+    @staticmethod
+    def encoder_arguments(config: DPCConfig) -> dict[str, Any]:
+        """The encoder sees one window at a time."""
+        return {"frames": config.window_frames}
+
+    @staticmethod
+    def views(config: DPCConfig, input_spec: InputSpec) -> View:
+        """Consecutive windows of one augmented pose sequence, float32 `[W, T, 75, 3]`."""
+        shape = (config.windows, config.window_frames)
+
+        def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
+            pose, _ = normalise(source.pose())
+            positions = window_positions(len(pose), shape[0] * shape[1], config.frame_step, config.pose.crop, rng)
+            pose = augment_pose(resample_pose(pose, positions), config.pose, rng)
+            return {"clip": torch.from_numpy(pose.reshape(*shape, *pose.shape[1:]))}
+
+        return view
+
+    @classmethod
+    def span(cls, config: DPCConfig, input_spec: InputSpec, clip: Clip) -> float:
+        """Return the frames of all windows, one after another."""
+        return config.windows * super().span(config, input_spec, clip)
+
+    @classmethod
+    def smallest(cls, folder: Path) -> dict[str, Any]:
+        """Return a tiny ST-GCN on four windows of five frames."""
+        return {
+            "recipe": {"name": "dpc", "windows": 4, "window_frames": 5, "predicted": 2},
+            "encoder": {"name": "stgcn_tiny", "arguments": {"dropout": 0.1}},
+        }
+
+    def __init__(self, encoder: Encoder, config: DPCConfig) -> None:
         super().__init__()
         if encoder.input_spec.frames != config.window_frames:
             raise UserError(
@@ -144,6 +161,13 @@ class DPC(nn.Module):
             "feature_std": features.detach().float().flatten(0, 1).std(dim=0).mean(),
         }
 
+    @torch.no_grad()
+    def goal(self, batch: Batch) -> Goal:
+        """Return half of the way from chance to naming every window."""
+        chance = float(self(batch)["chance"])
+        reason = f"half of the way from chance ({chance:.3g}) to 1"
+        return Goal("accuracy", 1 - SHARE * (1 - chance), reason, rises=True)
+
     def features(self, clip: Tensor) -> Tensor:
         """One vector per window, `[B, W, T, 75, 3]` -> `[B, W, D]`."""
         return self.encoder(clip.flatten(0, 1)).unflatten(0, clip.shape[:2])
@@ -173,6 +197,3 @@ class DPC(nn.Module):
         """
         rows, columns = predicted.flatten(0, 1).float(), future.flatten(0, 1).float()
         return rows @ columns.t() / self.config.temperature
-
-
-Recipe = DPC

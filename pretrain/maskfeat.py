@@ -11,7 +11,8 @@ targets (`motion_bins`).
 Shapes: B clips, T H W frames and pixels, t h w a token grid, M hidden tokens of the batch, D width.
 """
 
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,28 +20,28 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from islr.config import Config as BaseConfig
+from islr.checks.goal import Goal
 from islr.data.loading.store import Batch
 from islr.data.views.input_spec import InputSpec
 from islr.data.views.source import ClipSource
-from islr.data.views.transforms import AugmentConfig, View, to_cthw, training_shot
+from islr.data.views.transforms import View, to_cthw, training_shot
 from islr.errors import UserError
 from islr.models.encoder import INIT_STD, NORM_EPS, to_input
 from islr.models.mvit.encoder import MViTEncoder
 from islr.models.tokens import resize_mask
 from islr.training.distributed.collectives import share
+from pretrain.best_constant import half_of_best_constant
 from pretrain.masks.draw import cube_mask, exact_cube_mask, weighted_cube_mask
 from pretrain.masks.saliency import cell_hands, cell_motion, check_poses, guided_share
 from pretrain.pictures import VISIBLE_DIM, cell_contrast, enlarge, hide_cells, hog_picture
+from pretrain.recipe import Recipe, VideoRecipeConfig, refuse_idle
 from pretrain.targets.hog import BINS, CHANNELS, hog_targets, motion_targets, reference_hog_targets, target_dim
 
-MODALITY = "video"
 FRAMES_PER_TOKEN = 2  # time stride of the patch embedding
 BLIND_MASKS = {"cube": cube_mask, "exact_cube": exact_cube_mask}  # they do not look at the clip
-check_clips = check_poses  # called with the config and the manifest before a run
 
 
-class Config(BaseConfig):
+class MaskFeatConfig(VideoRecipeConfig):
     """Options of MaskFeat; the defaults are the published ones."""
 
     name: Literal["maskfeat"] = "maskfeat"
@@ -55,55 +56,69 @@ class Config(BaseConfig):
     motion_bins: int = Field(
         0, ge=0, description="orientations of a further histogram, of the change between a token's frames; 0 = none"
     )
-    video: AugmentConfig = AugmentConfig()
 
     @model_validator(mode="after")
-    def _change_is_of_pixels(self) -> "Config":
+    def _possible(self) -> "MaskFeatConfig":
+        refuse_idle(self, "face_weight", self.mask == "hand_cube", "mask: hand_cube")
         if self.motion_bins and self.hog == "normalised":
             raise ValueError("motion_bins needs hog: pixels; still cells of normalised frames would hold noise")
         return self
 
 
-def encoder_arguments(config: Config) -> dict[str, Any]:
-    """Pre-training keeps the last stage at tokens of 16 pixels, fine-tuning pools them (as SlowFast does)."""
-    return {"last_stride": 1}
-
-
-def views(config: Config, input_spec: InputSpec) -> View:
-    """One augmented clip and its mask, bool `[t, H / mask_pixels, W / mask_pixels]`, true = hidden.
-
-    Raises:
-        UserError: The size is no multiple of the mask's cells, or holds too few of them.
-    """
-    if input_spec.size % config.mask_pixels or input_spec.size < 2 * config.mask_pixels:
-        raise UserError(
-            f"mask_pixels={config.mask_pixels} does not divide, twice or more, the encoder's size={input_spec.size}"
-        )
-    cells = input_spec.size // config.mask_pixels
-    window = (input_spec.frames // FRAMES_PER_TOKEN, cells, cells)
-
-    def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
-        shot = training_shot(source, input_spec, config.video, rng)
-        clip = to_cthw(shot.frames)
-        if config.mask in BLIND_MASKS:
-            return {"clip": clip, "mask": BLIND_MASKS[config.mask](window, config.mask_ratio, rng)}
-        if config.mask == "motion_cube":
-            weight = cell_motion(clip.numpy(), window)
-        else:
-            weight = cell_hands(source, shot, window, config.face_weight)
-        return {"clip": clip, "mask": weighted_cube_mask(weight, config.mask_ratio, rng), "guided": weight.any()}
-
-    return view
-
-
-class MaskFeat(nn.Module):
+class MaskFeat(Recipe):
     """The encoder, the token that stands for what is hidden, and one prediction head per depth.
 
     Raises:
         UserError: The encoder cannot hide tokens, or a depth has no tokens of whole HOG cells.
     """
 
-    def __init__(self, encoder: MViTEncoder, config: Config) -> None:
+    Config = MaskFeatConfig
+    modality = "video"
+    encoder: MViTEncoder
+    trivial_predictors: ClassVar = {"zero_prediction": "zero everywhere"}
+    check_clips = staticmethod(check_poses)
+
+    @staticmethod
+    def encoder_arguments(config: MaskFeatConfig) -> dict[str, Any]:
+        """Keep the last stage at tokens of 16 pixels; fine-tuning pools them (as SlowFast does)."""
+        return {"last_stride": 1}
+
+    @staticmethod
+    def views(config: MaskFeatConfig, input_spec: InputSpec) -> View:
+        """One augmented clip and its mask, bool `[t, H / mask_pixels, W / mask_pixels]`, true = hidden.
+
+        Raises:
+            UserError: The size is no multiple of the mask's cells, or holds too few of them.
+        """
+        if input_spec.size % config.mask_pixels or input_spec.size < 2 * config.mask_pixels:
+            raise UserError(
+                f"mask_pixels={config.mask_pixels} does not divide, twice or more, the encoder's size={input_spec.size}"
+            )
+        cells = input_spec.size // config.mask_pixels
+        window = (input_spec.frames // FRAMES_PER_TOKEN, cells, cells)
+
+        def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
+            shot = training_shot(source, input_spec, config.video, rng)
+            clip = to_cthw(shot.frames)
+            if config.mask in BLIND_MASKS:
+                return {"clip": clip, "mask": BLIND_MASKS[config.mask](window, config.mask_ratio, rng)}
+            if config.mask == "motion_cube":
+                weight = cell_motion(clip.numpy(), window)
+            else:
+                weight = cell_hands(source, shot, window, config.face_weight)
+            return {"clip": clip, "mask": weighted_cube_mask(weight, config.mask_ratio, rng), "guided": weight.any()}
+
+        return view
+
+    @classmethod
+    def smallest(cls, folder: Path) -> dict[str, Any]:
+        """Return a two-block MViT on four frames of 32 pixels."""
+        return {
+            "recipe": {"name": "maskfeat", "mask_pixels": 16},
+            "encoder": {"name": "mvit_tiny", "arguments": {"frames": 4, "size": 32}},
+        }
+
+    def __init__(self, encoder: MViTEncoder, config: MaskFeatConfig) -> None:
         super().__init__()
         if not isinstance(encoder, MViTEncoder):
             raise UserError(f"maskfeat trains mvit encoders, not {type(encoder).__name__}")
@@ -126,12 +141,24 @@ class MaskFeat(nn.Module):
         return nn.Sequential(nn.LayerNorm(dim, eps=NORM_EPS), linear)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, and what predicting zero everywhere would score: 1/9 where no cell is flat."""
+        """Return the loss, the score of zero everywhere (1/9 where no cell is flat), and the share of guided masks."""
         clip = to_input(batch["clip"], self.encoder.input_spec)
-        targets = self.targets(batch["clip"] if self.config.hog == "pixels" else clip, batch["mask"])
+        targets = self._batch_targets(batch)
         loss = self.loss(self.predict(clip, batch["mask"]), targets)
-        zero = torch.stack([target.square().mean() * share(len(target)) for target in targets]).sum()
-        return {"loss": loss, "zero_prediction": zero, **guided_share(batch)}
+        return {"loss": loss, "zero_prediction": _zero_loss(targets), **guided_share(batch)}
+
+    def trivial(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss of zero everywhere."""
+        return {"zero_prediction": _zero_loss(self._batch_targets(batch))}
+
+    def goal(self, batch: Batch) -> Goal:
+        """Return half of the loss of the best constant."""
+        return half_of_best_constant(self, batch, token_dims=1)
+
+    def _batch_targets(self, batch: Batch) -> list[Tensor]:
+        pixels = self.config.hog == "pixels"
+        clip = batch["clip"] if pixels else to_input(batch["clip"], self.encoder.input_spec)
+        return self.targets(clip, batch["mask"])
 
     def predict(self, clip: Tensor, mask: Tensor, reported: Tensor | None = None) -> list[Tensor]:
         """Predicted features per depth, `[M, target_dim]`, in the order (clip, time, row, column).
@@ -199,12 +226,13 @@ class MaskFeat(nn.Module):
         return {name: np.stack(images) for name, images in panels.items()}
 
 
+def _zero_loss(targets: list[Tensor]) -> Tensor:
+    return torch.stack([target.square().mean() * share(len(target)) for target in targets]).sum()
+
+
 def _cells(features: Tensor, grid: tuple[int, int, int]) -> np.ndarray:
     """Features of all tokens as histograms per cell, averaged over colours: `[B, t, rows, columns, 9]`."""
     side = round((features.shape[1] / (CHANNELS * BINS)) ** 0.5)  # cells along a token's side
     tokens = features.float().view(-1, *grid, CHANNELS, BINS, side, side).mean(dim=4)  # [B, t, h, w, 9, cy, cx]
     cells = tokens.permute(0, 1, 2, 5, 3, 6, 4).flatten(4, 5).flatten(2, 3)
     return cells.cpu().numpy()
-
-
-Recipe = MaskFeat

@@ -28,6 +28,7 @@ from islr.data.views.transforms import eval_view
 from islr.models.encoder import Encoder, to_input
 from islr.training.distributed.world import World
 from islr.training.engine import to_device
+from pretrain.recipe import Recipe
 
 COLLAPSED_SPREAD = 1e-3  # of features at length 1; random starts lie at 1e-2 and above
 COLLAPSED_RANK = 1.5  # directions; two clusters already have more
@@ -73,8 +74,8 @@ class Health:
         """The numbers of this epoch; empty when it is not due."""
         if int(np.ceil(epoch)) not in self.due or not self.world.main:
             return {}
-        encoder = getattr(recipe, "exported", recipe.encoder)  # a teacher, where there is one
-        assert isinstance(encoder, Encoder)
+        assert isinstance(recipe, Recipe)
+        encoder = recipe.exported
         features = [encode(encoder, self._batches(place, encoder), self.world) for place in range(len(self.stores))]
         numbers = {"looked_at": float(len(features[0][1]))}  # of `clips`, those that could be read
         if not all(rows for _, rows in features):

@@ -14,7 +14,8 @@ Shapes: B clips, T frames, P = 3 parts, N = T * P tokens, V visible and M hidden
 width.
 """
 
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from islr.config import Config as BaseConfig
+from islr.checks.goal import Goal
 from islr.data.loading.store import Batch
 from islr.data.poses.pose import HAND_ROOT, LEFT_HAND, RIGHT_HAND
 from islr.data.views.input_spec import InputSpec
@@ -41,14 +42,15 @@ from islr.models.pose_transformer import (
 )
 from islr.models.transformer import init_linear, transformer_block
 from islr.training.distributed.collectives import average, processes
+from pretrain.best_constant import half_of_best_constant
 from pretrain.masks.draw import motion_mask
 from pretrain.pictures import skeleton_picture
+from pretrain.recipe import Recipe, RecipeConfig
 
-MODALITY = "pose"
 POSE_POINTS: tuple[Any, ...] = (list(BODY_POINTS), LEFT_HAND, RIGHT_HAND)  # of the three parts, in a pose's 75
 
 
-class Config(BaseConfig):
+class PoseMAEConfig(RecipeConfig):
     """Options of PoseMAE."""
 
     name: Literal["posemae"] = "posemae"
@@ -61,18 +63,6 @@ class Config(BaseConfig):
     decoder_depth: int = Field(2, ge=1)
     decoder_heads: int = Field(4, ge=1)
     pose: PoseAugmentConfig = PoseAugmentConfig()
-
-
-def views(config: Config, input_spec: InputSpec) -> View:
-    """One augmented pose sequence and its mask, bool `[T, P]`, true = hidden."""
-
-    def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
-        pose = augmented_pose(source, input_spec.frames, config.pose, rng)
-        motion = part_motion(pose, config.motion_stride)
-        mask = motion_mask(motion, config.mask_ratio, config.guidance, rng)
-        return {"clip": torch.from_numpy(pose), "mask": mask}
-
-    return view
 
 
 def part_motion(pose: np.ndarray, stride: int) -> np.ndarray:
@@ -110,14 +100,39 @@ def mean_poses(parts: list[PartPoints], mask: Tensor) -> list[Tensor]:
     return found
 
 
-class PoseMAE(nn.Module):
+class PoseMAE(Recipe):
     """The encoder, a light decoder, and for each part one head for points and one for motion.
 
     Raises:
         UserError: The encoder is no pose transformer, or the clip is too short for the motion's stride.
     """
 
-    def __init__(self, encoder: PoseTransformer, config: Config) -> None:
+    Config = PoseMAEConfig
+    modality = "pose"
+    encoder: PoseTransformer
+    trivial_predictors: ClassVar = {"mean_pose": "the mean pose, at rest"}
+
+    @staticmethod
+    def views(config: PoseMAEConfig, input_spec: InputSpec) -> View:
+        """One augmented pose sequence and its mask, bool `[T, P]`, true = hidden."""
+
+        def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
+            pose = augmented_pose(source, input_spec.frames, config.pose, rng)
+            motion = part_motion(pose, config.motion_stride)
+            mask = motion_mask(motion, config.mask_ratio, config.guidance, rng)
+            return {"clip": torch.from_numpy(pose), "mask": mask}
+
+        return view
+
+    @classmethod
+    def smallest(cls, folder: Path) -> dict[str, Any]:
+        """Return a tiny pose transformer with a decoder of one block on eight frames."""
+        return {
+            "recipe": {"name": "posemae", "decoder_dim": 16, "decoder_depth": 1},
+            "encoder": {"name": "pose_transformer_tiny", "arguments": {"frames": 8}},
+        }
+
+    def __init__(self, encoder: PoseTransformer, config: PoseMAEConfig) -> None:
         super().__init__()
         if not isinstance(encoder, PoseTransformer):
             raise UserError(f"posemae trains pose_transformer encoders, not {type(encoder).__name__}")
@@ -148,15 +163,25 @@ class PoseMAE(nn.Module):
         clip, mask = batch["clip"], batch["mask"]
         parts = part_points(clip)
         points, motion = self._compare(parts, self.predict(clip, mask), mask)
-        with torch.no_grad():
-            resting, still = self._compare(parts, mean_poses(parts, mask), mask)
-        share = self.config.motion_weight
         return {
-            "loss": points + share * motion,
+            "loss": points + self.config.motion_weight * motion,
             "points": points.detach(),
             "motion": motion.detach(),
-            "mean_pose": resting + share * still,
+            **self._mean_pose(parts, mask),
         }
+
+    def trivial(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss of the mean pose of the batch, at rest."""
+        return self._mean_pose(part_points(batch["clip"]), batch["mask"])
+
+    @torch.no_grad()
+    def _mean_pose(self, parts: list[PartPoints], mask: Tensor) -> dict[str, Tensor]:
+        points, motion = self._compare(parts, mean_poses(parts, mask), mask)
+        return {"mean_pose": points + self.config.motion_weight * motion}
+
+    def goal(self, batch: Batch) -> Goal:
+        """Return half of the loss of the best constant."""
+        return half_of_best_constant(self, batch, token_dims=3)
 
     def _compare(self, parts: list[PartPoints], predictions: list[Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
         """Mean errors of points and of motion, over what is hidden and was seen, weighted by confidence."""
@@ -235,6 +260,3 @@ class PoseMAE(nn.Module):
             shape = shape - shape[:, :, HAND_ROOT : HAND_ROOT + 1]
             pose[:, :, hand, :2] = shape * hand_sizes(clip, hand)[:, None, None, None] + root
         return pose
-
-
-Recipe = PoseMAE

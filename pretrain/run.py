@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import reduce
 from operator import or_
@@ -20,7 +21,7 @@ from islr.environment import commit
 from islr.errors import UserError
 from islr.files import write_atomic_with
 from islr.models import EncoderConfig
-from islr.models.weights import build_encoder, export_encoder, read_metadata
+from islr.models.weights import build_encoder, read_metadata
 from islr.progress import ProgressBar
 from islr.training.determinism import prepare_process
 from islr.training.distributed.world import World
@@ -32,8 +33,8 @@ from islr.training.wandb_run import WandbRun
 from pretrain import RECIPES
 from pretrain.leakage import check_unseen, seen_facts, seen_manifest, without_judged
 from pretrain.monitor import Health, HealthConfig
+from pretrain.recipe import ENCODER, Recipe
 
-ENCODER = "encoder.safetensors"
 PICTURES = "pictures.npz"
 PICTURE_CLIPS = 4  # clips shown in the report
 
@@ -77,14 +78,13 @@ def run_pretrain(config: PretrainConfig) -> None:
     world = World(config.run.device)
     prepare_process(config.run.threads)
     torch.manual_seed(config.run.seed)
-    recipe_module = RECIPES[config.recipe.name]
     manifest = clips_to_see(config)
-    note = recipe_module.check_clips(config.recipe, manifest) if hasattr(recipe_module, "check_clips") else ""
+    note = RECIPES[config.recipe.name].check_clips(config.recipe, manifest)
     if note and world.main:
         print(f"{config.name}: {note}", file=sys.stderr)
     recipe = build_recipe(config, manifest)
     store = ClipStore(manifest, config.data)
-    view = recipe_module.views(config.recipe, recipe.encoder.input_spec)
+    view = recipe.views(config.recipe, recipe.encoder.input_spec)
     batches = train_batches(store, view, config.optim, config.run, world)
     if world.main and batches.mix_words():
         print(f"{config.name}: {batches.mix_words()}", file=sys.stderr)
@@ -100,15 +100,14 @@ def run_pretrain(config: PretrainConfig) -> None:
             with ProgressBar(f"{config.name}: decoding", len(store), enabled=world.main) as bar:
                 store.fill_cache(bar.callback)
         watched = load_manifests(config.downstream[:1] or config.data.manifest)
-        groups = recipe.param_groups() if hasattr(recipe, "param_groups") else None
         title = f"{config.name}: pre-training"
         wandb_run = resources.enter_context(WandbRun(folder, config.run.wandb, config, world.main))
         health = Health(config.health, watched, config.data, config.optim.epochs, world)
 
         def look(module: nn.Module, epoch: float) -> dict[str, float]:
             found = health(module, epoch)
-            if found and wandb_run.there and hasattr(module, "pictures"):
-                wandb_run.pictures(_panels(module, batches, world), round(epoch * batches.steps_per_epoch))
+            if found and wandb_run.there and (panels := _panels(module, batches, world)):
+                wandb_run.pictures(panels, round(epoch * batches.steps_per_epoch))
             return found
 
         fit(
@@ -120,22 +119,15 @@ def run_pretrain(config: PretrainConfig) -> None:
             world=world,
             folder=folder,
             title=title,
-            groups=groups,
             evaluate=look,
             evaluate_start=True,
             wandb_run=wandb_run,
         )
         world.at("writing the encoder")
         if world.main:
-            if hasattr(recipe, "pictures"):
-                panels = _panels(recipe, batches, world)
+            if panels := _panels(recipe, batches, world):
                 write_atomic_with(folder / PICTURES, lambda file: np.savez_compressed(file, **panels))
-            facts = _facts(config, manifest)
-            if hasattr(recipe_module, "export"):
-                recipe_module.export(recipe, folder, facts)
-            # A recipe with a teacher leaves the teacher's encoder behind.
-            exported = getattr(recipe, "exported", recipe.encoder)
-            export_encoder(exported, folder / ENCODER, facts)
+            recipe.export(folder, _facts(config, manifest))
         world.barrier()
 
 
@@ -146,7 +138,7 @@ def clips_to_see(config: PretrainConfig) -> Manifest:
         UserError: Nothing is left, labels are needed and absent, or a downstream clip would be seen undeclared or with
             its label.
     """
-    labels = getattr(RECIPES[config.recipe.name], "NEEDS_LABELS", False)
+    labels = RECIPES[config.recipe.name].needs_labels
     if labels and config.transductive:
         raise UserError(f"recipe {config.recipe.name} learns labels; only recipes without labels can be transductive")
     manifest = seen_manifest(config.data.manifest, config.splits)
@@ -166,25 +158,26 @@ def clips_to_see(config: PretrainConfig) -> Manifest:
     return manifest
 
 
-def build_recipe(config: PretrainConfig, manifest: Manifest) -> Any:
-    """The recipe's module (an `nn.Module` with the attribute `encoder`) on a fresh or loaded encoder."""
+def build_recipe(config: PretrainConfig, manifest: Manifest) -> Recipe:
+    """Return the recipe on a fresh or loaded encoder.
+
+    Raises:
+        UserError: The encoder is of another modality, or clips have no pose for a pose encoder.
+    """
     recipe = RECIPES[config.recipe.name]
-    arguments: dict[str, Any] = {}
-    if hasattr(recipe, "encoder_arguments"):
-        arguments = recipe.encoder_arguments(config.recipe)
-    encoder = build_encoder(config.encoder, **arguments)
-    wanted = getattr(recipe, "MODALITY", None)
-    if wanted and encoder.input_spec.modality != wanted:
+    encoder = build_encoder(config.encoder, **recipe.encoder_arguments(config.recipe))
+    if recipe.modality not in (None, encoder.input_spec.modality):
         raise UserError(
-            f"recipe {config.recipe.name} trains {wanted} encoders, {config.encoder.name} takes "
+            f"recipe {config.recipe.name} trains {recipe.modality} encoders, {config.encoder.name} takes "
             f"{encoder.input_spec.modality}"
         )
     if encoder.input_spec.modality == "pose":
         bare = [clip.clip_id for clip in manifest.select() if not clip.pose]
         if bare:
             raise UserError(f"{config.encoder.name} needs poses and {len(bare)} clips have none ({bare[0]}, ...)")
-    extra = {"num_classes": len(manifest.classes)} if getattr(recipe, "NEEDS_LABELS", False) else {}
-    return recipe.Recipe(encoder, config.recipe, **extra)
+    classes = {"num_classes": len(manifest.classes)} if recipe.needs_labels else {}
+    build: Callable[..., Recipe] = recipe  # each constructor names its own encoder and options
+    return build(encoder, config.recipe, **classes)
 
 
 def _facts(config: PretrainConfig, manifest: Manifest) -> dict[str, str]:
@@ -211,8 +204,9 @@ def _facts(config: PretrainConfig, manifest: Manifest) -> dict[str, str]:
     }
 
 
-def _panels(recipe: Any, batches: TrainBatches, world: World) -> dict[str, Any]:
-    """The recipe's pictures of clips it is trained on."""
+def _panels(recipe: nn.Module, batches: TrainBatches, world: World) -> dict[str, Any]:
+    """Return the recipe's pictures of training clips."""
+    assert isinstance(recipe, Recipe)
     pin_threads()
     batch = next(batches.fixed(PICTURE_CLIPS))
     training = recipe.training

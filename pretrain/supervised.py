@@ -1,49 +1,76 @@
-"""Supervised pre-training on labelled video: the transfer baseline every self-supervised recipe is held against.
+"""Supervised pre-training on labelled video: the transfer baseline every self-supervised recipe is compared with.
 
-Source: the supervised rows of MViTv2 (arXiv 2112.01526, section 5); the objective and the augmentation are those
-of our fine-tuning, so that only the labels' origin differs.
+Source: the supervised rows of MViTv2 (arXiv 2112.01526, section 5). Objective and augmentation are those of
+fine-tuning here, so that only the labels' origin differs.
 """
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from islr.config import Config as BaseConfig
+from islr.checks.goal import Goal, classification_goal
+from islr.checks.subject import unmixed
 from islr.data.loading.store import Batch
 from islr.data.views.input_spec import InputSpec
-from islr.data.views.transforms import AugmentConfig, PoseAugmentConfig, View, train_view
+from islr.data.views.transforms import PoseAugmentConfig, View, train_view
 from islr.models.encoder import Encoder
 from islr.training.classification import Classification, ClassificationConfig
+from pretrain.recipe import Recipe, VideoRecipeConfig
 
-NEEDS_LABELS = True
 
-
-class Config(BaseConfig):
+class SupervisedConfig(VideoRecipeConfig):
     """Options of supervised pre-training."""
 
     name: Literal["supervised"] = "supervised"
     classification: ClassificationConfig = ClassificationConfig()
-    video: AugmentConfig = AugmentConfig()
     pose: PoseAugmentConfig = PoseAugmentConfig()
 
 
-def views(config: Config, input_spec: InputSpec) -> View:
-    """One augmented clip of a labelled video or pose sequence."""
-    return train_view(input_spec, config.video, config.pose, config.classification.repeats)
-
-
-class Recipe(nn.Module):
+class Supervised(Recipe):
     """Classification of the source corpus; only the encoder is kept."""
 
-    def __init__(self, encoder: Encoder, config: Config, num_classes: int) -> None:
+    Config = SupervisedConfig
+    needs_labels = True
+
+    @staticmethod
+    def views(config: SupervisedConfig, input_spec: InputSpec) -> View:
+        """Return the view of one augmented clip of a labelled video or pose sequence."""
+        return train_view(input_spec, config.video, config.pose, config.classification.repeats)
+
+    @staticmethod
+    def classification(config: SupervisedConfig) -> ClassificationConfig:
+        """Return the classifier's options."""
+        return config.classification
+
+    @staticmethod
+    def unmixed(config: SupervisedConfig) -> SupervisedConfig:
+        """Return the options without mixed clips and smoothed labels."""
+        return config.model_copy(update={"classification": unmixed(config.classification)})
+
+    @classmethod
+    def smallest(cls, folder: Path) -> dict[str, Any]:
+        """Return a two-block MViT with every augmentation that draws from a generator."""
+        mixing = {"mixup": 0.8, "cutmix": 1.0, "mix_prob": 0.8, "repeats": 2, "dropout": 0.1}
+        video = {"randaugment": {"layers": 4}, "erasing": {"probability": 0.5}, "colour": 0.2}
+        return {
+            "recipe": {"name": "supervised", "classification": mixing, "video": video},
+            "encoder": {"name": "mvit_tiny", "arguments": {"frames": 4, "size": 32}},
+        }
+
+    def __init__(self, encoder: Encoder, config: SupervisedConfig, num_classes: int) -> None:
         super().__init__()
         self.task = Classification(encoder, num_classes, config.classification)
 
     @property
-    def encoder(self) -> Encoder:
-        """What is exported."""
+    def encoder(self) -> Encoder:  # type: ignore[override]
+        """The classifier's encoder."""
         return self.task.encoder
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Cross-entropy and training accuracy."""
+        """Return cross-entropy and training accuracy."""
         return self.task(batch)
+
+    def goal(self, batch: Batch) -> Goal:
+        """Return the goal of classifying every clip correctly."""
+        return classification_goal(self, batch)

@@ -9,36 +9,37 @@ Shapes: B clips, T H W frames and pixels, t h w the token grid, N = t * h * w to
 colours, P = 2 * p * p pixels of a token, D width.
 """
 
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from islr.config import Config as BaseConfig
+from islr.checks.goal import Goal
 from islr.data.loading.store import Batch
 from islr.data.views.input_spec import InputSpec
 from islr.data.views.source import ClipSource
-from islr.data.views.transforms import AugmentConfig, View, to_cthw, training_shot
+from islr.data.views.transforms import View, to_cthw, training_shot
 from islr.errors import UserError
 from islr.models.encoder import INIT_STD, NORM_EPS, to_input
 from islr.models.tokens import resize_mask
 from islr.models.transformer import transformer_block
 from islr.models.vit import TUBELET, ViTEncoder, patchify, sincos_positions, unpatchify, xavier_init
 from islr.training.distributed.collectives import share
+from pretrain.best_constant import half_of_best_constant
 from pretrain.masks.draw import motion_tube_mask, tube_mask, weighted_tube_mask
 from pretrain.masks.saliency import cell_hands, check_poses, guided_share
 from pretrain.pictures import enlarge, hide_cells
+from pretrain.recipe import Recipe, VideoRecipeConfig, refuse_idle
 
-MODALITY = "video"
 COLOURS = 3
-check_clips = check_poses  # called with the config and the manifest before a run
 TARGET_EPS = 1e-6  # added to a patch's deviation, on pixels of 0..1
 
 
-class Config(BaseConfig):
+class VideoMAEConfig(VideoRecipeConfig):
     """Options of VideoMAE; the defaults are the published ones for ViT-B."""
 
     name: Literal["videomae"] = "videomae"
@@ -52,37 +53,12 @@ class Config(BaseConfig):
     decoder_dim: int = Field(384, ge=8, description="S 192, B 384, L 512, H 640")
     decoder_depth: int = Field(4, ge=1)
     decoder_heads: int = Field(6, ge=1, description="S 3, B 6, L 8, H 8")
-    video: AugmentConfig = AugmentConfig()
 
-
-def views(config: Config, input_spec: InputSpec) -> View:
-    """One augmented clip and its mask, bool `[t, H / mask_pixels, W / mask_pixels]`, true = hidden.
-
-    Raises:
-        UserError: The size is no multiple of the tubes, or the ratio hides none of them.
-    """
-    side = config.mask_pixels
-    if input_spec.size % side:
-        raise UserError(f"mask_pixels={side} does not divide the encoder's size={input_spec.size}")
-    cells = input_spec.size // side
-    if int(cells**2 * config.mask_ratio) == 0:
-        raise UserError(f"mask_ratio={config.mask_ratio:g} hides none of the {cells} x {cells} tubes; raise it")
-    window = (input_spec.frames // TUBELET, cells, cells)
-
-    def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
-        shot = training_shot(source, input_spec, config.video, rng)
-        clip = to_cthw(shot.frames)
-        if config.mask == "tube":
-            return {"clip": clip, "mask": tube_mask(window, config.mask_ratio, rng)}
-        if config.mask == "motion_tube":
-            weight = tube_motion(clip.numpy(), side)
-            mask = motion_tube_mask(window, config.mask_ratio, weight, config.guidance, rng)
-        else:
-            weight = cell_hands(source, shot, window, config.face_weight).max(axis=0)  # a tube is there all the time
-            mask = weighted_tube_mask(window, config.mask_ratio, weight, config.guidance, rng)
-        return {"clip": clip, "mask": mask, "guided": weight.any()}
-
-    return view
+    @model_validator(mode="after")
+    def _possible(self) -> "VideoMAEConfig":
+        refuse_idle(self, "guidance", self.mask != "tube", "mask: motion_tube or hand_tube")
+        refuse_idle(self, "face_weight", self.mask == "hand_tube", "mask: hand_tube")
+        return self
 
 
 def tube_motion(clip: np.ndarray, side: int) -> np.ndarray:
@@ -100,17 +76,63 @@ def tube_motion(clip: np.ndarray, side: int) -> np.ndarray:
     return energy.reshape(rows, side, columns, side).mean(axis=(1, 3))
 
 
-class VideoMAE(nn.Module):
+class VideoMAE(Recipe):
     """The encoder, the norm that ends it in pre-training, and the decoder.
 
     Raises:
         UserError: The encoder is no video ViT, its patches do not fill the tubes, or heads do not divide the decoder.
     """
 
+    Config = VideoMAEConfig
+    modality = "video"
+    encoder: ViTEncoder
+    trivial_predictors: ClassVar = {"zero_prediction": "zero everywhere"}
     no_weight_decay = ("mask_token",)  # as in the original; other recipes decay theirs
+    check_clips = staticmethod(check_poses)
+
+    @staticmethod
+    def views(config: VideoMAEConfig, input_spec: InputSpec) -> View:
+        """One augmented clip and its mask, bool `[t, H / mask_pixels, W / mask_pixels]`, true = hidden.
+
+        Raises:
+            UserError: The size is no multiple of the tubes, or the ratio hides none of them.
+        """
+        side = config.mask_pixels
+        if input_spec.size % side:
+            raise UserError(f"mask_pixels={side} does not divide the encoder's size={input_spec.size}")
+        cells = input_spec.size // side
+        if int(cells**2 * config.mask_ratio) == 0:
+            raise UserError(f"mask_ratio={config.mask_ratio:g} hides none of the {cells} x {cells} tubes; raise it")
+        window = (input_spec.frames // TUBELET, cells, cells)
+
+        def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
+            shot = training_shot(source, input_spec, config.video, rng)
+            clip = to_cthw(shot.frames)
+            if config.mask == "tube":
+                return {"clip": clip, "mask": tube_mask(window, config.mask_ratio, rng)}
+            if config.mask == "motion_tube":
+                weight = tube_motion(clip.numpy(), side)
+                mask = motion_tube_mask(window, config.mask_ratio, weight, config.guidance, rng)
+            else:
+                weight = cell_hands(source, shot, window, config.face_weight).max(
+                    axis=0
+                )  # a tube is there all the time
+                mask = weighted_tube_mask(window, config.mask_ratio, weight, config.guidance, rng)
+            return {"clip": clip, "mask": mask, "guided": weight.any()}
+
+        return view
+
+    @classmethod
+    def smallest(cls, folder: Path) -> dict[str, Any]:
+        """Return a tiny ViT with a decoder of one block on four frames of 32 pixels."""
+        return {
+            "recipe": {"name": "videomae", "mask_ratio": 0.75, "decoder_dim": 48, "decoder_depth": 1},
+            "encoder": {"name": "vit_tiny", "arguments": {"frames": 4, "size": 32}},
+        }
+
     positions: Tensor
 
-    def __init__(self, encoder: ViTEncoder, config: Config) -> None:
+    def __init__(self, encoder: ViTEncoder, config: VideoMAEConfig) -> None:
         super().__init__()
         if not isinstance(encoder, ViTEncoder):
             raise UserError(f"videomae trains vit encoders, not {type(encoder).__name__}")
@@ -144,6 +166,15 @@ class VideoMAE(nn.Module):
             spread, wanted = (values.flatten(0, 1).var(dim=0).mean() for values in (prediction, target))
         loss = F.mse_loss(prediction, target) * share(len(clip))
         return {"loss": loss, "zero_prediction": zero, "variance_ratio": spread / wanted, **guided_share(batch)}
+
+    @torch.no_grad()
+    def trivial(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss of zero everywhere."""
+        return {"zero_prediction": self.targets(batch["clip"], batch["mask"]).square().mean()}
+
+    def goal(self, batch: Batch) -> Goal:
+        """Return half of the loss of the best constant."""
+        return half_of_best_constant(self, batch, token_dims=1)
 
     def hidden(self, mask: Tensor) -> Tensor:
         """Which tokens a mask `[B, t, h', w']` hides: bool `[B, N]`."""
@@ -208,6 +239,3 @@ class VideoMAE(nn.Module):
 def _statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
     """Mean, and what deviations are measured in, of each colour of each patch of `[..., P]`; one number for P."""
     return patches.mean(dim=-1, keepdim=True), patches.std(dim=-1, keepdim=True) + TARGET_EPS
-
-
-Recipe = VideoMAE

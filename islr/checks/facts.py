@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from islr.checks.subject import Limits, Outcome, Subject, evenly
+from islr.checks.subject import CheckLimits, CheckOutcome, Subject, evenly
 from islr.data.loading.store import ClipStore, eval_batches
 from islr.data.manifest import OK, Clip
 
@@ -13,19 +13,19 @@ _PART = 4  # clips read between two looks at the clock
 MOST_SHORT = 0.5  # share of clips shorter than a sample's span above which the window is not made for this corpus
 
 
-def facts(subject: Subject, limits: Limits) -> Outcome:
+def facts(subject: Subject, limits: CheckLimits) -> CheckOutcome:
     """Count, and read some.
 
     Fails where more clips than `data.max_bad` allows cannot be read, where most clips are shorter than what a sample
     spans, and where a class is to be told that no training clip shows.
     """
-    rows = list(subject.seen)
+    rows = list(subject.train)
     there = [clip for clip in rows if clip.status == OK]
     kinds = Counter(clip.status for clip in rows if clip.status != OK)
     tried, failed = _try(subject, there, limits)
-    short = [clip for clip in there if (_length(clip) or float("inf")) < subject.frames_wanted(clip)]
+    short = [clip for clip in there if (_length(clip) or float("inf")) < subject.span(clip)]
     sizes = Counter(clip.label for clip in there if clip.label is not None)
-    untaught = {clip.label for clip in subject.unseen or ()} - set(sizes)
+    untaught = {clip.label for clip in subject.scored or ()} - set(sizes)
     allowed = subject.data.max_bad
     problems = []
     if len(failed) > allowed * tried:
@@ -38,7 +38,7 @@ def facts(subject: Subject, limits: Limits) -> Outcome:
     words = [f"{len(there)} of {len(rows)} clips are there{listed}, {tried - len(failed)} of {tried} tried can be read"]
     if sizes:
         words.append(f"{len(sizes)} classes, {sum(size == 1 for size in sizes.values())} of one clip")
-    spans = {round(subject.frames_wanted(clip)) for clip in there}
+    spans = {round(subject.span(clip)) for clip in there}
     wanted = str(spans.pop()) if len(spans) == 1 else f"{min(spans)} to {max(spans)}"
     words.append(f"{len(short)} shorter than the {wanted} frames that a sample spans")
     values: dict[str, Any] = {
@@ -52,12 +52,12 @@ def facts(subject: Subject, limits: Limits) -> Outcome:
         "classes_untaught": len(untaught),
         "shorter_than_window": len(short),
     }
-    return Outcome.of("data", not problems, "; ".join([*problems, *words]), values)
+    return CheckOutcome.of("data", not problems, "; ".join([*problems, *words]), values)
 
 
-def _try(subject: Subject, there: list[Clip], limits: Limits) -> tuple[int, list[str]]:
+def _try(subject: Subject, there: list[Clip], limits: CheckLimits) -> tuple[int, list[str]]:
     """How many clips were tried, and which of them, with the reason, gave no sample."""
-    store = ClipStore(subject.seen.replace(evenly(there, TRIED)), subject.data)
+    store = ClipStore(subject.train.replace(evenly(there, TRIED)), subject.data)
     began, tried = time.monotonic(), 0
     failed: list[str] = []
     for batch in eval_batches(store, subject.view, batch_size=_PART):

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from islr.checks.subject import Goal, Limits, Outcome, Subject, autocast, evenly, without_chance
+from islr.checks.goal import Goal
+from islr.checks.subject import CheckLimits, CheckOutcome, Subject, autocast, disable_dropout, evenly
 from islr.data.loading.store import Batch, ClipStore, TrainBatches
 from islr.errors import UserError
 from islr.training.determinism import seed_step
@@ -28,7 +29,7 @@ def one_batch(subject: Subject, clips: int, world: World) -> Batch:
     Raises:
         UserError: Fewer than two of them can be read.
     """
-    manifest = subject.seen.select()
+    manifest = subject.train.select()
     rows = evenly(sorted(manifest, key=lambda clip: -1 if clip.label is None else clip.label), clips)
     store = ClipStore(manifest.replace(rows), subject.data.model_copy(update={"cache": "none"}))
     batches = TrainBatches(store, subject.view, batch_size=len(rows), seed=subject.run.seed)
@@ -40,7 +41,7 @@ def one_batch(subject: Subject, clips: int, world: World) -> Batch:
     return to_device(batch, world.device)
 
 
-def overfit(subject: Subject, module: nn.Module, batch: Batch, world: World, limits: Limits) -> Outcome:
+def overfit(subject: Subject, module: nn.Module, batch: Batch, world: World, limits: CheckLimits) -> CheckOutcome:
     """Train a fresh module, on the device, on one batch until its goal is met or the limits are reached.
 
     Args:
@@ -50,7 +51,7 @@ def overfit(subject: Subject, module: nn.Module, batch: Batch, world: World, lim
         world: Where.
         limits: Steps and seconds.
     """
-    without_chance(module)
+    disable_dropout(module)
     module.train()
     goal = subject.goal(module, batch)
     optimizer = build_optimizer(subject.optim, subject.groups(module))
@@ -74,15 +75,17 @@ def overfit(subject: Subject, module: nn.Module, batch: Batch, world: World, lim
     return _said(goal, values, batch, began, limits)
 
 
-def _said(goal: Goal, values: list[float], batch: Batch, began: float, limits: Limits, problem: str = "") -> Outcome:
+def _said(
+    goal: Goal, values: list[float], batch: Batch, began: float, limits: CheckLimits, problem: str = ""
+) -> CheckOutcome:
     steps, clips = len(values) - 1, len(batch["index"])
     good = not problem and goal.met(values[-1])
     if not good and not problem and steps < limits.steps:
         problem = f"the {limits.seconds:g} s are over (--seconds)"
     words = (
         f"{goal.key} {values[0]:.3g} -> {values[-1]:.3g} in {steps} steps on {clips} clips; "
-        f"wanted {'at least' if goal.rises else 'at most'} {goal.limit:.3g}, {goal.words}"
+        f"wanted {'at least' if goal.rises else 'at most'} {goal.limit:.3g}, {goal.reason}"
     )
     numbers: dict[str, Any] = {"key": goal.key, "start": values[0], "end": values[-1], "limit": goal.limit}
     numbers |= {"steps": steps, "clips": clips, "seconds": time.monotonic() - began}
-    return Outcome.of("overfit", good, f"{problem}; {words}" if problem else words, numbers)
+    return CheckOutcome.of("overfit", good, f"{problem}; {words}" if problem else words, numbers)

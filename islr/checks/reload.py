@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import islr
-from islr.checks.subject import Outcome, Subject, evenly
+from islr.checks.subject import CheckOutcome, Subject, evenly
 from islr.data.loading.store import ClipStore, eval_batches
 from islr.data.views.transforms import eval_view
 from islr.errors import UserError
@@ -28,7 +28,7 @@ WEIGHTS, CLIPS, RESULTS = "weights.safetensors", "clips.safetensors", "results.s
 _MOST_SECONDS = 600.0  # for the new process to start, to load and to compute one batch
 
 
-def reload(subject: Subject, module: nn.Module, clips: int, world: World) -> Outcome:
+def reload(subject: Subject, module: nn.Module, clips: int, world: World) -> CheckOutcome:
     """Compare what a run leaves behind, as it is in memory, with its file read by another process.
 
     Args:
@@ -37,8 +37,8 @@ def reload(subject: Subject, module: nn.Module, clips: int, world: World) -> Out
         clips: Of the corpus, to compute something of.
         world: Where.
     """
-    kept = subject.kept(module)
-    manifest = subject.seen.select()
+    kept = subject.exported(module)
+    manifest = subject.train.select()
     store = ClipStore(manifest.replace(evenly(list(manifest), clips)), subject.data)
     batch = next(eval_batches(store, eval_view(subject.spec), batch_size=clips))
     clip = to_input(batch["clip"], subject.spec)
@@ -49,17 +49,17 @@ def reload(subject: Subject, module: nn.Module, clips: int, world: World) -> Out
         here = results(kept, clip.to(world.device))
         problem = _elsewhere(folder, world.device, subject.run.threads)
         if problem:
-            return Outcome("reload", "fail", f"the new process could not load it: {problem}", {"equal": False})
+            return CheckOutcome("reload", "fail", f"the new process could not load it: {problem}", {"equal": False})
         there = load_file(folder / RESULTS)["results"]
     what = "class scores" if subject.task == "finetune" else "features"
     if torch.equal(here, there):
         words = f"{what} of {len(clip)} clips are equal, bit for bit, in a new process that loads the file"
-        return Outcome("reload", "pass", words, {"equal": True, "clips": len(clip)})
+        return CheckOutcome("reload", "pass", words, {"equal": True, "clips": len(clip)})
     if here.shape != there.shape:
-        return Outcome("reload", "fail", f"{what} {list(here.shape)} became {list(there.shape)}", {"equal": False})
+        return CheckOutcome("reload", "fail", f"{what} {list(here.shape)} became {list(there.shape)}", {"equal": False})
     apart = float((here - there).abs().max())
     words = f"{what} of {len(clip)} clips differ by up to {apart:.2g} in a new process that loads the file"
-    return Outcome("reload", "fail", words, {"equal": False, "clips": len(clip), "largest_difference": apart})
+    return CheckOutcome("reload", "fail", words, {"equal": False, "clips": len(clip), "largest_difference": apart})
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ from islr.checks.overfit import one_batch, overfit
 from islr.checks.reload import reload
 from islr.checks.shuffled import shuffled
 from islr.checks.speed import speed
-from islr.checks.subject import Limits, Outcome, Subject
+from islr.checks.subject import CheckLimits, CheckOutcome, Subject
 from islr.errors import RunFailed, UserError
 from islr.files import write_atomic
 from islr.training.determinism import prepare_process
@@ -22,7 +22,7 @@ from islr.training.optim import schedule_words
 CHECKS = ("data", "speed", "overfit", "reload", "shuffled")
 
 
-def run_checks(subject: Subject, limits: Limits, only: Sequence[str] = ()) -> list[Outcome]:
+def run_checks(subject: Subject, limits: CheckLimits, only: Sequence[str] = ()) -> list[CheckOutcome]:
     """Run the checks, in the order of `CHECKS`.
 
     Args:
@@ -65,7 +65,7 @@ def run_checks(subject: Subject, limits: Limits, only: Sequence[str] = ()) -> li
     return outcomes
 
 
-def report_checks(subject: Subject, limits: Limits, only: Sequence[str], path: Path | None) -> None:
+def report_checks(subject: Subject, limits: CheckLimits, only: Sequence[str], path: Path | None) -> None:
     """Run the checks, print what they found, and write it to `path` where there is one.
 
     Raises:
@@ -81,17 +81,19 @@ def report_checks(subject: Subject, limits: Limits, only: Sequence[str], path: P
         raise RunFailed(f"{len(failed)} of {len(outcomes)} checks failed: {', '.join(failed)}")
 
 
-def table(subject: Subject, outcomes: Sequence[Outcome], limits: Limits) -> str:
+def table(subject: Subject, outcomes: Sequence[CheckOutcome], limits: CheckLimits) -> str:
     """What was found, one line a check."""
     device = device_name(World(subject.run.device).device)
     lines = [f"{subject.name}: {subject.task}, {schedule_words(subject.optim, limits.processes)}; {device}"]
     marks = {"pass": "pass", "fail": "FAIL", "skip": "  - "}
-    lines += [f"{marks[outcome.state]}  {outcome.check:<10}  {outcome.words}" for outcome in outcomes]
+    lines += [f"{marks[outcome.state]}  {outcome.check:<10}  {outcome.message}" for outcome in outcomes]
     return "\n".join(lines)
 
 
-def save_outcomes(path: Path, subject: Subject, outcomes: Sequence[Outcome]) -> None:
+def save_outcomes(path: Path, subject: Subject, outcomes: Sequence[CheckOutcome]) -> None:
     """Write what was found as JSON."""
-    found = {outcome.check: {"state": outcome.state, "words": outcome.words} | outcome.values for outcome in outcomes}
+    found = {
+        outcome.check: {"state": outcome.state, "message": outcome.message} | outcome.values for outcome in outcomes
+    }
     content = {"name": subject.name, "task": subject.task, "checks": found}
     write_atomic(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

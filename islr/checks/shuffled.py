@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from scipy.stats import binomtest
 
-from islr.checks.subject import Labelled, Limits, Outcome, Subject, autocast, evenly
+from islr.checks.subject import CheckLimits, CheckOutcome, Labelled, Subject, autocast, evenly
 from islr.data.audit.duplicates import same_content
 from islr.data.loading.store import ClipStore, TrainBatches
 from islr.data.manifest import Clip, Manifest
@@ -34,15 +34,15 @@ CONFIDENCE = 0.99
 _SMALLEST = 8  # held-out clips of which an accuracy says anything
 
 
-def shuffled(subject: Subject, world: World, limits: Limits) -> Outcome:
+def shuffled(subject: Subject, world: World, limits: CheckLimits) -> CheckOutcome:
     """Train on shuffled labels for a short time and score what is held out."""
     labelled = subject.labelled
     if labelled is None:
-        return Outcome("shuffled", "skip", "the recipe learns no labels")
+        return CheckOutcome("shuffled", "skip", "the recipe learns no labels")
     train, held_out, classes = _shuffle(labelled, subject.run.seed)
     if classes < 2 or len(held_out) < _SMALLEST:
         words = f"{classes} classes with {len(held_out)} held-out clips are too few to tell chance from more"
-        return Outcome("shuffled", "skip", words)
+        return CheckOutcome("shuffled", "skip", words)
     began = time.monotonic()
     data = subject.data.model_copy(update={"cache": "memory", "workers": 0})
     stores = [ClipStore(part, data) for part in (train, held_out)]
@@ -101,7 +101,9 @@ def _key(clip: Clip) -> tuple[str, str]:
     return clip.clip_id, clip.path
 
 
-def _judged(said: np.ndarray, truth: np.ndarray, classes: int, steps: int, learned: float, trained: int) -> Outcome:
+def _judged(
+    said: np.ndarray, truth: np.ndarray, classes: int, steps: int, learned: float, trained: int
+) -> CheckOutcome:
     hits, count = int((said == truth).sum()), len(truth)
     shares = [np.bincount(values, minlength=classes) / count for values in (said, truth)]
     chance = float(shares[0] @ shares[1])
@@ -113,4 +115,4 @@ def _judged(said: np.ndarray, truth: np.ndarray, classes: int, steps: int, learn
         f"after {steps} steps"
     )
     values = {"top1": hits / count, "low": low, "high": high, "chance": chance, "clips": count, "classes": classes}
-    return Outcome.of("shuffled", low <= chance, words, values | {"steps": steps, "train_accuracy": learned})
+    return CheckOutcome.of("shuffled", low <= chance, words, values | {"steps": steps, "train_accuracy": learned})

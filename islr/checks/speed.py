@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from islr.checks.subject import Limits, Outcome, Subject, autocast, evenly
+from islr.checks.subject import CheckLimits, CheckOutcome, Subject, autocast, evenly
 from islr.data.loading.store import Batch, ClipStore, TrainBatches
 from islr.progress import duration
 from islr.training.distributed.world import World
@@ -38,7 +38,7 @@ class _Loading(NamedTuple):
     steps_per_epoch: int
 
 
-def speed(subject: Subject, module: nn.Module, world: World, limits: Limits) -> list[Outcome]:
+def speed(subject: Subject, module: nn.Module, world: World, limits: CheckLimits) -> list[CheckOutcome]:
     """Throughput and memory of the run's step, as two outcomes.
 
     Args:
@@ -55,16 +55,19 @@ def speed(subject: Subject, module: nn.Module, world: World, limits: Limits) -> 
         step_seconds = _step_seconds(subject, module, batch, world, limits)
     except torch.OutOfMemoryError as error:
         words = f"a step of {clips} clips does not fit: {' '.join(str(error).split())[:160]}"
-        return [Outcome("throughput", "skip", "no step fits the memory"), Outcome("memory", "fail", words)]
+        return [CheckOutcome("throughput", "skip", "no step fits the memory"), CheckOutcome("memory", "fail", words)]
     throughput = _throughput(subject, loading, step_seconds, limits)
     if before is None:
-        return [throughput, Outcome("memory", "skip", "this system does not tell a process's peak of resident memory")]
+        return [
+            throughput,
+            CheckOutcome("memory", "skip", "this system does not tell a process's peak of resident memory"),
+        ]
     return [throughput, _memory(subject, module, batch, loading, (before, _peak(world)), world, limits)]
 
 
-def _load(subject: Subject, limits: Limits) -> _Loading:
+def _load(subject: Subject, limits: CheckLimits) -> _Loading:
     """Time batches of one process's part of a step, and the cache where the run has one."""
-    manifest = subject.seen.select()
+    manifest = subject.train.select()
     parts = limits.processes * subject.optim.accumulate
     size = max(1, subject.optim.batch_size // parts)
     cached = subject.data.cache == "memory"
@@ -88,7 +91,7 @@ def _close(stream: Iterator[list[Batch]]) -> None:
     close()
 
 
-def _timed(action: Callable[[], object], limits: Limits, most: int) -> float:
+def _timed(action: Callable[[], object], limits: CheckLimits, most: int) -> float:
     """Median seconds of an action that is repeated until a quarter of the time is over."""
     took: list[float] = []
     while len(took) < most and (not took or sum(took) < limits.seconds / 4):
@@ -98,7 +101,7 @@ def _timed(action: Callable[[], object], limits: Limits, most: int) -> float:
     return statistics.median(took)
 
 
-def _step_seconds(subject: Subject, module: nn.Module, batch: Batch, world: World, limits: Limits) -> float:
+def _step_seconds(subject: Subject, module: nn.Module, batch: Batch, world: World, limits: CheckLimits) -> float:
     """Seconds of one process's whole step: all its parts, and the optimiser's update."""
     optimizer = build_optimizer(subject.optim, subject.groups(module))
     trained = torch.compile(module) if subject.run.compile else module
@@ -120,7 +123,7 @@ def _step_seconds(subject: Subject, module: nn.Module, batch: Batch, world: Worl
     return _timed(step, limits, _MOST_STEPS)
 
 
-def _throughput(subject: Subject, loading: _Loading, step_seconds: float, limits: Limits) -> Outcome:
+def _throughput(subject: Subject, loading: _Loading, step_seconds: float, limits: CheckLimits) -> CheckOutcome:
     optim = subject.optim
     load_seconds = loading.seconds * optim.accumulate
     workers = subject.data.workers
@@ -139,7 +142,7 @@ def _throughput(subject: Subject, loading: _Loading, step_seconds: float, limits
     words += f", {duration(loading.fill_seconds)} of it to fill the cache" if loading.cache_bytes else ""
     values = {"model_clips_per_s": rates["model"], "data_clips_per_s": rates["data"], "data_wait": wait}
     values |= {"steps": steps, "hours": hours, "cache_fill_hours": loading.fill_seconds / 3600}
-    return Outcome.of("throughput", wait <= MOST_WAIT, f"{words}; without evaluations", values)
+    return CheckOutcome.of("throughput", wait <= MOST_WAIT, f"{words}; without evaluations", values)
 
 
 def _memory(
@@ -149,8 +152,8 @@ def _memory(
     loading: _Loading,
     used: tuple[int, int],
     world: World,
-    limits: Limits,
-) -> Outcome:
+    limits: CheckLimits,
+) -> CheckOutcome:
     """The peak of the steps against what is there; `used` holds what was in use before, and the peak."""
     before, peak = used
     clips = len(batch["index"])
@@ -166,7 +169,7 @@ def _memory(
             words += (
                 f"; the cache takes {limits.processes * cache / GIB:.2f} GiB of {host / GIB:.1f} GiB of main memory"
             )
-        return Outcome.of("memory", good, words, values)
+        return CheckOutcome.of("memory", good, words, values)
     module.train()
 
     def forward() -> object:
@@ -182,7 +185,7 @@ def _memory(
     )
     words += f"; the cache takes {cache / MIB:.0f} MiB" if cache else ""
     words += f"; {there / GIB:.1f} GiB are there"
-    return Outcome.of(
+    return CheckOutcome.of(
         "memory", needed <= FULL * there, words, values | {"saved_bytes": kept, "step_bytes": peak - before}
     )
 

@@ -1,4 +1,4 @@
-"""What the checks need to know of a run, whatever its task, and what a check says."""
+"""The run under check, whatever its task, and the outcome of a check."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from torchvision.ops import StochasticDepth
 
+from islr.checks.goal import Goal
 from islr.data.loading.store import Batch, DataConfig
 from islr.data.manifest import Clip, Manifest
 from islr.data.views.input_spec import InputSpec
@@ -22,35 +23,14 @@ from islr.training.run_config import RunConfig
 
 
 @dataclass(frozen=True)
-class Goal:
-    """What a loss, or an accuracy, must reach on one batch.
-
-    Attributes:
-        key: Which of the values of the module's `forward`.
-        limit: At most so much, or at least, where `rises`.
-        words: Where the limit comes from.
-        rises: Whether more is better.
-    """
-
-    key: str
-    limit: float
-    words: str
-    rises: bool = False
-
-    def met(self, value: float) -> bool:
-        """Whether a value is good enough."""
-        return value >= self.limit if self.rises else value <= self.limit
-
-
-@dataclass(frozen=True)
 class Labelled:
-    """What the control with shuffled labels trains and scores.
+    """Clips and classifier of the control with shuffled labels.
 
     Attributes:
-        train: Labelled clips that are trained on.
-        held_out: Labelled clips that are not; never test.
+        train: Labelled training clips.
+        held_out: Labelled clips outside training; never test.
         build: Number of classes -> a fresh classifier with its loss.
-        sampling: Frames of a clip that is scored.
+        sampling: How frames of a scored clip are sampled.
     """
 
     train: Manifest
@@ -66,18 +46,18 @@ class Subject:
     Attributes:
         name, task: Of the run.
         optim, run, data: Of its configuration.
-        seen: The clips that it trains on, with those that are missing.
-        unseen: Labelled clips that it is judged on, where it is.
+        train: The training clips, with those that are missing.
+        scored: Labelled clips that select or score the run's model; None in pre-training.
         view: Makes a training sample of a clip.
-        spec: Input of its encoder.
-        frames_wanted: How many frames of a clip a sample spans.
-        build: The module that `fit` would train, fresh; given true, without mixed clips and smoothed labels, under
-            which neither a loss nor an accuracy has a clear goal.
-        groups: The optimiser's groups of such a module.
-        goal: What such a module must reach on a batch; called before any training of it.
-        kept: The part of it that the run leaves behind: an encoder or a classifier.
+        spec: Input of the encoder.
+        span: Clip -> how many of its frames a sample spans.
+        build: Returns the module that the run would train, fresh; given true, without mixed clips and smoothed labels,
+            under which neither a loss nor an accuracy has a clear goal.
+        groups: Returns the optimiser's groups of such a module.
+        goal: Returns what such a module must reach on a batch; called before any training of it.
+        exported: Returns the part of it that the run leaves behind: an encoder or a classifier.
         save: Writes that part as the run would.
-        labelled: For the control with shuffled labels, where there are labels.
+        labelled: The control with shuffled labels, where there are labels.
     """
 
     name: str
@@ -85,28 +65,28 @@ class Subject:
     optim: OptimConfig
     run: RunConfig
     data: DataConfig
-    seen: Manifest
-    unseen: Manifest | None
+    train: Manifest
+    scored: Manifest | None
     view: View
     spec: InputSpec
-    frames_wanted: Callable[[Clip], float]
+    span: Callable[[Clip], float]
     build: Callable[[bool], nn.Module]
     groups: Callable[[nn.Module], list[dict[str, Any]]]
     goal: Callable[[nn.Module, Batch], Goal]
-    kept: Callable[[nn.Module], nn.Module]
+    exported: Callable[[nn.Module], nn.Module]
     save: Callable[[nn.Module, Path], None]
     labelled: Labelled | None
 
 
 @dataclass(frozen=True)
-class Limits:
-    """How much a check may do.
+class CheckLimits:
+    """Bounds of a check.
 
     Attributes:
-        steps: Training steps of one check.
-        seconds: Of one check; it ends with the step during which they are over.
-        clips: Of the batch that is overfitted.
-        processes: That the run will have.
+        steps: Most training steps of one check.
+        seconds: Most seconds of one check; it ends with the step during which they pass.
+        clips: Size of the batch that is overfitted.
+        processes: Number of processes of the planned run.
     """
 
     steps: int = 200
@@ -116,29 +96,29 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a check found: in words, and as numbers."""
+class CheckOutcome:
+    """The outcome of a check: a line of text, and its numbers."""
 
     check: str
     state: Literal["pass", "fail", "skip"]
-    words: str
+    message: str
     values: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, check: str, good: bool, words: str, values: dict[str, Any]) -> "Outcome":
-        """Passed or failed."""
-        return cls(check, "pass" if good else "fail", words, values)
+    def of(cls, check: str, passed: bool, message: str, values: dict[str, Any]) -> "CheckOutcome":
+        """Return a passed or a failed outcome."""
+        return cls(check, "pass" if passed else "fail", message, values)
 
 
-def span_wanted(spec: InputSpec, sampling: SamplingConfig, clip: Clip) -> float:
-    """Frames of a clip that a sample spans: as many as it has, or its window at a fixed rate."""
+def frames_spanned(spec: InputSpec, sampling: SamplingConfig, clip: Clip) -> float:
+    """Return how many frames of a clip a sample spans: as many as it has, or its window at a fixed rate."""
     if spec.modality == "pose" or sampling.kind == "uniform":
         return float(spec.frames)
     return (spec.frames - 1) * sampling.stride * (clip.fps or 25.0) / sampling.target_fps + 1
 
 
-def without_chance(module: nn.Module) -> None:
-    """Turn off what makes two passes of one batch differ: dropout and dropped paths."""
+def disable_dropout(module: nn.Module) -> None:
+    """Disable dropout and drop path, so that two passes of one batch agree."""
     for part in module.modules():
         if isinstance(part, _DropoutNd | StochasticDepth):
             part.p = 0.0
@@ -149,20 +129,20 @@ def without_chance(module: nn.Module) -> None:
 
 
 def evenly(clips: list[Clip], most: int) -> list[Clip]:
-    """At most so many, evenly spaced."""
+    """Return at most `most` clips, evenly spaced."""
     return [clips[place * len(clips) // most] for place in range(most)] if len(clips) > most else clips
 
 
 def autocast(world: World, run: RunConfig) -> torch.autocast:
-    """The precision of the run."""
+    """Return the context of the run's precision."""
     return torch.autocast(world.device.type, torch.bfloat16, enabled=run.precision == "bf16")
 
 
-def plain(config: ClassificationConfig) -> ClassificationConfig:
-    """Without mixed clips and smoothed labels."""
+def unmixed(config: ClassificationConfig) -> ClassificationConfig:
+    """Return the options without mixed clips and smoothed labels."""
     return config.model_copy(update={"mixup": 0.0, "cutmix": 0.0, "label_smoothing": 0.0})
 
 
 def unrepeated(config: ClassificationConfig) -> ClassificationConfig:
-    """For clips that come as they are scored, one view each."""
+    """Return the options for one view of each clip, as in scoring."""
     return config.model_copy(update={"repeats": 1})

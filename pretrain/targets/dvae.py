@@ -23,6 +23,7 @@ from islr.errors import UserError
 from islr.files import file_sha256, write_atomic
 from islr.models.public.pickles import read_modules
 from islr.models.weights import serialise
+from pretrain.targets.frame_tokenizer import check_frames
 
 GROUPS = 4  # of blocks; between them the map is halved
 SQUEEZE, EDGE = 0.8, 0.1  # pixels are mapped to .1 to .9 (`map_pixels`, appendix A.3)
@@ -107,10 +108,7 @@ class DalleTokenizer(nn.Module):
         Raises:
             UserError: The frames have no whole cells.
         """
-        assert frames.dtype == torch.uint8
-        height, width = frames.shape[-2:]
-        if height % self.stride or width % self.stride:
-            raise UserError(f"frames of {height} x {width} pixels are not made of whole cells of {self.stride} pixels")
+        check_frames(frames, self.stride)
         return self(frames.float() / 255).argmax(dim=1)
 
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from support.tiny_runs import DPC, FINETUNE, PRETRAIN, TINY, write_config
+from support.recipe_runs import smallest_config
+from support.tiny_runs import FINETUNE, PRETRAIN, write_config
 from torch import nn
 
+from islr.checks import goal
 from islr.checks import reload as reload_check
 from islr.checks import speed as speed_check
 from islr.checks.facts import facts
@@ -20,35 +22,20 @@ from islr.checks.finetune import finetune_subject
 from islr.checks.overfit import one_batch, overfit
 from islr.checks.shuffled import shuffled
 from islr.checks.speed import speed
-from islr.checks.subject import Limits, Outcome, Subject
+from islr.checks.subject import CheckLimits, CheckOutcome, Subject
 from islr.cli import run
 from islr.config import load_config
 from islr.data.manifest import Clip
 from islr.errors import UserError
 from islr.evaluation.finetune import FinetuneConfig
 from islr.training.distributed.world import World
-from pretrain import RECIPES, check
-from pretrain.check import GOALS, best_constant, pretrain_subject
-from pretrain.run import PretrainConfig
+from pretrain import RECIPES, dpc, svt
+from pretrain.best_constant import best_constant
+from pretrain.check import pretrain_subject
 
 CPU = {"device": "cpu"}
 RATE = {"lr": 6e-3, "warmup_epochs": 0}
-QUICK = Limits(steps=60, seconds=20, clips=4)
-SMALL: dict[str, dict[str, Any]] = TINY | {
-    "maskfeat": {},
-    "videomae": {
-        "recipe": {"name": "videomae", "mask_pixels": 16, "mask_ratio": 0.75, "decoder_dim": 48, "decoder_depth": 1},
-        "encoder": {"name": "vit_tiny", "arguments": {"frames": 4, "size": 32}},
-    },
-    "svt": {
-        "recipe": {
-            "name": "svt", "prototypes": 32, "hidden_dim": 32, "bottleneck_dim": 16, "views": "code",
-            "video": {"local_size": 16, "local_area": [0.3, 0.6]},
-        },
-        "encoder": {"name": "timesformer_tiny", "arguments": {"frames": 4, "size": 32}},
-    },
-    "dpc": {key: DPC[key] for key in ("recipe", "encoder")},
-}  # fmt: skip
+QUICK = CheckLimits(steps=60, seconds=20, clips=4)
 
 
 @pytest.fixture
@@ -58,14 +45,11 @@ def finetuning(mini_corpus: Path, tmp_path: Path) -> Subject:
     return finetune_subject(load_config(FinetuneConfig, path, changes))
 
 
-def _pretraining(name: str, corpus: Path, folder: Path, **changes: Any) -> Subject:
-    base = {key: value for key, value in PRETRAIN.items() if key not in SMALL[name]}
-    changes = SMALL[name] | {"run": CPU, "optim": RATE} | changes
-    path = write_config(base, folder / "p.yaml", corpus / "manifest.csv", folder / "run", **changes)
-    return pretrain_subject(load_config(PretrainConfig, path))
+def _pretraining(name: str, corpus: Path, folder: Path) -> Subject:
+    return pretrain_subject(smallest_config(name, corpus / "manifest.csv", folder / "run", run=CPU, optim=RATE))
 
 
-def _overfit(subject: Subject, limits: Limits = QUICK, spoil: Callable[[nn.Module], object] = id) -> Outcome:
+def _overfit(subject: Subject, limits: CheckLimits = QUICK, spoil: Callable[[nn.Module], object] = id) -> CheckOutcome:
     world = World("cpu")
     module = subject.build(True)
     batch = one_batch(subject, limits.clips, world)
@@ -73,23 +57,19 @@ def _overfit(subject: Subject, limits: Limits = QUICK, spoil: Callable[[nn.Modul
     return overfit(subject, module, batch, world, limits)
 
 
-@pytest.mark.parametrize("name", sorted(SMALL))
+@pytest.mark.parametrize("name", sorted(RECIPES))
 def test_every_recipe_learns_one_batch_and_not_without_its_gradient(
     name: str, mini_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check, "SHARE", 0.75)  # half takes a minute for all
-    monkeypatch.setattr(check, "SVT_SHARE", 0.9)
+    for module in (goal, dpc):
+        monkeypatch.setattr(module, "SHARE", 0.75)  # half takes a minute for all
+    monkeypatch.setattr(svt, "GOAL_SHARE", 0.9)
     subject = _pretraining(name, mini_corpus, tmp_path)
-    learned = _overfit(subject, Limits(steps=200, seconds=60, clips=3))
-    assert learned.state == "pass", learned.words
+    learned = _overfit(subject, CheckLimits(steps=200, seconds=60, clips=3))
+    assert learned.state == "pass", learned.message
     assert learned.values["steps"] > 0, "the goal is not met by a fresh module"
     still = dataclasses.replace(subject, optim=subject.optim.model_copy(update={"lr": 1e-9, "min_lr": 0.0}))
-    assert _overfit(still, Limits(steps=2, clips=4)).state == "fail"
-
-
-def test_every_recipe_has_a_goal() -> None:
-    assert set(GOALS) == set(RECIPES)
-    assert set(SMALL) | {"bevt"} == set(RECIPES)
+    assert _overfit(still, CheckLimits(steps=2, clips=4)).state == "fail"
 
 
 def test_the_best_constant_is_the_mean_of_the_targets(mini_corpus: Path, tmp_path: Path) -> None:
@@ -106,19 +86,19 @@ def test_a_loss_that_is_not_finite_fails(mini_corpus: Path, tmp_path: Path) -> N
         _pretraining("maskfeat", mini_corpus, tmp_path), spoil=lambda module: module.mask_token.data.fill_(torch.nan)
     )
     assert outcome.state == "fail"
-    assert "the loss is nan at step 0" in outcome.words
+    assert "the loss is nan at step 0" in outcome.message
 
 
 def test_time_that_is_over_is_said(finetuning: Subject) -> None:
-    outcome = _overfit(finetuning, Limits(steps=10_000, seconds=0.0, clips=4))
+    outcome = _overfit(finetuning, CheckLimits(steps=10_000, seconds=0.0, clips=4))
     assert outcome.state == "fail"
-    assert "0 s are over" in outcome.words
+    assert "0 s are over" in outcome.message
 
 
-def _shuffled(subject: Subject, **changes: Any) -> Outcome:
+def _shuffled(subject: Subject, **changes: Any) -> CheckOutcome:
     assert subject.labelled is not None
     labelled = dataclasses.replace(subject.labelled, **changes)
-    return shuffled(dataclasses.replace(subject, labelled=labelled), World("cpu"), Limits(steps=100, seconds=60))
+    return shuffled(dataclasses.replace(subject, labelled=labelled), World("cpu"), CheckLimits(steps=100, seconds=60))
 
 
 def test_shuffled_labels_are_told_at_chance_unless_something_leaks(finetuning: Subject) -> None:
@@ -128,12 +108,12 @@ def test_shuffled_labels_are_told_at_chance_unless_something_leaks(finetuning: S
     held_out = labelled.train.replace(both[::2])
     train = labelled.train.replace(both[1::2])
     clean = _shuffled(finetuning, train=train, held_out=held_out)
-    assert clean.state == "pass", clean.words
+    assert clean.state == "pass", clean.message
     assert clean.values["train_accuracy"] > 0.7
     # The same clips under other names on both sides: learned by heart, they are told.
     copies = [dataclasses.replace(clip, clip_id=f"copy of {clip.clip_id}") for clip in train]
     leaked = _shuffled(finetuning, train=train, held_out=train.replace(copies))
-    assert leaked.state == "fail", leaked.words
+    assert leaked.state == "fail", leaked.message
     assert leaked.values["low"] > leaked.values["chance"]
 
 
@@ -152,7 +132,7 @@ def test_a_reloaded_model_gives_the_same_bits_unless_its_file_lacks_something(
     def save_before(module: nn.Module, path: Path) -> None:
         finetuning.save(module, path)
         with torch.no_grad():
-            finetuning.kept(module).head.bias[0] += 1e-6
+            finetuning.exported(module).head.bias[0] += 1e-6
 
     monkeypatch.setattr(reload_check, "_elsewhere", _here)  # the process is not the point now
     late = reload_check.reload(dataclasses.replace(finetuning, save=save_before), module, 3, world)
@@ -173,13 +153,13 @@ def test_a_file_that_cannot_be_loaded_is_said(finetuning: Subject, monkeypatch: 
     broken = dataclasses.replace(finetuning, save=lambda module, path: path.write_bytes(b"nothing"))
     outcome = reload_check.reload(broken, finetuning.build(True), 2, World("cpu"))
     assert outcome.state == "fail"
-    assert "not a safetensors file" in outcome.words
+    assert "not a safetensors file" in outcome.message
 
 
 def test_slow_data_and_little_memory_fail(finetuning: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    world, limits = World("cpu"), Limits(seconds=2)
+    world, limits = World("cpu"), CheckLimits(seconds=2)
     throughput, memory = speed(finetuning, finetuning.build(False), world, limits)
-    assert throughput.values["steps"] == 2 * (len(finetuning.seen) // 6)
+    assert throughput.values["steps"] == 2 * (len(finetuning.train) // 6)
     assert throughput.values["data_clips_per_s"] > 0
     assert memory.state == "pass"
     assert memory.values["saved_bytes"] > 0
@@ -202,35 +182,35 @@ def test_a_step_that_does_not_fit_fails(finetuning: Subject, monkeypatch: pytest
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(speed_check, "clip_gradients", full)
-    throughput, memory = speed(finetuning, finetuning.build(False), World("cpu"), Limits(seconds=1))
+    throughput, memory = speed(finetuning, finetuning.build(False), World("cpu"), CheckLimits(seconds=1))
     assert (throughput.state, memory.state) == ("skip", "fail")
-    assert "does not fit" in memory.words
+    assert "does not fit" in memory.message
 
 
 def _with(subject: Subject, clips: list[Clip]) -> Subject:
-    return dataclasses.replace(subject, seen=subject.seen.replace(clips))
+    return dataclasses.replace(subject, train=subject.train.replace(clips))
 
 
 @pytest.mark.parametrize("broken", ["nothing", "unreadable", "short", "untaught"])
 def test_facts_of_the_data(finetuning: Subject, tmp_path: Path, broken: str) -> None:
     subject, words = finetuning, "0 shorter than the 4 frames"
     if broken == "unreadable":
-        lost = dataclasses.replace(subject.seen.clips[0], path="videos/none.mp4")
+        lost = dataclasses.replace(subject.train.clips[0], path="videos/none.mp4")
         subject, words = (
-            dataclasses.replace(subject, seen=subject.seen.replace([lost, *subject.seen.clips[1:]])),
+            dataclasses.replace(subject, train=subject.train.replace([lost, *subject.train.clips[1:]])),
             lost.clip_id,
         )
     elif broken == "short":
-        subject, words = dataclasses.replace(subject, frames_wanted=lambda clip: 1000.0), "most clips are shorter"
+        subject, words = dataclasses.replace(subject, span=lambda clip: 1000.0), "most clips are shorter"
     elif broken == "untaught":
-        taught = [clip for clip in subject.seen if clip.label != 2]
+        taught = [clip for clip in subject.train if clip.label != 2]
         subject, words = (
-            dataclasses.replace(subject, seen=subject.seen.replace(taught)),
+            dataclasses.replace(subject, train=subject.train.replace(taught)),
             "1 classes .* no training clip",
         )
     outcome = facts(subject, QUICK)
     assert outcome.state == ("pass" if broken == "nothing" else "fail")
-    assert re.search(words, outcome.words)
+    assert re.search(words, outcome.message)
 
 
 def test_the_command(mini_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ from islr.models.swin import SwinEncoder
 from islr.training.optim import OptimConfig, parameter_groups
 from islr.training.tracking import read_metrics
 from pretrain import bevt
-from pretrain.bevt import BEVT, CELL, Config, open_tokenizer, views
+from pretrain.bevt import BEVT, CELL, BEVTConfig, open_tokenizer
 from pretrain.pictures import token_colours
 from pretrain.run import ENCODER, PretrainConfig, run_pretrain
 
@@ -77,12 +77,12 @@ class Recorded(nn.Module):
 
 def small_recipe(**options: object) -> BEVT:
     torch.manual_seed(0)
-    config = Config(**options)
+    config = BEVTConfig(**options)
     return BEVT(create_model("swin_tiny"), config, MeanColours())  # type: ignore[arg-type]
 
 
 def small_batch(recipe: BEVT, clips: int = 4) -> dict[str, Tensor]:
-    view = views(recipe.config, recipe.encoder.input_spec)
+    view = BEVT.views(recipe.config, recipe.encoder.input_spec)
     samples = [view(MovingColours(i), np.random.default_rng(i)) for i in range(clips)]  # type: ignore[arg-type]
     return {key: torch.stack([torch.as_tensor(sample[key]) for sample in samples]) for key in samples[0]}
 
@@ -196,7 +196,7 @@ def test_it_learns_more_than_word_frequencies() -> None:
     encoder = SwinEncoder(
         frames=2, size=64, depths=(1, 1, 1, 1), embed_dim=16, num_heads=(1, 2, 4, 8), window=(2, 2, 2), init="fan_in"
     )
-    recipe = BEVT(encoder, Config(), MeanColours())
+    recipe = BEVT(encoder, BEVTConfig(), MeanColours())
     batch = small_batch(recipe)
     optimizer = torch.optim.AdamW([p for p in recipe.parameters() if p.requires_grad], lr=3e-3)
     for _ in range(20):
@@ -234,17 +234,17 @@ def test_words_have_the_mean_colour_of_their_cells() -> None:
 
 def test_impossible_options_are_refused() -> None:
     with pytest.raises(UserError, match="a multiple of 32, not 48"):
-        views(Config(), create_model("swin_tiny", size=48).input_spec)
+        BEVT.views(BEVTConfig(), create_model("swin_tiny", size=48).input_spec)
     with pytest.raises(UserError, match="bevt trains swin encoders, not MViTEncoder"):
-        BEVT(create_model("mvit_tiny"), Config(), MeanColours())  # type: ignore[arg-type]
+        BEVT(create_model("mvit_tiny"), BEVTConfig(), MeanColours())  # type: ignore[arg-type]
     three = SwinEncoder(frames=4, size=64, depths=(1, 1, 1), embed_dim=8, num_heads=(1, 1, 1), window=(2, 2, 2))
     with pytest.raises(UserError, match="bevt needs a Swin of four stages, not 3"):
-        BEVT(three, Config(), MeanColours())
+        BEVT(three, BEVTConfig(), MeanColours())
     with pytest.raises(UserError, match=r"recipe\.tokenizer is empty"):
         open_tokenizer("")
     for options in ({"tube": (0.8, 0.5)}, {"tube": (0.5, 1.5)}, {"smallest_block": 0.5, "largest_block": 0.2}):
         with pytest.raises(ValidationError, match=r"tube must be|is above largest_block"):
-            Config(**options)  # type: ignore[arg-type]
+            BEVTConfig(**options)  # type: ignore[arg-type]
 
 
 # A run ----------------------------------------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ BESIDE = {  # ours -> the original's, without what follows the last dot
 
 def oracle_recipe(entry: dict, state: dict[str, Tensor]) -> BEVT:
     encoder = swin_encoder(entry["params"], state, "bevt")
-    recipe = BEVT(encoder, Config(), MeanColours())
+    recipe = BEVT(encoder, BEVTConfig(), MeanColours())
     beside = rename(state, LAYOUTS["bevt"], "oracle").left
     recipe.mask_token.data.copy_(beside["mask_token"].flatten())
     for ours, theirs in BESIDE.items():
@@ -378,7 +378,7 @@ def test_words_loss_and_gradients_are_bevt_s(oracles: Path, differences: Differe
         logits = tensors[f"logits_{kind}"].clone().requires_grad_()
         mask = tensors[f"mask_{kind}"].bool()
         moments = 1 if kind == "image" else mask.shape[1]
-        recipe = BEVT(create_model("swin_tiny"), Config(), Recorded(words, logits.shape[-1]))
+        recipe = BEVT(create_model("swin_tiny"), BEVTConfig(), Recorded(words, logits.shape[-1]))
         frames = torch.zeros(len(mask), 3, moments, *(side * CELL for side in mask.shape[-2:]), dtype=torch.uint8)
         found = recipe.targets(frames).view(mask.shape)
         differences.within(f"target words, {kind}", found, tensors[f"tokens_{kind}"])

@@ -17,8 +17,7 @@ from islr.data.manifest import Clip, Manifest
 from islr.data.poses.pose import RIGHT_HAND, Pose, write_pose
 from islr.errors import UserError
 from islr.models import create_model
-from pretrain import dpc
-from pretrain.dpc import DPC, Config, views, window_positions
+from pretrain.dpc import DPC, DPCConfig, window_positions
 from pretrain.run import ENCODER, PretrainConfig, run_pretrain
 
 
@@ -39,12 +38,12 @@ class MovingHand:
 
 def small_recipe(encoder: str = "stgcn_tiny", **options: Any) -> DPC:
     torch.manual_seed(0)
-    config = Config(**({"windows": 5, "window_frames": 4, "predicted": 3} | options))
-    return DPC(create_model(encoder, **dpc.encoder_arguments(config)), config)
+    config = DPCConfig(**({"windows": 5, "window_frames": 4, "predicted": 3} | options))
+    return DPC(create_model(encoder, **DPC.encoder_arguments(config)), config)
 
 
 def small_batch(recipe: DPC, clips: int = 4) -> dict[str, Tensor]:
-    view = views(recipe.config, recipe.encoder.input_spec)
+    view = DPC.views(recipe.config, recipe.encoder.input_spec)
     return {"clip": torch.stack([view(MovingHand(i), np.random.default_rng(i))["clip"] for i in range(clips)])}  # type: ignore[arg-type]
 
 
@@ -180,9 +179,9 @@ def test_it_learns() -> None:
 
 def test_impossible_options_are_refused() -> None:
     with pytest.raises(UserError, match="window_frames=4 and the encoder takes 16 frames"):
-        DPC(create_model("stgcn_tiny", frames=16), Config(window_frames=4))
+        DPC(create_model("stgcn_tiny", frames=16), DPCConfig(window_frames=4))
     with pytest.raises(ValueError, match="predicted 7 leaves none of 7 windows"):
-        Config(predicted=7)
+        DPCConfig(predicted=7)
 
 
 @pytest.fixture

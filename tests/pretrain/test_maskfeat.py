@@ -22,7 +22,7 @@ from islr.models import create_model
 from islr.models.layouts import LAYOUTS, load_layout
 from islr.models.layouts.slowfast import to_slowfast_name
 from islr.models.mvit.encoder import MViTEncoder
-from pretrain.maskfeat import Config, MaskFeat, encoder_arguments, views
+from pretrain.maskfeat import MaskFeat, MaskFeatConfig
 from pretrain.masks.saliency import cell_motion
 from pretrain.targets.hog import motion_targets
 
@@ -58,12 +58,12 @@ class MovingSquares:
 
 def small_recipe(**options: object) -> MaskFeat:
     torch.manual_seed(0)
-    config = Config(mask_pixels=16, **options)
-    return MaskFeat(create_model("mvit_tiny", **encoder_arguments(config)), config)
+    config = MaskFeatConfig(mask_pixels=16, **options)
+    return MaskFeat(create_model("mvit_tiny", **MaskFeat.encoder_arguments(config)), config)
 
 
 def small_batch(recipe: MaskFeat, clips: int = 4) -> dict[str, Tensor]:
-    view = views(recipe.config, recipe.encoder.input_spec)
+    view = MaskFeat.views(recipe.config, recipe.encoder.input_spec)
     samples = [view(MovingSquares(i), np.random.default_rng(i)) for i in range(clips)]  # type: ignore[arg-type]
     return {
         "clip": torch.stack([sample["clip"] for sample in samples]),
@@ -132,7 +132,7 @@ def test_it_learns() -> None:
         kv_stride=4,
         init="fan_in",
     )
-    recipe = MaskFeat(encoder, Config(mask_pixels=16))
+    recipe = MaskFeat(encoder, MaskFeatConfig(mask_pixels=16))
     batch = small_batch(recipe)
     optimizer = torch.optim.AdamW(recipe.parameters(), lr=3e-3)
     for _ in range(40):
@@ -222,13 +222,13 @@ def test_impossible_options_are_refused() -> None:
     spec = create_model("mvit_tiny").input_spec
     for pixels in (24, 64):
         with pytest.raises(UserError, match=f"mask_pixels={pixels} does not divide"):
-            views(Config(mask_pixels=pixels), spec)
+            MaskFeat.views(MaskFeatConfig(mask_pixels=pixels), spec)
     with pytest.raises(ValueError, match="motion_bins needs hog: pixels"):
-        Config(motion_bins=9, hog="normalised")
+        MaskFeatConfig(motion_bins=9, hog="normalised")
     with pytest.raises(UserError, match="depths names block 9"):
         small_recipe(depths=(9,))
     with pytest.raises(UserError, match="maskfeat trains mvit encoders, not PoseTransformer"):
-        MaskFeat(create_model("pose_transformer_tiny"), Config())  # type: ignore[arg-type]
+        MaskFeat(create_model("pose_transformer_tiny"), MaskFeatConfig())  # type: ignore[arg-type]
 
 
 @pytest.mark.oracle
@@ -242,7 +242,7 @@ def test_prediction_loss_and_gradients_are_slowfast_s(
     entry, tensors = oracle_entry(oracles, name)
     encoder = encoder_from_overrides(entry["overrides"], widen_in=widen_in)
     beside = load_layout(encoder, state_of(tensors), LAYOUTS["slowfast"], name).left
-    recipe = MaskFeat(encoder, Config())
+    recipe = MaskFeat(encoder, MaskFeatConfig())
     recipe.mask_token.data.copy_(beside["mask_token"].flatten())
     recipe.heads[0].load_state_dict({ours: beside[theirs] for ours, theirs in HEAD_NAMES.items()})
     mask = tensors["mask"].bool()
@@ -266,7 +266,7 @@ def test_prediction_loss_and_gradients_are_slowfast_s(
 def test_published_size_is_slowfast_s(oracles: Path, differences: Differences) -> None:
     entry, tensors = oracle_entry(oracles, "mvitv2_s_maskfeat_pt.safetensors")
     _, _, frames, size, _ = entry["x_shape"]
-    recipe = MaskFeat(create_model("mvit_s", frames=frames, size=size, **encoder_arguments(Config())), Config())
+    recipe = MaskFeat(create_model("mvit_s", frames=frames, size=size, last_stride=1), MaskFeatConfig())
     beside = {theirs: recipe.heads[0].get_parameter(ours) for ours, theirs in HEAD_NAMES.items()}
     parameters = slowfast_parameters(recipe.encoder, beside)
     parameters["mask_token"] = recipe.mask_token.data.view(1, 1, -1)

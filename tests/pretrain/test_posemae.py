@@ -9,7 +9,7 @@ from islr.data.poses.pose import HAND_MIDDLE_MCP, HAND_ROOT, LEFT_HAND, RIGHT_HA
 from islr.errors import UserError
 from islr.models import create_model
 from islr.models.pose_transformer import BODY_POINTS, PART_POINTS, part_points
-from pretrain.posemae import Config, PoseMAE, mean_poses, part_motion, views
+from pretrain.posemae import PoseMAE, PoseMAEConfig, mean_poses, part_motion
 
 
 def waving(frames: int = 32, seed: int = 0) -> np.ndarray:
@@ -34,11 +34,11 @@ class PoseSource:
 
 def small_recipe(frames: int = 16, **options: object) -> PoseMAE:
     torch.manual_seed(0)
-    return PoseMAE(create_model("pose_transformer_tiny", frames=frames), Config(decoder_dim=32, **options))
+    return PoseMAE(create_model("pose_transformer_tiny", frames=frames), PoseMAEConfig(decoder_dim=32, **options))
 
 
 def small_batch(recipe: PoseMAE, clips: int = 4) -> dict[str, Tensor]:
-    view = views(recipe.config, recipe.encoder.input_spec)
+    view = PoseMAE.views(recipe.config, recipe.encoder.input_spec)
     samples = [view(PoseSource(i), np.random.default_rng(i)) for i in range(clips)]  # type: ignore[arg-type]
     return {
         "clip": torch.stack([sample["clip"] for sample in samples]),
@@ -234,7 +234,7 @@ def test_impossible_options_are_refused() -> None:
     with pytest.raises(UserError, match="decoder_heads=5 does not divide decoder_dim=32"):
         small_recipe(decoder_heads=5)
     with pytest.raises(UserError, match="posemae trains pose_transformer encoders, not MViTEncoder"):
-        PoseMAE(create_model("mvit_tiny"), Config())  # type: ignore[arg-type]
+        PoseMAE(create_model("mvit_tiny"), PoseMAEConfig())  # type: ignore[arg-type]
 
 
 def test_mean_pose_is_what_the_mean_of_hidden_points_at_rest_scores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
@@ -22,8 +21,10 @@ from islr.data.views.signer_boxes import FACE, signer_boxes
 from islr.data.views.source import ClipSource
 from islr.data.views.transforms import AugmentConfig, Shot, training_shot
 from islr.errors import UserError
-from pretrain import maskfeat, videomae
+from pretrain.maskfeat import MaskFeat, MaskFeatConfig
 from pretrain.masks.saliency import box_shares, cell_hands, cell_motion, check_poses
+from pretrain.recipe import Recipe
+from pretrain.videomae import VideoMAE
 
 SPEC = InputSpec(8, 64, (0.45,) * 3, (0.225,) * 3, "video")
 CROPS = AugmentConfig(scale=(0.4, 0.8), flip=True)
@@ -112,12 +113,12 @@ def test_poses_at_another_rate_and_missing_points(sources: list[ClipSource]) -> 
 @pytest.mark.parametrize(
     ("recipe", "plain", "guided", "count"),
     [
-        (maskfeat, {"mask": "exact_cube"}, {"mask": "hand_cube"}, round(4 * 64 * 0.6)),
-        (videomae, {"mask": "tube"}, {"mask": "hand_tube", "guidance": 2.0}, 4 * int(64 * 0.6)),
+        (MaskFeat, {"mask": "exact_cube"}, {"mask": "hand_cube"}, round(4 * 64 * 0.6)),
+        (VideoMAE, {"mask": "tube"}, {"mask": "hand_tube", "guidance": 2.0}, 4 * int(64 * 0.6)),
     ],
 )
 def test_hands_are_hidden_more_often_in_rendered_clips(
-    sources: list[ClipSource], recipe: ModuleType, plain: dict[str, Any], guided: dict[str, Any], count: int
+    sources: list[ClipSource], recipe: type[Recipe], plain: dict[str, Any], guided: dict[str, Any], count: int
 ) -> None:
     options = {"mask_ratio": 0.6, "mask_pixels": 8, "video": WHOLE}
     by_hand = recipe.views(recipe.Config(**options, **guided, face_weight=0.0), SPEC)
@@ -147,12 +148,10 @@ def test_faces_count_as_much_as_asked(sources: list[ClipSource]) -> None:
 def test_clips_without_a_pose_are_masked_by_chance_counted_and_told(
     mini_corpus: Path, tmp_path: Path, sources: list[ClipSource]
 ) -> None:
-    config = maskfeat.Config(mask="hand_cube", mask_pixels=16)
+    config = MaskFeatConfig(mask="hand_cube", mask_pixels=16)
     manifest = Manifest.load(mini_corpus / "manifest.csv")
     assert check_poses(config, manifest) == ""
-    assert (
-        check_poses(maskfeat.Config(mask="cube"), manifest.replace(replace(clip, pose="") for clip in manifest)) == ""
-    )
+    assert check_poses(MaskFeatConfig(mask="cube"), manifest.replace(replace(clip, pose="") for clip in manifest)) == ""
     bare = manifest.replace(replace(clip, pose="") for clip in manifest)
     with pytest.raises(UserError, match="mask=hand_cube follows poses and no clip"):
         check_poses(config, bare)

@@ -27,7 +27,7 @@ from islr.training.optim import (
 )
 from islr.training.tracking import read_metrics
 from pretrain.run import ENCODER, PretrainConfig, run_pretrain
-from pretrain.svt import SVT, Config, views
+from pretrain.svt import SVT, SVTConfig
 from pretrain.svt_views import ViewConfig, global_windows, local_window, view_groups, window_indices
 from pretrain.targets.dino import Centre, dino_loss
 
@@ -66,11 +66,11 @@ def small_recipe(**options: Any) -> SVT:
     torch.manual_seed(0)
     encoder = TimeSformer(frames=4, size=32, patch_size=8, dim=24, depth=2, heads=2, init="fan_in")
     plain: dict[str, Any] = {"prototypes": 32, "hidden_dim": 24, "bottleneck_dim": 12, "video": {"local_size": 16}}
-    return SVT(encoder, Config(**(plain | options)))
+    return SVT(encoder, SVTConfig(**(plain | options)))
 
 
 def small_batch(recipe: SVT, clips: int = 4) -> dict[str, Tensor]:
-    view = views(recipe.config, recipe.encoder.input_spec)
+    view = SVT.views(recipe.config, recipe.encoder.input_spec)
     samples = [view(Waves(i), np.random.default_rng(i)) for i in range(clips)]  # type: ignore[arg-type]
     return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
 
@@ -108,8 +108,8 @@ def test_view_sets_are_the_published_ones_at_eight_frames(name: Any, expected: d
     assert all(group.name.endswith(f"_{group.frames}") for group in groups)
     assert sum(group.views for group in groups if group.is_global) == 2
     source = Waves(0)
-    config = Config(views=name, video=ViewConfig(local_size=32))
-    sample = views(config, create_model("timesformer_tiny").input_spec)(source, np.random.default_rng(0))  # type: ignore
+    config = SVTConfig(views=name, video=ViewConfig(local_size=32))
+    sample = SVT.views(config, create_model("timesformer_tiny").input_spec)(source, np.random.default_rng(0))  # type: ignore
     assert source.reads == 1
     for group in groups:
         assert sample[group.name].shape == (group.views, 3, group.frames, group.size, group.size)
@@ -123,7 +123,7 @@ def test_views_are_the_generator_s_and_one_crop_and_colour_for_all_frames() -> N
         assert torch.equal(views_of_clips, again[name])
     still = Waves(0)
     still.speed = 0.0
-    sample = views(recipe.config, recipe.encoder.input_spec)(still, np.random.default_rng(1))  # type: ignore[arg-type]
+    sample = SVT.views(recipe.config, recipe.encoder.input_spec)(still, np.random.default_rng(1))  # type: ignore[arg-type]
     for clips in sample.values():
         assert torch.equal(clips, clips[:, :, :1].expand_as(clips))
     assert not torch.equal(sample["local_2"][0], sample["local_2"][1])
@@ -134,7 +134,7 @@ def test_mirroring_is_off_unless_asked_for() -> None:
     whole = Waves(0, size=(32, 32))
     spec = small_recipe().encoder.input_spec
     shown = {
-        flip: views(Config(video=ViewConfig(flip=flip, **plain)), spec)(whole, np.random.default_rng(0))  # type: ignore
+        flip: SVT.views(SVTConfig(video=ViewConfig(flip=flip, **plain)), spec)(whole, np.random.default_rng(0))  # type: ignore
         for flip in (0.0, 1.0)
     }
     for name in shown[0.0]:
@@ -158,7 +158,7 @@ def test_windows_are_shares_of_the_clip(length: int) -> None:
 
 def test_impossible_options_are_refused() -> None:
     with pytest.raises(UserError, match="svt trains timesformer encoders, not MViTEncoder"):
-        SVT(create_model("mvit_tiny"), Config())  # type: ignore[arg-type]
+        SVT(create_model("mvit_tiny"), SVTConfig())  # type: ignore[arg-type]
     with pytest.raises(UserError, match="local_size=36 is no multiple of the patch, 8"):
         small_recipe(video={"local_size": 36})
     with pytest.raises(UserError, match="views=code_rand_fr has views of quarters of the encoder's frames=6"):
@@ -188,7 +188,7 @@ def test_teacher_follows_the_student_and_is_what_is_exported() -> None:
 
 def test_teacher_drops_no_paths() -> None:
     encoder = create_model("timesformer_tiny", frames=4, size=32, drop_path=0.9)
-    recipe = SVT(encoder, Config(prototypes=8, hidden_dim=8, bottleneck_dim=4, video={"local_size": 16})).train()
+    recipe = SVT(encoder, SVTConfig(prototypes=8, hidden_dim=8, bottleneck_dim=4, video={"local_size": 16})).train()
     assert recipe.encoder.training
     assert not any(module.training for module in recipe.teacher.modules())
     clip = torch.randn(2, 3, 4, 32, 32)

@@ -24,7 +24,7 @@ from islr.training.optim import (
     parameter_groups,
     set_weight_decay,
 )
-from pretrain.svt import SVT, Config
+from pretrain.svt import SVT, SVTConfig
 from pretrain.svt_views import ViewConfig, ViewGroup, global_windows, local_window, window_indices
 from pretrain.targets.dino import Centre, DINOHead, dino_loss
 
@@ -190,10 +190,10 @@ def test_a_step_is_svt_s(oracles: Path, differences: Differences, kind: str) -> 
         clips[groups[-1].name] = stacked
     assert [group.frames for group in groups for _ in range(group.views)] == entry["frames"]
 
-    recipe = SVT(networks["student"][0], Config(video={"local_size": groups[-1].size}, teacher_momentum=momentum))
+    recipe = SVT(networks["student"][0], SVTConfig(video={"local_size": groups[-1].size}, teacher_momentum=momentum))
     recipe.head, recipe.centre = (
         networks["student"][1],
-        Centre(tensors["center_after"].shape[1], Config().centre_momentum),
+        Centre(tensors["center_after"].shape[1], SVTConfig().centre_momentum),
     )
     recipe.teacher = torch.nn.ModuleDict(dict(zip(("encoder", "head"), networks["teacher"], strict=True)))
     recipe.teacher.requires_grad_(False)

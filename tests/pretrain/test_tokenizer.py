@@ -20,17 +20,19 @@ from islr.cli import run
 from islr.errors import UserError
 from islr.models import create_model
 from islr.models.weights import export_encoder, load_encoder, read_metadata
-from pretrain import bevt
+from pretrain.bevt import BEVT, CELL, BEVTConfig
 from pretrain.targets.codebook import Codebook
 from pretrain.targets.dvae import Block, Convolution, DalleTokenizer, arguments_of, convert
-from pretrain.tokenizer import Config, FrameTokenizer, PixelTokenizer, Recipe, TeacherConfig, export, load_tokenizer
+from pretrain.targets.frame_tokenizer import FrameTokenizer, PixelTokenizer
+from pretrain.targets.tokenizer_files import load_tokenizer
+from pretrain.tokenizer import TeacherConfig, Tokenizer, TokenizerConfig
 
 SMALL = {"vocabulary": 32, "code_dim": 8, "decoder_width": 16, "decoder_depth": 1}
 
 
-def small_recipe(**options: Any) -> Recipe:
+def small_recipe(**options: Any) -> Tokenizer:
     torch.manual_seed(0)
-    return Recipe(create_model("frame_conv_tiny", frames=2, size=32), Config(**(SMALL | options)))
+    return Tokenizer(create_model("frame_conv_tiny", frames=2, size=32), TokenizerConfig(**(SMALL | options)))
 
 
 def scenes(clips: int = 8, seed: int = 0) -> dict[str, Tensor]:
@@ -42,7 +44,7 @@ def scenes(clips: int = 8, seed: int = 0) -> dict[str, Tensor]:
     return {"clip": clip.permute(0, 4, 1, 2, 3), "cells": cells}
 
 
-def trained(recipe: Recipe, steps: int, lr: float = 1e-2) -> list[dict[str, float]]:
+def trained(recipe: Tokenizer, steps: int, lr: float = 1e-2) -> list[dict[str, float]]:
     optimizer = torch.optim.AdamW([p for p in recipe.parameters() if p.requires_grad], lr=lr)
     recipe.train()
     seen = []
@@ -126,7 +128,7 @@ def test_nothing_moves_when_it_is_only_used() -> None:
 # The recipe ---------------------------------------------------------------------------------------------------------
 
 
-def told(recipe: Recipe, batch: dict[str, Tensor]) -> float:
+def told(recipe: Tokenizer, batch: dict[str, Tensor]) -> float:
     """How often the colour of a cell is the commonest among the cells of its word."""
     words, cells = recipe.eval().tokenizer.tokens(batch["clip"][:, :, 0]), batch["cells"][:, 0]
     common = {int(word): int(cells[words == word].mode().values) for word in words.unique()}
@@ -152,7 +154,7 @@ def test_words_come_to_tell_pixels(tmp_path: Path) -> None:
     guess = frames.float().mean(dim=(0, 2, 3), keepdim=True)
     assert (drawn.float() - frames.float()).abs().mean() < 0.7 * (guess - frames.float()).abs().mean()
 
-    export(recipe, tmp_path, {"recipe": "tokenizer"})
+    recipe.export(tmp_path, {"recipe": "tokenizer"})
     loaded = load_tokenizer(tmp_path / "tokenizer.safetensors")
     assert isinstance(loaded, PixelTokenizer)
     assert (loaded.vocabulary, loaded.stride) == (32, 8)
@@ -208,7 +210,7 @@ def test_codes_can_tell_a_teachers_features_instead(teacher: Path, tmp_path: Pat
     assert recipe.reconstruction(codes, recipe.targets(batch["clip"])).item() == pytest.approx(
         1 - cosines.mean().item(), abs=1e-5
     )
-    export(recipe, tmp_path, {})
+    recipe.export(tmp_path, {})
     loaded = load_tokenizer(tmp_path / "tokenizer.safetensors")
     frames = batch["clip"][:, :, 0]
     assert torch.equal(loaded.tokens(frames), recipe.tokenizer.tokens(frames))  # type: ignore[operator]
@@ -218,7 +220,7 @@ def test_codes_can_tell_a_teachers_features_instead(teacher: Path, tmp_path: Pat
 
 def test_what_cannot_be_trained_is_refused(teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="tokenizer trains frame_conv encoders, not MViTEncoder"):
-        Recipe(create_model("mvit_tiny"), Config())
+        Tokenizer(create_model("mvit_tiny"), TokenizerConfig())
     for wrong, message in (
         ({"grid": (2, 4, 4)}, r"grid=\[2, 4, 4\] is not the grid of the teacher's 16 tokens"),
         ({"layer": 9}, "layer names block 9, the teacher has blocks 0 to 5"),
@@ -231,7 +233,7 @@ def test_what_cannot_be_trained_is_refused(teacher: Path, tmp_path: Path) -> Non
         small_recipe(teacher=TeacherConfig(weights=str(tmp_path / "pose.safetensors"), grid=(1, 4, 4)))
     with pytest.raises(UserError, match="holds no tokenizer"):
         load_tokenizer(teacher)
-    export(small_recipe(), tmp_path, {})
+    small_recipe().export(tmp_path, {})
     file = tmp_path / "tokenizer.safetensors"
     state = load_file(file)
     del state["project.0.weight"]
@@ -341,15 +343,15 @@ def test_other_pickles_are_no_dalle(tmp_path: Path) -> None:
 
 
 def test_bevt_takes_either_tokenizer(tmp_path: Path) -> None:
-    export(small_recipe(), tmp_path, {})
+    small_recipe().export(tmp_path, {})
     _pickle_as_published(DalleTokenizer(8, 1, 16), tmp_path / "encoder.pkl", zipped=True)
     convert(tmp_path / "encoder.pkl", tmp_path / "dalle.safetensors")
     for name, words in (("tokenizer.safetensors", 32), ("dalle.safetensors", 16)):
         encoder = create_model("swin_tiny")
-        recipe = bevt.BEVT(encoder, bevt.Config(tokenizer=str(tmp_path / name)))
+        recipe = BEVT(encoder, BEVTConfig(tokenizer=str(tmp_path / name)))
         assert recipe.head.out_features == words
         frames, size = encoder.input_spec.frames, encoder.input_spec.size
         clip = torch.randint(256, (1, 3, frames, size, size), dtype=torch.uint8)
         targets = recipe.targets(clip)
-        assert targets.shape == (1, frames, size // bevt.CELL, size // bevt.CELL)
+        assert targets.shape == (1, frames, size // CELL, size // CELL)
         assert 0 <= targets.min() <= targets.max() < words

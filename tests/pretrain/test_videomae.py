@@ -36,7 +36,7 @@ from islr.training.optim import OptimConfig, learning_rate, parameter_groups
 from islr.training.tracking import read_metrics
 from pretrain.masks.draw import tube_mask
 from pretrain.run import ENCODER, PretrainConfig, run_pretrain
-from pretrain.videomae import Config, VideoMAE, tube_motion, views
+from pretrain.videomae import VideoMAE, VideoMAEConfig, tube_motion
 
 PATCH = 16  # pixels along a token's side in the published sizes
 SMALL: dict[str, Any] = {
@@ -69,11 +69,11 @@ class MovingStripes:
 
 def small_recipe(**options: Any) -> VideoMAE:
     torch.manual_seed(0)
-    return VideoMAE(create_model("vit_tiny", size=48, patch=8), Config(**(SMALL | options)))  # type: ignore[arg-type]
+    return VideoMAE(create_model("vit_tiny", size=48, patch=8), VideoMAEConfig(**(SMALL | options)))  # type: ignore[arg-type]
 
 
 def small_batch(recipe: VideoMAE, clips: int = 4) -> dict[str, Tensor]:
-    view = views(recipe.config, recipe.encoder.input_spec)
+    view = VideoMAE.views(recipe.config, recipe.encoder.input_spec)
     samples = [view(MovingStripes(i), np.random.default_rng(i)) for i in range(clips)]  # type: ignore[arg-type]
     return {
         "clip": torch.stack([sample["clip"] for sample in samples]),
@@ -113,7 +113,7 @@ def test_motion_tubes_hide_where_the_clip_moves() -> None:
             frames[:, 24:, :] = (indices % 2 * 200).astype(np.uint8)[:, None, None, None]
             return frames
 
-    mask = views(recipe.config, spec)(Corner(), np.random.default_rng(0))["mask"]  # type: ignore[arg-type]
+    mask = VideoMAE.views(recipe.config, spec)(Corner(), np.random.default_rng(0))["mask"]  # type: ignore[arg-type]
     assert mask[:, 3:].all()
     assert mask[0, :3].sum() == 27 - 18
 
@@ -177,7 +177,7 @@ def test_gradient_reaches_every_parameter() -> None:
 def test_it_learns() -> None:
     torch.manual_seed(0)
     encoder = ViTEncoder(frames=4, size=32, patch=8, dim=64, depth=2, heads=2)
-    recipe = VideoMAE(encoder, Config(**(SMALL | {"mask_ratio": 0.6, "decoder_depth": 1})))
+    recipe = VideoMAE(encoder, VideoMAEConfig(**(SMALL | {"mask_ratio": 0.6, "decoder_depth": 1})))
     batch = small_batch(recipe)
     optimizer = torch.optim.AdamW(recipe.parameters(), lr=5e-3)
     for _ in range(60):
@@ -225,15 +225,15 @@ def test_pictures_are_large_and_show_what_is_hidden() -> None:
 def test_impossible_options_are_refused() -> None:
     spec = InputSpec(8, 48, (0.5,) * 3, (0.5,) * 3, "video")
     with pytest.raises(UserError, match="mask_pixels=32 does not divide the encoder's size=48"):
-        views(Config(mask_pixels=32), spec)
+        VideoMAE.views(VideoMAEConfig(mask_pixels=32), spec)
     with pytest.raises(UserError, match=r"mask_ratio=0.1 hides none of the 3 x 3 tubes"):
-        views(Config(mask_ratio=0.1), spec)
+        VideoMAE.views(VideoMAEConfig(mask_ratio=0.1), spec)
     with pytest.raises(UserError, match="mask_pixels=12 is no multiple of the encoder's patch=8"):
         small_recipe(mask_pixels=12)
     with pytest.raises(UserError, match="decoder_heads=5 does not divide decoder_dim=64"):
         small_recipe(decoder_heads=5)
     with pytest.raises(UserError, match="videomae trains vit encoders, not MViTEncoder"):
-        VideoMAE(create_model("mvit_tiny"), Config())  # type: ignore[arg-type]
+        VideoMAE(create_model("mvit_tiny"), VideoMAEConfig())  # type: ignore[arg-type]
 
 
 # Training -------------------------------------------------------------------------------------------------------------
@@ -305,7 +305,9 @@ def recorded_gradients(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_prediction_loss_and_gradients_are_videomae_s(oracles: Path, differences: Differences) -> None:
     entry, tensors = oracle_entry(oracles, "videomae_tiny.safetensors")
     dim, depth, heads = entry["cfg"]["dec"]
-    config = Config(mask_pixels=entry["cfg"]["patch"], decoder_dim=dim, decoder_depth=depth, decoder_heads=heads)
+    config = VideoMAEConfig(
+        mask_pixels=entry["cfg"]["patch"], decoder_dim=dim, decoder_depth=depth, decoder_heads=heads
+    )
     recipe = VideoMAE(vit_from_config(entry["cfg"]), config)
     state, clip = state_of(tensors), tensors["x"]
     load_layout(recipe.encoder, state, detect_layout(state, "vit_b", "oracle"), "oracle")
@@ -336,13 +338,15 @@ def test_published_size_is_videomae_s(oracles: Path, differences: Differences) -
     frames = oracle_entry(oracles, "videomae_tiny.safetensors")[0]["cfg"]["frames"]  # fixed in the original
     clips, tokens = tensors["mask"].shape
     size = PATCH * math.isqrt(tokens // (frames // TUBELET))
-    recipe = VideoMAE(create_model("vit_b", frames=frames, size=size), Config())  # type: ignore[arg-type]
+    recipe = VideoMAE(create_model("vit_b", frames=frames, size=size), VideoMAEConfig())  # type: ignore[arg-type]
     parameters = original_names({name: value.data for name, value in recipe.named_parameters()})
     fill_parameters(parameters, entry["param_seed"])
     assert parameter_sha256(parameters) == entry["sha256"]
     assert sum(value.numel() for value in parameters.values()) == entry["params"]
     assert np.array_equal(
-        tube_mask(recipe.encoder.grid, Config().mask_ratio, np.random.RandomState(entry["np_seed_mask"])).ravel(),  # type: ignore[arg-type]
+        tube_mask(
+            recipe.encoder.grid, VideoMAEConfig().mask_ratio, np.random.RandomState(entry["np_seed_mask"])
+        ).ravel(),  # type: ignore[arg-type]
         tensors["mask"][0],
     )
     clip, mask = (
@@ -365,7 +369,7 @@ def test_published_size_is_videomae_s(oracles: Path, differences: Differences) -
 def test_weight_decay_spares_what_videomae_s_does(oracles: Path) -> None:
     groups = json.loads(oracle_file(oracles, "optim.json").read_text())["videomae_pt_B"]
     with torch.device("meta"):
-        recipe = VideoMAE(create_model("vit_b"), Config())  # type: ignore[arg-type]
+        recipe = VideoMAE(create_model("vit_b"), VideoMAEConfig())  # type: ignore[arg-type]
     optim = OptimConfig(lr=1.0, epochs=1, batch_size=1, weight_decay=max(group["weight_decay"] for group in groups))
     parameters = dict(recipe.named_parameters())
     ours = {

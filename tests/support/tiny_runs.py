@@ -28,23 +28,6 @@ FINETUNE: dict[str, Any] = {
     "run": {"wandb": "disabled", "log_every": 1},
 }
 # What changes in PRETRAIN for other recipes.
-TINY: dict[str, dict[str, Any]] = {
-    "posemae": {
-        "recipe": {"name": "posemae", "decoder_dim": 16, "decoder_depth": 1},
-        "encoder": {"name": "pose_transformer_tiny", "arguments": {"frames": 8}},
-    },
-    "supervised": {  # with all that draws anything
-        "recipe": {
-            "name": "supervised",
-            "classification": {"mixup": 0.8, "cutmix": 1.0, "mix_prob": 0.8, "repeats": 2, "dropout": 0.1},
-            "video": {"randaugment": {"layers": 4}, "erasing": {"probability": 0.5}, "colour": 0.2},
-        }
-    },
-    "tokenizer": {
-        "recipe": {"name": "tokenizer", "vocabulary": 16, "decoder_width": 8, "decoder_depth": 1},
-        "encoder": {"name": "frame_conv_tiny", "arguments": {"frames": 2, "size": 32}},
-    },
-}
 
 
 def write_config(base: dict[str, Any], path: Path, manifest: Path, out: Path, **changes: Any) -> Path:

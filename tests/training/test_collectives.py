@@ -18,7 +18,7 @@ from islr.training.tracking import read_metrics
 from pretrain import RECIPES
 from pretrain.leakage import seen_manifest
 from pretrain.run import PretrainConfig, run_pretrain
-from pretrain.tokenizer import TOKENIZER
+from pretrain.targets.tokenizer_files import TOKENIZER
 
 # Without dropout: the processes of a run draw what they drop independently. The tokenizer comes before bevt, which
 # learns its words.

@@ -37,7 +37,7 @@ from islr.training.optim import (
     set_weight_decay,
 )
 from islr.training.tracking import read_metrics
-from pretrain import maskfeat
+from pretrain.maskfeat import MaskFeat
 from pretrain.run import ENCODER, PretrainConfig, run_pretrain
 
 
@@ -182,7 +182,7 @@ def test_divergence_stops_with_the_clips(mini_corpus: Path, tmp_path: Path, monk
         weight = next(self.encoder.parameters())  # type: ignore[union-attr, operator]
         return {"loss": (weight * float("nan")).sum()}
 
-    monkeypatch.setattr(maskfeat.Recipe, "forward", poisoned)
+    monkeypatch.setattr(MaskFeat, "forward", poisoned)
     with pytest.raises(RunFailed, match=r"step 0: loss nan.*clips of the step: ([\w-]+, ){3}[\w-]+$"):
         run_pretrain(_config(tmp_path, mini_corpus, "nan"))
     assert not (tmp_path / "nan" / "last.ckpt").exists()

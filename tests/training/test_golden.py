@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from islr.data.loading.store import DataConfig, TrainBatches
 from islr.data.manifest import Clip, Manifest
@@ -24,7 +23,8 @@ from islr.training.engine import fit
 from islr.training.optim import OptimConfig
 from islr.training.run_config import RunConfig
 from islr.training.tracking import read_metrics
-from pretrain import RECIPES, tokenizer
+from pretrain import RECIPES
+from pretrain.tokenizer import Tokenizer, TokenizerConfig
 
 STEPS, CLIPS, BATCH, LENGTH, SIZE = 5, 8, 4, 24, 80
 ALWAYS_LOGGED = {"loss", "lr", "grad_norm", "clips_per_s", "data_wait"}
@@ -61,12 +61,12 @@ class Trace:
 
 def words_of_pixels(folder: Path) -> dict[str, Any]:
     """A tokenizer whose codes were set by k-means on the first clips, in a file."""
-    config = tokenizer.Config(**SMALL_TOKENIZER)
-    recipe = tokenizer.Recipe(create_model("frame_conv_tiny", frames=2, size=32), config)
-    view = tokenizer.views(config, recipe.encoder.input_spec)
+    config = TokenizerConfig(**SMALL_TOKENIZER)
+    recipe = Tokenizer(create_model("frame_conv_tiny", frames=2, size=32), config)
+    view = recipe.views(config, recipe.encoder.input_spec)
     clips = [view(DrawnStore().source(number), np.random.default_rng(number))["clip"] for number in range(CLIPS)]
     recipe.train()({"clip": torch.stack(clips)})
-    tokenizer.export(recipe, folder, {})
+    recipe.export(folder, {})
     return {"tokenizer": str(folder / "tokenizer.safetensors")}
 
 
@@ -151,13 +151,11 @@ def first_steps(name: str, trace: Trace, folder: Path) -> list[dict[str, Any]]:
     torch.manual_seed(0)
     config = recipe.Config(**trace.options, **trace.prepare(folder))
     encoder, arguments = trace.encoder
-    if hasattr(recipe, "encoder_arguments"):
-        arguments = arguments | recipe.encoder_arguments(config)
-    extra = {"num_classes": 2} if getattr(recipe, "NEEDS_LABELS", False) else {}
-    module: nn.Module = recipe.Recipe(create_model(encoder, **arguments), config, **extra)
+    extra = {"num_classes": 2} if recipe.needs_labels else {}
+    module: Any = recipe(create_model(encoder, **arguments | recipe.encoder_arguments(config)), config, **extra)
     optim = OptimConfig(lr=1e-3, epochs=STEPS * BATCH / CLIPS, warmup_epochs=0.5, batch_size=BATCH)
     run = RunConfig(out=str(folder), device="cpu", log_every=1, wandb="disabled")
-    view = recipe.views(config, module.encoder.input_spec)  # type: ignore[union-attr]
+    view = recipe.views(config, module.encoder.input_spec)
     fit(
         module,
         TrainBatches(DrawnStore(), view, batch_size=BATCH, seed=run.seed),  # type: ignore[arg-type]
