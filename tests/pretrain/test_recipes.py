@@ -114,6 +114,6 @@ def test_own_methods_are_allowed() -> None:
     ],
 )
 def test_an_option_that_cannot_act_is_refused(options: str, message: str) -> None:
-    settings: list[Any] = [f"recipe={options}", "data.manifest=none.csv", "run.out=none"]
+    settings = [f"recipe={options}", "data.manifest=none.csv", "run.out=none"]
     with pytest.raises(ValueError, match=message):
         load_config(PretrainConfig, "smoke/maskfeat.yaml", settings)
