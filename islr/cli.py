@@ -179,7 +179,8 @@ def check(
 
 def _subject(where: str, overrides: list[str]) -> Any:
     """The run of a configuration, as the checks see it."""
-    from islr.config import read_tree, validate
+    from islr.config import validate
+    from islr.config_files import read_tree
 
     tree = read_tree(where, overrides)
     if tree.get("task") == "pretrain":
@@ -337,7 +338,8 @@ def config_schema(
 @config_app.command("show")
 def config_show(config: ConfigFile, overrides: Overrides = None) -> None:
     """Print a configuration as it resolves: base chain, overrides and defaults filled in."""
-    from islr.config import dump_yaml, read_tree, validate
+    from islr.config import dump_yaml, validate
+    from islr.config_files import read_tree
 
     tree = read_tree(config, overrides or [])
     task = tree.get("task")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from islr.config import Config, config_hash, dump_yaml, load_config, parse_yaml, read_tree, shipped_configs, validate
+from islr.config import Config, config_hash, dump_yaml, load_config, validate
+from islr.config_files import override, parse_yaml, read_overrides, read_tree, shipped_configs
 from islr.errors import UserError
 from islr.evaluation.finetune import FinetuneConfig
 from islr.study.config import GridConfig
@@ -148,3 +149,34 @@ def test_full_size_pre_training_says_its_gpu_hours_and_memory(name: str) -> None
         path = path.parent / base[1] if base else None
     assert re.search(r"Hardware:.*\b(GPU|A100)[- ]hours?\b", header), "hours"
     assert re.search(r"Hardware:.*\b\d+ GB\b", header), "memory"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("data #2", "data #2"),
+        ("#2/manifest.csv", "#2/manifest.csv"),
+        ("  exp #1  ", "exp #1"),
+        ("a#b", "a#b"),
+        ('"data #2"', "data #2"),
+        ("['data #2/m.csv', b]", ["data #2/m.csv", "b"]),
+        ("1e-3", 1e-3),
+        ("", None),
+    ],
+)
+def test_a_number_sign_in_an_override_is_no_comment(text: str, value: object) -> None:
+    assert read_overrides([f"run.out={text}"]) == {"run": {"out": value}}
+
+
+@pytest.mark.parametrize("text", ["[a, b] # c", '"data" #2', "[data #2/m.csv, b]"])
+def test_an_override_that_would_lose_a_part_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"data\.manifest="):
+        read_overrides([f"data.manifest={text}"])
+
+
+@pytest.mark.parametrize(
+    "path", ["plain/m.csv", "data #2/m.csv", "#1", "a, b]", "2024", "null", "x: y", 'say "no"', "[a]", "é · ü", " a "]
+)
+def test_an_override_made_from_a_path_reads_back_as_that_path(path: str) -> None:
+    assert read_overrides([override("run.out", path)]) == {"run": {"out": path}}
+    assert read_overrides([override("data.manifest", [path, path])]) == {"data": {"manifest": [path, path]}}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support.paths import CHECKOUT
 
-from islr.config import shipped_configs
+from islr.config_files import shipped_configs
 from pretrain import RECIPES
 
 FORBIDDEN = {"islr": {"pretrain", "probe"}, "pretrain": {"probe"}, "probe": {"pretrain"}}

@@ -78,7 +78,7 @@ def weights_import(
     arguments: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="of the encoder")] = None,
 ) -> None:
     """Public weights -> an encoder of ours, strictly: every tensor is taken, or known to have no place."""
-    from islr.config import read_overrides
+    from islr.config_files import read_overrides
     from islr.environment import commit
     from islr.models.public.importing import import_weights, open_source, report, write_imported
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from islr.config import parse_yaml
+from islr.config_files import parse_yaml
 from islr.data.audit.corpus import audit
 from islr.data.manifest import Manifest
 from islr.errors import UserError

@@ -16,10 +16,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from islr.config_files import override
 from islr.errors import RunFailed
 from islr.evaluation.results import Result, load_results
 from islr.study.launchers import Execute, Processes
-from islr.study.stages import Outcome, Stage, run_stages
+from islr.study.stages import Stage, StageOutcome, run_stages
 
 # 18 signers x 48 signs: 12 to train on, 2 to choose on, 4 that nothing has seen. The source vocabulary has no test.
 CORPUS = ("--reps", "1", "--size", "112", "--difficulty", "easy")
@@ -40,9 +41,9 @@ def demo_stages(out: Path, workers: int) -> list[Stage]:
         Stage("render source", ("synth", str(source.parent), *SOURCE, *render), source, cost=99),
         _audit("target", target),
         _audit("source", source),
-        _pretrain("maskfeat", out, f"[{target},{source}]", ("render target", "render source"), cost=90),
-        _pretrain("supervised", out, source, ("render source",), cost=60),
-        _pretrain("posemae", out, f"[{target},{source}]", ("render target", "render source"), cost=50),
+        _pretrain("maskfeat", out, [str(target), str(source)], ("render target", "render source"), cost=90),
+        _pretrain("supervised", out, str(source), ("render source",), cost=60),
+        _pretrain("posemae", out, [str(target), str(source)], ("render target", "render source"), cost=50),
         _finetune("random-init", VIDEO, out, target, cost=45),
         _finetune("maskfeat", VIDEO, out, target, "MaskFeat", cost=46),
         _finetune("supervised", VIDEO, out, target, "supervised transfer", cost=44),
@@ -56,10 +57,10 @@ def demo_stages(out: Path, workers: int) -> list[Stage]:
             (
                 "probe",
                 "smoke/probe.yaml",
-                f"encoders=[{','.join(str(out / 'runs' / f'pretrain-{name}') for name in encoders)}]",
-                f"data.manifest={target}",
-                f"lexicon={target.parent / 'lexicon.csv'}",
-                f"run.out={out / 'runs' / 'probe'}",
+                override("encoders", [str(out / "runs" / f"pretrain-{name}") for name in encoders]),
+                override("data.manifest", str(target)),
+                override("lexicon", str(target.parent / "lexicon.csv")),
+                override("run.out", str(out / "runs" / "probe")),
             ),
             out / "runs" / "probe" / "result.json",
             tuple(f"pretrain {name}" for name in encoders),
@@ -74,21 +75,21 @@ def _audit(name: str, manifest: Path) -> Stage:
     return Stage(f"audit {name}", ("data", "audit", str(manifest), "--out", str(done)), done, (f"render {name}",))
 
 
-def _pretrain(name: str, out: Path, manifest: object, needs: tuple[str, ...], cost: float) -> Stage:
+def _pretrain(name: str, out: Path, manifest: str | list[str], needs: tuple[str, ...], cost: float) -> Stage:
     run = out / "runs" / f"pretrain-{name}"
-    arguments = ("pretrain", f"smoke/{name}.yaml", f"data.manifest={manifest}", f"run.out={run}")
+    arguments = ("pretrain", f"smoke/{name}.yaml", override("data.manifest", manifest), override("run.out", str(run)))
     return Stage(f"pretrain {name}", arguments, run / "encoder.safetensors", needs, cost=cost)
 
 
 def _finetune(name: str, config: str, out: Path, manifest: Path, row: str = "", cost: float = 1) -> Stage:
     """Fine-tuning of the encoder pre-trained under the same name, or, without `row`, of random weights."""
     run = out / "runs" / f"finetune-{name}"
-    arguments = ["finetune", config, f"data.manifest={manifest}", f"run.out={run}"]
+    arguments = ["finetune", config, override("data.manifest", str(manifest)), override("run.out", str(run))]
     needs = ["render target"]
     if row:
         arguments += [
-            f"name={row}",
-            f"encoder.weights={out / 'runs' / f'pretrain-{name}' / 'encoder.safetensors'}",
+            override("name", row),
+            override("encoder.weights", str(out / "runs" / f"pretrain-{name}" / "encoder.safetensors")),
         ]
         needs.append(f"pretrain {name}")
     return Stage(f"finetune {name}", tuple(arguments), run / "result.json", tuple(needs), cost=cost)
@@ -126,7 +127,7 @@ def run_demo(out: Path, execute: Execute, processes: int | None = None) -> Path:
     return report
 
 
-def _summary(outcomes: Sequence[Outcome]) -> None:
+def _summary(outcomes: Sequence[StageOutcome]) -> None:
     """The fine-tuned models and what the frozen encoders know, as two small tables."""
     console = Console()
     table = Table("model", "top-1 %", "95 % interval", "clips", title="Isolated signs, unseen signers")

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import islr
-from islr.config import Config, read_tree, validate
+from islr.config import Config, validate
+from islr.config_files import override, read_tree
 from islr.data.manifest import Manifest
 from islr.errors import UserError
 from islr.files import file_sha256
@@ -38,7 +39,7 @@ Schema = Callable[[str], type[Config]]
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     """One fine-tuned model of the grid."""
 
     method: str
@@ -61,7 +62,7 @@ class Grid:
     """
 
     stages: list[Stage] = field(default_factory=list)
-    cells: list[Cell] = field(default_factory=list)
+    cells: list[GridCell] = field(default_factory=list)
     runs: dict[str, Path] = field(default_factory=dict)
     clips: dict[str, float] = field(default_factory=dict)
     kinds: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -111,7 +112,7 @@ class _Expansion:
         several = len(self.config.methods[method].seeds or self.config.seeds) > 1
         name = f"{method}{part} · {regime}" + (f" · seed {seed}" if several else "")
         tags = {"method": method, "regime": regime}
-        return [f"name={json.dumps(name, ensure_ascii=False)}", f"tags={json.dumps(tags)}"]
+        return [override("name", name), f"tags={json.dumps(tags)}"]
 
     def _corpus(self, name: str, corpus: CorpusConfig) -> tuple[Path, str, tuple[str, ...]]:
         """The manifest, the key of its content, and the stage that renders it, if any."""
@@ -145,15 +146,15 @@ class _Expansion:
         overrides = [
             *method.finetune_overrides,
             *self._labels(name, regime, seed),
-            f"data.manifest={manifest}",
+            override("data.manifest", str(manifest)),
             f"run.seed={seed}",
-            *([f"encoder.weights={weights}"] if weights else []),
+            *([override("encoder.weights", weights)] if weights else []),
         ]
         needs = (*renders, *([parent] if parent else []))
         title, inputs = f"{name}-{regime}-s{seed}", (corpus_key, self.keys.get(parent, ""))
         stage, _ = self._run("finetune", method.finetune, overrides, title, inputs, needs, "result.json")
         self._declare(stage, method.clips_per_s.get("finetune"))
-        self.grid.cells.append(Cell(name, regime, seed, stage))
+        self.grid.cells.append(GridCell(name, regime, seed, stage))
 
     def _pretrain(
         self,
@@ -174,10 +175,10 @@ class _Expansion:
             title = f"{name}-tokenizer-{'+'.join(stages[-1])}-s{seed}"
             stage, folder = self._run("pretrain", method.tokenizer, words, title, inputs, needs, TOKENIZER)
             self._declare(stage, method.clips_per_s.get("tokenizer"))
-            overrides.append(f"recipe.tokenizer={folder / TOKENIZER}")
+            overrides.append(override("recipe.tokenizer", str(folder / TOKENIZER)))
             inputs, needs = [*inputs, self.keys[stage]], [*needs, stage]
         if weights:
-            overrides.append(f"encoder.weights={weights}")
+            overrides.append(override("encoder.weights", weights))
             needs = [*needs, parent]
         inputs = [*inputs, self.keys.get(parent, "")]
         title = f"{name}-{'-then-'.join('+'.join(stage) for stage in stages)}-s{seed}"
@@ -193,8 +194,8 @@ class _Expansion:
         found = [self.corpora[corpus] for corpus in corpora]
         target, target_key, target_renders = self.corpora[self.config.target]
         overrides = [
-            f"data.manifest={json.dumps([str(path) for path, _, _ in found])}",
-            f"downstream={json.dumps([str(target)])}",
+            override("data.manifest", [str(path) for path, _, _ in found]),
+            override("downstream", [str(target)]),
             f"run.seed={seed}",
             *(["transductive=true"] if regime.transductive else []),
         ]
@@ -220,7 +221,7 @@ class _Expansion:
             return self.names[key], self.grid.runs[self.names[key]]
         stage = f"{task} {title} {key}"
         folder = self.out / "runs" / stage.replace(" ", "-")
-        arguments = (task, config, *overrides, f"run.out={folder}")
+        arguments = (task, config, *overrides, override("run.out", str(folder)))
         manifests, splits = content["data"]["manifest"], content.get("splits", ["train"])
         clips = content["optim"]["epochs"] * sum(self._count(path, split) for path in manifests for split in splits)
         self.grid.stages.append(Stage(stage, arguments, folder / done, tuple(needs), cost=max(clips, 1.0)))
@@ -253,7 +254,11 @@ class _Expansion:
         """One run over all encoders; where some failed, over the others, in a folder of its own."""
         manifest, corpus_key, renders = self.corpora[self.config.target]
         lexicon = Path(self.config.lexicon or manifest.with_name("lexicon.csv"))
-        fixed = [*self.config.probe_overrides, f"data.manifest={manifest}", f"lexicon={lexicon}"]
+        fixed = [
+            *self.config.probe_overrides,
+            override("data.manifest", str(manifest)),
+            override("lexicon", str(lexicon)),
+        ]
         tree = validate(self.schema("probe"), read_tree(config, [*fixed, "run.out=unset"]), config)
         table = file_sha256(lexicon) if self.config.lexicon and lexicon.is_file() else ""
 
@@ -262,8 +267,8 @@ class _Expansion:
             inputs = [corpus_key, table, *sorted(self.keys[stage] for stage in there)]
             key = _key({"config": _that_matters(tree.model_dump(mode="json")), "inputs": inputs})
             folder = self.out / "runs" / f"probe-{key}"
-            encoders = json.dumps([str(run) for run in there.values()])
-            arguments = ("probe", config, *fixed, f"encoders={encoders}", f"run.out={folder}")
+            encoders = override("encoders", [str(run) for run in there.values()])
+            arguments = ("probe", config, *fixed, encoders, override("run.out", str(folder)))
             done = folder / "result.json"
             return Stage("probe", arguments, done, renders, tuple(self.encoders), cost=float("inf"), settle=over)
 

@@ -25,7 +25,7 @@ _POLL_S = 1.0
 _CLUSTER_POLL_S = 10.0  # schedulers do not like to be asked more often
 
 
-class Job(Protocol):
+class StageJob(Protocol):
     """One started stage."""
 
     def ended(self) -> bool:
@@ -41,7 +41,7 @@ class Job(Protocol):
 class Launcher(Protocol):
     """Starts stages."""
 
-    def start(self, name: str, arguments: Sequence[str], log: Path) -> Job:
+    def start(self, name: str, arguments: Sequence[str], log: Path) -> StageJob:
         """Run `islr ARGUMENTS` as a job whose output is appended to `log`."""
 
     def pause(self, jobs: Sequence[Any]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from islr.errors import Interrupted, UserError
-from islr.study.launchers import Job, Launcher
+from islr.study.launchers import Launcher, StageJob
 
 LOST = ("failed", "skipped")  # states of stages without a result
 INTERRUPTED = 75  # exit code of a command that was told to stop and saved its state
@@ -44,7 +44,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StageOutcome:
     """How a stage ended.
 
     Attributes:
@@ -66,7 +66,7 @@ def run_stages(
     logs: Path,
     processes: int,
     report: Callable[[str], None] = print,
-) -> list[Outcome]:
+) -> list[StageOutcome]:
     """Run stages in dependency order, up to `processes` at once, each as a job of its own.
 
     Args:
@@ -82,13 +82,13 @@ def run_stages(
     """
     _check(stages)
     logs.mkdir(parents=True, exist_ok=True)
-    outcomes: dict[str, Outcome] = {}
-    running: dict[str, tuple[Stage, Job, float]] = {}
+    outcomes: dict[str, StageOutcome] = {}
+    running: dict[str, tuple[Stage, StageJob, float]] = {}
     launches: dict[str, int] = defaultdict(int)
     stopped: list[int] = []
     previous = {number: signal.signal(number, lambda n, _: stopped.append(n)) for number in (15, 2)}
 
-    def end(outcome: Outcome, line: str) -> None:
+    def end(outcome: StageOutcome, line: str) -> None:
         outcomes[outcome.stage.name] = outcome
         report(f"  {outcome.stage.name:28} {line}")
 
@@ -98,9 +98,12 @@ def run_stages(
             for stage in sorted(waiting, key=lambda stage: -stage.cost):
                 bad = [need for need in stage.needs if need in outcomes and outcomes[need].state in LOST]
                 if stage.done.exists():
-                    end(Outcome(stage, "already done"), "already done")
+                    end(StageOutcome(stage, "already done"), "already done")
                 elif bad:
-                    end(Outcome(stage, "skipped", why=f"{bad[0]} has no result"), f"skipped: {bad[0]} has no result")
+                    end(
+                        StageOutcome(stage, "skipped", why=f"{bad[0]} has no result"),
+                        f"skipped: {bad[0]} has no result",
+                    )
                 elif (
                     all(name in outcomes for name in (*stage.needs, *stage.after))
                     and len(running) < processes
@@ -109,7 +112,7 @@ def run_stages(
                     lost = frozenset(name for name, outcome in outcomes.items() if outcome.state in LOST)
                     settled = stage.settle(lost) if stage.settle else stage
                     if settled.done.exists():
-                        end(Outcome(settled, "already done"), "already done")
+                        end(StageOutcome(settled, "already done"), "already done")
                         continue
                     job = launcher.start(stage.name, settled.arguments, logs / f"{stage.name}.log")
                     running[stage.name] = (settled, job, time.monotonic())
@@ -154,13 +157,13 @@ def _check(stages: Sequence[Stage]) -> None:
         left = [stage for stage in left if stage not in ready]
 
 
-def _outcome(stage: Stage, code: int | None, seconds: float, logs: Path) -> Outcome:
+def _outcome(stage: Stage, code: int | None, seconds: float, logs: Path) -> StageOutcome:
     if code == 0 and stage.done.exists():
-        return Outcome(stage, "done", seconds)
+        return StageOutcome(stage, "done", seconds)
     path = logs / f"{stage.name}.log"
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     lines = text.rpartition("\n$ ")[2].strip().splitlines()  # of this launch, which begins with its command line
     # Our own word comes before what torchrun says of it.
     ours = [line for line in lines if line.startswith("islr: ")] or lines
     why = ours[-1] if ours and code != 0 else f"it left no {stage.done.name}"
-    return Outcome(stage, "failed", seconds, f"exit {code}: {why}; see {path}")
+    return StageOutcome(stage, "failed", seconds, f"exit {code}: {why}; see {path}")

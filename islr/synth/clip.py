@@ -14,7 +14,7 @@ import numpy as np
 from islr.data.poses.pose import Pose
 from islr.synth.difficulty import DIFFICULTIES
 from islr.synth.drawing.recording import record
-from islr.synth.drawing.render import Painter, Shot, shoot
+from islr.synth.drawing.render import Painter, Projection, project_performance
 from islr.synth.kinematics.body import Body
 from islr.synth.kinematics.motion import perform
 from islr.synth.kinematics.signer import (
@@ -59,7 +59,7 @@ class Footage:
         spans: Place in the lexicon, first and last frame of every sign of a clip of many.
     """
 
-    shot: Shot
+    shot: Projection
     pictures: Iterator[np.ndarray]
     fps: Fraction
     quality: int
@@ -81,14 +81,14 @@ def film(
     rng = clip_generator(seed, take.item, take.signer, take.rep)
     camera, style = clip_camera(signer.camera, rng), clip_style(signer.style, rng)
     performance = perform(sign, signer.body, style, float(signer.fps), rng)
-    shot = shoot(performance, signer.body, camera, size)
+    shot = project_performance(performance, signer.body, camera, size)
     quality = clip_quality(preset, seed, take.item, take.signer, take.rep)
     pictures = recorded(Painter, shot, signer.body, camera, signer.look, rng)
     return Footage(shot, pictures, signer.fps, quality)
 
 
 def recorded(
-    painter: type[Painter], shot: Shot, body: Body, camera: Camera, look: Look, rng: np.random.Generator
+    painter: type[Painter], shot: Projection, body: Body, camera: Camera, look: Look, rng: np.random.Generator
 ) -> Iterator[np.ndarray]:
     """Draw and record a shot; nothing is done before the first frame is asked for."""
     yield from record(painter(shot, body, camera, look, rng).pictures(), shot, look.recording, rng)

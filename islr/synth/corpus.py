@@ -26,7 +26,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Cell:
+class SheetCell:
     """One picture of the sample sheet: a clip, how far into it (0..1), and a caption."""
 
     name: str
@@ -34,7 +34,7 @@ class Cell:
     caption: str = ""
 
 
-class Corpus(Protocol):
+class SynthCorpus(Protocol):
     """One kind of corpus with its options; it travels to worker processes."""
 
     @property
@@ -62,7 +62,7 @@ class Corpus(Protocol):
     def notes(self) -> dict[str, Any]:
         """What the manifest says about how the corpus was made."""
 
-    def sheet(self) -> list[list[Cell]]:
+    def sheet(self) -> list[list[SheetCell]]:
         """Rows of the sample sheet."""
 
 

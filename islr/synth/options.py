@@ -35,7 +35,7 @@ class SynthOptions:
         fps: Slowest and fastest frame rate among 24, 25, 29.97 and 30.
         workers: Processes; the files do not depend on it.
         difficulty: A preset of `islr.synth.difficulty`.
-        name: Corpus name in the manifest; "" makes one from kind, vocabulary and seed.
+        name: SynthCorpus name in the manifest; "" makes one from kind, vocabulary and seed.
     """
 
     kind: str = "isolated"

@@ -25,7 +25,7 @@ from islr.files import file_sha256, write_atomic
 from islr.processes.pool import in_workers
 from islr.processes.signals import StopSignal
 from islr.synth.clip import Take, box_around, encode, pose_of
-from islr.synth.corpus import Cell, Corpus, Written
+from islr.synth.corpus import SheetCell, SynthCorpus, Written
 from islr.synth.design import built_in_lexicon
 from islr.synth.kinds.actions import Actions
 from islr.synth.kinds.continuous import ContinuousSigning
@@ -41,7 +41,7 @@ _LONGEST_S = 3600.0  # for one clip, in its worker process
 Progress = Callable[[int, int], None]
 
 
-def corpus_of(options: SynthOptions) -> Corpus:
+def corpus_of(options: SynthOptions) -> SynthCorpus:
     """The corpus that the options describe.
 
     Raises:
@@ -67,7 +67,7 @@ def load_signs(options: SynthOptions) -> list[Sign]:
     return signs[: options.items]
 
 
-def write_take(out: Path, corpus: Corpus, take: Take) -> Written:
+def write_take(out: Path, corpus: SynthCorpus, take: Take) -> Written:
     """Render one clip into `videos/` and `poses/`, or keep it if both files are there and agree."""
     name, size = corpus.name(take), corpus.options.size
     video, pose_file = out / "videos" / f"{name}.mp4", out / "poses" / f"{name}.npz"
@@ -155,7 +155,7 @@ def _claim(out: Path, options: SynthOptions) -> None:
     write_atomic(path, json.dumps(about, indent=1) + "\n")
 
 
-def _render(out: Path, corpus: Corpus, takes: list[Take], progress: Progress | None) -> list[Written]:
+def _render(out: Path, corpus: SynthCorpus, takes: list[Take], progress: Progress | None) -> list[Written]:
     """Render the clips, in the order of `takes` or in worker processes.
 
     Raises:
@@ -175,7 +175,7 @@ def _render(out: Path, corpus: Corpus, takes: list[Take], progress: Progress | N
     return [written[place] for place in range(len(takes))]
 
 
-def _rendered(out: Path, corpus: Corpus, takes: list[Take]) -> Iterator[tuple[int, Written | str]]:
+def _rendered(out: Path, corpus: SynthCorpus, takes: list[Take]) -> Iterator[tuple[int, Written | str]]:
     """Yield (place in `takes`, what was written, or how the process was lost)."""
     function = partial(write_take, out, corpus)
     workers = min(corpus.options.workers, len(takes))
@@ -194,7 +194,7 @@ def _longest(take: Take) -> float:
     return _LONGEST_S
 
 
-def sample_sheet(out: Path, cells: list[list[Cell]]) -> bytes:
+def sample_sheet(out: Path, cells: list[list[SheetCell]]) -> bytes:
     """Rows of pictures from the encoded videos, as png bytes."""
     rows = []
     for row in cells:

@@ -14,7 +14,8 @@ from timm.data.mixup import mixup_target
 from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
 
-from islr.config import load_config, shipped_configs
+from islr.config import load_config
+from islr.config_files import shipped_configs
 from islr.data.loading.order import balanced_order
 from islr.data.loading.store import ClipStore, DataConfig, TrainBatches
 from islr.data.manifest import Manifest

@@ -10,7 +10,7 @@ from support.encoder_clips import OTHER_SIZE, REFUSED_SHAPE, random_clip
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
-from islr.config import read_tree, shipped_configs
+from islr.config_files import read_tree, shipped_configs
 from islr.errors import UserError
 from islr.models import MODELS, Classifier, Encoder, InputSpec, create_model, list_models, to_input
 from islr.models.describe import describe

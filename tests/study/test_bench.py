@@ -16,7 +16,8 @@ from support.paths import CHECKOUT
 from support.tiny_runs import FINETUNE, PRETRAIN
 
 from islr.cli import _schema, run
-from islr.config import read_tree, validate
+from islr.config import validate
+from islr.config_files import read_tree
 from islr.errors import RunFailed, UserError
 from islr.evaluation.results import load_results
 from islr.study.bench import plan, run_bench

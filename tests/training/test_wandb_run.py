@@ -17,7 +17,8 @@ from support.paths import CHECKOUT
 from support.tiny_runs import FINETUNE, PRETRAIN, write_config
 from support.wandb_store import Stored
 
-from islr.config import load_config, read_tree, validate
+from islr.config import load_config, validate
+from islr.config_files import read_tree
 from islr.data.manifest import Manifest
 from islr.evaluation.finetune import FinetuneConfig, run_finetune
 from islr.training.tracking import read_metrics

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from islr.synth.drawing.canvas import Color, capsule, disc, ellipse, fixed, polygon, rectangle, scale, segment
-from islr.synth.drawing.render import HEAD, Painter, Shot
+from islr.synth.drawing.render import HEAD, Painter, Projection
 from islr.synth.kinematics.body import Body
 from islr.synth.kinematics.signer import Camera, Look
 
@@ -29,7 +29,7 @@ _FLOOR = 0.10  # metres below the ankles
 class FigurePainter(Painter):
     """Draws the frames of one whole-body shot."""
 
-    def __init__(self, shot: Shot, body: Body, camera: Camera, look: Look, rng: np.random.Generator) -> None:
+    def __init__(self, shot: Projection, body: Body, camera: Camera, look: Look, rng: np.random.Generator) -> None:
         super().__init__(shot, body, camera, look, rng)
         self.trousers = self.tint(_TROUSERS[look.backdrop_seed % len(_TROUSERS)])
         self.shoe = self.tint(_SHOE)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from islr.synth.drawing.canvas import add_noise
-from islr.synth.drawing.render import Shot
+from islr.synth.drawing.render import Projection
 from islr.synth.kinematics.signer import Recording
 
 _NOISE_MARGIN = 32  # pixels by which the noise tile is larger than the picture
@@ -22,7 +22,7 @@ _SLEEVE = 0.35  # share of a hand's size by which the smear reaches beyond its j
 
 
 def record(
-    pictures: Iterable[np.ndarray], shot: Shot, recording: Recording, rng: np.random.Generator
+    pictures: Iterable[np.ndarray], shot: Projection, recording: Recording, rng: np.random.Generator
 ) -> Iterator[np.ndarray]:
     """Drawn pictures, uint8 [size, size, 3], as the file gets them."""
     size = shot.size
@@ -40,7 +40,7 @@ def record(
         yield add_noise(picture, noise)
 
 
-def _smeared(picture: np.ndarray, shot: Shot, index: int, shutter: float) -> np.ndarray:
+def _smeared(picture: np.ndarray, shot: Projection, index: int, shutter: float) -> np.ndarray:
     """The picture with each hand smeared along its own motion; everything else moves too little to smear."""
     before, after = max(index - 1, 0), min(index + 1, len(shot.points) - 1)
     out = picture

@@ -59,7 +59,7 @@ _PALM, _FOREARM, _UPPER_ARM, HEAD = 5, 6, 7, 8  # units of a side; 0-4 are the f
 
 
 @dataclass(frozen=True)
-class Shot:
+class Projection:
     """One clip before it is drawn: 3-D performance projected by a camera. Pixels are those of the final
     picture.
     """
@@ -73,20 +73,20 @@ class Shot:
     size: int
 
 
-def shoot(performance: Performance, body: Body, camera: Camera, size: int) -> Shot:
+def project_performance(performance: Performance, body: Body, camera: Camera, size: int) -> Projection:
     """Project a performance into a square picture of `size` pixels."""
     world = landmarks(body, performance.elbows, performance.hands) + performance.sway[:, None]
-    return shoot_points(world, performance.palms, performance.pads, performance.sway, camera, size)
+    return project_points(world, performance.palms, performance.pads, performance.sway, camera, size)
 
 
-def shoot_points(
+def project_points(
     world: np.ndarray, palms: np.ndarray, pads: np.ndarray, sway: np.ndarray, camera: Camera, size: int
-) -> Shot:
+) -> Projection:
     """Project 75 points [T, 75, 3], palm and finger normals [2, T, ..., 3] and the body's offset [T, 3]."""
     points, depth, per_metre = camera.project(world, size)
     still, _, _ = camera.project(np.zeros((1, 3)), size)
     swayed, _, _ = camera.project(sway, size)
-    return Shot(
+    return Projection(
         points=points,
         depth=depth,
         per_metre=per_metre,
@@ -107,7 +107,7 @@ class Painter:
     canvas.
     """
 
-    def __init__(self, shot: Shot, body: Body, camera: Camera, look: Look, rng: np.random.Generator) -> None:
+    def __init__(self, shot: Projection, body: Body, camera: Camera, look: Look, rng: np.random.Generator) -> None:
         factor = supersampling(shot.size)
         self.side = shot.size * factor
         self.look, self.body, self.camera, self.shot = look, body, camera, shot

@@ -12,10 +12,10 @@ import numpy as np
 from islr.data.manifest import Clip
 from islr.files import write_atomic
 from islr.synth.clip import Footage, Take, recorded
-from islr.synth.corpus import SHEET_COLUMNS, Cell, Written, every_take, left_handed, manifest_row
+from islr.synth.corpus import SHEET_COLUMNS, SheetCell, Written, every_take, left_handed, manifest_row
 from islr.synth.difficulty import DIFFICULTIES
 from islr.synth.drawing.figure import FigurePainter
-from islr.synth.drawing.render import shoot_points
+from islr.synth.drawing.render import project_points
 from islr.synth.kinematics.actions import ACTIONS
 from islr.synth.kinematics.signer import clip_camera, clip_quality, clip_style, generator, make_signer, whole_body
 from islr.synth.kinematics.wholebody import act
@@ -48,7 +48,7 @@ class Actions:
         frames = round(SECONDS * person.fps)
         motion = act(ACTIONS[self.classes()[take.item]], person.body, style, float(person.fps), frames, rng)
         still = np.zeros((frames, 3))
-        shot = shoot_points(motion.points, motion.palms, motion.pads, still, camera, options.size)
+        shot = project_points(motion.points, motion.palms, motion.pads, still, camera, options.size)
         pictures = recorded(FigurePainter, shot, person.body, camera, person.look, rng)
         quality = clip_quality(preset, options.seed, _STREAM, take.item, take.signer, take.rep)
         return Footage(shot, pictures, person.fps, quality, legs=True)
@@ -73,11 +73,11 @@ class Actions:
     def notes(self) -> dict[str, Any]:
         return {"difficulty": self.options.difficulty, "left_handed_signers": left_handed(self.options)}
 
-    def sheet(self) -> list[list[Cell]]:
+    def sheet(self) -> list[list[SheetCell]]:
         """Every action (rows) by one person each at even times (columns)."""
         rows = []
         for item, label in enumerate(self.classes()):
             name = self.name(Take(item, item % self.options.signers, 0))
             shares = np.linspace(0.1, 0.45, SHEET_COLUMNS).tolist()
-            rows.append([Cell(name, share, label if share == shares[0] else "") for share in shares])
+            rows.append([SheetCell(name, share, label if share == shares[0] else "") for share in shares])
         return rows

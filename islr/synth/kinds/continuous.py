@@ -18,9 +18,9 @@ import numpy as np
 from islr.data.manifest import Clip
 from islr.files import write_atomic
 from islr.synth.clip import Footage, Take, recorded
-from islr.synth.corpus import SHEET_COLUMNS, SHEET_ROWS, Cell, Written, manifest_row
+from islr.synth.corpus import SHEET_COLUMNS, SHEET_ROWS, SheetCell, Written, manifest_row
 from islr.synth.difficulty import DIFFICULTIES
-from islr.synth.drawing.render import Painter, shoot
+from islr.synth.drawing.render import Painter, project_performance
 from islr.synth.kinds.isolated import LEXICON, sign_notes
 from islr.synth.kinematics.motion import perform_sequence
 from islr.synth.kinematics.signer import clip_camera, clip_quality, clip_style, generator, make_signer
@@ -57,7 +57,7 @@ class ContinuousSigning:
         performed = (self.signs[item] for item in order)
         performance, parts = perform_sequence(performed, signer.body, style, fps, rng, longest=seconds * fps)
         spans = [(item, first, last) for item, (first, last) in zip(order, parts, strict=False)]
-        shot = shoot(performance, signer.body, camera, options.size)
+        shot = project_performance(performance, signer.body, camera, options.size)
         pictures = recorded(Painter, shot, signer.body, camera, signer.look, rng)
         quality = clip_quality(preset, options.seed, _STREAM, take.signer, take.rep)
         return Footage(shot, pictures, signer.fps, quality, spans=tuple(spans))
@@ -105,7 +105,7 @@ class ContinuousSigning:
     def notes(self) -> dict[str, Any]:
         return sign_notes(self.options, self.signs)
 
-    def sheet(self) -> list[list[Cell]]:
+    def sheet(self) -> list[list[SheetCell]]:
         """Some clips (rows) at even times (columns)."""
         shares = np.linspace(0.05, 0.95, SHEET_COLUMNS).tolist()
-        return [[Cell(self.name(take), share) for share in shares] for take in self.takes()[:SHEET_ROWS]]
+        return [[SheetCell(self.name(take), share) for share in shares] for take in self.takes()[:SHEET_ROWS]]

@@ -13,7 +13,7 @@ import numpy as np
 from islr.data.manifest import Clip
 from islr.files import write_atomic
 from islr.synth.clip import Footage, Take, film
-from islr.synth.corpus import SHEET_COLUMNS, SHEET_ROWS, Cell, Written, every_take, left_handed, manifest_row
+from islr.synth.corpus import SHEET_COLUMNS, SHEET_ROWS, SheetCell, Written, every_take, left_handed, manifest_row
 from islr.synth.coverage import coverage
 from islr.synth.lexicon import Sign, write_lexicon
 from islr.synth.options import SynthOptions
@@ -82,13 +82,13 @@ class IsolatedSigns:
     def notes(self) -> dict[str, Any]:
         return sign_notes(self.options, self.signs)
 
-    def sheet(self) -> list[list[Cell]]:
+    def sheet(self) -> list[list[SheetCell]]:
         """The middle of some signs (rows) by some signers (columns)."""
         last = self.options.signers - 1
         columns = np.unique(np.linspace(0, last, min(SHEET_COLUMNS, last + 1)).astype(int)).tolist()
         return [
             [
-                Cell(self.name(Take(item, signer, 0)), 0.5, sign.entry_id if signer == columns[0] else "")
+                SheetCell(self.name(Take(item, signer, 0)), 0.5, sign.entry_id if signer == columns[0] else "")
                 for signer in columns
             ]
             for item, sign in enumerate(self.signs[:SHEET_ROWS])
