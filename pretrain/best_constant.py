@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from islr.checks.goal import Goal, half_of
-from islr.data.loading.store import Batch
+from islr.data.loading.loader import Batch
 
 _FIT_STEPS = 20
 

@@ -21,10 +21,11 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from islr.data.loading.store import Batch
+from islr.data.loading.loader import Batch
 from islr.data.views.input_spec import InputSpec
+from islr.data.views.poses import PoseAugmentConfig
 from islr.data.views.source import ClipSource
-from islr.data.views.transforms import AugmentConfig, PoseAugmentConfig, View, train_view
+from islr.data.views.views import AugmentConfig, View, train_view
 from islr.errors import UserError
 from islr.models import create_model
 from islr.models.convnets.frame_conv import FrameConv

@@ -5,7 +5,7 @@ from torch import nn
 
 from islr.checks.subject import Labelled, Subject, unrepeated
 from islr.data.manifest import Clip, Manifest
-from islr.data.views.transforms import SamplingConfig
+from islr.data.views.sampling import SamplingConfig
 from islr.models.weights import build_encoder, export_encoder
 from islr.training.classification import Classification
 from islr.training.optim import parameter_groups

@@ -30,12 +30,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from islr.checks.goal import SHARE, Goal
-from islr.data.loading.store import Batch
+from islr.data.loading.loader import Batch
 from islr.data.manifest import Clip
 from islr.data.poses.pose import normalise
 from islr.data.views.input_spec import InputSpec
+from islr.data.views.poses import PoseAugmentConfig, augment_pose, resample_pose
 from islr.data.views.source import ClipSource
-from islr.data.views.transforms import PoseAugmentConfig, View, augment_pose, resample_pose
+from islr.data.views.views import View
 from islr.errors import UserError
 from islr.models.encoder import Encoder
 from islr.training.distributed.collectives import joined, share

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from islr.data.audit.duplicates import shared_clips, with_own_ids
-from islr.data.loading.store import load_manifests
+from islr.data.loading.mixing import load_manifests
 from islr.data.manifest import Manifest
 from islr.errors import UserError
 

@@ -22,9 +22,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from islr.config import Config
-from islr.data.loading.store import Batch, ClipStore, DataConfig, eval_batches
+from islr.data.loading.batches import eval_batches
+from islr.data.loading.config import DataConfig
+from islr.data.loading.loader import Batch
+from islr.data.loading.store import ClipStore
 from islr.data.manifest import Clip, Manifest
-from islr.data.views.transforms import eval_view
+from islr.data.views.views import eval_view
 from islr.models.encoder import Encoder, to_input
 from islr.training.distributed.world import World
 from islr.training.engine import to_device

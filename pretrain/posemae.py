@@ -24,11 +24,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from islr.checks.goal import Goal
-from islr.data.loading.store import Batch
+from islr.data.loading.loader import Batch
 from islr.data.poses.pose import HAND_ROOT, LEFT_HAND, RIGHT_HAND
 from islr.data.views.input_spec import InputSpec
+from islr.data.views.poses import PoseAugmentConfig, augmented_pose
 from islr.data.views.source import ClipSource
-from islr.data.views.transforms import PoseAugmentConfig, View, augmented_pose
+from islr.data.views.views import View
 from islr.errors import UserError
 from islr.models.encoder import FAN_IN_POSITION_STD, NORM_EPS
 from islr.models.pose_transformer import (

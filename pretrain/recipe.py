@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from islr.checks.goal import Goal, half_of
 from islr.checks.subject import frames_spanned
 from islr.config import Config as BaseConfig
-from islr.data.loading.store import Batch
+from islr.data.loading.loader import Batch
 from islr.data.manifest import Clip, Manifest
 from islr.data.views.input_spec import InputSpec
-from islr.data.views.transforms import AugmentConfig, SamplingConfig, View
+from islr.data.views.sampling import SamplingConfig
+from islr.data.views.views import AugmentConfig, View
 from islr.models.encoder import Encoder
 from islr.models.weights import export_encoder
 from islr.training.classification import ClassificationConfig

@@ -14,8 +14,11 @@ from pydantic import Field
 from torch import nn
 
 from islr.config import Config, config_hash
+from islr.data.loading.batches import TrainBatches
+from islr.data.loading.config import DataConfig
 from islr.data.loading.loader import pin_threads
-from islr.data.loading.store import ClipStore, DataConfig, TrainBatches, load_manifests
+from islr.data.loading.mixing import load_manifests
+from islr.data.loading.store import ClipStore
 from islr.data.manifest import Manifest
 from islr.environment import commit
 from islr.errors import UserError
@@ -86,8 +89,8 @@ def run_pretrain(config: PretrainConfig) -> None:
     store = ClipStore(manifest, config.data)
     view = recipe.views(config.recipe, recipe.encoder.input_spec)
     batches = train_batches(store, view, config.optim, config.run, world)
-    if world.main and batches.mix_words():
-        print(f"{config.name}: {batches.mix_words()}", file=sys.stderr)
+    if world.main and batches.corpus_shares():
+        print(f"{config.name}: {batches.corpus_shares()}", file=sys.stderr)
     with (
         world.connected(config.run.timeout_s),
         run_folder(config, config.run.out, world) as folder,

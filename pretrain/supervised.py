@@ -11,9 +11,10 @@ from torch import Tensor
 
 from islr.checks.goal import Goal, classification_goal
 from islr.checks.subject import unmixed
-from islr.data.loading.store import Batch
+from islr.data.loading.loader import Batch
 from islr.data.views.input_spec import InputSpec
-from islr.data.views.transforms import PoseAugmentConfig, View, train_view
+from islr.data.views.poses import PoseAugmentConfig
+from islr.data.views.views import View, train_view
 from islr.models.encoder import Encoder
 from islr.training.classification import Classification, ClassificationConfig
 from pretrain.recipe import Recipe, VideoRecipeConfig

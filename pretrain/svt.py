@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from islr.checks.goal import Goal
-from islr.data.loading.store import Batch
+from islr.data.loading.loader import Batch
 from islr.data.views.input_spec import InputSpec
-from islr.data.views.transforms import View
+from islr.data.views.views import View
 from islr.errors import UserError
 from islr.models.encoder import to_input
 from islr.models.timesformer import TimeSformer

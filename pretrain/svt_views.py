@@ -12,8 +12,9 @@ import torch
 from pydantic import Field, model_validator
 
 from islr.config import Config
+from islr.data.views.crops import jitter_colours, random_resized_crop, to_cthw
 from islr.data.views.source import ClipSource
-from islr.data.views.transforms import View, jitter_colours, random_resized_crop, to_cthw
+from islr.data.views.views import View
 from islr.errors import UserError
 
 ViewSet = Literal["code", "code_rand_fr", "paper"]

@@ -22,9 +22,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from islr.config import Config as BaseConfig
-from islr.data.loading.store import Batch
+from islr.data.loading.loader import Batch
 from islr.data.views.input_spec import InputSpec
-from islr.data.views.transforms import PoseAugmentConfig, View, train_view
+from islr.data.views.poses import PoseAugmentConfig
+from islr.data.views.views import View, train_view
 from islr.errors import UserError
 from islr.models.convnets.frame_conv import FrameConv
 from islr.models.encoder import Encoder, to_input

@@ -19,10 +19,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from islr.checks.goal import Goal
-from islr.data.loading.store import Batch
+from islr.data.loading.loader import Batch
+from islr.data.views.crops import to_cthw
 from islr.data.views.input_spec import InputSpec
 from islr.data.views.source import ClipSource
-from islr.data.views.transforms import View, to_cthw, training_shot
+from islr.data.views.views import View, training_crop
 from islr.errors import UserError
 from islr.models.encoder import INIT_STD, NORM_EPS, to_input
 from islr.models.tokens import resize_mask
@@ -106,7 +107,7 @@ class VideoMAE(Recipe):
         window = (input_spec.frames // TUBELET, cells, cells)
 
         def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
-            shot = training_shot(source, input_spec, config.video, rng)
+            shot = training_crop(source, input_spec, config.video, rng)
             clip = to_cthw(shot.frames)
             if config.mask == "tube":
                 return {"clip": clip, "mask": tube_mask(window, config.mask_ratio, rng)}

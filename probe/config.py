@@ -9,9 +9,9 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from islr.config import Config
-from islr.data.loading.store import DataConfig
+from islr.data.loading.config import DataConfig
 from islr.data.phonology import ASL_LEX, Columns, Policy
-from islr.data.views.transforms import SamplingConfig
+from islr.data.views.sampling import SamplingConfig
 from islr.errors import UserError
 from islr.files import file_sha256
 from islr.models import Encoder

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 
 from islr.data.poses.pose import normalise
+from islr.data.views.crops import resize_clip
+from islr.data.views.sampling import uniform_indices
 from islr.data.views.source import ClipSource
-from islr.data.views.transforms import View, resize_clip, uniform_indices
+from islr.data.views.views import View
 from islr.models import Encoder, create_model
 from probe.fitting import UNSCORED, FitConfig, Outcome, scored_labels
 from probe.splits import Split

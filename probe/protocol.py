@@ -21,11 +21,11 @@ from typing import Any
 
 from islr.config import config_hash
 from islr.data.audit.duplicates import same_content
-from islr.data.loading.store import load_manifests
+from islr.data.loading.mixing import load_manifests
 from islr.data.manifest import Manifest
 from islr.data.packs.reader import decoder_name
-from islr.data.phonology import join, read_table
-from islr.data.views.transforms import View
+from islr.data.phonology import join, read_asl_lex
+from islr.data.views.views import View
 from islr.environment import commit, libraries
 from islr.errors import Interrupted, UserError
 from islr.evaluation.results import Provenance, Result, as_table, load_results, save_results
@@ -105,7 +105,7 @@ class Study:
     def __init__(self, config: ProbeConfig, world: World) -> None:
         self.config, self.world, self.started = config, world, time.monotonic()
         self.manifest: Manifest = load_manifests(config.data.manifest)
-        table = read_table(config.lexicon, config.columns)
+        table = read_asl_lex(config.lexicon, config.columns)
         phonology = join(self.manifest, table, by=config.join_by, policy=config.ambiguous)
         self.coverage = phonology.coverage
         self.label_space = table.name

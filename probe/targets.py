@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from islr.data.manifest import Manifest
-from islr.data.phonology import UNKNOWN, Phonology, Table
+from islr.data.phonology import UNKNOWN, Lexicon, Phonology
 from islr.errors import UserError
 
 # Features that move together: knowing Handshape alone gives SelectedFingers, Flexion, Spread and
@@ -135,7 +135,7 @@ def make_targets(
 def targets_from(
     manifest: Manifest,
     phonology: Phonology,
-    table: Table,
+    table: Lexicon,
     features: Sequence[str] | None = None,
     same: Sequence[Sequence[str]] = (),
 ) -> Targets:

@@ -5,7 +5,8 @@ from collections import Counter
 from typing import Any
 
 from islr.checks.subject import CheckLimits, CheckOutcome, Subject, evenly
-from islr.data.loading.store import ClipStore, eval_batches
+from islr.data.loading.batches import eval_batches
+from islr.data.loading.store import ClipStore
 from islr.data.manifest import OK, Clip
 
 TRIED = 64  # clips that are read

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from islr.data.loading.store import Batch
+from islr.data.loading.loader import Batch
 from islr.models.encoder import Encoder
 
 SHARE = 0.5  # of the distance from a trivial predictor to a perfect one that may be left

@@ -13,7 +13,9 @@ from torch import nn
 
 from islr.checks.goal import Goal
 from islr.checks.subject import CheckLimits, CheckOutcome, Subject, autocast, disable_dropout, evenly
-from islr.data.loading.store import Batch, ClipStore, TrainBatches
+from islr.data.loading.batches import TrainBatches
+from islr.data.loading.loader import Batch
+from islr.data.loading.store import ClipStore
 from islr.errors import UserError
 from islr.training.determinism import seed_step
 from islr.training.distributed.world import World

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 import islr
 from islr.checks.subject import CheckOutcome, Subject, evenly
-from islr.data.loading.store import ClipStore, eval_batches
-from islr.data.views.transforms import eval_view
+from islr.data.loading.batches import eval_batches
+from islr.data.loading.store import ClipStore
+from islr.data.views.views import eval_view
 from islr.errors import UserError
 from islr.evaluation.evaluate import load_classifier
 from islr.models.encoder import to_input

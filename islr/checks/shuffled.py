@@ -19,9 +19,10 @@ from scipy.stats import binomtest
 
 from islr.checks.subject import CheckLimits, CheckOutcome, Labelled, Subject, autocast, evenly
 from islr.data.audit.duplicates import same_content
-from islr.data.loading.store import ClipStore, TrainBatches
+from islr.data.loading.batches import TrainBatches
+from islr.data.loading.store import ClipStore
 from islr.data.manifest import Clip, Manifest
-from islr.data.views.transforms import eval_view
+from islr.data.views.views import eval_view
 from islr.evaluation.evaluate import ViewsConfig, score
 from islr.training.determinism import seed_step
 from islr.training.distributed.world import World

@@ -14,7 +14,9 @@ import torch
 from torch import nn
 
 from islr.checks.subject import CheckLimits, CheckOutcome, Subject, autocast, evenly
-from islr.data.loading.store import Batch, ClipStore, TrainBatches
+from islr.data.loading.batches import TrainBatches
+from islr.data.loading.loader import Batch
+from islr.data.loading.store import ClipStore
 from islr.progress import duration
 from islr.training.distributed.world import World
 from islr.training.engine import to_device

@@ -12,10 +12,12 @@ from torch.nn.modules.dropout import _DropoutNd
 from torchvision.ops import StochasticDepth
 
 from islr.checks.goal import Goal
-from islr.data.loading.store import Batch, DataConfig
+from islr.data.loading.config import DataConfig
+from islr.data.loading.loader import Batch
 from islr.data.manifest import Clip, Manifest
 from islr.data.views.input_spec import InputSpec
-from islr.data.views.transforms import SamplingConfig, View
+from islr.data.views.sampling import SamplingConfig
+from islr.data.views.views import View
 from islr.training.classification import Classification, ClassificationConfig
 from islr.training.distributed.world import World
 from islr.training.optim import OptimConfig

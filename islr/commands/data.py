@@ -86,7 +86,7 @@ def _corpus(corpus: str, summary: str, /, **inputs: Any) -> None:
     """Add `islr data NAME`: its own inputs, and those that every corpus published as a list has.
 
     Args:
-        corpus: A name in `islr.data.corpora.folder.CORPORA`, whose function is called.
+        corpus: A name in `islr.data.corpora.registry.CORPORA`, whose function is called.
         summary: The command's help.
         inputs: The function's arguments, as types with a `typer.Option`; one that may be None may be left out.
     """
@@ -99,7 +99,7 @@ def _corpus(corpus: str, summary: str, /, **inputs: Any) -> None:
     defaults = {"workers": os.cpu_count() or 1}
 
     def command(**given: Any) -> None:
-        from islr.data.corpora.folder import CORPORA
+        from islr.data.corpora.registry import CORPORA
         from islr.progress import ProgressBar
 
         chosen = {key: value for key, value in given.items() if value is not None}
@@ -202,7 +202,7 @@ def data_fetch(
     workers: Annotated[int, typer.Option(min=1, help="processes that check and cut")] = os.cpu_count() or 1,
 ) -> None:
     """Get the videos of a WLASL json: resumable, one outcome per clip in fetch.csv, checked by decoding."""
-    from islr.data.fetch.http import Limits
+    from islr.data.fetch.failure import TransferLimits
     from islr.data.fetch.run import FetchOptions, fetch
     from islr.data.fetch.table import TABLE, summarise
     from islr.errors import UserError
@@ -218,7 +218,7 @@ def data_fetch(
         trim=trim,
         retry_dead=retry_dead,
         workers=workers,
-        limits=Limits(timeout, max_mb << 20, allow_private),
+        limits=TransferLimits(timeout, max_mb << 20, allow_private),
         cookies=cookies,
     )
     with ProgressBar("fetching", 0) as bar:
@@ -260,10 +260,10 @@ def data_phonology(
     """Join a lexicon to a corpus and print what it covers: words, clips, and each feature's labels."""
     from islr.config import load_config
     from islr.data.manifest import Manifest
-    from islr.data.phonology import ASL_LEX, Columns, join, parse_policies, read_table, render_coverage
+    from islr.data.phonology import ASL_LEX, Columns, join, parse_policies, read_asl_lex, render_coverage
 
     declared = ASL_LEX if columns is None else load_config(Columns, columns)
-    table = read_table(lexicon, declared)
+    table = read_asl_lex(lexicon, declared)
     coverage = join(Manifest.load(manifest), table, by=by, policy=parse_policies(policy or [])).coverage
     print(json.dumps(coverage, indent=1) if as_json else render_coverage(coverage))
 

@@ -58,7 +58,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Table:
+class Lexicon:
     """A lexicon: entries in file order, and the sorted levels of each feature; a target is their index."""
 
     entries: tuple[Entry, ...]
@@ -121,7 +121,7 @@ class Phonology:
         )
 
 
-def read_table(path: str | Path, columns: Columns = ASL_LEX) -> Table:
+def read_asl_lex(path: str | Path, columns: Columns = ASL_LEX) -> Lexicon:
     """Read a lexicon.
 
     Published ASL-LEX files are latin-1 or utf-8 with a byte order mark; both are read. Blanks around a cell
@@ -171,12 +171,12 @@ def read_table(path: str | Path, columns: Columns = ASL_LEX) -> Table:
         feature: tuple(sorted({level for entry in entries if (level := entry.levels[feature]) is not None}))
         for feature in columns.features
     }
-    return Table(entries, levels, path.name, file_sha256(path))
+    return Lexicon(entries, levels, path.name, file_sha256(path))
 
 
 def join(
     manifest: Manifest,
-    table: Table,
+    table: Lexicon,
     *,
     by: Literal["form", "gloss"] | None = None,
     policy: Policy | Mapping[str, Policy] = "agree",
@@ -268,7 +268,7 @@ def render_coverage(coverage: Mapping[str, Any]) -> str:
 class _Finder:
     """Entries of a word."""
 
-    def __init__(self, table: Table, own_names: bool) -> None:
+    def __init__(self, table: Lexicon, own_names: bool) -> None:
         self.by_entry: dict[str, list[Entry]] = {}
         self.by_stem: dict[str, list[Entry]] = {}
         for entry in table.entries:

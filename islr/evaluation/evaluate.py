@@ -15,10 +15,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from islr.config import Config, config_hash
-from islr.data.loading.store import ClipStore, DataConfig, eval_batches
+from islr.data.loading.batches import eval_batches
+from islr.data.loading.config import DataConfig
+from islr.data.loading.store import ClipStore
 from islr.data.manifest import Manifest
 from islr.data.packs.reader import decoder_name
-from islr.data.views.transforms import SamplingConfig, multi_view
+from islr.data.views.sampling import SamplingConfig
+from islr.data.views.views import multi_view
 from islr.environment import commit, libraries
 from islr.errors import UserError
 from islr.evaluation.calibration import calibration_results

@@ -14,9 +14,12 @@ from torch import nn
 
 from islr.config import Config, load_config
 from islr.data.audit.duplicates import check_disjoint, without_shared
-from islr.data.loading.store import ClipStore, DataConfig, TrainBatches
+from islr.data.loading.batches import TrainBatches
+from islr.data.loading.config import DataConfig
+from islr.data.loading.store import ClipStore
 from islr.data.manifest import Clip, Manifest
-from islr.data.views.transforms import AugmentConfig, PoseAugmentConfig, train_view
+from islr.data.views.poses import PoseAugmentConfig
+from islr.data.views.views import AugmentConfig, train_view
 from islr.errors import UserError
 from islr.evaluation.evaluate import (
     CLASSIFIER,

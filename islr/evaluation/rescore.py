@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 
 from islr.data.audit.duplicates import check_disjoint, same_content, with_own_ids, without_shared
-from islr.data.loading.store import ClipStore, DataConfig
+from islr.data.loading.config import DataConfig
+from islr.data.loading.store import ClipStore
 from islr.data.manifest import Manifest
 from islr.errors import UserError
 from islr.evaluation.calibration import fit_temperature, with_temperature

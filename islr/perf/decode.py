@@ -17,14 +17,15 @@ import av
 import cv2
 import numpy as np
 
+from islr.data.loading.config import DataConfig
 from islr.data.loading.loader import pin_threads
-from islr.data.loading.store import ClipStore, DataConfig
+from islr.data.loading.store import ClipStore
 from islr.data.manifest import Clip, Manifest
 from islr.data.packs.writer import PackOptions, pack_manifest
 from islr.data.video.backends import decord_unchecked
 from islr.data.video.decode import decode, probe_video, shrink
 from islr.data.video.scan import find_videos
-from islr.data.views.transforms import uniform_indices
+from islr.data.views.sampling import uniform_indices
 from islr.synth.clip import Take, film
 from islr.synth.design import built_in_lexicon
 

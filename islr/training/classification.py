@@ -12,7 +12,7 @@ from torch.nn import functional
 from torchvision.transforms.v2 import CutMix, MixUp
 
 from islr.config import Config
-from islr.data.loading.store import Batch
+from islr.data.loading.loader import Batch
 from islr.errors import UserError
 from islr.models.encoder import Classifier, Encoder, HeadNorm, to_input
 from islr.training.distributed.collectives import share

@@ -19,8 +19,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from islr.config import Config, dump_yaml
-from islr.data.loading.store import Batch, ClipStore, TrainBatches
-from islr.data.views.transforms import View
+from islr.data.loading.batches import TrainBatches
+from islr.data.loading.loader import Batch
+from islr.data.loading.store import ClipStore
+from islr.data.views.views import View
 from islr.errors import Interrupted, RunFailed, UserError
 from islr.processes.signals import StopSignal
 from islr.progress import ProgressBar

@@ -8,11 +8,11 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from islr.data.loading.store import Batch
+from islr.data.loading.loader import Batch
 from islr.data.manifest import Manifest
 from islr.data.views.signer_boxes import signer_boxes
 from islr.data.views.source import ClipSource
-from islr.data.views.transforms import AugmentConfig, Shot
+from islr.data.views.views import AugmentConfig, CroppedClip
 from islr.errors import UserError
 
 HAND_MASKS = ("hand_cube", "hand_tube")
@@ -48,7 +48,7 @@ def cell_motion(clip: np.ndarray, window: tuple[int, int, int]) -> np.ndarray:
     return cells.mean(axis=(1, 3, 5), dtype=np.float64)
 
 
-def cell_hands(source: ClipSource, shot: Shot, window: tuple[int, int, int], face_weight: float) -> np.ndarray:
+def cell_hands(source: ClipSource, shot: CroppedClip, window: tuple[int, int, int], face_weight: float) -> np.ndarray:
     """How much of each cell of a mask the signer's hands or face take up, by the clip's pose file.
 
     Args:

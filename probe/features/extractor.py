@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
-from islr.data.loading.store import ClipStore, eval_batches
+from islr.data.loading.batches import eval_batches
+from islr.data.loading.store import ClipStore
 from islr.data.manifest import Manifest
 from islr.data.packs.reader import decoder_name
-from islr.data.views.transforms import View, eval_view
+from islr.data.views.views import View, eval_view
 from islr.errors import UserError
 from islr.models import Encoder
 from probe.config import ProbeConfig

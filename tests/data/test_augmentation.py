@@ -11,12 +11,15 @@ from PIL import Image
 from timm.data.auto_augment import LEVEL_TO_ARG, NAME_TO_OP
 
 from islr.config import validate
-from islr.data.loading.store import ClipStore, DataConfig, TrainBatches
+from islr.data.loading.batches import TrainBatches
+from islr.data.loading.config import DataConfig
+from islr.data.loading.store import ClipStore
 from islr.data.manifest import Manifest
 from islr.data.views.erasing import ErasingConfig, erase_box
+from islr.data.views.poses import PoseAugmentConfig
 from islr.data.views.randaugment import FILL, OPERATIONS, Operation, RandAugmentConfig, apply_operation, rand_augment
 from islr.data.views.source import ClipSource
-from islr.data.views.transforms import AugmentConfig, PoseAugmentConfig, train_view
+from islr.data.views.views import AugmentConfig, train_view
 from islr.errors import UserError
 from islr.models import InputSpec
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from support.video_files import make_video
 
-from islr.data.corpora.folder import CORPORA, from_folder
+from islr.data.corpora.folder import from_folder
+from islr.data.corpora.registry import CORPORA
 from islr.errors import UserError
 
 

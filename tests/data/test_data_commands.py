@@ -9,7 +9,7 @@ from support.video_files import make_video, numbers_of
 
 from islr.cli import run
 from islr.commands.data import data_app
-from islr.data.corpora.folder import CORPORA
+from islr.data.corpora.registry import CORPORA
 from islr.data.manifest import Manifest
 from islr.data.video.decode import decode
 

@@ -20,6 +20,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from islr.data.fetch.failure import Stopped
 from support.video_files import make_cut_between_frames, make_flipped, make_rotated, make_video, numbers_of
 from support.web_files import (
     Site,
@@ -40,10 +41,10 @@ from islr.cli import run
 from islr.data.corpora.wlasl import from_wlasl
 from islr.data.corpora.youtube import youtube_id
 from islr.data.fetch.cut import cut
-from islr.data.fetch.http import Failure, Limits, Stopped, _retry_after, _trusted, download, host_of
+from islr.data.fetch.http import FetchFailure, TransferLimits, _retry_after, _trusted, download, host_of
 from islr.data.fetch.run import FetchOptions, fetch
 from islr.data.fetch.schedule import Schedule
-from islr.data.fetch.table import COLUMNS, FINAL, OUTCOMES, Row, summarise
+from islr.data.fetch.table import COLUMNS, FINAL, OUTCOMES, FetchedClip, summarise, trimmed_ids
 from islr.data.fetch.youtube import _failure
 from islr.data.video.decode import decode, probe_video
 from islr.data.video.guard import DecodeError, container_suffix
@@ -54,7 +55,7 @@ QUICK = FetchOptions(
     retries=2,
     backoff_s=0.01,
     workers=1,
-    limits=Limits(timeout=1.0, allow_private=True),
+    limits=TransferLimits(timeout=1.0, allow_private=True),
     yt_dlp=(),
 )
 
@@ -76,7 +77,7 @@ class Fetched:
     def __init__(self, folder: Path) -> None:
         self.json, self.out = folder / "w.json", folder / "out"
 
-    def __call__(self, *urls: str | dict[str, Any], options: FetchOptions = QUICK) -> list[Row]:
+    def __call__(self, *urls: str | dict[str, Any], options: FetchOptions = QUICK) -> list[FetchedClip]:
         changes = [{"url": url} if isinstance(url, str) else url for url in urls]
         clips = [instance(f"{number:05d}", "train", **change) for number, change in enumerate(changes)]
         write_json(self.json, {"book": clips})
@@ -137,7 +138,7 @@ def test_one_outcome_per_way_to_fail(site: Site, fetched: Fetched, clip: bytes, 
     later = {"url": site.url("/later"), "frame_start": 30, "frame_end": 90}
     urls = [site.url("/absent"), *(site.url(path) for path in site.pages if path != "/later")]
     others = ("ftp://host/a.mp4", "", "http://127.0.0.1:9/a.mp4", "https://youtu.be/abcdefghijk")
-    quick = dataclasses.replace(QUICK, retries=1, limits=Limits(timeout=0.5, allow_private=True))
+    quick = dataclasses.replace(QUICK, retries=1, limits=TransferLimits(timeout=0.5, allow_private=True))
     rows = fetched(*urls, later, *others, options=quick)
     found = {row.url.rpartition("/")[2] or "empty": row.outcome for row in rows[:-4]}
     assert found == {
@@ -174,8 +175,8 @@ def test_one_outcome_per_way_to_fail(site: Site, fetched: Fetched, clip: bytes, 
 
 
 def test_every_outcome_is_explained() -> None:
-    rows = [Row(str(number), outcome, source="site") for number, outcome in enumerate(OUTCOMES)]
-    text = summarise([*rows, Row("x", "ok", source="other")])
+    rows = [FetchedClip(str(number), outcome, source="site") for number, outcome in enumerate(OUTCOMES)]
+    text = summarise([*rows, FetchedClip("x", "ok", source="other")])
     lines = [line.split() for line in text.splitlines()]
     assert ["other", "1", "1", *["-"] * 12] in lines
     assert ["all", str(len(OUTCOMES) + 1), "2", *["1"] * 12] in lines
@@ -215,8 +216,8 @@ def test_what_may_not_be_continued_starts_again(site: Site, fetched: Fetched, cl
 def test_a_file_that_became_shorter_is_not_continued(site: Site, tmp_path: Path, clip: bytes) -> None:
     longer = clip + bytes(5000)
     site.pages["/a"] = in_turn(cut_short(longer, len(clip) + 100), ranged(clip))
-    target, limits = tmp_path / "t", Limits(allow_private=True)
-    with pytest.raises(Failure, match="truncated"):
+    target, limits = tmp_path / "t", TransferLimits(allow_private=True)
+    with pytest.raises(FetchFailure, match="truncated"):
         download(site.url("/a"), target, limits, threading.Event())
     download(site.url("/a"), target, limits, threading.Event())  # 416, then from the beginning
     assert target.read_bytes() == clip
@@ -260,7 +261,7 @@ def test_retry_after_may_be_a_date() -> None:
 
 def test_private_addresses_are_refused_unless_allowed(site: Site, fetched: Fetched, clip: bytes) -> None:
     site.pages["/a.mp4"] = plain(clip)
-    public = dataclasses.replace(QUICK, limits=Limits(timeout=1.0))
+    public = dataclasses.replace(QUICK, limits=TransferLimits(timeout=1.0))
     (row,) = fetched(site.url("/a.mp4"), options=public)
     assert (row.outcome, row.detail) == ("bad link", "leads to the private address 127.0.0.1")
     assert not site.seen
@@ -296,7 +297,7 @@ def test_https_is_checked_like_http_and_certificates_too(
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         _trusted.cache_clear()
         try:
-            public = dataclasses.replace(QUICK, limits=Limits(timeout=1.0))
+            public = dataclasses.replace(QUICK, limits=TransferLimits(timeout=1.0))
             assert fetched(url, options=public)[0].detail == "leads to the private address 127.0.0.1"
             retry = dataclasses.replace(QUICK, retry_dead=True)
             assert fetched.outcomes(url, site.url("/moved"), options=retry) == ["ok", "ok"]
@@ -309,7 +310,7 @@ def test_a_proxy_is_used_and_decides_for_itself(
 ) -> None:
     monkeypatch.setenv("http_proxy", site.url(""))
     site.pages["http://far.example/a.mp4"] = plain(clip)
-    public = dataclasses.replace(QUICK, limits=Limits(timeout=1.0))
+    public = dataclasses.replace(QUICK, limits=TransferLimits(timeout=1.0))
     assert fetched.outcomes("http://far.example/a.mp4", options=public) == ["ok"]
 
 
@@ -322,7 +323,7 @@ def test_a_new_address_is_tried(site: Site, fetched: Fetched, clip: bytes) -> No
 def test_only_web_addresses() -> None:
     assert host_of("HTTPS://Some.Host:80/a") == "some.host"
     for url in ("file:///etc/passwd", "a.mp4", "http:///a", "http://user:word@host/a", "http://h/\n", "http://[::1/a"):
-        with pytest.raises(Failure, match="bad link"):
+        with pytest.raises(FetchFailure, match="bad link"):
             host_of(url)
 
 
@@ -336,7 +337,7 @@ def test_the_cap_on_bytes(site: Site, fetched: Fetched, clip: bytes) -> None:
             request.wfile.write(bytes(4000))
 
     site.pages |= {"/declared": plain(clip), "/endless": endless}
-    limits = Limits(timeout=5.0, max_bytes=len(clip) - 1, allow_private=True)
+    limits = TransferLimits(timeout=5.0, max_bytes=len(clip) - 1, allow_private=True)
     options = dataclasses.replace(QUICK, limits=limits)
     assert fetched.outcomes(site.url("/declared"), site.url("/endless"), options=options) == ["too large"] * 2
     assert not list((fetched.out / ".fetch").glob("*.partial"))
@@ -408,7 +409,7 @@ def test_ranges_are_cut_out_exactly(site: Site, fetched: Fetched, tmp_path: Path
     assert np.abs(decode(fetched.out / "00000.mp4").astype(int) - whole).mean() < 4
     assert not list((fetched.out / ".fetch").glob("*.cut"))
     # The manifest takes what was cut as it is, even where a range without an end would fit into the cut file.
-    manifest = from_wlasl(fetched.json, fetched.out, workers=0)
+    manifest = from_wlasl(fetched.json, fetched.out, trimmed=trimmed_ids(fetched.out), workers=0)
     assert [(c.start, c.end, c.frames) for c in manifest] == [(None, None, row.frames) for row in rows]
     assert manifest.notes["ranges_of_clips_already_cut"] == 4
 
@@ -421,7 +422,7 @@ def test_whole_videos_when_asked(site: Site, fetched: Fetched, clip: bytes) -> N
     assert site.asked() == {"/a.mp4": 1}
     first, second = (fetched.out / row.file for row in rows)
     assert first.stat().st_ino == second.stat().st_ino  # the same bytes are stored once
-    manifest = from_wlasl(fetched.json, fetched.out, workers=0)
+    manifest = from_wlasl(fetched.json, fetched.out, trimmed=trimmed_ids(fetched.out), workers=0)
     assert [(c.start, c.end, c.frames) for c in manifest] == [(0.4, 0.8, 10), (0.8, 1.2, 10)]
 
 
@@ -529,7 +530,7 @@ def test_youtube_videos_come_once_whoever_uses_them(fetched: Fetched, tmp_path: 
     (tmp_path / "tool" / "videos" / "too_big_vid").write_bytes(bytes(1 << 20))
     cookies = tmp_path / "cookies.txt"
     cookies.write_text("")
-    limits = Limits(timeout=1.0, max_bytes=(tmp_path / "tool" / "videos" / "abcdefghijk").stat().st_size)
+    limits = TransferLimits(timeout=1.0, max_bytes=(tmp_path / "tool" / "videos" / "abcdefghijk").stat().st_size)
     options = dataclasses.replace(QUICK, yt_dlp=(sys.executable, str(script)), limits=limits, cookies=cookies)
     rows = fetched(
         {"url": "https://www.youtube.com/watch?v=abcdefghijk&list=PL123", "frame_start": 26, "frame_end": 50},
@@ -697,7 +698,7 @@ def test_a_run_that_is_told_to_stop_ends_yt_dlp(fetched: Fetched, tmp_path: Path
     threading.Timer(0.5, stop.set).start()
     began = time.monotonic()
     with pytest.raises(Stopped):
-        download_youtube("abcdefghijk", tmp_path / "t", Limits(), stop, [sys.executable, str(script)])
+        download_youtube("abcdefghijk", tmp_path / "t", TransferLimits(), stop, [sys.executable, str(script)])
     assert time.monotonic() - began < 10
 
 

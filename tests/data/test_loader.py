@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 import torch
 
+from islr.data.loading.batches import TrainBatches, eval_batches
+from islr.data.loading.config import DataConfig
 from islr.data.loading.loader import collate, load
-from islr.data.loading.store import ClipStore, DataConfig, TrainBatches, eval_batches
+from islr.data.loading.store import ClipStore
 from islr.data.manifest import Manifest
 from islr.data.video.decode import BACKENDS
-from islr.data.views.transforms import eval_view
+from islr.data.views.views import eval_view
 from islr.errors import RunFailed, UserError
 from islr.models import InputSpec
 

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from islr.config import load_config
+from islr.data.loading.batches import TrainBatches
+from islr.data.loading.config import DataConfig
+from islr.data.loading.mixing import load_manifests
 from islr.data.loading.order import Mix, epoch_order, quotas
-from islr.data.loading.store import ClipStore, DataConfig, TrainBatches, load_manifests
+from islr.data.loading.store import ClipStore
 from islr.data.manifest import Manifest
 from islr.errors import UserError
 from pretrain.run import PretrainConfig, run_pretrain
@@ -83,7 +86,7 @@ def batches_of(corpora: list[str], **options: Any) -> TrainBatches:
 def test_batches_are_balanced_and_cut_alike_for_any_number_of_processes(corpora: list[str]) -> None:
     whole = batches_of(corpora)
     size = sum(len(part) for part in whole.order.parts)
-    assert whole.mix_words().endswith(f", {size // 2} clips of few (2)")
+    assert whole.corpus_shares().endswith(f", {size // 2} clips of few (2)")
     assert whole.steps_per_epoch == size // 4
     for step in range(2 * whole.steps_per_epoch):
         ranks = [key for rank in range(2) for key in batches_of(corpora, rank=rank, world=2).rows(step, 0)]

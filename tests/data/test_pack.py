@@ -19,13 +19,18 @@ from support.video_files import FPS, FRAMES, make_rotated, make_video, numbers_o
 from islr.cli import run
 from islr.data.audit.corpus import audit
 from islr.data.audit.duplicates import check_disjoint, same_content
-from islr.data.loading.store import ClipStore, DataConfig, TrainBatches, eval_batches, load_manifests
+from islr.data.loading.batches import TrainBatches, eval_batches
+from islr.data.loading.config import DataConfig
+from islr.data.loading.mixing import load_manifests
+from islr.data.loading.store import ClipStore
 from islr.data.manifest import Clip, Manifest
-from islr.data.packs.reader import clip_pose, decoder_name, read_index
+from islr.data.packs.format import read_index
+from islr.data.packs.reader import clip_pose, decoder_name
 from islr.data.packs.writer import PackOptions, pack_manifest
 from islr.data.poses.pose import read_pose, write_pose
 from islr.data.video.guard import DecodeError
-from islr.data.views.transforms import AugmentConfig, PoseAugmentConfig, eval_view, train_view
+from islr.data.views.poses import PoseAugmentConfig
+from islr.data.views.views import AugmentConfig, eval_view, train_view
 from islr.errors import UserError
 from islr.evaluation.evaluate import label_fingerprint
 from islr.models import InputSpec

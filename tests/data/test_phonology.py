@@ -10,7 +10,7 @@ import pytest
 from islr.cli import run
 from islr.data.labels import read_labels, revise
 from islr.data.manifest import Clip, Manifest
-from islr.data.phonology import ASL_LEX, FEATURES, UNKNOWN, Columns, join, read_table, render_coverage
+from islr.data.phonology import ASL_LEX, FEATURES, UNKNOWN, Columns, join, read_asl_lex, render_coverage
 from islr.errors import UserError
 
 SMALL = Columns(
@@ -50,7 +50,7 @@ def names(found, feature: str) -> list[str]:
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-8-sig"])
 def test_table_reads_as_published(tmp_path: Path, encoding: str) -> None:
-    table = read_table(write(tmp_path / "lex.csv", ROWS, encoding), SMALL)
+    table = read_asl_lex(write(tmp_path / "lex.csv", ROWS, encoding), SMALL)
     assert [entry.name for entry in table.entries][3:6] == ["TRUE", "murder", "caf\xe9"]
     assert table.levels == {
         "Handshape": ("1", "5", "C", "c", "open_b", "t"),  # c and C are two handshapes
@@ -61,7 +61,7 @@ def test_table_reads_as_published(tmp_path: Path, encoding: str) -> None:
 
 
 def test_words_are_matched_apart_from_case_and_punctuation(tmp_path: Path) -> None:
-    table = read_table(write(tmp_path / "lex.csv", ROWS), SMALL)
+    table = read_asl_lex(write(tmp_path / "lex.csv", ROWS), SMALL)
     found = join(manifest("book", "Book", "true", "murder", "unknown word", ""), table)
     assert found.signs == ("book", "book", "TRUE", "murder", "", "")
     assert names(found, "Movement") == ["Curved", "Curved", "None", "Straight", "-", "-"]
@@ -69,7 +69,7 @@ def test_words_are_matched_apart_from_case_and_punctuation(tmp_path: Path) -> No
 
 
 def test_ambiguous_words_keep_what_their_entries_agree_on(tmp_path: Path) -> None:
-    table = read_table(write(tmp_path / "lex.csv", ROWS), SMALL)
+    table = read_asl_lex(write(tmp_path / "lex.csv", ROWS), SMALL)
     clips = manifest("drink", "bathroom", "book")
     agree = join(clips, table)
     assert agree.signs[0] == "drink|drink_2"
@@ -94,7 +94,7 @@ def test_ambiguous_words_keep_what_their_entries_agree_on(tmp_path: Path) -> Non
 
 
 def test_forms_that_are_entries_mean_exactly_these(tmp_path: Path) -> None:
-    table = read_table(write(tmp_path / "lex.csv", ROWS), SMALL)
+    table = read_asl_lex(write(tmp_path / "lex.csv", ROWS), SMALL)
     own = join(manifest("drink", "drink_2", "book", forms=True), table)
     assert names(own, "Handshape") == ["c", "C", "open_b"]
     assert own.coverage["joined_by"] == "form"
@@ -106,7 +106,7 @@ def test_forms_that_are_entries_mean_exactly_these(tmp_path: Path) -> None:
 
 def test_groups_join_what_a_split_may_not_separate(tmp_path: Path) -> None:
     rows = [*ROWS, ("volume", "volume", "open_b", "Curved", "NA"), ("sip", "drink", "x", "Other", "1")]
-    table = read_table(write(tmp_path / "lex.csv", rows), SMALL)
+    table = read_asl_lex(write(tmp_path / "lex.csv", rows), SMALL)
     found = join(manifest("book", "volume", "drink", "sip", "murder", "unknown"), table)
     book, volume, drink, sip, murder, unknown = found.groups()
     assert book == volume  # no feature tells them apart
@@ -116,7 +116,7 @@ def test_groups_join_what_a_split_may_not_separate(tmp_path: Path) -> None:
 
 
 def test_targets_of_a_part_are_those_of_the_whole(tmp_path: Path) -> None:
-    table = read_table(write(tmp_path / "lex.csv", ROWS), SMALL)
+    table = read_asl_lex(write(tmp_path / "lex.csv", ROWS), SMALL)
     whole = manifest("book", "drink", "murder")
     part = join(whole.replace(whole.clips[2:]), table)
     assert part.levels == join(whole, table).levels
@@ -125,7 +125,7 @@ def test_targets_of_a_part_are_those_of_the_whole(tmp_path: Path) -> None:
 
 
 def test_coverage_is_counted_and_shown(tmp_path: Path) -> None:
-    table = read_table(write(tmp_path / "lex.csv", ROWS), SMALL)
+    table = read_asl_lex(write(tmp_path / "lex.csv", ROWS), SMALL)
     coverage = join(manifest("book", "book", "drink", "nothing"), table).coverage
     assert (coverage["words_matched"], coverage["words"]) == (2, 3)
     assert (coverage["clips_matched"], coverage["clips"]) == (3, 4)
@@ -145,27 +145,27 @@ def test_another_lexicon_declares_its_own_columns(tmp_path: Path) -> None:
     path.write_text("sign;x\n")
     path.write_text("sign,hand,note\nhello,flat,?\nbye,?,a\n")
     columns = Columns(entry="sign", features={"Hand": "hand"}, missing=("?",))
-    found = join(manifest("hello", "bye"), read_table(path, columns))
+    found = join(manifest("hello", "bye"), read_asl_lex(path, columns))
     assert names(found, "Hand") == ["flat", "-"]
     assert found.features == ("Hand",)
 
 
 def test_wrong_tables_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such lexicon"):
-        read_table(tmp_path / "absent.csv")
+        read_asl_lex(tmp_path / "absent.csv")
     (tmp_path / "a.csv").write_text("")
     with pytest.raises(UserError, match="no entries"):
-        read_table(tmp_path / "a.csv")
+        read_asl_lex(tmp_path / "a.csv")
     path = write(tmp_path / "b.csv", ROWS)
     with pytest.raises(UserError, match=r"no column 'SelectedFingers\.2\.0'"):
-        read_table(path, ASL_LEX)
+        read_asl_lex(path, ASL_LEX)
     with pytest.raises(UserError, match="no gloss of manifest 'mini'"):
-        join(manifest("nothing"), read_table(path, SMALL))
+        join(manifest("nothing"), read_asl_lex(path, SMALL))
 
 
 @pytest.mark.real
 def test_asl_lex_joins_wlasl_as_counted(shared: Path) -> None:
-    table = read_table(shared / "data" / "asl_lex" / "signdata_updated11-18.csv")
+    table = read_asl_lex(shared / "data" / "asl_lex" / "signdata_updated11-18.csv")
     assert len(table.entries) == 2723
     sizes = {feature: len(table.levels[feature]) for feature in FEATURES}
     assert (sizes["Handshape"], sizes["Movement"], sizes["SignType"], sizes["MinorLocation"]) == (
@@ -194,7 +194,7 @@ def test_revised_form_names_find_entries(shared: Path) -> None:
     names_file = folder / "label_map_wlasl1573.txt"
     labels = read_labels(folder / "wlasl_1573_test.csv", names_file)
     clips = tuple(Clip(video, "x", split="test") for video in labels.of)
-    table = read_table(shared / "data" / "asl_lex" / "signdata_updated11-18.csv")
+    table = read_asl_lex(shared / "data" / "asl_lex" / "signdata_updated11-18.csv")
     coverage = join(revise(Manifest("w", clips, Path()), labels), table).coverage
     assert coverage["joined_by"] == "form"
     assert coverage["words"] == 1573

@@ -16,7 +16,7 @@ from support.video_files import make_video
 
 from islr.cli import run
 from islr.data.manifest import Clip, Manifest
-from islr.data.poses.extract import VERSION, Extractor, ExtractorError, check_environment, extract
+from islr.data.poses.extract import VERSION, ExtractorError, HolisticProcess, check_environment, extract
 from islr.data.poses.folder import PoseFolder
 from islr.data.poses.pose import LEFT_HAND, RIGHT_HAND, read_pose
 from islr.data.video.decode import VideoInfo
@@ -157,12 +157,12 @@ def test_a_process_that_dies_costs_its_clip(
 
 def test_a_process_that_hangs_is_ended(python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAND_IN_TROUBLE", "hang")
-    extractor = Extractor(python, start_s=1.0, frame_s=0.0)
+    extractor = HolisticProcess(python, start_s=1.0, frame_s=0.0)
     # More than a pipe holds: the sender waits too.
     with pytest.raises(ExtractorError, match="no pose after 1 s"):
         extractor.find(VideoInfo(400, 25.0, 128, 64), (np.zeros((1, 64, 128, 3), np.uint8) for _ in range(400)))
     monkeypatch.delenv("STAND_IN_TROUBLE")
-    extractor = Extractor(python)
+    extractor = HolisticProcess(python)
     found = extractor.find(VideoInfo(2, 25.0, 128, 64), [np.zeros((2, 64, 128, 3), np.uint8)])
     extractor.stop()
     assert found.shape == (2, 75, 4)

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from support.video_files import FPS, make_video, numbers_of
 
-from islr.data.corpora.folder import CORPORA
 from islr.data.corpora.published import (
     from_asl_citizen,
     from_autsl,
@@ -17,6 +16,7 @@ from islr.data.corpora.published import (
     from_openasl,
     from_slovo,
 )
+from islr.data.corpora.registry import CORPORA
 from islr.data.manifest import Manifest
 from islr.data.video.decode import decode
 from islr.errors import UserError

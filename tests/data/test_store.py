@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from islr.data.loading.batches import TrainBatches, eval_batches, sample_rng
+from islr.data.loading.config import DataConfig
+from islr.data.loading.mixing import load_manifests
 from islr.data.loading.order import epoch_order
-from islr.data.loading.store import ClipStore, DataConfig, TrainBatches, eval_batches, load_manifests, sample_rng
+from islr.data.loading.store import ClipStore
 from islr.data.manifest import Manifest
+from islr.data.views.poses import PoseAugmentConfig
 from islr.data.views.source import ClipSource
-from islr.data.views.transforms import AugmentConfig, PoseAugmentConfig, eval_view, multi_view, train_view
+from islr.data.views.views import AugmentConfig, eval_view, multi_view, train_view
 from islr.errors import UserError
 from islr.models import InputSpec
 

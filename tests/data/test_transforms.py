@@ -3,17 +3,9 @@
 import numpy as np
 import pytest
 
-from islr.data.views.transforms import (
-    MIRROR,
-    PoseAugmentConfig,
-    augment_pose,
-    center_crop,
-    random_resized_crop,
-    resample_pose,
-    span_indices,
-    spatial_crop,
-    uniform_indices,
-)
+from islr.data.views.crops import random_resized_crop, spatial_crop
+from islr.data.views.poses import MIRROR, PoseAugmentConfig, augment_pose, resample_pose
+from islr.data.views.sampling import span_indices, uniform_indices
 
 
 @pytest.mark.parametrize("length", [1, 5, 16, 57, 195])
@@ -42,7 +34,7 @@ def test_crops_keep_their_place() -> None:
     frames[:, :, :10, 0] = 200  # left quarter is red
     assert spatial_crop(frames, 20, 0.0)[0, 0, 0, 0] == 200
     assert spatial_crop(frames, 20, 1.0)[..., 0].max() == 0
-    assert center_crop(frames, 10).shape == (2, 10, 10, 3)
+    assert spatial_crop(frames, 10, 0.5).shape == (2, 10, 10, 3)
 
 
 def test_random_crop_is_one_box_for_all_frames() -> None:

@@ -13,7 +13,7 @@ from islr.data.corpora.wlasl import fit_box, from_wlasl
 from islr.data.corpora.wlasl_json import span_of
 from islr.data.labels import Labels
 from islr.data.manifest import Manifest
-from islr.data.video.scan import Job, Scanned
+from islr.data.video.scan import ScanJob, Scanned
 from islr.errors import UserError
 from islr.files import file_sha256
 
@@ -94,7 +94,7 @@ def test_second_scan_decodes_only_what_is_new(
 ) -> None:
     decoded: list[str] = []
 
-    def counted(job: Job, root: Path) -> Scanned:
+    def counted(job: ScanJob, root: Path) -> Scanned:
         decoded.append(job.path.stem)
         return Scanned("ok", 1, 25.0, 8, 8, sha256=file_sha256(job.path))
 

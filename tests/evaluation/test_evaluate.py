@@ -17,9 +17,11 @@ from support.tiny_runs import FINETUNE, write_config
 
 from islr.cli import run
 from islr.config import dump_yaml, load_config
-from islr.data.loading.store import ClipStore, DataConfig
+from islr.data.loading.config import DataConfig
+from islr.data.loading.store import ClipStore
 from islr.data.manifest import Manifest
-from islr.data.views.transforms import SamplingConfig, multi_view
+from islr.data.views.sampling import SamplingConfig
+from islr.data.views.views import multi_view
 from islr.errors import UserError
 from islr.evaluation.evaluate import CLASSIFIER, save_classifier, trained_signers, training_facts
 from islr.evaluation.finetune import FinetuneConfig
@@ -117,7 +119,7 @@ def test_temporal_views_are_spread_evenly(mini_corpus: Path, kind: str, expected
 
 
 def test_views_are_averaged_as_probabilities(runs: Path) -> None:
-    from islr.data.loading.store import eval_batches
+    from islr.data.loading.batches import eval_batches
     from islr.models import to_input
 
     model = Model.load(runs / "video")

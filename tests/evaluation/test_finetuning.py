@@ -16,10 +16,13 @@ from torch import Tensor, nn
 
 from islr.config import load_config
 from islr.config_files import shipped_configs
+from islr.data.loading.batches import TrainBatches
+from islr.data.loading.config import DataConfig
 from islr.data.loading.order import balanced_order
-from islr.data.loading.store import ClipStore, DataConfig, TrainBatches
+from islr.data.loading.store import ClipStore
 from islr.data.manifest import Manifest
-from islr.data.views.transforms import AugmentConfig, PoseAugmentConfig, train_view
+from islr.data.views.poses import PoseAugmentConfig
+from islr.data.views.views import AugmentConfig, train_view
 from islr.errors import Interrupted, UserError
 from islr.evaluation import finetune
 from islr.evaluation.evaluate import Scores, score

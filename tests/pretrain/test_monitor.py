@@ -10,7 +10,7 @@ from support.tiny_runs import PRETRAIN, write_config
 from torch import nn
 
 from islr.config import load_config
-from islr.data.loading.store import DataConfig
+from islr.data.loading.config import DataConfig
 from islr.data.manifest import Manifest
 from islr.models import create_model
 from islr.training.distributed.world import World

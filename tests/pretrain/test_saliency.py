@@ -12,14 +12,15 @@ from support.tiny_runs import PRETRAIN, write_config
 from typer.testing import CliRunner
 
 from islr.cli import app
-from islr.data.loading.store import ClipStore, DataConfig
+from islr.data.loading.config import DataConfig
+from islr.data.loading.store import ClipStore
 from islr.data.manifest import Manifest
 from islr.data.poses.pose import LEFT_HAND, RIGHT_HAND
 from islr.data.views.input_spec import InputSpec
 from islr.data.views.randaugment import RandAugmentConfig
 from islr.data.views.signer_boxes import FACE, signer_boxes
 from islr.data.views.source import ClipSource
-from islr.data.views.transforms import AugmentConfig, Shot, training_shot
+from islr.data.views.views import AugmentConfig, CroppedClip, training_crop
 from islr.errors import UserError
 from pretrain.maskfeat import MaskFeat, MaskFeatConfig
 from pretrain.masks.saliency import box_shares, cell_hands, cell_motion, check_poses
@@ -82,7 +83,7 @@ def test_boxes_follow_the_crop_the_mirror_and_the_frames(sources: list[ClipSourc
 
     for number, part in enumerate((LEFT_HAND, RIGHT_HAND, FACE)):
         for _ in range(6):
-            shot = training_shot(Painted(part), SPEC, CROPS, rng)  # type: ignore[arg-type]
+            shot = training_crop(Painted(part), SPEC, CROPS, rng)  # type: ignore[arg-type]
             boxes = signer_boxes(pose, shot, source.length)[:, number] * SPEC.size
             for frame, (left, top, right, bottom) in zip(shot.frames, boxes, strict=True):
                 rows, columns = np.nonzero(frame[..., 0] > 200)
@@ -96,7 +97,7 @@ def test_boxes_follow_the_crop_the_mirror_and_the_frames(sources: list[ClipSourc
 def test_poses_at_another_rate_and_missing_points(sources: list[ClipSource]) -> None:
     source = sources[0]
     pose = source.pose()
-    whole = Shot(np.zeros((8, 64, 64, 3), np.uint8), np.arange(8) * source.length // 8, (0, 0, 1, 1), False)
+    whole = CroppedClip(np.zeros((8, 64, 64, 3), np.uint8), np.arange(8) * source.length // 8, (0, 0, 1, 1), False)
     boxes = signer_boxes(pose, whole, source.length)
     twice = replace(pose, keypoints=pose.keypoints.repeat(2, axis=0), confidences=pose.confidences.repeat(2, axis=0))
     assert np.array_equal(signer_boxes(twice, whole, source.length), boxes)
@@ -126,7 +127,7 @@ def test_hands_are_hidden_more_often_in_rendered_clips(
     more = []  # share of the hands' area that is hidden, over what chance hides of it
     for source in sources:
         for seed in range(25):
-            hands = cell_hands(source, training_shot(source, SPEC, WHOLE, np.random.default_rng(seed)), WINDOW, 0.0)
+            hands = cell_hands(source, training_crop(source, SPEC, WHOLE, np.random.default_rng(seed)), WINDOW, 0.0)
             masks = [view(source, np.random.default_rng(seed))["mask"] for view in (by_hand, by_chance)]
             assert [mask.sum() for mask in masks] == [count, count]
             more.append((hands[masks[0]].sum() - hands[masks[1]].sum()) / hands.sum())
@@ -137,7 +138,7 @@ def test_hands_are_hidden_more_often_in_rendered_clips(
 
 
 def test_faces_count_as_much_as_asked(sources: list[ClipSource]) -> None:
-    shot = training_shot(sources[0], SPEC, AugmentConfig(scale=(1.0, 1.0), ratio=(1.0, 1.0)), np.random.default_rng(0))
+    shot = training_crop(sources[0], SPEC, AugmentConfig(scale=(1.0, 1.0), ratio=(1.0, 1.0)), np.random.default_rng(0))
     face = box_shares(signer_boxes(sources[0].pose(), shot, sources[0].length), (4, 8, 8))[2]
     hands, both, half = (cell_hands(sources[0], shot, (4, 8, 8), weight) for weight in (0.0, 1.0, 0.5))
     assert face.max() > 0.9  # some cell is full of face

@@ -11,7 +11,8 @@ import torch
 from safetensors.numpy import save_file
 
 from islr.config import validate
-from islr.data.loading.store import ClipStore, DataConfig
+from islr.data.loading.config import DataConfig
+from islr.data.loading.store import ClipStore
 from islr.data.manifest import Manifest
 from islr.errors import UserError
 from islr.evaluation.results import Result

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from islr.data.manifest import Clip, Manifest
-from islr.data.phonology import Columns, join, read_table
+from islr.data.phonology import Columns, join, read_asl_lex
 from islr.errors import UserError
 from probe import splits
 from probe.splits import Fold, Split, seen_sign, stratified_groups, unseen_sign, unseen_sign_signer
@@ -180,7 +180,7 @@ def test_files_round_trip_and_refuse_changes(tmp_path: Path) -> None:
 def test_equal_pictures_of_two_files_are_one_recording(tmp_path: Path) -> None:
     lexicon = tmp_path / "lexicon.csv"
     lexicon.write_text("EntryID,LemmaID,Shape\n" + "".join(f"w{i},w{i},{i % 4}\n" for i in range(4)))
-    table = read_table(lexicon, same_names("Shape"))
+    table = read_asl_lex(lexicon, same_names("Shape"))
     clips = [
         Clip(f"w{i}-{j}", f"w{i}-{j}.mp4", gloss=f"w{i}", label=0, split="test" if j == 2 else "train")
         for i in range(4)
@@ -222,7 +222,7 @@ def test_groups_join_homophones_lemmas_glosses_and_recordings(tmp_path: Path) ->
         "five,five,b,y,1\n"
         "six,six,c,x,2\n"
     )
-    table = read_table(
+    table = read_asl_lex(
         lexicon,
         same_names("Shape", "Place", "Hands"),
     )
@@ -244,7 +244,7 @@ def test_groups_join_homophones_lemmas_glosses_and_recordings(tmp_path: Path) ->
 def test_targets_are_independent_of_manifest_order_and_feature_choice(tmp_path: Path) -> None:
     lexicon = tmp_path / "lexicon.csv"
     lexicon.write_text("EntryID,LemmaID,Shape,Place\n" + "".join(f"w{i},w{i},{i % 3},{i % 4}\n" for i in range(24)))
-    table = read_table(lexicon, same_names("Shape", "Place"))
+    table = read_asl_lex(lexicon, same_names("Shape", "Place"))
     clips = [Clip(f"c{i:02d}", f"{i}.mp4", gloss=f"w{i}", label=0) for i in range(24)]
     marks = []
     for rows in (clips, clips[::-1]):

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from islr.data.loading.store import DataConfig, TrainBatches
+from islr.data.loading.batches import TrainBatches
+from islr.data.loading.config import DataConfig
 from islr.data.manifest import Clip, Manifest
 from islr.data.poses.pose import RIGHT_HAND, Pose
 from islr.data.views.source import ClipSource

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from islr.data.manifest import OK, Clip, Manifest
-from islr.data.packs.reader import is_packed, origin_of
+from islr.data.packs.format import is_packed
+from islr.data.packs.reader import origin_of
 from islr.errors import UserError
 from islr.files import file_sha256
 

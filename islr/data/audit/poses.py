@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from islr.data.manifest import OK, SPLITS, Clip, Manifest
-from islr.data.packs.reader import PackReader, is_packed
+from islr.data.packs.format import is_packed
+from islr.data.packs.reader import PackReader
 from islr.data.poses.pose import BODY, LEFT_HAND, LEFT_SHOULDER, RIGHT_HAND, RIGHT_SHOULDER, Pose, normalise, read_pose
 from islr.data.video.guard import DecodeError
 from islr.errors import UserError

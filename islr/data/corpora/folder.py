@@ -1,26 +1,13 @@
-"""Converters from a corpus as it lies on disk to a manifest; `CORPORA` lists them by name."""
+"""The converter of a folder of videos, with or without folders for splits and classes."""
 
-import os
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from islr.data.corpora.published import PUBLISHED
-from islr.data.corpora.wlasl import from_wlasl
+from islr.data.corpora.layout import SPLIT_NAMES, corpus_folders, data_root, pose_path
 from islr.data.manifest import OK, Clip, Manifest
-from islr.data.video.scan import Job, Progress, cache_beside, find_videos, scan
+from islr.data.video.scan import Progress, ScanJob, cache_beside, find_videos, scan
 from islr.errors import UserError
-
-# What people call the folders of a split.
-_SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
 
 
 def from_folder(
@@ -53,18 +40,47 @@ def from_folder(
         UserError: A folder is missing or empty, two videos differ only in suffix, or a video has no class
             folder.
     """
-    folder = Path(videos).resolve()
+    folder, pose_folder = corpus_folders(videos, poses)
     paths = find_videos(folder)
-    if poses is not None and not Path(poses).is_dir():
-        raise UserError(f"{poses}: no such folder of poses")
-    folders = [folder, *([Path(poses).resolve()] if poses is not None else [])]
-    base = Path(root).resolve() if root is not None else Path(os.path.commonpath(folders))
-    for inside in folders:
-        if not inside.is_relative_to(base):
-            raise UserError(f"{inside} is not inside the data root {base}")
-
+    base = data_root((folder, pose_folder), root)
     places = [PurePosixPath(path.relative_to(folder).as_posix()) for path in paths]
-    splits = [_SPLIT_NAMES.get(place.parts[0].lower(), "") if len(place.parts) > 1 else "" for place in places]
+    _check_names(places, folder)
+    splits, glosses = _splits_and_glosses(places, labelled, folder)
+    classes = tuple(sorted(set(glosses) - {""}))
+    index = {gloss: label for label, gloss in enumerate(classes)}
+    results = scan([ScanJob(path) for path in paths], base, workers=workers, cache=cache_beside(out), progress=progress)
+    clips = []
+    for path, place, split, gloss, found in zip(paths, places, splits, glosses, results, strict=True):
+        clip = Clip(
+            clip_id=place.with_suffix("").as_posix(),
+            path=path.relative_to(base).as_posix(),
+            gloss=gloss,
+            label=index.get(gloss),
+            split=split,
+            source=folder.name,
+            status=found.status,
+            pose=pose_path(pose_folder, place.with_suffix("").as_posix(), base),
+        )
+        if found.status == OK:
+            clip = replace(clip, frames=found.frames, fps=round(found.fps, 4), width=found.width, height=found.height)
+        clips.append(clip)
+    return Manifest(name or folder.name, tuple(clips), base, classes)
+
+
+def _check_names(places: Sequence[PurePosixPath], folder: Path) -> None:
+    """Refuse two videos that would be one clip."""
+    seen: dict[str, PurePosixPath] = {}
+    for place in places:
+        other = seen.setdefault(place.with_suffix("").as_posix(), place)
+        if other != place:
+            raise UserError(f"{folder}: {other} and {place} differ only in their suffix; rename one")
+
+
+def _splits_and_glosses(
+    places: Sequence[PurePosixPath], labelled: bool | None, folder: Path
+) -> tuple[list[str], list[str]]:
+    """Return the split of each video ("none" unless all are in a folder of a split) and its gloss ("" = unlabelled)."""
+    splits = [SPLIT_NAMES.get(place.parts[0].lower(), "") if len(place.parts) > 1 else "" for place in places]
     have_splits = all(splits)
     below = [place.parts[1:-1] if have_splits else place.parts[:-1] for place in places]
     if labelled is None:
@@ -72,36 +88,5 @@ def from_folder(
     elif labelled and not all(below):
         lost = places[[bool(parts) for parts in below].index(False)]
         raise UserError(f"{folder / lost}: is in no class folder, but the corpus is said to be labelled")
-    classes = tuple(sorted({parts[0] for parts in below})) if labelled else ()
-    index = {gloss: label for label, gloss in enumerate(classes)}
-
-    clips: list[Clip] = []
-    seen: dict[str, PurePosixPath] = {}
-    results = scan([Job(path) for path in paths], base, workers=workers, cache=cache_beside(out), progress=progress)
-    for path, place, split, parts, found in zip(paths, places, splits, below, results, strict=True):
-        clip_id = place.with_suffix("").as_posix()
-        if clip_id in seen:
-            raise UserError(f"{folder}: {seen[clip_id]} and {place} differ only in their suffix; rename one")
-        seen[clip_id] = place
-        present = found.status == OK
-        pose = folders[-1] / f"{clip_id}.npz"
-        clips.append(
-            Clip(
-                clip_id=clip_id,
-                path=path.relative_to(base).as_posix(),
-                gloss=parts[0] if labelled else "",
-                label=index[parts[0]] if labelled else None,
-                split=split if have_splits else "none",
-                source=folder.name,
-                frames=found.frames if present else None,
-                fps=round(found.fps, 4) if present else None,
-                width=found.width if present else None,
-                height=found.height if present else None,
-                status=found.status,
-                pose=pose.relative_to(base).as_posix() if poses is not None and pose.is_file() else "",
-            )
-        )
-    return Manifest(name or folder.name, tuple(clips), base, classes)
-
-
-CORPORA: dict[str, Callable[..., Manifest]] = {"wlasl": from_wlasl, "folder": from_folder, **PUBLISHED}
+    glosses = [parts[0] if labelled else "" for parts in below]
+    return (splits if have_splits else ["none"] * len(places)), glosses

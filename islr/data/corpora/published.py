@@ -6,34 +6,25 @@ whose file is absent stays in it as missing. Time ranges are decoded in place, s
 
 import csv
 import io
-import json
-import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from islr.data.corpora.layout import SPLIT_NAMES, corpus_folders, data_root, pose_path, read_json, read_text
 from islr.data.corpora.youtube import youtube_id
 from islr.data.manifest import CORRUPT, MISSING, OK, Box, Clip, Manifest
-from islr.data.video.scan import Job, Progress, Range, Scanned, cache_beside, find_videos, scan
+from islr.data.video.scan import Progress, Range, ScanJob, Scanned, cache_beside, find_videos, scan
 from islr.errors import UserError
 from islr.files import file_sha256
 
 Paths = str | Path | Sequence[str | Path]
-_SPLITS = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validate": "val",
-    "validation": "val",
-    "dev": "val",
-}
-_SPLITS |= {"test": "test"}
 
 
 @dataclass(frozen=True)
-class Row:
+class ListedClip:
     """One clip of a published list; `stem` is its file's name without suffix, `box` is relative (0..1)."""
 
     clip_id: str
@@ -48,7 +39,7 @@ class Row:
 
 
 def assemble(
-    rows: Sequence[Row],
+    rows: Sequence[ListedClip],
     videos: str | Path,
     *,
     name: str,
@@ -76,31 +67,21 @@ def assemble(
     Raises:
         UserError: A clip id occurs twice, a folder is missing, or not one video belongs to the list.
     """
-    folders = [Path(folder).resolve() for folder in (videos, *([poses] if poses is not None else []))]
-    base = Path(root).resolve() if root is not None else Path(os.path.commonpath(folders))
-    seen: set[str] = set()
-    for row in rows:
-        if row.clip_id in seen:
-            raise UserError(f"{name}: clip '{row.clip_id}' is listed twice")
-        seen.add(row.clip_id)
-    stems = {row.stem for row in rows}
-    found = [path for path in find_videos(folders[0]) if path.stem in stems]
-    if not found:
+    folder, pose_folder = corpus_folders(videos, poses)
+    base = data_root((folder, pose_folder), root)
+    repeated = [clip_id for clip_id, times in Counter(row.clip_id for row in rows).items() if times > 1]
+    if repeated:
+        raise UserError(f"{name}: clip '{repeated[0]}' is listed twice")
+    jobs = _scan_jobs(rows, find_videos(folder))
+    if not jobs:
         raise UserError(f"{videos}: no video belongs to the list; names look like '{rows[0].stem}.mp4'")
-    files = {path.stem: path for path in reversed(found)}
-    ranges: dict[str, dict[Range, None]] = {}
-    for row in rows:
-        if row.start is not None or row.end is not None:
-            ranges.setdefault(row.stem, {})[row.start, row.end] = None
-    jobs = [Job(path, tuple(ranges.get(stem, {}))) for stem, path in files.items()]
     results = scan(jobs, base, workers=workers, cache=cache_beside(out), progress=progress)
     scanned = {job.path.stem: (job, result) for job, result in zip(jobs, results, strict=True)}
     names = list(classes) if classes is not None else sorted({row.gloss for row in rows if row.gloss})
     index = {gloss: label for label, gloss in enumerate(names)}
     clips = []
     for row in rows:
-        job, result = scanned.get(row.stem, (Job(folders[0] / f"{row.stem}.mp4"), Scanned(MISSING)))
-        pose = folders[-1] / f"{row.clip_id}.npz"
+        job, result = scanned.get(row.stem, (ScanJob(folder / f"{row.stem}.mp4"), Scanned(MISSING)))
         clips.append(
             Clip(
                 clip_id=row.clip_id,
@@ -110,7 +91,7 @@ def assemble(
                 split=row.split,
                 signer=row.signer,
                 source=name,
-                pose=pose.relative_to(base).as_posix() if poses is not None and pose.is_file() else "",
+                pose=pose_path(pose_folder, row.clip_id, base),
                 **_measured(row, job, result),
             )
         )
@@ -118,7 +99,18 @@ def assemble(
     return Manifest(name, tuple(clips), base, tuple(names), hashes)
 
 
-def _measured(row: Row, job: Job, result: Scanned) -> dict[str, Any]:
+def _scan_jobs(rows: Sequence[ListedClip], found: Sequence[Path]) -> list[ScanJob]:
+    """Return the files that rows name, each with the time ranges that are clips of it."""
+    stems = {row.stem for row in rows}
+    files = {path.stem: path for path in reversed(found) if path.stem in stems}
+    ranges: dict[str, dict[Range, None]] = {}
+    for row in rows:
+        if row.start is not None or row.end is not None:
+            ranges.setdefault(row.stem, {})[row.start, row.end] = None
+    return [ScanJob(path, tuple(ranges.get(stem, {}))) for stem, path in files.items()]
+
+
+def _measured(row: ListedClip, job: ScanJob, result: Scanned) -> dict[str, Any]:
     """The columns of a clip that come from decoding its file."""
     start, end, frames = row.start, row.end, result.frames
     if result.status != OK:
@@ -149,9 +141,9 @@ def _measured(row: Row, job: Job, result: Scanned) -> dict[str, Any]:
 
 def from_openasl(tsv: str | Path, videos: str | Path, *, boxes: str | Path | None = None, **options: Any) -> Manifest:
     """OpenASL: a tsv with vid, yid, start, end (and split); `<yid>.mp4` are whole videos; boxes by vid."""
-    known = _json(boxes, dict) if boxes is not None else {}
+    known = read_json(boxes, dict) if boxes is not None else {}
     rows = [
-        Row(
+        ListedClip(
             clip_id=cells["vid"],
             stem=cells["yid"],
             split=_split(cells.get("split", "none"), where),
@@ -172,7 +164,7 @@ def from_kinetics(lists: Paths, videos: str | Path, **options: Any) -> Manifest:
     for where, cells in _tables(files, ("youtube_id", "time_start", "time_end", "split")):
         first, last = (round(_seconds(cells[key], where)) for key in ("time_start", "time_end"))
         stem = f"{cells['youtube_id']}_{first:06d}_{last:06d}"
-        rows.append(Row(stem, stem, cells.get("label", ""), _split(cells["split"], where)))
+        rows.append(ListedClip(stem, stem, cells.get("label", ""), _split(cells["split"], where)))
     return assemble(rows, videos, name="kinetics", sources=files, **options)
 
 
@@ -184,7 +176,7 @@ def from_asl_citizen(lists: Paths, videos: str | Path, **options: Any) -> Manife
         split = _split(path.stem, str(path))
         for _, cells in _table(path, ("Participant ID", "Video file", "Gloss")):
             stem = Path(cells["Video file"]).stem
-            rows.append(Row(stem, stem, cells["Gloss"], split, cells["Participant ID"]))
+            rows.append(ListedClip(stem, stem, cells["Gloss"], split, cells["Participant ID"]))
     return assemble(rows, videos, name="asl-citizen", sources=files, **options)
 
 
@@ -197,7 +189,7 @@ def from_msasl(lists: Paths, videos: str | Path, *, subset: int | None = None, *
     rows, names = [], dict[int, str]()
     for path in files:
         split = _split(path.stem.split("_")[-1].split(".")[0], str(path))
-        for number, item in enumerate(_json(path, list)):
+        for number, item in enumerate(read_json(path, list)):
             where = f"{path} entry {number}"
             try:
                 label, text, url = int(item["label"]), str(item["clean_text"]), str(item["url"])
@@ -217,7 +209,7 @@ def from_msasl(lists: Paths, videos: str | Path, *, subset: int | None = None, *
             names.setdefault(label, text)
             clip_id = f"{split}_{number:05d}_{video}"
             box = _box([x0, y0, x1, y1], where)
-            rows.append(Row(clip_id, video, names[label], split, signer, start, end, box))
+            rows.append(ListedClip(clip_id, video, names[label], split, signer, start, end, box))
     classes = [names.get(label, str(label)) for label in range(max(names, default=-1) + 1)]
     return assemble(rows, videos, name="msasl", sources=files, classes=classes, **options)
 
@@ -229,12 +221,12 @@ def from_autsl(lists: Paths, videos: str | Path, *, signs: str | Path, **options
     rows = []
     for path in files:
         split = _split(path.stem.split("_")[0], str(path))
-        for line in _text(path).splitlines():
+        for line in read_text(path).splitlines():
             clip, _, label = line.partition(",")
             if not clip or not label.strip().isdigit() or int(label) not in names:
                 raise UserError(f"{path}: '{line}' is not `signerX_sampleY,class` with a class of {signs}")
             signer = clip.split("_")[0].removeprefix("signer")
-            rows.append(Row(clip, f"{clip}_color", names[int(label)], split, signer))
+            rows.append(ListedClip(clip, f"{clip}_color", names[int(label)], split, signer))
     classes = [names[label] for label in sorted(names)]
     return assemble(rows, videos, name="autsl", sources=[*files, signs], classes=classes, **options)
 
@@ -253,7 +245,7 @@ def from_lsa64(
     """
     names: dict[int, str] = {}
     if signs is not None:
-        names = {int(line.split("|")[0]): line.split("|")[1] for line in _text(signs).splitlines() if "|" in line}
+        names = {int(line.split("|")[0]): line.split("|")[1] for line in read_text(signs).splitlines() if "|" in line}
     rows = []
     for path in find_videos(videos):
         match = re.fullmatch(r"(\d{3})_(\d{3})_(\d{3})", path.stem)
@@ -261,7 +253,7 @@ def from_lsa64(
             raise UserError(f"{path}: LSA64 files are named SSS_PPP_RRR.mp4")
         sign, person = int(match[1]), int(match[2])
         split = "test" if person in test_signers else "val" if person in val_signers else "train"
-        rows.append(Row(path.stem, path.stem, names.get(sign, f"{sign:03d}"), split, str(person)))
+        rows.append(ListedClip(path.stem, path.stem, names.get(sign, f"{sign:03d}"), split, str(person)))
     sources = [signs] if signs is not None else []
     return assemble(rows, videos, name="lsa64", sources=sources, **options)
 
@@ -277,16 +269,16 @@ def from_slovo(annotations: str | Path, videos: str | Path, **options: Any) -> M
         span = (round(_seconds(cells["begin"], where)), round(_seconds(cells["end"], where)))
         split = "train" if cells["train"].lower() in ("true", "1") else "test"
         stem = cells["attachment_id"]
-        rows.append(Row(stem, stem, cells["text"], split, cells["user_id"], frame_range=span))
+        rows.append(ListedClip(stem, stem, cells["text"], split, cells["user_id"], frame_range=span))
     return assemble(rows, videos, name="slovo", sources=[annotations], **options)
 
 
 def from_id_list(ids: str | Path, videos: str | Path, *, name: str = "youtube-asl", **options: Any) -> Manifest:
     """A list of video ids, one a line (YouTube-ASL): whole unlabelled videos."""
-    listed = [line.strip() for line in _text(ids).splitlines() if line.strip()]
+    listed = [line.strip() for line in read_text(ids).splitlines() if line.strip()]
     if not listed:
         raise UserError(f"{ids}: lists no video ids")
-    return assemble([Row(i, i) for i in dict.fromkeys(listed)], videos, name=name, sources=[ids], **options)
+    return assemble([ListedClip(i, i) for i in dict.fromkeys(listed)], videos, name=name, sources=[ids], **options)
 
 
 PUBLISHED: dict[str, Callable[..., Manifest]] = {
@@ -305,28 +297,9 @@ def _paths(lists: Paths) -> list[Path]:
     return [Path(lists)] if isinstance(lists, str | Path) else [Path(path) for path in lists]
 
 
-def _text(path: str | Path) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as text ({error})") from error
-
-
-def _json(path: str | Path, kind: type) -> Any:
-    try:
-        content = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not valid json ({error})") from error
-    if not isinstance(content, kind):
-        raise UserError(f"{path}: holds no {'list' if kind is list else 'mapping'}")
-    return content
-
-
 def _table(path: str | Path, wanted: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """(where, cells) of each row of a csv or tsv with a header that has the wanted columns."""
-    text = _text(path)
+    text = read_text(path)
     delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     absent = [column for column in wanted if column not in (reader.fieldnames or [])]
@@ -350,9 +323,9 @@ def _tables(paths: Sequence[Path], wanted: Sequence[str]) -> Iterator[tuple[str,
 def _split(text: str, where: str) -> str:
     if text.lower() in ("", "none"):
         return "none"
-    if text.lower() not in _SPLITS:
-        raise UserError(f"{where}: unknown split '{text}'; known are {', '.join(_SPLITS)}")
-    return _SPLITS[text.lower()]
+    if text.lower() not in SPLIT_NAMES:
+        raise UserError(f"{where}: unknown split '{text}'; known are {', '.join(SPLIT_NAMES)}")
+    return SPLIT_NAMES[text.lower()]
 
 
 def _seconds(text: str, where: str) -> float:

@@ -4,30 +4,29 @@ Every instance of the json becomes a row, whether or not its file is there, so t
 depends on which mirror the videos came from.
 """
 
-import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from islr.data.corpora.wlasl_json import Instance, _read_json, read_instances
-from islr.data.fetch.table import trimmed_ids
+from islr.data.corpora.layout import corpus_folders, data_root, pose_path, read_json, read_text
+from islr.data.corpora.wlasl_json import Instance, read_instances
 from islr.data.labels import Labels, read_labels, revise
 from islr.data.manifest import MISSING, OK, Box, Clip, Manifest
-from islr.data.video.scan import Job, Progress, Range, Scanned, cache_beside, find_videos, scan
+from islr.data.video.scan import Progress, Range, ScanJob, Scanned, cache_beside, find_videos, scan
 from islr.errors import UserError
 from islr.files import file_sha256
 
 SUBSETS = (100, 300, 1000, 2000)
 # A clip that was already cut has the length of its range; re-encoding and rounding move it by a few frames.
 _PRE_CUT_TOLERANCE_S = 0.2
-# Picture heights that the source sites deliver. Boxes are in pixels of the original, and mirrors shrink
-# files.
+# Picture heights that the source sites deliver; boxes are in pixels of the original, which mirrors shrink.
 _USUAL_HEIGHTS = (180, 192, 240, 270, 288, 320, 360, 370, 400, 414, 480, 540, 576, 720, 1080)
 _MOST_RESPELT = 0.01  # share of classes; a list in another order differs almost everywhere
 _BOX_SLACK = 1.01  # detectors round outwards
+_ABSENT = Scanned(MISSING)
 
 
 def from_wlasl(
@@ -41,6 +40,7 @@ def from_wlasl(
     labels: Labels | str | Path | Sequence[str | Path] | None = None,
     label_names: str | Path | None = None,
     pattern: str = "{id}",
+    trimmed: Collection[str] = (),
     name: str = "wlasl",
     root: str | Path | None = None,
     workers: int | None = None,
@@ -64,6 +64,7 @@ def from_wlasl(
         label_names: The class names of numbered labels, one a line.
         pattern: What a file is called, without suffix: `{id}`, `{gloss}` and `{n}` stand for the video id, the gloss
             and any number, e.g. `{gloss}_{id}_{n}`.
+        trimmed: Ids of the videos that are cut to their time range already (`islr.data.fetch.table.trimmed_ids`).
         name: The corpus's name.
         root: The data root; None = the folder that holds both videos and poses.
         out: Where the manifest is going to be saved; what the scan finds is kept beside it for the next time.
@@ -72,15 +73,62 @@ def from_wlasl(
     Raises:
         UserError: A file or folder is missing or not what it should be.
     """
+    listing = _listing(json, nslt, class_list, subset)
+    folder, pose_folder = corpus_folders(videos, poses)
+    base = data_root((folder, pose_folder), root)
+    files, unused = _match(find_videos(folder), {instance.video_id for instance in listing.instances}, pattern)
+    jobs = [
+        ScanJob(files[instance.video_id], () if instance.span == (None, None) else (instance.span,))
+        for instance in listing.instances
+        if instance.video_id in files
+    ]
+    results = scan(jobs, base, workers=workers, cache=cache_beside(out), progress=progress)
+    found = {job.path: result for job, result in zip(jobs, results, strict=True)}
+    counts: Counter[str] = Counter()
+    clips = []
+    for instance in listing.instances:
+        if instance.video_id in trimmed:
+            instance = replace(instance, span=(None, None))
+            counts["ranges_of_clips_already_cut"] += 1
+        path = files.get(instance.video_id)
+        clip = _clip(instance, path or folder / f"{instance.video_id}.mp4", found.get(path, _ABSENT), base, counts)
+        if pose_folder is not None:
+            clip = replace(clip, pose=pose_path(pose_folder, instance.video_id, base))
+            counts["clips_with_video_but_no_pose"] += clip.status == OK and not clip.pose
+        clips.append(clip)
+    notes = {
+        **listing.notes,
+        "video_files_not_in_json": unused,
+        "same_origin": _same_origin(listing.instances),
+        **dict(sorted(counts.items())),
+    }
+    manifest = Manifest(name, tuple(clips), base, tuple(listing.glosses), listing.sources, notes)
+    if labels is None:
+        return manifest
+    if not isinstance(labels, Labels):
+        labels = read_labels(labels, label_names)
+    return revise(manifest, labels, only_used=subset is not None)
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What the list files say: the instances to find, the class names, the files' hashes, and notes."""
+
+    instances: list[Instance]
+    glosses: list[str]
+    sources: dict[str, str]
+    notes: dict[str, Any]
+
+
+def _listing(json: str | Path, nslt: str | Path | None, class_list: str | Path | None, subset: int | None) -> _Listing:
+    """Read the json, check it against the other list files, and keep the clips of the nslt json and the subset."""
     instances, glosses = read_instances(json)
-    sources = {Path(json).name: file_sha256(json)}
+    sources = {Path(path).name: file_sha256(path) for path in (json, nslt, class_list) if path is not None}
     notes: dict[str, Any] = {"instances_in_json": len(instances), "glosses_in_json": len(glosses)}
     if nslt is not None:
         instances = _check_nslt(instances, glosses, Path(nslt), notes)
-        sources[Path(nslt).name] = file_sha256(nslt)
     if class_list is not None:
         notes["classes_spelt_otherwise"] = _check_class_list(glosses, Path(class_list))
-        sources[Path(class_list).name] = file_sha256(class_list)
     if subset is not None:
         if not 0 < subset <= len(glosses):
             raise UserError(f"subset {subset}: {json} has {len(glosses)} glosses; usual are {SUBSETS}")
@@ -88,44 +136,7 @@ def from_wlasl(
         glosses = glosses[:subset]
     elif nslt is not None:
         glosses = glosses[: max(instance.label for instance in instances) + 1]
-    folder = Path(videos).resolve()
-    files, unused = _match(find_videos(folder), {instance.video_id for instance in instances}, pattern)
-    notes["video_files_not_in_json"] = unused
-    folders = [folder] if poses is None else [folder, _folder(poses)]
-    base = Path(root).resolve() if root is not None else Path(os.path.commonpath(folders))
-    for inside in folders:
-        if not inside.is_relative_to(base):
-            raise UserError(f"{inside} is not inside the data root {base}")
-
-    jobs = [
-        Job(files[instance.video_id], () if instance.span == (None, None) else (instance.span,))
-        for instance in instances
-        if instance.video_id in files
-    ]
-    results = scan(jobs, base, workers=workers, cache=cache_beside(out), progress=progress)
-    scanned = {job.path: result for job, result in zip(jobs, results, strict=True)}
-    counts: Counter[str] = Counter()
-    cut = trimmed_ids(folder)
-    clips = []
-    for instance in instances:
-        path = files.get(instance.video_id)
-        if instance.video_id in cut:
-            instance = replace(instance, span=(None, None))
-            counts["ranges_of_clips_already_cut"] += 1
-        clip = _clip(instance, path, scanned[path] if path else Scanned(MISSING), base, folder, counts)
-        if poses is not None:
-            pose = folders[1] / f"{instance.video_id}.npz"
-            counts["clips_with_video_but_no_pose"] += clip.status == OK and not pose.is_file()
-            clip = replace(clip, pose=pose.relative_to(base).as_posix() if pose.is_file() else "")
-        clips.append(clip)
-    notes["same_origin"] = _same_origin(instances)
-    notes |= sorted(counts.items())
-    manifest = Manifest(name, tuple(clips), base, tuple(glosses), sources, notes)
-    if labels is None:
-        return manifest
-    if not isinstance(labels, Labels):
-        labels = read_labels(labels, label_names)
-    return revise(manifest, labels, only_used=subset is not None)
+    return _Listing(instances, glosses, sources, notes)
 
 
 def fit_box(box: Box, width: int, height: int) -> tuple[Box | None, bool]:
@@ -155,12 +166,10 @@ def _same_origin(instances: list[Instance]) -> list[list[str]]:
     return [ids for ids in groups.values() if len(ids) > 1]
 
 
-def _clip(
-    instance: Instance, path: Path | None, found: Scanned, base: Path, folder: Path, counts: Counter[str]
-) -> Clip:
+def _clip(instance: Instance, path: Path, found: Scanned, base: Path, counts: Counter[str]) -> Clip:
     clip = Clip(
         clip_id=instance.video_id,
-        path=(path or folder / f"{instance.video_id}.mp4").relative_to(base).as_posix(),
+        path=path.relative_to(base).as_posix(),
         gloss=instance.gloss,
         label=instance.label,
         split=instance.split,
@@ -221,7 +230,7 @@ def _match(files: Iterable[Path], wanted: set[str], pattern: str) -> tuple[dict[
 
 
 def _check_nslt(instances: list[Instance], glosses: list[str], path: Path, notes: dict[str, Any]) -> list[Instance]:
-    entries = _read_json(path)
+    entries = read_json(path, dict)
     known = {instance.video_id: instance for instance in instances}
     try:
         listed = {str(key): (str(value["subset"]), int(value["action"][0])) for key, value in entries.items()}
@@ -246,11 +255,9 @@ def _check_nslt(instances: list[Instance], glosses: list[str], path: Path, notes
 def _check_class_list(glosses: Sequence[str], path: Path) -> list[str]:
     """Classes that the list `index<TAB>gloss` names otherwise than the json."""
     try:
-        rows = [line.split("\t") for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        rows = [line.split("\t") for line in read_text(path).splitlines() if line.strip()]
         listed = {int(index): name.strip() for index, name in rows}
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: not a class list, lines of index, tab, gloss ({error})") from error
     other = {i: name for i, name in listed.items() if name != (glosses[i] if 0 <= i < len(glosses) else "")}
     if len(listed) != len(glosses) or len(other) > max(1, len(glosses) * _MOST_RESPELT):
@@ -259,9 +266,3 @@ def _check_class_list(glosses: Sequence[str], path: Path) -> list[str]:
             "the files do not belong together"
         )
     return [f"{i}: {name}, in the json {glosses[i]}" for i, name in sorted(other.items())]
-
-
-def _folder(path: str | Path) -> Path:
-    if not Path(path).is_dir():
-        raise UserError(f"{path}: no such folder of poses")
-    return Path(path).resolve()

@@ -1,6 +1,5 @@
 """The WLASL v0.3 json: one instance per row, its URL, frame range and box."""
 
-import json as json_format
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from islr.data.corpora.layout import read_json
 from islr.data.manifest import Box
 from islr.data.video.scan import Range
 from islr.errors import UserError
@@ -37,8 +37,8 @@ def read_instances(path: str | Path) -> tuple[list[Instance], list[str]]:
     Raises:
         UserError: The file is missing, not json, or not of the WLASL schema.
     """
-    entries = _read_json(Path(path))
-    if not isinstance(entries, list) or not entries:
+    entries = read_json(path, list)
+    if not entries:
         raise UserError(f"{path}: a WLASL json is a list of glosses with their instances")
     instances: list[Instance] = []
     glosses: list[str] = []
@@ -83,12 +83,3 @@ def _instance(item: Mapping[str, Any], gloss: str, label: int) -> Instance:
         span=span_of(int(item.get("frame_start", 1)), int(item.get("frame_end", -1))),
         box=box,
     )
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json_format.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid json ({error})") from error

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from islr.data.corpora.wlasl_json import Instance
 from islr.data.fetch import table
-from islr.data.fetch.cut import Checked, Checker
-from islr.data.fetch.table import Row, Table
+from islr.data.fetch.cut import CheckedVideo, Checker
+from islr.data.fetch.table import FetchedClip, FetchTable
 from islr.data.video.guard import DecodeError
 from islr.data.video.scan import VIDEO_SUFFIXES
 from islr.files import file_sha256, write_atomic_with
@@ -48,7 +48,7 @@ class ClipFiles:
         self,
         folder: Path,
         work: Path,
-        rows: Table,
+        rows: FetchTable,
         ids: Iterable[str],
         workers: int,
         trim: bool,
@@ -83,7 +83,7 @@ class ClipFiles:
                 return True
         elif path is not None:
             found = self._result(path)
-            if isinstance(found, Checked):
+            if isinstance(found, CheckedVideo):
                 self._rows.put(_row(instance, "was there before", path, found, "", 0))
                 return True
         return row is not None and row.outcome in table.FINAL and row.url == instance.url and not retry_dead
@@ -93,7 +93,7 @@ class ClipFiles:
 
         What is kept whole is decoded once for all clips.
         """
-        whole: Checked | DecodeError | None = None
+        whole: CheckedVideo | DecodeError | None = None
         for instance in clips:
             try:
                 if self._trim and instance.span != (None, None):
@@ -117,7 +117,7 @@ class ClipFiles:
         old = self._rows.get(instance.video_id)
         kept = old.sha256 if old is not None and instance.video_id in self._there else ""
         self._rows.put(
-            Row(
+            FetchedClip(
                 video_id=instance.video_id,
                 outcome=outcome,
                 detail=detail,
@@ -129,7 +129,7 @@ class ClipFiles:
             )
         )
 
-    def _name(self, instance: Instance, path: Path, found: Checked, trimmed: str, attempts: int) -> None:
+    def _name(self, instance: Instance, path: Path, found: CheckedVideo, trimmed: str, attempts: int) -> None:
         """Give a file that was found good the name of its clip."""
         target = self._folder / f"{instance.video_id}{found.suffix}"
         if trimmed == "yes":
@@ -141,13 +141,13 @@ class ClipFiles:
             old.unlink(missing_ok=True)  # the same clip in another container
         self._rows.put(_row(instance, "", target, found, trimmed, attempts))
 
-    def _result(self, path: Path) -> Checked | DecodeError:
+    def _result(self, path: Path) -> CheckedVideo | DecodeError:
         try:
             return self._checked(path)
         except DecodeError as error:
             return error
 
-    def _checked(self, path: Path, instance: Instance | None = None, made: Path | None = None) -> Checked:
+    def _checked(self, path: Path, instance: Instance | None = None, made: Path | None = None) -> CheckedVideo:
         checker = self._idle.get()
         try:
             return checker.run(path, instance.span if instance else None, made, self._stop)
@@ -155,8 +155,8 @@ class ClipFiles:
             self._idle.put(checker)
 
 
-def _row(instance: Instance, detail: str, path: Path, found: Checked, trimmed: str, attempts: int) -> Row:
-    return Row(
+def _row(instance: Instance, detail: str, path: Path, found: CheckedVideo, trimmed: str, attempts: int) -> FetchedClip:
+    return FetchedClip(
         video_id=instance.video_id,
         outcome=table.OK,
         detail=detail,

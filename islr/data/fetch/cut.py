@@ -10,7 +10,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from islr.data.fetch.http import Stopped
+from islr.data.fetch.failure import Stopped
 from islr.data.video.decode import measure, play
 from islr.data.video.guard import HEAD_BYTES, DecodeError, container_suffix
 from islr.data.video.scan import Range, deadline_of
@@ -29,7 +29,7 @@ SHORTEST_S = 8.5 / 25
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedVideo:
     """A video that decodes: its real container's suffix, and what it holds."""
 
     suffix: str
@@ -39,7 +39,7 @@ class Checked:
     height: int
 
 
-def check(path: Path) -> Checked:
+def check(path: Path) -> CheckedVideo:
     """Decode a file from its first frame to its last.
 
     Raises:
@@ -53,10 +53,10 @@ def check(path: Path) -> Checked:
     seconds = info.frames / info.fps if info.fps else 0.0
     if seconds < SHORTEST_S:
         raise DecodeError("no frames", path, f"{info.frames} frames are shorter than any sign")
-    return Checked(suffix, info.frames, info.fps, info.width, info.height)
+    return CheckedVideo(suffix, info.frames, info.fps, info.width, info.height)
 
 
-def cut(path: Path, span: Range, target: Path) -> Checked:
+def cut(path: Path, span: Range, target: Path) -> CheckedVideo:
     """Write the frames of a time range to an mp4 of their own: same pictures, upright, same times, no sound.
 
     Raises:
@@ -100,7 +100,7 @@ class Checker:
     def __init__(self) -> None:
         self._worker: Worker | None = None
 
-    def run(self, path: Path, span: Range | None, target: Path | None, stop: threading.Event) -> Checked:
+    def run(self, path: Path, span: Range | None, target: Path | None, stop: threading.Event) -> CheckedVideo:
         """`check(path)`, or `cut(path, span, target)` if there is a range, within the file's deadline.
 
         Raises:
@@ -132,7 +132,7 @@ class Checker:
             self._worker = None
 
 
-def _check_or_cut(job: tuple[Path, Range | None, Path | None], clock: Clock) -> Checked:
+def _check_or_cut(job: tuple[Path, Range | None, Path | None], clock: Clock) -> CheckedVideo:
     path, span, target = job
     clock.begin(0, deadline_of(path))
     try:

@@ -42,7 +42,7 @@ _SAFE = "/:?#[]@!$&'()*+,;=%~"
 
 
 @dataclass(frozen=True)
-class Limits:
+class TransferLimits:
     """What a transfer may cost: seconds without an answer or data, bytes, and whether private hosts are allowed."""
 
     timeout: float = 30.0
@@ -50,7 +50,7 @@ class Limits:
     allow_private: bool = False
 
 
-class Failure(Exception):
+class FetchFailure(Exception):
     """An attempt failed.
 
     Attributes:
@@ -77,37 +77,37 @@ def host_of(url: str) -> str:
     """The host of an http(s) address.
 
     Raises:
-        Failure: It is no such address, or carries a password.
+        FetchFailure: It is no such address, or carries a password.
     """
     if any(ord(character) < 32 for character in url):
-        raise Failure(table.BAD_LINK, "a control character in the address")
+        raise FetchFailure(table.BAD_LINK, "a control character in the address")
     try:
         parts = urllib.parse.urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise Failure(table.BAD_LINK, str(error)) from None
+        raise FetchFailure(table.BAD_LINK, str(error)) from None
     if parts.scheme not in ("http", "https"):
-        raise Failure(table.BAD_LINK, f"neither http nor https: {url or 'no address'}")
+        raise FetchFailure(table.BAD_LINK, f"neither http nor https: {url or 'no address'}")
     if not host or "@" in parts.netloc:
-        raise Failure(table.BAD_LINK, "no host in the address, or a password")
+        raise FetchFailure(table.BAD_LINK, "no host in the address, or a password")
     return host
 
 
-def download(url: str, target: Path, limits: Limits, stop: threading.Event) -> None:
+def download(url: str, target: Path, limits: TransferLimits, stop: threading.Event) -> None:
     """Make one attempt at getting a file.
 
     What comes is collected in `<target>.partial`, which the next attempt continues if the host can (RFC 9110,
     section 13.1.5: only with a validator that shows that the file is still the same).
 
     Raises:
-        Failure: It did not come, or what came is not a video by its first bytes.
+        FetchFailure: It did not come, or what came is not a video by its first bytes.
         Stopped: `stop` was set.
         OSError: The disk refuses.
     """
     partial, about = target.with_name(target.name + ".partial"), target.with_name(target.name + ".json")
     try:
         _attempt(url, partial, about, limits, stop)
-    except Failure as failure:
+    except FetchFailure as failure:
         if failure.outcome in table.FINAL:
             partial.unlink(missing_ok=True)
             about.unlink(missing_ok=True)
@@ -116,7 +116,7 @@ def download(url: str, target: Path, limits: Limits, stop: threading.Event) -> N
     about.unlink(missing_ok=True)
 
 
-def _attempt(url: str, partial: Path, about: Path, limits: Limits, stop: threading.Event) -> None:
+def _attempt(url: str, partial: Path, about: Path, limits: TransferLimits, stop: threading.Event) -> None:
     """Complete `partial`, whose address and validator are kept in `about`."""
     have, validator = _progress(partial, about, url)
     headers = {"Range": f"bytes={have}-", "If-Range": validator} if have else {}
@@ -126,12 +126,12 @@ def _attempt(url: str, partial: Path, about: Path, limits: Limits, stop: threadi
             found = _RANGE.match(answer.headers.get("Content-Range", ""))
             if found is None or int(found[1]) != have:
                 partial.unlink(missing_ok=True)
-                raise Failure(table.SERVER_ERROR, "an answer that does not continue the file", retry=True)
+                raise FetchFailure(table.SERVER_ERROR, "an answer that does not continue the file", retry=True)
             total = int(found[2])
         else:
             have = 0
         if total is not None and total > limits.max_bytes:
-            raise Failure(table.TOO_LARGE, f"{total} bytes")
+            raise FetchFailure(table.TOO_LARGE, f"{total} bytes")
         write_atomic(about, json.dumps({"url": url, "validator": _validator(answer.headers)}))
         with partial.open("ab" if have else "wb") as file:
             _receive(answer, file, have, total, limits, stop)
@@ -139,10 +139,12 @@ def _attempt(url: str, partial: Path, about: Path, limits: Limits, stop: threadi
             os.fsync(file.fileno())
     if not _is_video(partial):
         kind = answer.headers.get_content_type()
-        raise Failure(table.WRONG_TYPE, f"no video by its first bytes; the host says {kind}")
+        raise FetchFailure(table.WRONG_TYPE, f"no video by its first bytes; the host says {kind}")
 
 
-def _receive(answer: Any, file: BinaryIO, have: int, total: int | None, limits: Limits, stop: threading.Event) -> None:
+def _receive(
+    answer: Any, file: BinaryIO, have: int, total: int | None, limits: TransferLimits, stop: threading.Event
+) -> None:
     """Write the body of an answer to a file that has `have` bytes, until `total`."""
     began, come, head = time.monotonic(), 0, bytearray()
     for chunk in _chunks(answer):
@@ -157,12 +159,12 @@ def _receive(answer: Any, file: BinaryIO, have: int, total: int | None, limits: 
         if stop.is_set():
             raise Stopped
         if have + come > limits.max_bytes:
-            raise Failure(table.TOO_LARGE, f"more than {limits.max_bytes} bytes")
+            raise FetchFailure(table.TOO_LARGE, f"more than {limits.max_bytes} bytes")
         seconds = time.monotonic() - began
         if seconds > limits.timeout and come < _SLOWEST_BYTES_PER_S * seconds:
-            raise Failure(table.TIMEOUT, f"{come} bytes in {seconds:.0f} s", retry=True)
+            raise FetchFailure(table.TIMEOUT, f"{come} bytes in {seconds:.0f} s", retry=True)
     if total is not None and have + come < total:
-        raise Failure(table.TRUNCATED, f"{have + come} of {total} bytes", retry=True)
+        raise FetchFailure(table.TRUNCATED, f"{have + come} of {total} bytes", retry=True)
 
 
 def _chunks(answer: Any) -> Iterator[bytes]:
@@ -171,15 +173,15 @@ def _chunks(answer: Any) -> Iterator[bytes]:
         try:
             chunk = answer.read1(_CHUNK)
         except TimeoutError:
-            raise Failure(table.TIMEOUT, "the host fell silent", retry=True) from None
+            raise FetchFailure(table.TIMEOUT, "the host fell silent", retry=True) from None
         except (OSError, http.client.HTTPException) as error:
-            raise Failure(table.TRUNCATED, f"the connection broke ({error!r})", retry=True) from None
+            raise FetchFailure(table.TRUNCATED, f"the connection broke ({error!r})", retry=True) from None
         if not chunk:
             return
         yield chunk
 
 
-def _open(url: str, headers: dict[str, str], limits: Limits) -> Any:
+def _open(url: str, headers: dict[str, str], limits: TransferLimits) -> Any:
     """An answer with status 200 or 206, after redirects."""
     for _ in range(_REDIRECTS):
         host_of(url)
@@ -199,36 +201,36 @@ def _open(url: str, headers: dict[str, str], limits: Limits) -> Any:
                     continue
                 raise _refused(error.code, error.headers) from None
         except TimeoutError:
-            raise Failure(table.TIMEOUT, "no answer", retry=True, of_host=True) from None
+            raise FetchFailure(table.TIMEOUT, "no answer", retry=True, of_host=True) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise _no_connection(getattr(error, "reason", error)) from None
         if answer.status in (http.client.OK, http.client.PARTIAL_CONTENT):
             return answer
         answer.close()
-        raise Failure(table.DEAD, f"HTTP {answer.status}")
-    raise Failure(table.BLOCKED, f"more than {_REDIRECTS} redirects")
+        raise FetchFailure(table.DEAD, f"HTTP {answer.status}")
+    raise FetchFailure(table.BLOCKED, f"more than {_REDIRECTS} redirects")
 
 
-def _refused(code: int, headers: Any) -> Failure:
+def _refused(code: int, headers: Any) -> FetchFailure:
     detail = f"HTTP {code}"
     if code in _DEAD:
-        return Failure(table.DEAD, detail)
+        return FetchFailure(table.DEAD, detail)
     if code == _MANY or code in _RETRY or code >= 500:
         outcome = table.BLOCKED if code == _MANY else table.SERVER_ERROR
         wait = _retry_after(headers.get("Retry-After"))
-        return Failure(outcome, detail, retry=code == _MANY or code in _RETRY, wait=wait, of_host=code == _MANY)
-    return Failure(table.BLOCKED, detail)
+        return FetchFailure(outcome, detail, retry=code == _MANY or code in _RETRY, wait=wait, of_host=code == _MANY)
+    return FetchFailure(table.BLOCKED, detail)
 
 
-def _no_connection(reason: Any) -> Failure:
+def _no_connection(reason: Any) -> FetchFailure:
     if isinstance(reason, TimeoutError):
-        return Failure(table.TIMEOUT, "no connection in time", retry=True, of_host=True)
+        return FetchFailure(table.TIMEOUT, "no connection in time", retry=True, of_host=True)
     if isinstance(reason, ssl.SSLCertVerificationError):
-        return Failure(table.UNREACHABLE, f"no safe connection ({reason})", of_host=True)
-    return Failure(table.UNREACHABLE, str(reason), retry=True, of_host=True)
+        return FetchFailure(table.UNREACHABLE, f"no safe connection ({reason})", of_host=True)
+    return FetchFailure(table.UNREACHABLE, str(reason), retry=True, of_host=True)
 
 
-def _opener(url: str, limits: Limits) -> urllib.request.OpenerDirector:
+def _opener(url: str, limits: TransferLimits) -> urllib.request.OpenerDirector:
     """Speaks http and https, follows nothing, and looks at the address it is connected to."""
     proxies = urllib.request.getproxies()
     parts = urllib.parse.urlsplit(url)
@@ -289,7 +291,7 @@ def _check_public(connection: http.client.HTTPConnection) -> None:
     address = getattr(address, "ipv4_mapped", None) or address
     if not address.is_global:
         connection.close()
-        raise Failure(table.BAD_LINK, f"leads to the private address {text}")
+        raise FetchFailure(table.BAD_LINK, f"leads to the private address {text}")
 
 
 def _progress(partial: Path, about: Path, url: str) -> tuple[int, str]:

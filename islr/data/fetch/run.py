@@ -17,9 +17,10 @@ from islr.data.corpora.wlasl_json import Instance, read_instances
 from islr.data.corpora.youtube import on_youtube, youtube_id
 from islr.data.fetch import table
 from islr.data.fetch.clip_files import ClipFiles
-from islr.data.fetch.http import Failure, Limits, Stopped, download, host_of
+from islr.data.fetch.failure import Stopped
+from islr.data.fetch.http import FetchFailure, TransferLimits, download, host_of
 from islr.data.fetch.schedule import Schedule
-from islr.data.fetch.table import Row, Table
+from islr.data.fetch.table import FetchedClip, FetchTable
 from islr.data.fetch.youtube import HOST as YOUTUBE
 from islr.data.fetch.youtube import download_youtube, find_command
 from islr.errors import Interrupted, UserError
@@ -61,7 +62,7 @@ class FetchOptions:
     trim: bool = True
     retry_dead: bool = False
     workers: int = 2
-    limits: Limits = field(default_factory=Limits)
+    limits: TransferLimits = field(default_factory=TransferLimits)
     cookies: Path | None = None
     yt_dlp: tuple[str, ...] | None = None
 
@@ -84,7 +85,7 @@ def fetch(
     *,
     subset: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> list[Row]:
+) -> list[FetchedClip]:
     """Fetch the clips of a WLASL json into a folder; returns one row per clip, in the json's order.
 
     Args:
@@ -138,7 +139,7 @@ class _Run:
         self.instances, self.options, self.progress = instances, options, progress
         self.command = find_command() if options.yt_dlp is None else options.yt_dlp
         self.ids = [instance.video_id for instance in instances]
-        self.table = Table(folder, self.work / "journal.jsonl", self.ids)
+        self.table = FetchTable(folder, self.work / "journal.jsonl", self.ids)
         self.stop = threading.Event()
         self.files = ClipFiles(folder, self.work, self.table, self.ids, options.workers, options.trim, self.stop)
         self.turn = threading.Lock()
@@ -146,7 +147,7 @@ class _Run:
         self.done = 0
         self.fault: BaseException | None = None
 
-    def go(self) -> list[Row]:
+    def go(self) -> list[FetchedClip]:
         """Do everything that is left to do."""
         try:
             with StopSignal() as signals:
@@ -223,11 +224,11 @@ class _Run:
         for video in videos.values():
             try:
                 if on_youtube(video.url) and not video.youtube:
-                    raise Failure(table.BAD_LINK, "a YouTube address that shows no single video")
+                    raise FetchFailure(table.BAD_LINK, "a YouTube address that shows no single video")
                 if video.youtube and not self.command and not (self.work / video.key).is_file():
-                    raise Failure(table.NEEDS_YTDLP, "pip install 'islr-bench[fetch]'")
+                    raise FetchFailure(table.NEEDS_YTDLP, "pip install 'islr-bench[fetch]'")
                 host = YOUTUBE if video.youtube else host_of(video.url)
-            except Failure as failure:
+            except FetchFailure as failure:
                 self._fail(video, failure)
                 continue
             yield host, video
@@ -237,7 +238,7 @@ class _Run:
             host, video = taken
             try:
                 self._get(video)
-            except Failure as failure:
+            except FetchFailure as failure:
                 if self._try_again(host, video, failure):
                     continue
                 self._fail(video, failure)
@@ -259,7 +260,7 @@ class _Run:
         else:
             download(video.url, whole, limits, self.stop)
 
-    def _try_again(self, host: str, video: _Video, failure: Failure) -> bool:
+    def _try_again(self, host: str, video: _Video, failure: FetchFailure) -> bool:
         """Hand a video back to the schedule if another attempt in this run makes sense."""
         if not failure.retry or video.attempts > self.options.retries:
             return False
@@ -274,7 +275,7 @@ class _Run:
         self.schedule.again(host, video, wait)
         return True
 
-    def _judge(self, host: str, failure: Failure) -> None:
+    def _judge(self, host: str, failure: FetchFailure) -> None:
         """Leave a host alone for the rest of the run if it is down or wants to be."""
         self.silent[host] = self.silent[host] + 1 if failure.of_host else 0
         asked = failure.wait is not None and failure.wait > _LONGEST_WAIT_S
@@ -282,9 +283,9 @@ class _Run:
             return
         why = f"asks to wait {failure.wait:.0f} s" if asked else f"failed {_GIVE_UP_AFTER} times in a row"
         for video in self.schedule.drop(host):
-            self._fail(video, Failure(failure.outcome, f"not tried, {host} {why}: {failure.detail}"))
+            self._fail(video, FetchFailure(failure.outcome, f"not tried, {host} {why}: {failure.detail}"))
 
-    def _fail(self, video: _Video, failure: Failure) -> None:
+    def _fail(self, video: _Video, failure: FetchFailure) -> None:
         for instance in video.clips:
             self.files.note_failure(instance, failure.outcome, failure.detail, video.attempts)
         self._count(video)

@@ -45,7 +45,7 @@ FINAL = frozenset((DEAD, WRONG_TYPE, TOO_SHORT, TOO_LARGE, DAMAGED, BAD_LINK))
 
 
 @dataclass(frozen=True)
-class Row:
+class FetchedClip:
     """One clip: its outcome, and what its file holds if there is one.
 
     `file` is relative to the table's folder; `trimmed` is "yes" if the file is just the clip's time range,
@@ -69,7 +69,7 @@ class Row:
     at: str = ""
 
 
-COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
+COLUMNS = tuple(field.name for field in dataclasses.fields(FetchedClip))
 _NUMBERS: dict[str, type] = {
     "frames": int,
     "fps": float,
@@ -80,7 +80,7 @@ _NUMBERS: dict[str, type] = {
 }
 
 
-class Table:
+class FetchTable:
     """The rows of a folder; safe to use from several threads.
 
     Args:
@@ -100,19 +100,19 @@ class Table:
         self._rows |= {row.video_id: row for row in _read_journal(journal)}
         self._journal = journal.open("a", encoding="utf-8")
 
-    def get(self, video_id: str) -> Row | None:
+    def get(self, video_id: str) -> FetchedClip | None:
         """The clip's row, if there is one."""
         with self._lock:
             return self._rows.get(video_id)
 
-    def put(self, row: Row) -> None:
+    def put(self, row: FetchedClip) -> None:
         """Set a clip's row; it outlives a kill from here on."""
         with self._lock:
             self._rows[row.video_id] = row
             self._journal.write(json.dumps(dataclasses.asdict(row)) + "\n")
             self._journal.flush()
 
-    def rows(self, ids: Iterable[str]) -> list[Row]:
+    def rows(self, ids: Iterable[str]) -> list[FetchedClip]:
         """The rows of some clips, those that have one."""
         with self._lock:
             return [self._rows[video_id] for video_id in ids if video_id in self._rows]
@@ -135,7 +135,7 @@ class Table:
         self._journal.close()
 
 
-def read_table(path: str | Path) -> list[Row]:
+def read_table(path: str | Path) -> list[FetchedClip]:
     """The rows of a `fetch.csv`.
 
     Raises:
@@ -166,7 +166,7 @@ def trimmed_ids(folder: Path) -> set[str]:
     return {row.video_id for row, path in paths if path.is_file() and path.stat().st_size == row.bytes}
 
 
-def summarise(rows: Sequence[Row]) -> str:
+def summarise(rows: Sequence[FetchedClip]) -> str:
     """A table for people: sources down, outcomes across, what each outcome means below."""
     used = [outcome for outcome in OUTCOMES if any(row.outcome == outcome for row in rows)]
     lines = [("source", "clips", *used)]
@@ -187,7 +187,7 @@ def summarise(rows: Sequence[Row]) -> str:
     return "\n".join([*text, "", *meanings])
 
 
-def _row(cells: Mapping[str | None, Any]) -> Row:
+def _row(cells: Mapping[str | None, Any]) -> FetchedClip:
     values: dict[str, Any] = {str(name): text for name, text in cells.items()}
     if None in cells or None in values.values():
         raise ValueError("the number of cells differs from the header's")
@@ -195,16 +195,16 @@ def _row(cells: Mapping[str | None, Any]) -> Row:
         values[name] = kind(values[name] or 0)
     if values["outcome"] not in OUTCOMES:
         raise ValueError(f"unknown outcome '{values['outcome']}'")
-    return Row(**values)
+    return FetchedClip(**values)
 
 
-def _read_journal(path: Path) -> list[Row]:
+def _read_journal(path: Path) -> list[FetchedClip]:
     """Rows of a journal; a last line that a kill cut short is left out."""
     rows = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                rows.append(Row(**json.loads(line)))
+                rows.append(FetchedClip(**json.loads(line)))
             except (json.JSONDecodeError, TypeError):
                 break
     return rows

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from islr.data.fetch import table
-from islr.data.fetch.http import Failure, Limits, Stopped
+from islr.data.fetch.failure import Stopped
+from islr.data.fetch.http import FetchFailure, TransferLimits
 
 HOST = "www.youtube.com"
 
@@ -45,7 +46,7 @@ def find_command() -> tuple[str, ...]:
 def download_youtube(
     video_id: str,
     target: Path,
-    limits: Limits,
+    limits: TransferLimits,
     stop: threading.Event,
     command: Sequence[str],
     cookies: Path | None = None,
@@ -63,7 +64,7 @@ def download_youtube(
         held: A locked file descriptor that yt-dlp shall hold too, should it outlive this process.
 
     Raises:
-        Failure: It did not come.
+        FetchFailure: It did not come.
         Stopped: `stop` was set.
         OSError: The disk is full.
     """
@@ -95,7 +96,7 @@ def download_youtube(
         said = log.read()
     target.with_name(target.name + ".log").unlink()
     if late:
-        raise Failure(table.TIMEOUT, f"not done after {_LONGEST_S:.0f} s", retry=True)
+        raise FetchFailure(table.TIMEOUT, f"not done after {_LONGEST_S:.0f} s", retry=True)
     if process.returncode == 0 and target.is_file():
         return
     raise _failure(said, process.returncode)
@@ -121,16 +122,16 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def _failure(said: str, code: int) -> Failure:
+def _failure(said: str, code: int) -> FetchFailure:
     """What yt-dlp's last words mean."""
     lines = [line for line in said.splitlines() if line.strip()]
     line = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "")
     if _FULL_DISK.search(said):
         raise OSError(line)
     if code == 0:  # it declines a file that is too large without calling that an error
-        return Failure(table.TOO_LARGE, line or "larger than the cap")
+        return FetchFailure(table.TOO_LARGE, line or "larger than the cap")
     for pattern, outcome in _MESSAGES:
         if re.search(pattern, line, re.IGNORECASE):
             retry = outcome in (table.TIMEOUT, table.UNREACHABLE)
-            return Failure(outcome, line, retry=retry, of_host=bool(_OF_HOST.search(line)))
-    return Failure(table.SERVER_ERROR, line or f"yt-dlp ended with {code}", retry=True)
+            return FetchFailure(outcome, line, retry=retry, of_host=bool(_OF_HOST.search(line)))
+    return FetchFailure(table.SERVER_ERROR, line or f"yt-dlp ended with {code}", retry=True)

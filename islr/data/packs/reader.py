@@ -1,29 +1,9 @@
-"""Packed clips: the file format, and reading frames and poses out of it.
-
-A pack is a folder of shards `clips-00000.pack`, each with an index `clips-00000.json` (where each clip lies, what it
-is, sha256 of the shard), a `pack.json` (codec, size, decoder, source) and a `manifest.csv` that every command takes
-as it is. A manifest row names its clip as `clips-00000.pack#OFFSET+LENGTH`, so that one read at a known place finds
-it: opening a pack of a million clips reads no index and holds none in memory.
-
-A shard is 8 bytes of magic and then records (little-endian):
-
-    "CLIP", bytes of the facts u4, frames n u4, crc32 u4 of facts and table
-    facts   json: clip id, size, rate, origin, pose; or the kind of error that kept the clip out
-    table   n times (bytes u4, crc32 u4)
-    frames  n JPEG pictures
-    pose    keypoints and confidences of the clip's range as float32, deflated (crc32 in the facts)
-
-Frames are checked one by one, so those not asked for need not be read.
-"""
+"""Frames and poses of packed clips, and what a manifest's packs say about their making."""
 
 import importlib.metadata
-import json
 import os
-import re
-import struct
 import zlib
 from collections import OrderedDict
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,143 +12,14 @@ import cv2
 import numpy as np
 
 from islr.data.manifest import OK, Clip, Manifest
+from islr.data.packs.format import SHARD_MAGIC, Origin, Record, index_of, is_packed, locate, read_about, read_index
 from islr.data.poses.pose import POINTS, Pose, read_pose
 from islr.data.video.backends import BACKEND_PACKAGES
 from islr.data.video.decode import shrink
 from islr.data.video.guard import MAX_FRAME_PIXELS, DecodeError, check_output, check_path
 from islr.errors import UserError
 
-ABOUT = "pack.json"
-VERSION = 1
-SHARD_MAGIC = b"ISLRPK1\n"
-RECORD_MAGIC = b"CLIP"
-HEAD = struct.Struct("<4sIII")
-TABLE = np.dtype([("bytes", "<u4"), ("crc", "<u4")])
-
-_REFERENCE = re.compile(r"(.+\.pack)#(\d+)\+(\d+)")
 _OPEN_SHARDS = 32  # file handles kept per process
-_WHOLE_BYTES = 2**20  # shorter records are read in one go: a second read costs more than a megabyte does
-_HEAD_BYTES = 2**16  # of longer records, first: facts and table of some 8000 frames
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The original file that a packed clip shows: its size, sha256 and the time range in it."""
-
-    bytes: int
-    sha256: str
-    start: float | None
-    end: float | None
-
-
-def is_packed(path: str | Path) -> bool:
-    """Whether a manifest's `path` or `pose` names a clip in a pack."""
-    return _REFERENCE.fullmatch(str(path)) is not None
-
-
-def reference(shard: str, offset: int, length: int) -> str:
-    """What a manifest row calls a packed clip."""
-    return f"{shard}#{offset}+{length}"
-
-
-def _locate(path: str | Path) -> tuple[Path, int, int]:
-    match = _REFERENCE.fullmatch(str(path))
-    assert match is not None, path
-    return Path(match[1]), int(match[2]), int(match[3])
-
-
-def index_of(shard: Path) -> Path:
-    """The index file of a shard."""
-    return shard.with_suffix(".json")
-
-
-def pack_record(facts: dict[str, Any], pictures: list[bytes], pose: Pose | None) -> bytes:
-    """The bytes of one clip; `facts` gets what describes the pose."""
-    block = b""
-    if pose is not None:
-        arrays = [pose.keypoints.astype("<f4"), pose.confidences.astype("<f4")]
-        block = zlib.compress(b"".join(array.tobytes() for array in arrays))
-        facts = facts | {
-            "pose": {
-                "frames": len(pose.keypoints),
-                "fps": pose.fps,
-                "width": pose.width,
-                "height": pose.height,
-                "bytes": len(block),
-                "crc": zlib.crc32(block),
-            }
-        }
-    text = json.dumps(facts, ensure_ascii=False, separators=(",", ":")).encode()
-    table = np.array([(len(picture), zlib.crc32(picture)) for picture in pictures], TABLE).tobytes()
-    head = HEAD.pack(RECORD_MAGIC, len(text), len(pictures), zlib.crc32(text + table))
-    return b"".join([head, text, table, *pictures, block])
-
-
-class Record:
-    """One packed clip of an open shard.
-
-    Attributes:
-        facts: What is known of the clip.
-        length: Bytes of the record.
-
-    Raises:
-        DecodeError: "damaged" or "truncated"; the message names the clip.
-    """
-
-    def __init__(self, descriptor: int, offset: int, length: int | None, where: str) -> None:
-        """Read the facts; `length` None = as the record says itself."""
-        self._descriptor, self._offset, self._where = descriptor, offset, where
-        size = _HEAD_BYTES if length is None or length > _WHOLE_BYTES else length
-        self._begin = os.pread(descriptor, size, offset)
-        if len(self._begin) < HEAD.size:
-            raise DecodeError("truncated", where)
-        magic, text, count, crc = HEAD.unpack_from(self._begin)
-        if magic != RECORD_MAGIC:
-            raise DecodeError("damaged", where, "no clip begins there")
-        self._pictures = HEAD.size + text + count * TABLE.itemsize
-        facts = self._read(HEAD.size, self._pictures)
-        if zlib.crc32(facts) != crc:
-            raise DecodeError("damaged", where, "its description fails its checksum")
-        self.facts: dict[str, Any] = json.loads(facts[:text])
-        self.table = np.frombuffer(facts, TABLE, count, text)
-        self.ends = self._pictures + np.cumsum(self.table["bytes"], dtype=np.int64)
-        self._pose = int(self.ends[-1]) if count else self._pictures
-        self.length = self._pose + self.facts.get("pose", {"bytes": 0})["bytes"]
-        if length is not None and length != self.length:
-            raise DecodeError("damaged", where, f"{self.length} bytes where the manifest says {length}")
-
-    def _read(self, start: int, stop: int) -> bytes:
-        if stop <= len(self._begin):
-            return self._begin[start:stop]
-        found = os.pread(self._descriptor, stop - start, self._offset + start)
-        if len(found) < stop - start:
-            raise DecodeError("truncated", self._where, f"{stop - start - len(found)} bytes are missing")
-        return found
-
-    def picture(self, index: int) -> bytes:
-        """The checked JPEG bytes of a frame."""
-        entry = self.table[index]
-        end = int(self.ends[index])
-        data = self._read(end - int(entry["bytes"]), end)
-        if zlib.crc32(data) != entry["crc"]:
-            raise DecodeError("damaged", self._where, f"frame {index} fails its checksum")
-        return data
-
-    def pose_block(self) -> bytes:
-        """The checked bytes of the pose."""
-        if "pose" not in self.facts:
-            raise DecodeError("pose", self._where, "it has no pose")
-        block = self._read(self._pose, self.length)
-        if zlib.crc32(block) != self.facts["pose"]["crc"]:
-            raise DecodeError("damaged", self._where, "its pose fails its checksum")
-        return block
-
-    def check(self) -> None:
-        """Read everything."""
-        for index in range(len(self.table)):
-            self.picture(index)
-        if "pose" in self.facts:
-            self.pose_block()
 
 
 class PackReader:
@@ -255,7 +106,7 @@ class PackReader:
         )
 
     def _record(self, path: Path, clip_id: str) -> Record:
-        shard, offset, length = _locate(path)
+        shard, offset, length = locate(path)
         record = Record(self._descriptor(shard), offset, length, f"{path} (clip {clip_id})")
         # In a mixed corpus ids have their corpus's name in front.
         if clip_id != record.facts["id"] and not clip_id.endswith("/" + record.facts["id"]):
@@ -295,22 +146,6 @@ def clip_pose(manifest: Manifest, clip: Clip, packs: PackReader | None = None) -
     if not len(pose):
         raise DecodeError("pose", str(path), "it has no frame in the clip's range")
     return pose
-
-
-def read_about(folder: Path) -> dict[str, Any]:
-    """What `pack.json` says.
-
-    Raises:
-        UserError: It is absent or not one.
-    """
-    path = folder / ABOUT
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); the pack is not whole, make it again") from error
-    if not isinstance(about, dict) or about.get("version") != VERSION:
-        raise UserError(f"{path}: not the description of a pack of version {VERSION}")
-    return about
 
 
 def _packs_of(manifest: Manifest) -> tuple[list[dict[str, Any]], bool]:
@@ -364,28 +199,13 @@ def _origins(shard: Path) -> dict[int, Origin]:
     }
 
 
-def read_index(shard: Path) -> dict[str, Any]:
-    """The index of a finished shard.
-
-    Raises:
-        UserError: It is absent or cannot be read.
-    """
-    path = index_of(shard)
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); the pack is not whole, make it again") from error
-    assert isinstance(index, dict)
-    return index
-
-
 def origin_of(path: Path) -> Origin:
     """The original behind a packed clip.
 
     Raises:
         UserError: The shard's index is absent, cannot be read, or does not know the clip.
     """
-    shard, offset, _ = _locate(path)
+    shard, offset, _ = locate(path)
     try:
         return _origins(shard)[offset]
     except KeyError:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from islr.data.packs.reader import SHARD_MAGIC, VERSION, Record, index_of, read_index
+from islr.data.packs.format import SHARD_MAGIC, VERSION, Record, index_of, read_index
 from islr.data.video.guard import DecodeError
 from islr.files import file_sha256, write_atomic
 

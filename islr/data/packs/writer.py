@@ -33,16 +33,8 @@ from typing import Any
 import cv2
 
 from islr.data.manifest import CORRUPT, OK, Clip, Manifest
-from islr.data.packs.reader import (
-    ABOUT,
-    VERSION,
-    Origin,
-    backend_version,
-    clip_pose,
-    is_packed,
-    pack_record,
-    reference,
-)
+from islr.data.packs.format import ABOUT, VERSION, Origin, is_packed, pack_record, reference
+from islr.data.packs.reader import backend_version, clip_pose
 from islr.data.packs.shards import Shards, entries, failed_kind
 from islr.data.video.decode import decode, probe_video
 from islr.data.video.guard import DecodeError

@@ -47,7 +47,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class _Job:
+class _PoseJob:
     clip_id: str
     path: Path
     root: Path
@@ -113,12 +113,12 @@ def extract(
     folder = PoseFolder(out)
     todo = [job for job in jobs if overwrite or not folder.has(job.clip_id)]
     done = len(jobs) - len(todo)
-    idle: SimpleQueue[Extractor] = SimpleQueue()
-    extractors = [Extractor(python) for _ in range(min(workers, len(todo)))]
+    idle: SimpleQueue[HolisticProcess] = SimpleQueue()
+    extractors = [HolisticProcess(python) for _ in range(min(workers, len(todo)))]
     for extractor in extractors:
         idle.put(extractor)
 
-    def run(job: _Job) -> Pose:
+    def run(job: _PoseJob) -> Pose:
         extractor = idle.get()
         try:
             return _pose_of(job, extractor)
@@ -145,26 +145,26 @@ def extract(
     return folder
 
 
-def _jobs(videos: Manifest | str | Path) -> list[_Job]:
+def _jobs(videos: Manifest | str | Path) -> list[_PoseJob]:
     if isinstance(videos, Manifest):
-        return [_job(videos, clip) for clip in videos if clip.status == OK]
+        return [_pose_job(videos, clip) for clip in videos if clip.status == OK]
     root = Path(videos)
     found = find_videos(root)
     names = [path.relative_to(root).with_suffix("").as_posix() for path in found]
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise UserError(f"{root}: several videos are called {twice[0]}; their poses would be one file")
-    return [_Job(name, path, root) for name, path in zip(names, found, strict=True)]
+    return [_PoseJob(name, path, root) for name, path in zip(names, found, strict=True)]
 
 
-def _job(manifest: Manifest, clip: Clip) -> _Job:
+def _pose_job(manifest: Manifest, clip: Clip) -> _PoseJob:
     info = None
     if clip.frames and clip.fps and clip.width and clip.height:
         info = VideoInfo(clip.frames, clip.fps, clip.width, clip.height)
-    return _Job(clip.clip_id, manifest.path_of(clip), manifest.root, clip.start, clip.end, info)
+    return _PoseJob(clip.clip_id, manifest.path_of(clip), manifest.root, clip.start, clip.end, info)
 
 
-def _pose_of(job: _Job, extractor: "Extractor") -> Pose:
+def _pose_of(job: _PoseJob, extractor: "HolisticProcess") -> Pose:
     info = job.info or probe_video(job.path, job.root, start=job.start, end=job.end)
 
     def frames(first: int, end: int) -> np.ndarray:
@@ -181,7 +181,7 @@ def _pose_of(job: _Job, extractor: "Extractor") -> Pose:
     return Pose(found[:, :, :3], found[:, :, 3], info.fps, info.width, info.height, job.start or 0.0)
 
 
-class Extractor:
+class HolisticProcess:
     """A process that finds poses, started when first needed and again after it was lost."""
 
     def __init__(self, python: str | Path, start_s: float = _START_S, frame_s: float = _FRAME_S) -> None:

@@ -24,7 +24,7 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PoseOutcome:
     """What became of one clip.
 
     `status` is ok (a good file), kept (the good file of before stays, because its source cannot be read any more)
@@ -75,7 +75,7 @@ class PoseFolder:
             return False
         known = self.rows.get(clip_id)
         if known is None or known.status == "failed":
-            self.rows[clip_id] = Outcome(clip_id, "ok", frames)
+            self.rows[clip_id] = PoseOutcome(clip_id, "ok", frames)
         return True
 
     def put(self, clip_id: str, pose: Pose, *, source: str, made_by: str, label: str = "") -> None:
@@ -83,7 +83,7 @@ class PoseFolder:
         path = self.path_of(clip_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_pose(path, pose)
-        self._add(Outcome(clip_id, "ok", len(pose), source, made_by, label))
+        self._add(PoseOutcome(clip_id, "ok", len(pose), source, made_by, label))
 
     def fail(self, clip_id: str, detail: str, *, source: str, made_by: str, label: str = "") -> None:
         """Record that a clip gave no pose; a good file of before stays."""
@@ -91,9 +91,9 @@ class PoseFolder:
         try:
             frames = len(read_pose(self.path_of(clip_id)))
         except UserError:
-            self._add(Outcome(clip_id, "failed", 0, source, made_by, label, detail))
+            self._add(PoseOutcome(clip_id, "failed", 0, source, made_by, label, detail))
         else:
-            self._add(Outcome(clip_id, "kept", frames, source, made_by, label, detail))
+            self._add(PoseOutcome(clip_id, "kept", frames, source, made_by, label, detail))
 
     def counts(self) -> dict[str, int]:
         """Rows by status."""
@@ -102,19 +102,19 @@ class PoseFolder:
     def save(self) -> None:
         """Write the table, sorted by clip."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, [field.name for field in fields(Outcome)], lineterminator="\n")
+        writer = csv.DictWriter(text, [field.name for field in fields(PoseOutcome)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(self.rows[clip_id]) for clip_id in sorted(self.rows))
         write_atomic(self.folder / TABLE, text.getvalue())
         self._saved = time.monotonic()
 
-    def _add(self, outcome: Outcome) -> None:
+    def _add(self, outcome: PoseOutcome) -> None:
         self.rows[outcome.clip_id] = outcome
         if time.monotonic() - self._saved > _SAVE_EVERY_S:
             self.save()
 
 
-def _read(path: Path) -> dict[str, Outcome]:
+def _read(path: Path) -> dict[str, PoseOutcome]:
     if not path.is_file():
         return {}
     try:
@@ -125,7 +125,7 @@ def _read(path: Path) -> dict[str, Outcome]:
     return {row.clip_id: row for row in rows}
 
 
-def _outcome(row: dict[str, str]) -> Outcome:
+def _outcome(row: dict[str, str]) -> PoseOutcome:
     status = next(known for known in STATUSES if known == row["status"])
     about = (row[name] for name in ("source", "made_by", "label", "detail"))
-    return Outcome(row["clip_id"], status, int(row["frames"]), *about)
+    return PoseOutcome(row["clip_id"], status, int(row["frames"]), *about)

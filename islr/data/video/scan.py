@@ -37,7 +37,7 @@ _LOST_WORKER = (CORRUPT + "deadline", CORRUPT + "crash")
 
 
 @dataclass(frozen=True)
-class Job:
+class ScanJob:
     """A file to measure, and the time ranges of it that are clips."""
 
     path: Path
@@ -95,7 +95,7 @@ def deadline_of(path: Path, small_s: float = _DEADLINE_S) -> float:
     return small_s + (_stamp(path) or [0])[0] / _DEADLINE_BYTES_PER_S
 
 
-def measure_job(job: Job, root: Path) -> Scanned:
+def measure_job(job: ScanJob, root: Path) -> Scanned:
     """Decode one file from its first frame to its last."""
     try:
         info, counts = measure(job.path, job.ranges, root)
@@ -112,14 +112,14 @@ def _hash(path: Path, root: Path) -> str:
 
 
 def scan(
-    jobs: Sequence[Job],
+    jobs: Sequence[ScanJob],
     root: str | Path,
     *,
     workers: int | None = None,
     cache: str | Path | None = None,
     progress: Progress | None = None,
     deadline_s: float = _DEADLINE_S,
-    measure_one: Callable[[Job, Path], Scanned] = measure_job,
+    measure_one: Callable[[ScanJob, Path], Scanned] = measure_job,
 ) -> list[Scanned]:
     """Measure files, in the order of `jobs`.
 
@@ -182,7 +182,7 @@ class _Cache:
                 pass  # a cache that cannot be read is made again
         self.sizes = {entry["bytes"] for entry in self.content.values()}
 
-    def get(self, job: Job) -> Scanned | None:
+    def get(self, job: ScanJob) -> Scanned | None:
         """What is known of a file; None = it, or one of its ranges, has to be measured."""
         stamp = _stamp(job.path)
         known = self.stamps.get(str(job.path))
@@ -203,7 +203,7 @@ class _Cache:
         counts = tuple(entry["counts"].get(_range_key(span), 0) for span in job.ranges)
         return Scanned(**values, counts=counts, sha256=sha)
 
-    def put(self, job: Job, result: Scanned) -> None:
+    def put(self, job: ScanJob, result: Scanned) -> None:
         """Remember a result; not of a missing file, nor one that may have been the machine's fault."""
         stamp = _stamp(job.path)
         if not result.sha256 or result.status in (MISSING, *_LOST_WORKER) or not stamp:
@@ -239,11 +239,11 @@ def _range_key(span: Range) -> str:
     return f"{span[0]}..{span[1]}"
 
 
-def _job_seconds(job: Job, deadline_s: float) -> float:
+def _job_seconds(job: ScanJob, deadline_s: float) -> float:
     return deadline_of(job.path, deadline_s)
 
 
-def _call(job: Job, measure_one: Callable[[Job, Path], Scanned], root: Path) -> Scanned:
+def _call(job: ScanJob, measure_one: Callable[[ScanJob, Path], Scanned], root: Path) -> Scanned:
     return measure_one(job, root)
 
 

@@ -6,7 +6,7 @@ Shapes: T frames of the shot, P = 3 parts.
 import numpy as np
 
 from islr.data.poses.pose import LEFT_HAND, RIGHT_HAND, Pose, fill_hand_gaps
-from islr.data.views.transforms import Shot
+from islr.data.views.views import CroppedClip
 
 FACE = slice(0, 11)  # nose, eyes, ears, mouth
 PARTS = (LEFT_HAND, RIGHT_HAND, FACE)
@@ -14,7 +14,7 @@ PARTS = (LEFT_HAND, RIGHT_HAND, FACE)
 MARGINS = (0.15, 0.15, 0.25)
 
 
-def signer_boxes(pose: Pose, shot: Shot, length: int) -> np.ndarray:
+def signer_boxes(pose: Pose, shot: CroppedClip, length: int) -> np.ndarray:
     """Boxes of the left hand, the right hand and the face in each frame of a shot.
 
     Short gaps of a hand are filled as for pose encoders; a fast hand is what trackers lose.

@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 
 from islr.data.manifest import OK, Clip, Manifest
-from islr.data.packs.reader import PackReader, is_packed
+from islr.data.packs.format import is_packed
+from islr.data.packs.reader import PackReader
 from islr.data.video.decode import DecodeError, decode
 from islr.errors import UserError
 from islr.reporting.document.blocks import Tile

@@ -1,0 +1,138 @@
+"""Training and evaluation batches of a store's clips.
+
+There is no loader state to save. The order of an epoch is a function of (seed, epoch); the randomness of a sample is a
+function of (seed, epoch, row, view), drawn from a counter-based generator. So the batches of a step are the same
+whatever the number of workers, and after any number of interruptions."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from islr.data.loading.loader import Batch, Key, Sample, load
+from islr.data.loading.mixing import corpora_of
+from islr.data.loading.order import STREAM, Balanced, Mix
+from islr.data.loading.store import ClipStore
+from islr.data.video.decode import DecodeError
+from islr.data.views.views import View
+from islr.errors import UserError
+
+
+def sample_rng(seed: int, epoch: int, index: int, view: int = 0) -> np.random.Generator:
+    """The generator of one sample in one epoch; streams of different arguments never overlap."""
+    return np.random.Generator(np.random.Philox(key=[seed, STREAM], counter=[0, view, index, epoch]))
+
+
+class _Views:
+    """Maps (epoch, row) to the view's dict, or to the reason why there is none."""
+
+    def __init__(self, store: ClipStore, view: View, seed: int) -> None:
+        self.store, self.view, self.seed = store, view, seed
+        self.lost = store.lost
+
+    def __call__(self, key: Key) -> Sample:
+        epoch, index = key
+        source = self.store.source(index)
+        try:
+            sample = self.view(source, sample_rng(self.seed, epoch, index))
+        except DecodeError as error:
+            return self.failure(key, error.kind)
+        label = source.clip.label
+        return {**sample, "index": index, "label": -1 if label is None else label}
+
+    def failure(self, key: Key, kind: str) -> Sample:
+        return {"failed": (key[1], f"{kind}: {self.store.manifest.clips[key[1]].path}")}
+
+
+class TrainBatches:
+    """The batches of a training run from any step on, for one rank.
+
+    An epoch has as many clips as the corpora together; `data.balance` says how many of each. A step's global batch
+    holds `batch_size` clips; it is cut into `world * accumulate` equal parts, so the clips of a step do not depend on
+    the world size. The last incomplete batch of an epoch is dropped; the order differs in every epoch, so no clip is
+    left out for good.
+
+    Args:
+        store: The clips.
+        view: Makes a sample of a clip.
+        batch_size: Clips per optimiser step, over all ranks.
+        seed: Seed of the run.
+        accumulate: Parts a rank's share of the step is cut into.
+        rank, world: This process and the number of processes.
+        balanced: Draw from all classes alike (`order.Balanced`), instead of every clip once an epoch.
+
+    Raises:
+        UserError: More clips in a batch than in the corpus, or a batch that cannot be cut evenly.
+    """
+
+    def __init__(
+        self,
+        store: ClipStore,
+        view: View,
+        *,
+        batch_size: int,
+        seed: int,
+        accumulate: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        balanced: bool = False,
+    ) -> None:
+        if batch_size > len(store):
+            raise UserError(
+                f"optim.batch_size is {batch_size} and the training clips are {len(store)}; use a smaller batch"
+            )
+        if batch_size % (world * accumulate):
+            raise UserError(
+                f"optim.batch_size {batch_size} is not a multiple of {world} processes x optim.accumulate {accumulate}"
+            )
+        self.store, self.view, self.batch_size, self.seed = store, view, batch_size, seed
+        self.corpora, numbers = corpora_of(store)
+        if balanced and store.config.balance:
+            raise UserError(
+                "data.balance mixes corpora and class_balance: sampling mixes classes; a run has one of them"
+            )
+        labels = [-1 if clip.label is None else clip.label for clip in store.manifest]
+        self.order = Balanced(labels, seed) if balanced else Mix(numbers, store.config.balance, seed)
+        self.accumulate, self.rank, self.world = accumulate, rank, world
+        self.steps_per_epoch = len(store) // batch_size
+
+    def rows(self, step: int, part: int) -> list[tuple[int, int]]:
+        """(pass, row) of the clips of one part of one step, for this rank; `order.Mix` says what a pass is."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        batch = self.order.keys(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        size = self.batch_size // (self.world * self.accumulate)
+        start = (part * self.world + self.rank) * size
+        return [(int(number), int(row)) for number, row in batch[start : start + size]]
+
+    def corpus_shares(self) -> str:
+        """How many clips of an epoch come from each corpus; "" for one corpus."""
+        if len(self.corpora) < 2 or not isinstance(self.order, Mix):
+            return ""
+        parts = zip(self.corpora, self.order.quotas, self.order.parts, strict=True)
+        return "an epoch holds " + ", ".join(f"{quota} clips of {name} ({len(own)})" for name, quota, own in parts)
+
+    def iterate(self, first_step: int, last_step: int) -> Iterator[list[Batch]]:
+        """For each step in `[first_step, last_step)`, its `accumulate` batches."""
+        plan = [self.rows(step, part) for step in range(first_step, last_step) for part in range(self.accumulate)]
+        batches = _loader(self.store, self.view, self.seed, plan)
+        for _ in range(first_step, last_step):
+            yield [next(batches) for _ in range(self.accumulate)]
+
+    def fixed(self, clips: int) -> Iterator[Batch]:
+        """One batch of the first `clips` rows with the training view, always the same."""
+        plan = [[(0, row) for row in range(min(clips, len(self.store)))]]
+        yield from _loader(self.store, self.view, self.seed, plan)
+
+
+def eval_batches(store: ClipStore, view: View, *, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    """Every clip of the store exactly once over all ranks, in manifest order within a rank.
+
+    Whole batches are dealt out: a batch is the same whatever the number of ranks, and so is what a model says of it.
+    """
+    rows = [(0, row) for row in range(len(store))]
+    plan = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    yield from _loader(store, view, 0, plan[rank::world])
+
+
+def _loader(store: ClipStore, view: View, seed: int, plan: list[list[Key]]) -> Iterator[Batch]:
+    config = store.config
+    return load(_Views(store, view, seed), plan, workers=config.workers, deadline_s=config.deadline_s)

@@ -1,0 +1,54 @@
+"""Several manifests joined into one mixed corpus."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from islr.data.loading.store import ClipStore
+from islr.data.manifest import Manifest
+from islr.errors import UserError
+
+
+def load_manifests(paths: Sequence[str]) -> Manifest:
+    """One manifest, or several joined into a mixed corpus.
+
+    A joined corpus keeps labels only when all parts name the same classes; clip ids get the part's name in front.
+
+    Raises:
+        UserError: A manifest cannot be read, two parts have the same name, or one has a slash in it.
+    """
+    parts = [Manifest.load(path) for path in paths]
+    if len(parts) == 1:
+        return parts[0]
+    names = [part.name for part in parts]
+    if len(set(names)) < len(names):
+        raise UserError(f"manifests to be mixed need different names, these are {', '.join(names)}")
+    if any("/" in name for name in names):
+        raise UserError(f"manifests to be mixed need names without '/', these are {', '.join(names)}")
+    root = Path(os.path.commonpath([part.root.resolve() for part in parts]))
+    same = all(part.classes == parts[0].classes for part in parts)
+    clips = []
+    for part in parts:
+        inside = part.root.resolve().relative_to(root)
+        for clip in part:
+            clips.append(
+                replace(
+                    clip,
+                    clip_id=f"{part.name}/{clip.clip_id}",
+                    path=(inside / clip.path).as_posix(),
+                    pose=(inside / clip.pose).as_posix() if clip.pose else "",
+                    label=clip.label if same else None,
+                )
+            )
+    sources = {f"{part.name}/{name}": sha for part in parts for name, sha in part.sources.items()}
+    return Manifest("+".join(names), tuple(clips), root, parts[0].classes if same else (), sources)
+
+
+def corpora_of(store: ClipStore) -> tuple[list[str], list[int]]:
+    """Names of the corpora that a store's clips come from, and the number of each row's."""
+    if len(store.config.manifest) == 1:
+        return [store.manifest.name], [0] * len(store)
+    names = [clip.clip_id.partition("/")[0] for clip in store.manifest]  # as `load_manifests` writes them
+    known = list(dict.fromkeys(names))
+    return known, [known.index(name) for name in names]

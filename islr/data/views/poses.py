@@ -1,0 +1,84 @@
+"""Pose views: resampling in time and augmentation of keypoints, float32 `[T, 75, 3]`."""
+
+import math
+
+import numpy as np
+from pydantic import Field
+
+from islr.config import Config
+from islr.data.poses.pose import LEFT_HAND, RIGHT_HAND, normalise
+from islr.data.views.source import ClipSource
+
+
+def _mirror() -> np.ndarray:
+    """Return the point that each of the 75 points becomes in a mirrored pose."""
+    points = np.arange(75)
+    pairs = ((1, 4), (2, 5), (3, 6), (7, 8), (9, 10), *((left, left + 1) for left in range(11, 33, 2)))
+    for left, right in pairs:  # MediaPipe's 33 body points; those on the middle line stay
+        points[left], points[right] = right, left
+    points[LEFT_HAND], points[RIGHT_HAND] = np.arange(75)[RIGHT_HAND], np.arange(75)[LEFT_HAND]
+    return points
+
+
+MIRROR = _mirror()
+
+
+class PoseAugmentConfig(Config):
+    """Training-time augmentation of a pose sequence; magnitudes are in shoulder widths and radians."""
+
+    crop: tuple[float, float] = (0.6, 1.0)
+    rotation: float = Field(0.15, ge=0)
+    scale: float = Field(0.1, ge=0)
+    shear: float = Field(0.1, ge=0)
+    shift: float = Field(0.05, ge=0)
+    jitter: float = Field(0.005, ge=0)
+    drop_hand: float = Field(0.1, ge=0, le=1)
+    mirror: float = Field(0.0, ge=0, le=1, description="share of clips mirrored: swaps the signer's handedness")
+
+
+def resample_pose(pose: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Interpolate `[T, 75, 3]` linearly at fractional frame positions.
+
+    A joint that is missing in one of the two frames is taken as it stands in the earlier one, never mixed with
+    an absent point; the confidence is the smaller of the two.
+    """
+    low = np.clip(np.floor(positions).astype(np.int64), 0, len(pose) - 1)
+    high = np.minimum(low + 1, len(pose) - 1)
+    part = np.clip(positions - low, 0, 1).astype(np.float32)[:, None, None]
+    before, after = pose[low], pose[high]
+    out = before * (1 - part) + after * part
+    absent = (before[..., 2] == 0) | (after[..., 2] == 0)
+    out[..., 2] = np.minimum(before[..., 2], after[..., 2])
+    out[absent] = before[absent]
+    return out.astype(np.float32)
+
+
+def augment_pose(pose: np.ndarray, config: PoseAugmentConfig, rng: np.random.Generator) -> np.ndarray:
+    """Affine map, joint jitter, dropped hand and mirror on a normalised pose `[T, 75, 3]`; returns a new array."""
+    out = pose.copy()
+    angle = rng.normal(0, config.rotation)
+    scale = 1 + rng.normal(0, config.scale)
+    shear = rng.normal(0, config.shear)
+    cos, sin = math.cos(angle), math.sin(angle)
+    matrix = scale * np.array([[cos, -sin], [sin, cos]]) @ np.array([[1.0, shear], [0.0, 1.0]])
+    shift = rng.normal(0, config.shift, 2)
+    out[..., :2] = out[..., :2] @ matrix.T.astype(np.float32) + shift.astype(np.float32)
+    out[..., :2] += rng.normal(0, config.jitter, out[..., :2].shape).astype(np.float32)
+    dropped = rng.random(2) < config.drop_hand
+    if not dropped.all():  # a sign without any hand would teach nothing
+        for hand, drop in zip((LEFT_HAND, RIGHT_HAND), dropped, strict=True):
+            if drop:
+                out[:, hand, 2] = 0
+    if rng.random() < config.mirror:
+        out = out[:, MIRROR]
+        out[..., 0] *= -1
+    out[..., :2] *= out[..., 2:] > 0
+    return out
+
+
+def augmented_pose(source: ClipSource, frames: int, config: PoseAugmentConfig, rng: np.random.Generator) -> np.ndarray:
+    """A random contiguous part of the sign, resampled to `frames` and augmented: float32 `[frames, 75, 3]`."""
+    pose, _ = normalise(source.pose())
+    span = rng.uniform(*config.crop) * (len(pose) - 1)
+    start = rng.uniform(0, len(pose) - 1 - span) if len(pose) > 1 else 0.0
+    return augment_pose(resample_pose(pose, start + np.linspace(0, span, frames)), config, rng)

@@ -1,0 +1,166 @@
+"""Training and evaluation views: what a model is shown of a clip.
+
+Video frames are uint8 `[T, H, W, 3]` until the encoder normalises them; poses are float32 `[T, 75, 3]` (x, y in
+shoulder widths, confidence). Every random choice comes from the generator that is passed in.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+
+from islr.config import Config
+from islr.data.poses.pose import normalise
+from islr.data.views.crops import jitter_colours, random_box, resize_clip, spatial_crop, to_cthw
+from islr.data.views.erasing import ErasingConfig, erase_box
+from islr.data.views.input_spec import InputSpec
+from islr.data.views.poses import PoseAugmentConfig, augmented_pose, resample_pose
+from islr.data.views.randaugment import RandAugmentConfig, rand_augment
+from islr.data.views.sampling import SamplingConfig
+from islr.data.views.source import ClipSource
+
+View = Callable[[ClipSource, np.random.Generator], dict[str, Any]]
+
+
+class AugmentConfig(Config):
+    """Training-time augmentation of one video clip, the same for all its frames.
+
+    In this order: crop, flip, colours, RandAugment, erasing. RandAugment comes after the crop, as in timm: its cost
+    does not depend on the size of the video. (SlowFast and VideoMAE apply it to the whole frame before.)
+    """
+
+    sampling: SamplingConfig = SamplingConfig()
+    scale: tuple[float, float] = (0.5, 1.0)
+    ratio: tuple[float, float] = (0.75, 4 / 3)
+    flip: bool = Field(False, description="mirror half of the clips: swaps the signer's handedness")
+    colour: float = Field(0.0, ge=0, le=1, description="brightness, contrast and saturation factors in 1 +- this")
+    randaugment: RandAugmentConfig | None = Field(None, description="operations drawn for the cropped clip; none = off")
+    erasing: ErasingConfig | None = Field(None, description="one box of all frames is overwritten; none = off")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "AugmentConfig":
+        for name in ("scale", "ratio"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} must be two positive numbers, the smaller first")
+        if self.scale[1] > 1:
+            raise ValueError("scale is a share of the frame's area and cannot exceed 1")
+        return self
+
+
+def eval_view(spec: InputSpec, sampling: SamplingConfig | None = None) -> View:
+    """The deterministic single view: whole sign, short side to size, centre square; whole pose for pose encoders.
+
+    The view returns `{"clip": uint8 [C, T, H, W]}` or `{"clip": float32 [T, 75, 3]}`.
+    """
+    multi = multi_view(spec, 1, 1, sampling)
+
+    def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
+        return {"clip": multi(source, rng)["clip"][0]}
+
+    return view
+
+
+def multi_view(spec: InputSpec, clips: int, crops: int, sampling: SamplingConfig | None = None) -> View:
+    """`clips` x `crops` deterministic views stacked on a new first axis: `{"clip": [V, ...]}`.
+
+    Temporal views differ in their place (inside every segment, or of the window); spatial crops lie along the
+    longer side, one crop meaning the centre. A pose encoder sees the temporal views only.
+    """
+    sampling = sampling or SamplingConfig()
+    # Uniform views interleave at (k + 1/2)/n of every segment; span views go from the first window to the last.
+    edges = clips > 1 and sampling.kind == "span"
+    places = [k / (clips - 1) if edges else (k + 0.5) / clips for k in range(clips)]
+
+    def video(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
+        views = []
+        for place in places:
+            frames = source.read(sampling.indices(source.length, source.fps, spec.frames, None, place))
+            for crop in range(crops):
+                views.append(to_cthw(spatial_crop(frames, spec.size, 0.5 if crops == 1 else crop / (crops - 1))))
+        return {"clip": torch.stack(views)}
+
+    def pose(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
+        sequence, _ = normalise(source.pose())
+        views = []
+        for place in places:
+            positions = (np.arange(spec.frames) + place) * len(sequence) / spec.frames - 0.5
+            views.append(torch.from_numpy(resample_pose(sequence, np.clip(positions, 0, len(sequence) - 1))))
+        return {"clip": torch.stack(views)}
+
+    return video if spec.modality == "video" else pose
+
+
+@dataclass(frozen=True)
+class CroppedClip:
+    """What a training view took of a video clip, and from where.
+
+    Attributes:
+        frames: uint8 `[T, size, size, 3]`.
+        indices: Which frames of the clip's range they are, `[T]`.
+        box: Left, top, right, bottom of the crop, in 0..1 of the frame; RandAugment may have moved what is in it.
+        flipped: The picture is mirrored.
+    """
+
+    frames: np.ndarray
+    indices: np.ndarray
+    box: tuple[float, float, float, float]
+    flipped: bool
+
+
+def training_crop(source: ClipSource, spec: InputSpec, config: AugmentConfig, rng: np.random.Generator) -> CroppedClip:
+    """Frames of a clip, cropped and augmented for training."""
+    indices = config.sampling.indices(source.length, source.fps, spec.frames, rng)
+    return augment_crop(source.read(indices), indices, spec, config, rng)
+
+
+def augment_crop(
+    frames: np.ndarray, indices: np.ndarray, spec: InputSpec, config: AugmentConfig, rng: np.random.Generator
+) -> CroppedClip:
+    """Frames `[T, H, W, 3]`, uint8, cropped and augmented for training; the input stays as it is."""
+    height, width = frames.shape[1:3]
+    left, top, right, bottom = random_box(height, width, config.scale, config.ratio, rng)
+    frames = resize_clip(frames[:, top:bottom, left:right], (spec.size, spec.size))
+    flipped = config.flip and rng.random() < 0.5
+    if flipped:
+        frames = frames[:, :, ::-1]
+    if config.colour:
+        frames = jitter_colours(frames, config.colour, rng)
+    if config.randaugment is not None:
+        frames = rand_augment(frames, config.randaugment, rng)
+    if config.erasing is not None:
+        step = -1 if spec.channels == "bgr" else 1  # frames are red first, the encoder's mean and std may not be
+        frames = erase_box(frames, config.erasing, spec.mean[::step], spec.std[::step], rng)
+    return CroppedClip(frames, indices, (left / width, top / height, right / width, bottom / height), flipped)
+
+
+def train_view(spec: InputSpec, video: AugmentConfig, pose: PoseAugmentConfig, repeats: int = 1) -> View:
+    """The labelled-training view of supervised pre-training and fine-tuning, for either modality.
+
+    Args:
+        spec: The encoder's input.
+        video, pose: Augmentation; the one of the spec's modality counts.
+        repeats: Augmentations of one clip (Hoffer et al., arXiv 1901.09335); of a video they share the frames that are
+            read, which is decoded once, as `NUM_SAMPLE` of SlowFast and VideoMAE.
+
+    Returns:
+        A view that gives `{"clip": [...]}`, with a first axis of `repeats` when there are several.
+    """
+
+    def video_view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
+        indices = video.sampling.indices(source.length, source.fps, spec.frames, rng)
+        frames = source.read(indices)
+        shots = [augment_crop(frames, indices, spec, video, rng) for _ in range(repeats)]
+        return _together([to_cthw(shot.frames) for shot in shots])
+
+    def pose_view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
+        return _together([torch.from_numpy(augmented_pose(source, spec.frames, pose, rng)) for _ in range(repeats)])
+
+    return video_view if spec.modality == "video" else pose_view
+
+
+def _together(clips: list[torch.Tensor]) -> dict[str, Any]:
+    return {"clip": clips[0] if len(clips) == 1 else torch.stack(clips)}
