@@ -131,22 +131,7 @@ def read_asl_lex(path: str | Path, columns: Columns = ASL_LEX) -> Lexicon:
         UserError: The file is missing, not csv, or lacks a declared column.
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such lexicon") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("latin-1")
-    try:
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    except csv.Error as error:
-        raise UserError(f"{path}: not valid csv ({error})") from error
-    if not rows:
-        raise UserError(f"{path}: the lexicon has no entries")
+    rows = _read_rows(path)
     wanted = [columns.entry, *([columns.lemma] if columns.lemma else []), *columns.features.values()]
     for column in wanted:
         if column not in rows[0]:
@@ -172,6 +157,26 @@ def read_asl_lex(path: str | Path, columns: Columns = ASL_LEX) -> Lexicon:
         for feature in columns.features
     }
     return Lexicon(entries, levels, path.name, file_sha256(path))
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such lexicon") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    try:
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    except csv.Error as error:
+        raise UserError(f"{path}: not valid csv ({error})") from error
+    if not rows:
+        raise UserError(f"{path}: the lexicon has no entries")
+    return rows
 
 
 def join(
@@ -204,17 +209,7 @@ def join(
     all_entries = {entry.name for entry in table.entries} >= set(words) - {""}
     finder = _Finder(table, own_names=by == "form" and all_entries)
     found = {word: finder.entries(word) for word in set(words)}
-    targets = {}
-    ambiguous: dict[str, int] = {}
-    for feature in table.features:
-        index = {level: number for number, level in enumerate(table.levels[feature])}
-        of_word = {}
-        for word, entries in found.items():
-            level = _decide(word, entries, feature, policies[feature])
-            of_word[word] = UNKNOWN if level is None else index[level]
-        targets[feature] = np.array([of_word[word] for word in words], dtype=np.int64)
-        several = {word for word, entries in found.items() if len({e.levels[feature] for e in entries}) > 1}
-        ambiguous[feature] = sum(word in several and of_word[word] == UNKNOWN for word in words)
+    targets = {feature: _targets(words, found, table, feature, policies[feature]) for feature in table.features}
     signs = tuple("|".join(sorted({entry.name for entry in found[word]})) for word in words)
     if not any(signs):
         raise UserError(f"no {by} of manifest '{manifest.name}' is in the lexicon {table.name}")
@@ -234,16 +229,37 @@ def join(
         "words_with_several_entries": sum(len(entries) > 1 for entries in found.values()),
         "clips_with_several_entries": sum(len(found[word]) > 1 for word in words),
         "features": {
-            feature: {
-                "clips_with_target": int((targets[feature] != UNKNOWN).sum()),
-                "signs_with_target": len({signs[i] for i in np.flatnonzero(targets[feature] != UNKNOWN)}),
-                "clips_dropped_as_ambiguous": ambiguous[feature],
-                "levels": len(table.levels[feature]),
-            }
-            for feature in table.features
+            feature: _feature_coverage(feature, targets[feature], signs, words, found) | {"levels": len(levels)}
+            for feature, levels in table.levels.items()
         },
     }
     return Phonology(table.features, table.levels, targets, signs, (table.name, table.sha256), coverage)
+
+
+def _targets(
+    words: Sequence[str], found: Mapping[str, Sequence[Entry]], table: Lexicon, feature: str, policy: Policy
+) -> np.ndarray:
+    """Return int64 `[clips]`: the level of a feature that each clip's word has, or -1."""
+    index = {level: number for number, level in enumerate(table.levels[feature])}
+    levels = {word: _decide(word, entries, feature, policy) for word, entries in found.items()}
+    numbers = {word: UNKNOWN if level is None else index[level] for word, level in levels.items()}
+    return np.array([numbers[word] for word in words], dtype=np.int64)
+
+
+def _feature_coverage(
+    feature: str,
+    targets: np.ndarray,
+    signs: Sequence[str],
+    words: Sequence[str],
+    found: Mapping[str, Sequence[Entry]],
+) -> dict[str, int]:
+    several = {word for word, entries in found.items() if len({entry.levels[feature] for entry in entries}) > 1}
+    known = targets != UNKNOWN
+    return {
+        "clips_with_target": int(known.sum()),
+        "signs_with_target": len({signs[i] for i in np.flatnonzero(known)}),
+        "clips_dropped_as_ambiguous": sum(word in several and not ok for word, ok in zip(words, known, strict=True)),
+    }
 
 
 def render_coverage(coverage: Mapping[str, Any]) -> str:

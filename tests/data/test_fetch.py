@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -20,7 +21,6 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from islr.data.fetch.failure import Stopped
 from support.video_files import make_cut_between_frames, make_flipped, make_rotated, make_video, numbers_of
 from support.web_files import (
     Site,
@@ -34,14 +34,17 @@ from support.web_files import (
     serving,
     silent,
     status,
+    status_and_body,
 )
 from support.wlasl_files import instance, write_json
 
 from islr.cli import run
 from islr.data.corpora.wlasl import from_wlasl
 from islr.data.corpora.youtube import youtube_id
+from islr.data.fetch.connection import _trusted, is_public
 from islr.data.fetch.cut import cut
-from islr.data.fetch.http import FetchFailure, TransferLimits, _retry_after, _trusted, download, host_of
+from islr.data.fetch.failure import FetchFailure, Stopped, TransferLimits
+from islr.data.fetch.http import _retry_after, download, host_of
 from islr.data.fetch.run import FetchOptions, fetch
 from islr.data.fetch.schedule import Schedule
 from islr.data.fetch.table import COLUMNS, FINAL, OUTCOMES, FetchedClip, summarise, trimmed_ids
@@ -58,6 +61,8 @@ QUICK = FetchOptions(
     limits=TransferLimits(timeout=1.0, allow_private=True),
     yt_dlp=(),
 )
+
+QUICK_ONCE = dataclasses.replace(QUICK, retries=0)
 
 
 @pytest.fixture
@@ -257,6 +262,96 @@ def test_retry_after_may_be_a_date() -> None:
     ahead = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 100))
     assert 98 <= (_retry_after(ahead) or 0) <= 100
     assert _retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+
+
+def test_hostile_numbers_are_no_numbers() -> None:
+    for text in ("\xb2", "-5", "1e9", "Wed, 21 Oct 99999 07:28:00 GMT", "Wed, 40 Oct 2015 07:28:00 GMT", " "):
+        assert _retry_after(text) is None, text
+    assert _retry_after("9" * 5000) == 1e9
+
+
+def test_hostile_headers_are_outcomes(site: Site, fetched: Fetched, clip: bytes) -> None:
+    lengths = {f"/length{number}": text for number, text in enumerate(("\xb2", "9" * 5000, "12x", "-1", "1, 2"))}
+    site.pages |= {path: status_and_body(clip, Content_Length=text) for path, text in lengths.items()}
+    addresses = ("http://[::1/x", "http://h:99999/", "ftp://h/a")
+    targets = {f"/to{number}": text for number, text in enumerate(addresses)}
+    site.pages |= {path: status(302, Location=text) for path, text in targets.items()}
+    site.pages |= {
+        "/range": lambda request: request.send(206, clip, Content_Range="bytes \xb2-9/" + "9" * 5000),
+        "/wait": status(503, Retry_After="9" * 5000),
+        "/blank": status(302, Location="  /good "),
+        "/good": plain(clip),
+        "/silly": lambda request: request.wfile.write(b"what?\r\n\r\n"),
+    }
+    paths = [*lengths, *targets, "/range", "/wait", "/blank", "/silly"]
+    rows = fetched(*(site.url(path) for path in paths), "  " + site.url("/good"), options=QUICK_ONCE)
+    found = dict(zip([*paths, "leading blank"], (row.outcome for row in rows), strict=True))
+    assert {found[path] for path in lengths} <= {"ok", "truncated", "unreachable"}
+    assert [found[path] for path in targets] == ["bad link"] * 3
+    assert (found["/range"], found["/wait"], found["/silly"]) == ("server error", "server error", "unreachable")
+    assert (found["/blank"], found["leading blank"]) == ("ok", "ok")
+
+
+def _slowly(first: bytes, drop: bytes, seconds: float = 20.0) -> Any:
+    """An answer that begins at once and then comes a few bytes at a time, each well within the timeout."""
+
+    def answer(request: Any) -> None:
+        request.close_connection = True
+        request.wfile.write(first)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            request.wfile.write(drop)
+            request.wfile.flush()
+            time.sleep(0.05)
+
+    return answer
+
+
+_CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+_SLOW_ANSWERS = {
+    "status line": (b"HTTP/1.1 200 ", b"O"),
+    "header": (b"HTTP/1.1 200 OK\r\nX: ", b"y"),
+    "headers": (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"),
+    "interim answers": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "body": (b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", b"."),
+    "chunk size": (_CHUNKED, b"0"),
+    "chunk": (_CHUNKED + b"ffff\r\n", b"."),
+    "trailer": (_CHUNKED + b"5\r\nhello\r\n0\r\n", b"X: y\r\n"),
+}
+
+
+@pytest.mark.parametrize("part", _SLOW_ANSWERS)
+def test_no_part_of_an_answer_holds_a_worker(site: Site, tmp_path: Path, part: str) -> None:
+    site.pages["/slow"] = _slowly(*_SLOW_ANSWERS[part])
+    began = time.monotonic()
+    with pytest.raises(FetchFailure, match="timeout"):
+        download(site.url("/slow"), tmp_path / "t", TransferLimits(0.5, allow_private=True), threading.Event())
+    assert time.monotonic() - began < 10  # the host would go on for twenty seconds
+
+
+def test_a_head_without_end_is_cut_off(site: Site, tmp_path: Path) -> None:
+    site.pages["/long"] = _slowly(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 5000)
+    with pytest.raises(FetchFailure, match="head of the answer"):
+        download(site.url("/long"), tmp_path / "t", TransferLimits(5.0, allow_private=True), threading.Event())
+
+
+def test_addresses_that_wrap_private_ones_are_private() -> None:
+    private = ("127.0.0.1", "10.1.2.3", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1", "::1", "fe80::1%eth0")
+    wrapped = ("::ffff:127.0.0.1", "2002:7f00:1::", "64:ff9b::7f00:1", "fd00::1")
+    assert not [text for text in (*private, *wrapped) if is_public(text)]
+    assert all(map(is_public, ("8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808")))
+
+
+def test_a_refused_address_gets_no_tls_hello(fetched: Fetched) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/a"
+        (row,) = fetched(url, options=dataclasses.replace(QUICK, limits=TransferLimits(timeout=1.0)))
+        assert (row.outcome, row.detail) == ("bad link", "leads to the private address 127.0.0.1")
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
 
 
 def test_private_addresses_are_refused_unless_allowed(site: Site, fetched: Fetched, clip: bytes) -> None:

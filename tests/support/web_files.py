@@ -85,6 +85,11 @@ def status(code: int, **headers: str) -> Answer:
     return lambda request: request.send(code, b"", **headers)
 
 
+def status_and_body(data: bytes, **headers: str) -> Answer:
+    """A file with headers of the test's own, however wrong."""
+    return lambda request: request.send(200, data, **headers)
+
+
 def page(text: str = "<!doctype html><title>Gone</title>" + "sorry " * 200) -> Answer:
     """A page, called a video as some hosts do."""
     return lambda request: request.send(200, text.encode(), Content_Type="video/mp4")

@@ -169,13 +169,7 @@ def _forms(manifest: Manifest, splits: Sequence[str]) -> dict[str, Any]:
 def render_audit(report: dict[str, Any]) -> str:
     """The audit as text for people."""
     lines = [f"{report['name']}: {report['present']} of {report['clips']} clips present", ""]
-    columns = ("expected", "present", "missing", "corrupt", "classes", "classes_present", "signers")
-    lines.append(f"{'split':<8}" + "".join(f"{name:>17}" for name in columns) + "   median s  fingerprint")
-    for split, row in report["splits"].items():
-        median = report["duration_s"][split].get("p50", float("nan"))
-        cells = "".join(f"{row[name]:>17}" for name in columns)
-        lines.append(f"{split:<8}{cells}{median:>11.2f}  {row['fingerprint'][:12]}")
-    lines.append("")
+    lines += [*_render_splits(report), ""]
     if report["corrupt_by_kind"]:
         lines.append("broken files: " + _pairs(report["corrupt_by_kind"]))
     for what in ("fps", "resolution"):
@@ -187,36 +181,51 @@ def render_audit(report: dict[str, Any]) -> str:
         if isinstance(value, list) and value:
             lines.append(f"classes {key.replace('_', ' ')}: {_short(value)}")
     for key, title in (("same_origin", "the same recording by its origin"), ("same_content", "equal files")):
-        row = report.get(key)
-        if row is None:
-            continue
-        lines.append(
-            f"{title}: {row['groups']} groups of {row['clips']} clips;"
-            f" {row['groups_across_splits']} across splits, {row['groups_across_labels']} across labels;"
-            f" test clips that are in train under another label"
-            f" {row['test_clips_in_train_with_another_label']},"
-            f" under the same {row['test_clips_in_train_with_the_same_label']}"
-        )
-        if row["label_sets"]:
-            lines.append(
-                f"  {row['label_sets']} sets of labels for one recording: " + _pairs(row["most_frequent_label_sets"])
-            )
-        lines += [f"  {' = '.join(group)}" for group in row["examples"][:3]]
+        if key in report:
+            lines += _render_duplicates(title, report[key])
     if "forms" in report:
         lines += _render_forms(report["forms"])
     if "poses" in report:
-        row = report["poses"]
-        hands = ", ".join(f"{name} {share:.0%}" for name, share in row["share_of_frames_with_hand"].items())
-        never = ", ".join(f"{name} {count}" for name, count in row["clips_where_never_seen"].items())
-        lines.append(
-            f"poses: {row['with_pose']} of {row['clips']} clips; hand seen in {hands} of frames;"
-            f" never seen: {never} clips; {row['other_length_than_video']} of another length than the video;"
-            f" {len(row['unreadable'])} unreadable;"
-            f" nose below shoulders in {len(row['nose_below_shoulders'])}"
-        )
+        lines.append(_render_poses(report["poses"]))
     for key, value in report["notes"].items():
         lines.append(f"note: {key.replace('_', ' ')}: {_short(value)}")
     return "\n".join(lines)
+
+
+def _render_splits(report: dict[str, Any]) -> list[str]:
+    columns = ("expected", "present", "missing", "corrupt", "classes", "classes_present", "signers")
+    lines = [f"{'split':<8}" + "".join(f"{name:>17}" for name in columns) + "   median s  fingerprint"]
+    for split, row in report["splits"].items():
+        median = report["duration_s"][split].get("p50", float("nan"))
+        cells = "".join(f"{row[name]:>17}" for name in columns)
+        lines.append(f"{split:<8}{cells}{median:>11.2f}  {row['fingerprint'][:12]}")
+    return lines
+
+
+def _render_duplicates(title: str, row: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{title}: {row['groups']} groups of {row['clips']} clips;"
+        f" {row['groups_across_splits']} across splits, {row['groups_across_labels']} across labels;"
+        f" test clips that are in train under another label"
+        f" {row['test_clips_in_train_with_another_label']},"
+        f" under the same {row['test_clips_in_train_with_the_same_label']}"
+    ]
+    if row["label_sets"]:
+        lines.append(
+            f"  {row['label_sets']} sets of labels for one recording: " + _pairs(row["most_frequent_label_sets"])
+        )
+    return lines + [f"  {' = '.join(group)}" for group in row["examples"][:3]]
+
+
+def _render_poses(row: dict[str, Any]) -> str:
+    hands = ", ".join(f"{name} {share:.0%}" for name, share in row["share_of_frames_with_hand"].items())
+    never = ", ".join(f"{name} {count}" for name, count in row["clips_where_never_seen"].items())
+    return (
+        f"poses: {row['with_pose']} of {row['clips']} clips; hand seen in {hands} of frames;"
+        f" never seen: {never} clips; {row['other_length_than_video']} of another length than the video;"
+        f" {len(row['unreadable'])} unreadable;"
+        f" nose below shoulders in {len(row['nose_below_shoulders'])}"
+    )
 
 
 def _render_forms(forms: dict[str, Any]) -> list[str]:

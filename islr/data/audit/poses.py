@@ -72,7 +72,7 @@ def align(pose: Pose, clip: Clip) -> Alignment:
 def pose_audit(manifest: Manifest) -> dict[str, Any]:
     """Read the pose of every clip that has a video; the result can be written as json."""
     present = [clip for clip in manifest if clip.status == OK]
-    audit, packs = _Audit(), PackReader(manifest.root)
+    audit, packs = _PoseNumbers(), PackReader(manifest.root)
     for clip in present:
         path = manifest.pose_of(clip)
         if path is None:
@@ -97,7 +97,7 @@ def pose_audit(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-class _Audit:
+class _PoseNumbers:
     """Running numbers over clips."""
 
     def __init__(self) -> None:
@@ -161,28 +161,13 @@ class _Audit:
 
     def report(self) -> dict[str, Any]:
         flipped = [clip_id for clip_id, down in self.y_down.items() if down is False]
-        kinds = Counter(alignment.kind for alignment in self.alignments.values())
         hands = {name: self.shares[name] for name in ("left", "right", "either")}
-        other_length = [
-            f"{clip_id}: {a.pose_frames} poses, {a.video_frames} frames"
-            for clip_id, a in self.alignments.items()
-            if a.video_frames is not None and a.pose_frames != a.video_frames
-        ]
         return {
             "read": len(self.alignments),
             "frames": self.frames,
             "unreadable": list(self.unreadable),
             "unreadable_because": self.unreadable,
-            "alignment": dict(kinds.most_common()),
-            "other_rate_examples": [
-                f"{clip_id}: {a.kind}, {a.pose_fps:g} poses/s, video {a.video_fps:g}"
-                for clip_id, a in self.alignments.items()
-                if a.kind in ("other rate", "resampled")
-            ][:_MOST_EXAMPLES],
-            "other_length_than_video": len(other_length),
-            "other_length_examples": other_length[:_MOST_EXAMPLES],
-            "other_shape_than_video": len(self.other_shape),
-            "other_shape_examples": self.other_shape[:_MOST_EXAMPLES],
+            **self._agreement(),
             "y_direction": {
                 "down": sum(down is True for down in self.y_down.values()),
                 "up": len(flipped),
@@ -202,6 +187,28 @@ class _Audit:
             "share_of_points_outside_picture": {
                 name: round(self.outside[name] / count, 4) for name, count in self.points.items() if count
             },
+        }
+
+    def _agreement(self) -> dict[str, Any]:
+        """Return how poses and videos differ in rate, length and shape."""
+        kinds = Counter(alignment.kind for alignment in self.alignments.values())
+        other_rate = [
+            f"{clip_id}: {a.kind}, {a.pose_fps:g} poses/s, video {a.video_fps:g}"
+            for clip_id, a in self.alignments.items()
+            if a.kind in ("other rate", "resampled")
+        ]
+        other_length = [
+            f"{clip_id}: {a.pose_frames} poses, {a.video_frames} frames"
+            for clip_id, a in self.alignments.items()
+            if a.video_frames is not None and a.pose_frames != a.video_frames
+        ]
+        return {
+            "alignment": dict(kinds.most_common()),
+            "other_rate_examples": other_rate[:_MOST_EXAMPLES],
+            "other_length_than_video": len(other_length),
+            "other_length_examples": other_length[:_MOST_EXAMPLES],
+            "other_shape_than_video": len(self.other_shape),
+            "other_shape_examples": self.other_shape[:_MOST_EXAMPLES],
         }
 
     def _ranges(self) -> dict[str, dict[str, float]]:

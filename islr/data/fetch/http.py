@@ -1,30 +1,28 @@
 """One file over HTTP, continued where an earlier attempt broke off.
 
-Only http and https are spoken, also after a redirect, and by default only to addresses of the public internet:
-a list of links, or a host that redirects, could otherwise make this machine ask its own network. The check is made
-on the address actually connected to; behind a proxy it is the proxy that decides.
+Only http and https are spoken, also after a redirect. `islr.data.fetch.connection` keeps connections to public
+addresses and within their time; this module turns every answer, however malformed, into a file or a `FetchFailure`.
 """
 
+import contextlib
 import email.utils
-import functools
 import http.client
-import ipaddress
 import json
 import os
 import re
-import ssl
 import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from urllib3 import exceptions
+
 import islr
 from islr.data.fetch import table
+from islr.data.fetch.connection import ExchangeClock, request
+from islr.data.fetch.failure import FetchFailure, Stopped, TransferLimits
 from islr.data.video.guard import HEAD_BYTES, container_suffix
 from islr.files import write_atomic
 
@@ -32,49 +30,18 @@ USER_AGENT = f"islr-bench/{islr.__version__} (fetches the videos of a sign langu
 
 _REDIRECTS = 8
 _CHUNK = 1 << 16
-_SLOWEST_BYTES_PER_S = 1000  # a clip of a megabyte would take longer than anybody waits
-_MANY = 429
+_TOO_MANY_REQUESTS = 429
 _RETRY = frozenset((408, 425, 500, 502, 503, 504))
 _DEAD = frozenset((400, 404, 406, 410))
-_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+_NUMBER = r"[0-9]{1,15}"  # ASCII digits, as many as a file's bytes can have
+_RANGE = re.compile(rf"bytes ({_NUMBER})-{_NUMBER}/({_NUMBER})")
+_LONGEST_WAIT_S = 1e9  # a Retry-After beyond it means the same
 # Quoted already, or with a meaning of their own in an address.
 _SAFE = "/:?#[]@!$&'()*+,;=%~"
 
 
-@dataclass(frozen=True)
-class TransferLimits:
-    """What a transfer may cost: seconds without an answer or data, bytes, and whether private hosts are allowed."""
-
-    timeout: float = 30.0
-    max_bytes: int = 2 << 30
-    allow_private: bool = False
-
-
-class FetchFailure(Exception):
-    """An attempt failed.
-
-    Attributes:
-        outcome: One of `fetch_table.OUTCOMES`.
-        detail: The particulars.
-        retry: Whether another attempt in this run may do better.
-        wait: Seconds the host asked us to wait, if it did.
-        of_host: Whether it is about the host and not about this file.
-    """
-
-    def __init__(
-        self, outcome: str, detail: str, *, retry: bool = False, wait: float | None = None, of_host: bool = False
-    ) -> None:
-        super().__init__(outcome, detail)
-        self.outcome, self.detail = outcome, " ".join(detail.split())[:200]
-        self.retry, self.wait, self.of_host = retry, wait, of_host
-
-
-class Stopped(Exception):
-    """The run was told to stop; what has come so far stays for the next one."""
-
-
 def host_of(url: str) -> str:
-    """The host of an http(s) address.
+    """Return the host of an http(s) address.
 
     Raises:
         FetchFailure: It is no such address, or carries a password.
@@ -94,13 +61,13 @@ def host_of(url: str) -> str:
 
 
 def download(url: str, target: Path, limits: TransferLimits, stop: threading.Event) -> None:
-    """Make one attempt at getting a file.
+    """Make one attempt at downloading a file.
 
-    What comes is collected in `<target>.partial`, which the next attempt continues if the host can (RFC 9110,
-    section 13.1.5: only with a validator that shows that the file is still the same).
+    The body is collected in `<target>.partial`, which the next attempt continues if the host can (RFC 9110, section
+    13.1.5: only with a validator that shows that the file is still the same).
 
     Raises:
-        FetchFailure: It did not come, or what came is not a video by its first bytes.
+        FetchFailure: It did not come, or its first bytes are not those of a video.
         Stopped: `stop` was set.
         OSError: The disk refuses.
     """
@@ -118,9 +85,10 @@ def download(url: str, target: Path, limits: TransferLimits, stop: threading.Eve
 
 def _attempt(url: str, partial: Path, about: Path, limits: TransferLimits, stop: threading.Event) -> None:
     """Complete `partial`, whose address and validator are kept in `about`."""
-    have, validator = _progress(partial, about, url)
+    have, validator = _resumable(partial, about, url)
     headers = {"Range": f"bytes={have}-", "If-Range": validator} if have else {}
-    with _open(url, headers, limits) as answer:
+    clock = ExchangeClock(limits)
+    with contextlib.closing(_open(url, headers, limits, clock)) as answer:
         total = _number(answer.headers.get("Content-Length"))
         if answer.status == http.client.PARTIAL_CONTENT:
             found = _RANGE.match(answer.headers.get("Content-Range", ""))
@@ -138,7 +106,7 @@ def _attempt(url: str, partial: Path, about: Path, limits: TransferLimits, stop:
             file.flush()
             os.fsync(file.fileno())
     if not _is_video(partial):
-        kind = answer.headers.get_content_type()
+        kind = answer.headers.get("Content-Type", "no type")
         raise FetchFailure(table.WRONG_TYPE, f"no video by its first bytes; the host says {kind}")
 
 
@@ -146,156 +114,97 @@ def _receive(
     answer: Any, file: BinaryIO, have: int, total: int | None, limits: TransferLimits, stop: threading.Event
 ) -> None:
     """Write the body of an answer to a file that has `have` bytes, until `total`."""
-    began, come, head = time.monotonic(), 0, bytearray()
+    come, head = 0, bytearray()
     for chunk in _chunks(answer):
         file.write(chunk)
-        file.flush()  # what has come outlives a kill
+        file.flush()  # received bytes survive a kill
         come += len(chunk)
         if not have and len(head) < HEAD_BYTES:
             head += chunk
-            # A page that stands in for a video need not be read to its end.
+            # A web page in place of a video need not be read to its end.
             if len(head) >= HEAD_BYTES and container_suffix(bytes(head)) is None:
                 return
         if stop.is_set():
             raise Stopped
         if have + come > limits.max_bytes:
             raise FetchFailure(table.TOO_LARGE, f"more than {limits.max_bytes} bytes")
-        seconds = time.monotonic() - began
-        if seconds > limits.timeout and come < _SLOWEST_BYTES_PER_S * seconds:
-            raise FetchFailure(table.TIMEOUT, f"{come} bytes in {seconds:.0f} s", retry=True)
     if total is not None and have + come < total:
         raise FetchFailure(table.TRUNCATED, f"{have + come} of {total} bytes", retry=True)
 
 
 def _chunks(answer: Any) -> Iterator[bytes]:
-    """Pieces of a body as they come; only network errors become failures here, those of the disk do not."""
+    """Yield pieces of a body as they come; only network errors become failures here, those of the disk do not."""
     while True:
         try:
             chunk = answer.read1(_CHUNK)
-        except TimeoutError:
-            raise FetchFailure(table.TIMEOUT, "the host fell silent", retry=True) from None
-        except (OSError, http.client.HTTPException) as error:
+        except exceptions.ReadTimeoutError:
+            raise FetchFailure(table.TIMEOUT, "the host fell silent, or sends too slowly", retry=True) from None
+        except (exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
             raise FetchFailure(table.TRUNCATED, f"the connection broke ({error!r})", retry=True) from None
         if not chunk:
             return
         yield chunk
 
 
-def _open(url: str, headers: dict[str, str], limits: TransferLimits) -> Any:
-    """An answer with status 200 or 206, after redirects."""
+def _open(url: str, headers: dict[str, str], limits: TransferLimits, clock: ExchangeClock) -> Any:
+    """Return an answer with status 200 or 206, after redirects."""
     for _ in range(_REDIRECTS):
+        url = url.strip()
         host_of(url)
         clean = urllib.parse.quote(url, safe=_SAFE)
         sent = {"User-Agent": USER_AGENT, "Accept": "video/*, */*;q=0.5", "Accept-Encoding": "identity", **headers}
-        request = urllib.request.Request(clean, headers=sent)
         try:
-            answer = _opener(url, limits).open(request, timeout=limits.timeout)
-        except urllib.error.HTTPError as error:
-            with error:
-                where = error.headers.get("Location")
-                if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and "Range" in headers:
-                    headers = {}  # what we have is no beginning of what is there now
-                    continue
-                if 300 <= error.code < 400 and where:
-                    url = urllib.parse.urljoin(clean, where)
-                    continue
-                raise _refused(error.code, error.headers) from None
-        except TimeoutError:
-            raise FetchFailure(table.TIMEOUT, "no answer", retry=True, of_host=True) from None
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise _no_connection(getattr(error, "reason", error)) from None
+            answer = request(clean, sent, limits, clock)
+        except (exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
+            raise _no_connection(error) from None
         if answer.status in (http.client.OK, http.client.PARTIAL_CONTENT):
+            clock.begin_body()
             return answer
         answer.close()
-        raise FetchFailure(table.DEAD, f"HTTP {answer.status}")
+        where = answer.headers.get("Location")
+        if answer.status == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and "Range" in headers:
+            headers = {}  # the file of the partial download is longer than the one that the host has now
+        elif 300 <= answer.status < 400 and where:
+            url = _redirected(clean, where)
+        else:
+            raise _refused(answer.status, answer.headers)
     raise FetchFailure(table.BLOCKED, f"more than {_REDIRECTS} redirects")
+
+
+def _redirected(url: str, where: str) -> str:
+    try:
+        return urllib.parse.urljoin(url, where.strip())
+    except ValueError as error:
+        raise FetchFailure(table.BAD_LINK, f"redirects to no address ({error})") from None
 
 
 def _refused(code: int, headers: Any) -> FetchFailure:
     detail = f"HTTP {code}"
-    if code in _DEAD:
+    if code in _DEAD or code < 300:
         return FetchFailure(table.DEAD, detail)
-    if code == _MANY or code in _RETRY or code >= 500:
-        outcome = table.BLOCKED if code == _MANY else table.SERVER_ERROR
+    many = code == _TOO_MANY_REQUESTS
+    if many or code in _RETRY or code >= 500:
+        outcome = table.BLOCKED if many else table.SERVER_ERROR
         wait = _retry_after(headers.get("Retry-After"))
-        return FetchFailure(outcome, detail, retry=code == _MANY or code in _RETRY, wait=wait, of_host=code == _MANY)
+        return FetchFailure(outcome, detail, retry=many or code in _RETRY, wait=wait, of_host=many)
     return FetchFailure(table.BLOCKED, detail)
 
 
-def _no_connection(reason: Any) -> FetchFailure:
-    if isinstance(reason, TimeoutError):
-        return FetchFailure(table.TIMEOUT, "no connection in time", retry=True, of_host=True)
-    if isinstance(reason, ssl.SSLCertVerificationError):
-        return FetchFailure(table.UNREACHABLE, f"no safe connection ({reason})", of_host=True)
-    return FetchFailure(table.UNREACHABLE, str(reason), retry=True, of_host=True)
+def _no_connection(error: Exception) -> FetchFailure:
+    """Say why no answer came."""
+    if isinstance(error, exceptions.ProtocolError) and len(error.args) > 1:
+        error = error.args[1]  # the socket's own error
+    if isinstance(error, exceptions.TimeoutError | TimeoutError):
+        return FetchFailure(table.TIMEOUT, "no answer in time", retry=True, of_host=True)
+    if isinstance(error, exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return FetchFailure(table.UNREACHABLE, f"no safe connection ({error})", of_host=True)
+    if isinstance(error, exceptions.LocationValueError | UnicodeError):
+        return FetchFailure(table.BAD_LINK, str(error))
+    return FetchFailure(table.UNREACHABLE, str(error), retry=True, of_host=True)
 
 
-def _opener(url: str, limits: TransferLimits) -> urllib.request.OpenerDirector:
-    """Speaks http and https, follows nothing, and looks at the address it is connected to."""
-    proxies = urllib.request.getproxies()
-    parts = urllib.parse.urlsplit(url)
-    proxied = parts.scheme in proxies and not urllib.request.proxy_bypass(parts.hostname or "")
-    check = not (limits.allow_private or proxied)
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(proxies),
-        _Http(check),
-        _Https(check),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.HTTPDefaultErrorHandler(),
-    ):
-        opener.add_handler(handler)
-    return opener
-
-
-class _Connection(http.client.HTTPConnection):
-    def connect(self) -> None:
-        super().connect()
-        _check_public(self)
-
-
-class _SafeConnection(http.client.HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
-        _check_public(self)
-
-
-class _Http(urllib.request.HTTPHandler):
-    def __init__(self, check: bool) -> None:
-        super().__init__()
-        self._kind = _Connection if check else http.client.HTTPConnection
-
-    def http_open(self, req: urllib.request.Request) -> Any:
-        return self.do_open(self._kind, req)
-
-
-class _Https(urllib.request.HTTPSHandler):
-    def __init__(self, check: bool) -> None:
-        super().__init__()
-        self._kind = _SafeConnection if check else http.client.HTTPSConnection
-
-    def https_open(self, req: urllib.request.Request) -> Any:
-        return self.do_open(self._kind, req, context=_trusted())
-
-
-@functools.cache
-def _trusted() -> ssl.SSLContext:
-    """Certificates of the system, read once."""
-    return ssl.create_default_context()
-
-
-def _check_public(connection: http.client.HTTPConnection) -> None:
-    """Close a connection to this machine, the local network, or a cloud's own services."""
-    text = connection.sock.getpeername()[0]
-    address = ipaddress.ip_address(text.partition("%")[0])
-    address = getattr(address, "ipv4_mapped", None) or address
-    if not address.is_global:
-        connection.close()
-        raise FetchFailure(table.BAD_LINK, f"leads to the private address {text}")
-
-
-def _progress(partial: Path, about: Path, url: str) -> tuple[int, str]:
-    """Bytes that may be continued, and the validator they came with; 0 if they may not."""
+def _resumable(partial: Path, about: Path, url: str) -> tuple[int, str]:
+    """Return the bytes that may be continued and the validator they came with; 0 if none may."""
     try:
         stored = json.loads(about.read_text(encoding="utf-8"))
         have = partial.stat().st_size
@@ -307,7 +216,7 @@ def _progress(partial: Path, about: Path, url: str) -> tuple[int, str]:
 
 
 def _validator(headers: Any) -> str:
-    """A strong ETag or else the date of change: what If-Range may carry."""
+    """Return what If-Range may carry: a strong ETag, else the date of change."""
     tag = headers.get("ETag", "")
     return tag if tag.startswith('"') else headers.get("Last-Modified", "")
 
@@ -318,16 +227,16 @@ def _is_video(path: Path) -> bool:
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isdigit() else None
+    return int(text) if text and re.fullmatch(_NUMBER, text.strip()) else None
 
 
 def _retry_after(text: str | None) -> float | None:
-    """Seconds of a Retry-After header, which holds seconds or a date (RFC 9110, section 10.2.3)."""
-    if not text:
-        return None
-    if text.strip().isdigit():
-        return float(text)
+    """Return the seconds of a Retry-After header, which holds seconds or a date (RFC 9110, section 10.2.3)."""
+    text = (text or "").strip()
+    if re.fullmatch(r"[0-9]+", text):
+        return min(float(text), _LONGEST_WAIT_S)
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
+        wait = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError, IndexError):
         return None
+    return min(max(0.0, wait), _LONGEST_WAIT_S)

@@ -17,8 +17,8 @@ from islr.data.corpora.wlasl_json import Instance, read_instances
 from islr.data.corpora.youtube import on_youtube, youtube_id
 from islr.data.fetch import table
 from islr.data.fetch.clip_files import ClipFiles
-from islr.data.fetch.failure import Stopped
-from islr.data.fetch.http import FetchFailure, TransferLimits, download, host_of
+from islr.data.fetch.failure import FetchFailure, Stopped, TransferLimits
+from islr.data.fetch.http import download, host_of
 from islr.data.fetch.schedule import Schedule
 from islr.data.fetch.table import FetchedClip, FetchTable
 from islr.data.fetch.youtube import HOST as YOUTUBE

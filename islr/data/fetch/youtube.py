@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from islr.data.fetch import table
-from islr.data.fetch.failure import Stopped
-from islr.data.fetch.http import FetchFailure, TransferLimits
+from islr.data.fetch.failure import FetchFailure, Stopped, TransferLimits
 
 HOST = "www.youtube.com"
 

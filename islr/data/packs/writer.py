@@ -69,7 +69,7 @@ class PackOptions:
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedClip:
     """A clip's record, or the kind of error that there is none."""
 
     record: bytes = b""
@@ -118,20 +118,10 @@ def pack_manifest(
         if progress is not None:
             progress(done, len(clips))
         for clip, packed in _in_order(clips[done:], manifest.root, options, workers):
-            if packed.failed == "missing":
-                raise UserError(
-                    f"clip {clip.clip_id}: {clip.path} is ok in the manifest and not there; is its disk mounted?"
-                    " If it is gone, make the manifest again"
-                )
             if packed.failed:
                 failed.append(f"{clip.clip_id} ({packed.failed})")
-                if len(failed) > options.max_bad * len(clips):
-                    raise UserError(
-                        f"{len(failed)} of {len(clips)} clips cannot be decoded ({', '.join(failed[-_SHOWN:])});"
-                        " make the manifest again, or allow more with --max-bad"
-                    )
-            facts = {"id": clip.clip_id, "failed": packed.failed}
-            shards.add(packed.record or pack_record(facts, [], None))
+                _check_failures(clip, packed, failed, options.max_bad * len(clips), len(clips))
+            shards.add(packed.record or pack_record({"id": clip.clip_id, "failed": packed.failed}, [], None))
             done += 1
             if progress is not None:
                 progress(done, len(clips))
@@ -141,7 +131,21 @@ def pack_manifest(
     return packed_manifest
 
 
-def pack_clip(clip: Clip, root: Path, options: PackOptions) -> Packed:
+def _check_failures(clip: Clip, packed: PackedClip, failed: Sequence[str], most: float, clips: int) -> None:
+    """Stop at a missing file, or when more than `most` clips have failed."""
+    if packed.failed == "missing":
+        raise UserError(
+            f"clip {clip.clip_id}: the manifest says ok, but {clip.path} does not exist; is its disk mounted?"
+            " If the file is gone, make the manifest again"
+        )
+    if len(failed) > most:
+        raise UserError(
+            f"{len(failed)} of {clips} clips cannot be decoded ({', '.join(failed[-_SHOWN:])});"
+            " make the manifest again, or allow more with --max-bad"
+        )
+
+
+def pack_clip(clip: Clip, root: Path, options: PackOptions) -> PackedClip:
     """Decode, shrink and encode one clip, with its pose."""
     path = root / clip.path
     try:
@@ -153,7 +157,7 @@ def pack_clip(clip: Clip, root: Path, options: PackOptions) -> Packed:
             info = probe_video(path, root)
             fps, width, height = info.fps, info.width, info.height
     except DecodeError as error:
-        return Packed(failed=error.kind)
+        return PackedClip(failed=error.kind)
     try:
         pose = clip_pose(Manifest("", (), root), clip) if clip.pose else None
     except DecodeError:
@@ -168,7 +172,7 @@ def pack_clip(clip: Clip, root: Path, options: PackOptions) -> Packed:
         "original": [width, height],
         "origin": asdict(origin),
     }
-    return Packed(pack_record(facts, [_jpeg(frame, options.quality) for frame in frames], pose))
+    return PackedClip(pack_record(facts, [_jpeg(frame, options.quality) for frame in frames], pose))
 
 
 def _jpeg(frame: Any, quality: int) -> bytes:
@@ -183,7 +187,9 @@ def _hash(path: Path, size: int, mtime_ns: int) -> str:
     return file_sha256(path)
 
 
-def _in_order(clips: Sequence[Clip], root: Path, options: PackOptions, workers: int) -> Iterator[tuple[Clip, Packed]]:
+def _in_order(
+    clips: Sequence[Clip], root: Path, options: PackOptions, workers: int
+) -> Iterator[tuple[Clip, PackedClip]]:
     function = partial(pack_clip, root=root, options=options)
     if not workers:
         yield from zip(clips, map(function, clips), strict=True)
@@ -196,7 +202,7 @@ def _in_order(clips: Sequence[Clip], root: Path, options: PackOptions, workers: 
         lost=_lost,
         window=_AHEAD * workers,
     )
-    early: dict[int, Packed] = {}
+    early: dict[int, PackedClip] = {}
     following = 0
     for place, packed in found:
         early[place] = packed
@@ -209,8 +215,8 @@ def _seconds(clip: Clip, root: Path) -> float:
     return deadline_of(root / clip.path)
 
 
-def _lost(how: str) -> Packed:
-    return Packed(failed=how)
+def _lost(how: str) -> PackedClip:
+    return PackedClip(failed=how)
 
 
 def _about(manifest: Manifest, clips: Sequence[Clip], options: PackOptions) -> dict[str, Any]:
