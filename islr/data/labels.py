@@ -35,7 +35,7 @@ class Labels:
 
     def of_clip(self, clip_id: str) -> int | None:
         """The class of a clip; `123` stands for `00123` too, as spreadsheets drop leading zeros."""
-        return self.of.get(clip_id, self.of.get(clip_id.lstrip("0")) if clip_id.isdigit() else None)
+        return self.of.get(clip_id, self.of.get(clip_id.lstrip("0")) if clip_id.isdecimal() else None)
 
 
 def read_labels(files: str | Path | Sequence[str | Path], names: str | Path | None = None) -> Labels:
@@ -260,7 +260,7 @@ def _read_pairs(path: Path) -> Iterable[tuple[str, str | int]]:
         return []
     separator = "," if "," in lines[0] else None
     pairs = [line.rsplit(separator, 1) for line in lines if line.strip()]
-    if pairs and all(len(pair) == 2 and pair[1].strip().isdigit() for pair in pairs):
+    if pairs and all(len(pair) == 2 and pair[1].strip().isdecimal() for pair in pairs):
         return [(Path(video.strip()).stem, int(label)) for video, label in pairs]
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     return _from_table([list(row) for row in csv.reader(lines, delimiter=delimiter)], path)

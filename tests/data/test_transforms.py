@@ -5,7 +5,7 @@ import pytest
 
 from islr.data.views.crops import random_resized_crop, spatial_crop
 from islr.data.views.poses import MIRROR, PoseAugmentConfig, augment_pose, resample_pose
-from islr.data.views.sampling import span_indices, uniform_indices
+from islr.data.views.sampling import SamplingConfig, span_indices, uniform_indices
 
 
 @pytest.mark.parametrize("length", [1, 5, 16, 57, 195])
@@ -78,3 +78,11 @@ def test_at_least_one_hand_stays() -> None:
     for seed in range(30):
         seen = augment_pose(pose, config, np.random.default_rng(seed))[0, 33:, 2] > 0
         assert seen[:21].any() or seen[21:].any()
+
+
+@pytest.mark.parametrize("idle", [{"stride": 2}, {"target_fps": 25.0}])
+def test_options_of_the_window_are_refused_without_it(idle: dict[str, float]) -> None:
+    assert SamplingConfig.model_validate({"kind": "span", **idle})
+    with pytest.raises(ValueError, match=f"{next(iter(idle))} acts only with kind: span"):
+        SamplingConfig.model_validate(idle)
+    assert SamplingConfig.model_validate(SamplingConfig().model_dump()) == SamplingConfig()  # as a run writes it

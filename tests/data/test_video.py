@@ -313,9 +313,9 @@ def test_backend_that_gives_another_picture_is_caught(
     status = good.stat()
     other = make_video(tmp_path / "other.mp4", first=1)
     with reader.Reader(other) as opened:
-        seen = [(time, backends._sketch(opened.picture(frame, None))) for time, frame in opened.frames()]
+        seen = [(time, backends._thumbnail(opened.picture(frame, None))) for time, frame in opened.frames()]
     kept = np.array([time for time, _ in seen]), np.stack([sketch for _, sketch in seen])
-    monkeypatch.setitem(backends._kept, (good, status.st_size, status.st_mtime_ns), kept)
+    monkeypatch.setitem(backends._cache, (good, status.st_size, status.st_mtime_ns), kept)
     assert kind_of(good, backend=backend) == "backend disagrees"
 
 
@@ -324,8 +324,8 @@ def test_thumbnails_kept_are_bounded(good: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(backends, "_KEPT_BYTES", 2 * FRAMES * (8 + 64))
     paths = [make_video(tmp_path / f"{number}.mp4") for number in range(3)]
     for path in (*paths[:2], paths[0], paths[2]):
-        backends._sketches(path)
-    assert [key[0] for key in backends._kept] == [paths[0], paths[2]]  # the least recently used went
+        backends._thumbnails(path)
+    assert [key[0] for key in backends._cache] == [paths[0], paths[2]]  # the least recently used went
 
 
 def test_decoding_leaves_no_frames_to_the_garbage_collector(good: Path) -> None:

@@ -13,7 +13,7 @@ from islr.data.corpora.wlasl import fit_box, from_wlasl
 from islr.data.corpora.wlasl_json import span_of
 from islr.data.labels import Labels
 from islr.data.manifest import Manifest
-from islr.data.video.scan import ScanJob, Scanned
+from islr.data.video.scan import ScanJob, Scanned, scan
 from islr.errors import UserError
 from islr.files import file_sha256
 
@@ -98,7 +98,7 @@ def test_second_scan_decodes_only_what_is_new(
         decoded.append(job.path.stem)
         return Scanned("ok", 1, 25.0, 8, 8, sha256=file_sha256(job.path))
 
-    monkeypatch.setitem(__import__("islr.data.video.scan").data.scan.scan.__kwdefaults__, "measure_one", counted)
+    monkeypatch.setitem(scan.__kwdefaults__, "measure_one", counted)
     out = tmp_path / "made" / "manifest.csv"
     first = from_wlasl(files[0], files[1], workers=0, out=out)
     assert sorted(decoded) == ["00001", "00003", "00010", "00020", "00021", "70023"]

@@ -223,7 +223,7 @@ def from_autsl(lists: Paths, videos: str | Path, *, signs: str | Path, **options
         split = _split(path.stem.split("_")[0], str(path))
         for line in read_text(path).splitlines():
             clip, _, label = line.partition(",")
-            if not clip or not label.strip().isdigit() or int(label) not in names:
+            if not clip or not label.strip().isdecimal() or int(label) not in names:
                 raise UserError(f"{path}: '{line}' is not `signerX_sampleY,class` with a class of {signs}")
             signer = clip.split("_")[0].removeprefix("signer")
             rows.append(ListedClip(clip, f"{clip}_color", names[int(label)], split, signer))

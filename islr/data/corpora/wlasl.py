@@ -218,7 +218,7 @@ def _match(files: Iterable[Path], wanted: set[str], pattern: str) -> tuple[dict[
     for path in files:
         match = shape.fullmatch(path.stem)
         video_id = match["id"] if match else ""
-        if video_id not in wanted and video_id.isdigit():
+        if video_id not in wanted and video_id.isdecimal():
             video_id = video_id.zfill(5)  # some mirrors lost the leading zeros
         if video_id in wanted and video_id not in found:
             found[video_id] = path

@@ -18,12 +18,12 @@ from islr.errors import UserError
 
 
 def sample_rng(seed: int, epoch: int, index: int, view: int = 0) -> np.random.Generator:
-    """The generator of one sample in one epoch; streams of different arguments never overlap."""
+    """Return the generator of one sample in one epoch; streams of different arguments never overlap."""
     return np.random.Generator(np.random.Philox(key=[seed, STREAM], counter=[0, view, index, epoch]))
 
 
 class _Views:
-    """Maps (epoch, row) to the view's dict, or to the reason why there is none."""
+    """A function from (epoch, row) to the view's dict, or to the reason why there is none."""
 
     def __init__(self, store: ClipStore, view: View, seed: int) -> None:
         self.store, self.view, self.seed = store, view, seed
@@ -46,22 +46,22 @@ class _Views:
 class TrainBatches:
     """The batches of a training run from any step on, for one rank.
 
-    An epoch has as many clips as the corpora together; `data.balance` says how many of each. A step's global batch
-    holds `batch_size` clips; it is cut into `world * accumulate` equal parts, so the clips of a step do not depend on
-    the world size. The last incomplete batch of an epoch is dropped; the order differs in every epoch, so no clip is
-    left out for good.
+    An epoch is as long as all corpora together; `data.balance` sets the share of each. A step's global batch holds
+    `batch_size` clips and is cut into `world * accumulate` equal parts, so the clips of a step do not depend on the
+    world size. The last incomplete batch of an epoch is dropped; every epoch has another order, so no clip is always
+    the one that is dropped.
 
     Args:
         store: The clips.
-        view: Makes a sample of a clip.
+        view: Makes a sample from a clip.
         batch_size: Clips per optimiser step, over all ranks.
         seed: Seed of the run.
-        accumulate: Parts a rank's share of the step is cut into.
+        accumulate: Micro-batches of a rank per step.
         rank, world: This process and the number of processes.
-        balanced: Draw from all classes alike (`order.Balanced`), instead of every clip once an epoch.
+        balanced: Class-balanced sampling (`order.Balanced`) instead of every clip once an epoch.
 
     Raises:
-        UserError: More clips in a batch than in the corpus, or a batch that cannot be cut evenly.
+        UserError: The batch is larger than the corpus, or cannot be cut evenly.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class TrainBatches:
         self.steps_per_epoch = len(store) // batch_size
 
     def rows(self, step: int, part: int) -> list[tuple[int, int]]:
-        """(pass, row) of the clips of one part of one step, for this rank; `order.Mix` says what a pass is."""
+        """Return (pass, row) of the clips of one micro-batch of this rank; `order.Mix` defines a pass."""
         epoch, place = divmod(step, self.steps_per_epoch)
         batch = self.order.keys(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
         size = self.batch_size // (self.world * self.accumulate)
@@ -104,29 +104,29 @@ class TrainBatches:
         return [(int(number), int(row)) for number, row in batch[start : start + size]]
 
     def corpus_shares(self) -> str:
-        """How many clips of an epoch come from each corpus; "" for one corpus."""
+        """Describe how many clips of an epoch come from each corpus; "" for one corpus."""
         if len(self.corpora) < 2 or not isinstance(self.order, Mix):
             return ""
         parts = zip(self.corpora, self.order.quotas, self.order.parts, strict=True)
         return "an epoch holds " + ", ".join(f"{quota} clips of {name} ({len(own)})" for name, quota, own in parts)
 
     def iterate(self, first_step: int, last_step: int) -> Iterator[list[Batch]]:
-        """For each step in `[first_step, last_step)`, its `accumulate` batches."""
+        """Yield the `accumulate` micro-batches of each step in `[first_step, last_step)`."""
         plan = [self.rows(step, part) for step in range(first_step, last_step) for part in range(self.accumulate)]
         batches = _loader(self.store, self.view, self.seed, plan)
         for _ in range(first_step, last_step):
             yield [next(batches) for _ in range(self.accumulate)]
 
     def fixed(self, clips: int) -> Iterator[Batch]:
-        """One batch of the first `clips` rows with the training view, always the same."""
+        """Yield one batch of the first `clips` rows with the training view, always the same."""
         plan = [[(0, row) for row in range(min(clips, len(self.store)))]]
         yield from _loader(self.store, self.view, self.seed, plan)
 
 
 def eval_batches(store: ClipStore, view: View, *, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-    """Every clip of the store exactly once over all ranks, in manifest order within a rank.
+    """Yield every clip of the store exactly once over all ranks, in manifest order within a rank.
 
-    Whole batches are dealt out: a batch is the same whatever the number of ranks, and so is what a model says of it.
+    Ranks share out whole batches, so neither a batch nor the model's outputs for it depend on the number of ranks.
     """
     rows = [(0, row) for row in range(len(store))]
     plan = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]

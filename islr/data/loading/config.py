@@ -12,13 +12,16 @@ class DataConfig(Config):
 
     manifest: tuple[str, ...] = Field(min_length=1, description="one manifest.csv, or several for a mixed corpus")
     balance: float = Field(
-        0.0, ge=0, le=1, description="of several manifests in training: 0 = by their sizes, 1 = all equally often"
+        0.0,
+        ge=0,
+        le=1,
+        description="share of each manifest in training: 0 = by corpus size, 1 = equal",
     )
     backend: Literal["pyav", "decord", "torchcodec"] = "pyav"
-    workers: int = Field(0, ge=0, description="loader processes, one thread each; 0: none, and no deadline")
-    deadline_s: float = Field(60.0, gt=0, description="seconds for one clip; then its loader process is killed")
-    short_side: int | None = Field(None, ge=16, description="resize while reading; cached and fresh reads agree")
-    cache: Literal["none", "memory"] = Field("none", description="memory: decode every clip once, at the start")
+    workers: int = Field(0, ge=0, description="worker processes, one thread each; 0 = none, and no deadline")
+    deadline_s: float = Field(60.0, gt=0, description="seconds to decode one clip; then its worker is killed")
+    short_side: int | None = Field(None, ge=16, description="shrink frames to this shorter side, in pixels")
+    cache: Literal["none", "memory"] = Field("none", description="memory = decode every clip once, at the start")
     max_bad: float = Field(0.01, ge=0, le=1, description="share of unreadable clips above which a run stops")
 
     @field_validator("manifest", mode="before")
@@ -29,5 +32,5 @@ class DataConfig(Config):
     @model_validator(mode="after")
     def _something_to_balance(self) -> "DataConfig":
         if self.balance and len(self.manifest) == 1:
-            raise ValueError("balance is for several manifests, and one is given")
+            raise ValueError("balance acts on several manifests and data.manifest names one; leave balance out")
         return self

@@ -1,9 +1,8 @@
-"""Batches of samples, in the order of a plan, made here or by worker processes.
+"""Batches of samples in the order of a plan, made in this process or by worker processes.
 
-A batch is the same whoever makes it. Worker processes exist for speed and for safety: a clip whose decoding does
-not end in time, or kills its process, costs that process and is reported as failed; the batch is made again
-without it. A batch's large tensors come through shared memory that has no name, so nothing is left behind when a
-run is killed.
+Worker processes change the speed of a batch, never its content. They also contain damage: a clip that exceeds its
+deadline, or crashes the decoder, costs its worker and is reported as failed, and another worker makes the batch again
+without it. Large tensors travel in anonymous shared memory, so a killed run leaves nothing behind.
 """
 
 import mmap
@@ -33,19 +32,19 @@ METHOD = "fork" if sys.platform == "linux" else "spawn"
 
 
 class Samples(Protocol):
-    """Makes the sample of a key."""
+    """A function from a key to its sample."""
 
-    lost: dict[int, str]  # row -> kind, the clips that cost a worker; they are not tried again
+    lost: dict[int, str]  # row -> kind of error of the clips that cost a worker; they are not tried again
 
     def __call__(self, key: Key) -> Sample:
-        """The sample, or `{"failed": (row, reason)}`."""
+        """Return the sample, or `{"failed": (row, reason)}`."""
 
     def failure(self, key: Key, kind: str) -> Sample:
-        """`{"failed": (row, reason)}` of a clip that cannot be had."""
+        """Return `{"failed": (row, reason)}` for a clip that cannot be read."""
 
 
 def pin_threads() -> None:
-    """One thread per process: small operations on busy cores run many times slower with more."""
+    """Limit this process to one thread: with more, small operations on busy cores run many times slower."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
 
@@ -54,8 +53,8 @@ def collate(samples: Sequence[Sample], empty: Empty = torch.empty) -> Batch:
     """Stack samples; `failed` lists (row, reason) of the clips that could not be read.
 
     Args:
-        samples: What `Samples` made.
-        empty: Where the stacked tensors lie; called with a shape and `dtype`.
+        samples: Results of `Samples`.
+        empty: Allocates the stacked tensors; called with a shape and `dtype`.
     """
     failed = [sample["failed"] for sample in samples if "failed" in sample]
     good = [sample for sample in samples if "failed" not in sample]
@@ -70,12 +69,12 @@ def collate(samples: Sequence[Sample], empty: Empty = torch.empty) -> Batch:
 
 
 def load(samples: Samples, plan: Sequence[Sequence[Key]], *, workers: int, deadline_s: float) -> Iterator[Batch]:
-    """The plan's batches, in its order.
+    """Yield the plan's batches, in its order.
 
     Args:
         samples: Makes a sample.
         plan: The keys of each batch.
-        workers: Processes; 0 = this one, which cannot stop a decoder that never returns.
+        workers: Worker processes; 0 = this process, which cannot stop a decoder that hangs.
         deadline_s: Seconds a worker may take for one sample.
     """
     workers = min(workers, len(plan))
@@ -116,7 +115,7 @@ def _from_workers(samples: Samples, plan: Sequence[Sequence[Key]], workers: int,
 
 
 class _Maker:
-    """What a worker does: the samples of one batch, one after another, each against its own deadline."""
+    """The work of one worker process: the samples of a batch, each within its own deadline."""
 
     def __init__(self, samples: Samples, deadline_s: float) -> None:
         self.samples, self.deadline_s = samples, deadline_s
@@ -135,7 +134,7 @@ class _Maker:
 
 @dataclass(frozen=True)
 class _Packed:
-    """A tensor in a message: its bytes, or which of the parcel's files holds them."""
+    """A tensor in a message: its bytes, or the index of the parcel's file that holds them."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -143,14 +142,14 @@ class _Packed:
 
 
 class _Memory:
-    """Tensors in files that have no name and exist in memory only, to be handed to another process."""
+    """Tensors in anonymous shared memory, to be handed to another process."""
 
     def __init__(self) -> None:
         self.handles: list[int] = []
         self._places: dict[int, int] = {}  # a tensor's address -> its file
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        """As `torch.empty`; large tensors in shared memory where the system has it without names."""
+        """Allocate as `torch.empty` does; large tensors lie in shared memory where the system has `memfd_create`."""
         size = torch.Size(shape).numel() * dtype.itemsize
         if size < _SHARED_BYTES or not hasattr(os, "memfd_create"):
             return torch.empty(shape, dtype=dtype)
@@ -162,7 +161,7 @@ class _Memory:
         return tensor
 
     def pack(self, value: Any) -> Any:
-        """A batch's value for the message."""
+        """Return a batch's value in the form that the message carries."""
         if not isinstance(value, torch.Tensor):
             return value
         place = self._places.get(value.data_ptr()) if value.numel() else None
@@ -187,14 +186,14 @@ def _unpack(parcel: Parcel) -> Batch:
 
 
 def _mapped(handle: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """A tensor over a file's memory, which lives as long as the tensor."""
-    # All pages at once: one fault per page would cost as much as filling them.
+    """Return a tensor over a file's memory, which lives as long as the tensor."""
+    # Populate all pages at once: one fault per page would cost as much as filling them.
     memory = mmap.mmap(handle, 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
     return torch.frombuffer(memory, dtype=dtype).reshape(shape)
 
 
 def _pinned(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The batches in memory that a GPU copies from without waiting; a thread prepares one while one is used."""
+    """Yield the batches in pinned memory; a thread pins the next batch while the caller uses this one."""
     device = torch.cuda.current_device()
     with ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(device,)) as thread:
         ahead = None

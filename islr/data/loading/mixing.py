@@ -11,12 +11,13 @@ from islr.errors import UserError
 
 
 def load_manifests(paths: Sequence[str]) -> Manifest:
-    """One manifest, or several joined into a mixed corpus.
+    """Load one manifest, or join several into a mixed corpus.
 
-    A joined corpus keeps labels only when all parts name the same classes; clip ids get the part's name in front.
+    A mixed corpus keeps labels only when all its manifests name the same classes; clip ids get the manifest's name as a
+    prefix.
 
     Raises:
-        UserError: A manifest cannot be read, two parts have the same name, or one has a slash in it.
+        UserError: A manifest cannot be read, two have the same name, or a name contains a slash.
     """
     parts = [Manifest.load(path) for path in paths]
     if len(parts) == 1:
@@ -46,7 +47,7 @@ def load_manifests(paths: Sequence[str]) -> Manifest:
 
 
 def corpora_of(store: ClipStore) -> tuple[list[str], list[int]]:
-    """Names of the corpora that a store's clips come from, and the number of each row's."""
+    """Return the names of a store's corpora, and the index of each row's corpus."""
     if len(store.config.manifest) == 1:
         return [store.manifest.name], [0] * len(store)
     names = [clip.clip_id.partition("/")[0] for clip in store.manifest]  # as `load_manifests` writes them

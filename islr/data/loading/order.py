@@ -1,6 +1,7 @@
-"""In which order a training run sees its clips, and how often those of each of its corpora.
+"""The order of clips in each epoch, and how often each corpus or class occurs in it.
 
-Everything is a function of (seed, epoch), so there is no state to save, and nothing depends on processes or workers.
+The order is a function of (seed, epoch): there is no sampler state to save, and the number of processes or workers does
+not matter.
 """
 
 from collections.abc import Sequence
@@ -8,21 +9,21 @@ from collections.abc import Sequence
 import numpy as np
 
 STREAM = 0x15A1  # keeps our generators apart from any other use of Philox with the same seed
-_TURN = 2**32  # epochs are fewer: a clip's n-th turn in one epoch draws as if it were n times as many epochs later
+_TURN = 2**32  # more than any run has epochs: a clip's repeats within an epoch get passes that no other epoch has
 
 
 def epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
-    """The permutation of `length` clips used in `epoch`."""
+    """Return the permutation of `length` clips used in `epoch`."""
     return np.random.Generator(np.random.Philox(key=[seed, STREAM + 1], counter=[0, 0, 0, epoch])).permutation(length)
 
 
 def quotas(sizes: Sequence[int], balance: float) -> list[int]:
-    """Clips that each corpus gives to an epoch, which is as long as all corpora together.
+    """Return the clips that each corpus gives to an epoch, which is as long as all corpora together.
 
     Args:
         sizes: Clips of each corpus.
-        balance: 0 = as many as it has, 1 = all alike; between, in proportion to size ** (1 - balance), the temperature
-            sampling of multilingual training (arXiv 1907.05019 section 4.2).
+        balance: 0 = in proportion to corpus size, 1 = equal shares; between, in proportion to size ** (1 - balance),
+            the temperature sampling of multilingual training (arXiv 1907.05019 section 4.2).
     """
     weights = np.asarray(sizes, dtype=np.float64) ** (1 - balance)
     exact = weights / weights.sum() * sum(sizes)
@@ -33,10 +34,10 @@ def quotas(sizes: Sequence[int], balance: float) -> list[int]:
 
 
 class Mix:
-    """Which clips each epoch holds, in order.
+    """The clips of each epoch, in order, sampled from the corpora by their quotas.
 
-    A corpus is gone through again and again, each pass in an order of its own, and every epoch takes up where the last
-    left it. So all clips of one corpus are seen equally often but for one pass, and none is seen twice in a pass.
+    Each corpus is traversed pass after pass, every pass in its own random order, and an epoch continues where the last
+    one stopped. So the clips of a corpus differ by at most one in how often they have occurred.
 
     Args:
         corpora: The corpus that each row belongs to, numbered from 0.
@@ -49,13 +50,13 @@ class Mix:
         self.parts = [np.flatnonzero(numbers == corpus) for corpus in range(numbers.max(initial=-1) + 1)]
         self.quotas = quotas([len(part) for part in self.parts], balance)
         self.seed, self._plain = seed, balance == 0
-        self._kept: tuple[int, np.ndarray] = (-1, np.empty((0, 2), dtype=np.int64))
+        self._cached: tuple[int, np.ndarray] = (-1, np.empty((0, 2), dtype=np.int64))
 
     def keys(self, epoch: int) -> np.ndarray:
-        """(pass through its corpus, row) of each clip of an epoch, int64 `[clips, 2]`; without balance pass = epoch."""
-        if self._kept[0] != epoch:
-            self._kept = (epoch, self._keys(epoch))
-        return self._kept[1]
+        """Return (pass through its corpus, row) of each clip, int64 `[clips, 2]`; without balance pass = epoch."""
+        if self._cached[0] != epoch:
+            self._cached = (epoch, self._keys(epoch))
+        return self._cached[1]
 
     def _keys(self, epoch: int) -> np.ndarray:
         length = sum(self.quotas)
@@ -79,7 +80,7 @@ class Mix:
 
 
 class Balanced:
-    """Every class as often as any other; stands in place of `Mix`.
+    """Class-balanced sampling: every class as often as any other, in place of `Mix`.
 
     Args:
         labels: int `[N]`, the class of every row.
@@ -88,22 +89,21 @@ class Balanced:
 
     def __init__(self, labels: Sequence[int], seed: int) -> None:
         self.labels, self.seed = np.asarray(labels, np.int64), seed
-        self._kept: tuple[int, np.ndarray] = (-1, np.empty((0, 2), dtype=np.int64))
+        self._cached: tuple[int, np.ndarray] = (-1, np.empty((0, 2), dtype=np.int64))
 
     def keys(self, epoch: int) -> np.ndarray:
-        """(pass, row) of each clip of an epoch, int64 `[clips, 2]`; no pass of a row comes twice in a run."""
-        if self._kept[0] != epoch:
+        """Return (pass, row) of each clip of an epoch, int64 `[clips, 2]`; a row never has the same pass twice."""
+        if self._cached[0] != epoch:
             rows, turns = balanced_order(self.labels, self.seed, epoch)
-            self._kept = (epoch, np.stack([epoch + turns * _TURN, rows], axis=1))
-        return self._kept[1]
+            self._cached = (epoch, np.stack([epoch + turns * _TURN, rows], axis=1))
+        return self._cached[1]
 
 
 def balanced_order(labels: np.ndarray, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """As many draws as there are clips, from every class as often as from any other, give or take one.
+    """Draw as many clips as there are, from every class equally often (to within one).
 
-    Classes come in rounds, each once in a round, in an order that is new in every round. A class goes through all its
-    clips, in an order that is new in every epoch, before it begins again; of a class with more clips than rounds, an
-    epoch leaves some out.
+    Every round draws each class once, in a new random order. A class uses all its clips, in an order that is new in
+    every epoch, before it repeats one; of a class with more clips than rounds, an epoch leaves some out.
 
     Args:
         labels: int `[N]`, the class of every row.
@@ -111,7 +111,7 @@ def balanced_order(labels: np.ndarray, seed: int, epoch: int) -> tuple[np.ndarra
         epoch: Counted from 0.
 
     Returns:
-        Rows `[N]`, and which turn it is for that row in this epoch, from 0.
+        Rows `[N]`, and how often each row has been drawn before in this epoch, `[N]`.
     """
     rng = np.random.Generator(np.random.Philox(key=[seed, STREAM + 3], counter=[0, 0, 0, epoch]))
     present, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)

@@ -16,7 +16,7 @@ from islr.processes.pool import in_workers
 
 
 class StoredClip:
-    """A clip of a store, as views read it (`ClipSource`)."""
+    """One clip of a store, in the form that views read (`ClipSource`)."""
 
     def __init__(self, store: "ClipStore", index: int) -> None:
         self._store, self._index = store, index
@@ -52,7 +52,7 @@ class ClipStore:
         self._poses: dict[int, Pose] = {}
         self._lengths: dict[int, int] = {}
         self._packs = PackReader(manifest.root)
-        self.lost: dict[int, str] = {}  # row -> kind, the clips that cost a loader process
+        self.lost: dict[int, str] = {}  # row -> kind of error of the clips that cost a worker
         if not len(self.manifest):
             raise UserError(f"manifest {manifest.name} has no readable clip ({len(manifest)} rows)")
         check_short_side(self.manifest, config.short_side)
@@ -61,11 +61,11 @@ class ClipStore:
         return len(self.manifest)
 
     def source(self, index: int) -> StoredClip:
-        """The clip in row `index` of `self.manifest`."""
+        """Return the clip in row `index` of `self.manifest`."""
         return StoredClip(self, index)
 
     def length(self, index: int) -> int:
-        """Frames in the clip's range."""
+        """Return the number of frames in the clip's range."""
         if index in self._frames:
             return len(self._frames[index])
         clip = self.manifest.clips[index]
@@ -108,9 +108,9 @@ class ClipStore:
         )
 
     def fill_cache(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Decode every clip into memory when the config asks for it; unreadable ones fail again when they are used.
+        """Decode every clip into memory if `cache: memory`; an unreadable clip fails again when it is used.
 
-        Loader processes, where there are any, do it: a decoder that never returns costs one of them and its clip.
+        With `workers`, a decoder that hangs costs one worker process and its clip.
         """
         if self.config.cache != "memory":
             return
@@ -131,7 +131,7 @@ class ClipStore:
 
     @property
     def cached_bytes(self) -> int:
-        """Bytes of decoded frames that are kept in memory."""
+        """Bytes of the decoded frames in memory."""
         return sum(frames.nbytes for frames in self._frames.values())
 
     def _whole(self, index: int) -> np.ndarray | None:

@@ -60,7 +60,7 @@ _HEAD_BYTES = 2**16  # of longer records, first: facts and table of some 8000 fr
 
 @dataclass(frozen=True)
 class Origin:
-    """The original file that a packed clip shows: its size, sha256 and the time range in it."""
+    """The original file of a packed clip: its size, its sha256 and the clip's time range in it."""
 
     bytes: int
     sha256: str
@@ -69,12 +69,12 @@ class Origin:
 
 
 def is_packed(path: str | Path) -> bool:
-    """Whether a manifest's `path` or `pose` names a clip in a pack."""
+    """Return whether a manifest's `path` or `pose` names a clip in a pack."""
     return _REFERENCE.fullmatch(str(path)) is not None
 
 
 def reference(shard: str, offset: int, length: int) -> str:
-    """What a manifest row calls a packed clip."""
+    """Return the name of a packed clip in a manifest row."""
     return f"{shard}#{offset}+{length}"
 
 
@@ -85,12 +85,12 @@ def locate(path: str | Path) -> tuple[Path, int, int]:
 
 
 def index_of(shard: Path) -> Path:
-    """The index file of a shard."""
+    """Return the index file of a shard."""
     return shard.with_suffix(".json")
 
 
 def pack_record(facts: dict[str, Any], pictures: list[bytes], pose: Pose | None) -> bytes:
-    """The bytes of one clip; `facts` gets what describes the pose."""
+    """Encode one clip; its facts are `facts` and the description of the pose."""
     block = b""
     if pose is not None:
         arrays = [pose.keypoints.astype("<f4"), pose.confidences.astype("<f4")]
@@ -115,7 +115,7 @@ class Record:
     """One packed clip of an open shard.
 
     Attributes:
-        facts: What is known of the clip.
+        facts: Description of the clip.
         length: Bytes of the record.
 
     Raises:
@@ -123,7 +123,7 @@ class Record:
     """
 
     def __init__(self, descriptor: int, offset: int, length: int | None, where: str) -> None:
-        """Read the facts; `length` None = as the record says itself."""
+        """Read the facts; `length` None = the length that the record declares."""
         self._descriptor, self._offset, self._where = descriptor, offset, where
         size = _HEAD_BYTES if length is None or length > _WHOLE_BYTES else length
         self._begin = os.pread(descriptor, size, offset)
@@ -153,7 +153,7 @@ class Record:
         return found
 
     def picture(self, index: int) -> bytes:
-        """The checked JPEG bytes of a frame."""
+        """Return the JPEG bytes of a frame, verified."""
         entry = self.table[index]
         end = int(self.ends[index])
         data = self._read(end - int(entry["bytes"]), end)
@@ -162,7 +162,7 @@ class Record:
         return data
 
     def pose_block(self) -> bytes:
-        """The checked bytes of the pose."""
+        """Return the bytes of the pose, verified."""
         if "pose" not in self.facts:
             raise DecodeError("pose", self._where, "it has no pose")
         block = self._read(self._pose, self.length)
@@ -171,7 +171,7 @@ class Record:
         return block
 
     def check(self) -> None:
-        """Read everything."""
+        """Verify every frame and the pose."""
         for index in range(len(self.table)):
             self.picture(index)
         if "pose" in self.facts:
@@ -179,10 +179,10 @@ class Record:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What `pack.json` says.
+    """Read `pack.json`.
 
     Raises:
-        UserError: It is absent or not one.
+        UserError: It is absent, cannot be read, or is of another version.
     """
     path = folder / ABOUT
     try:
@@ -195,7 +195,7 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def read_index(shard: Path) -> dict[str, Any]:
-    """The index of a finished shard.
+    """Read the index of a finished shard.
 
     Raises:
         UserError: It is absent or cannot be read.

@@ -23,7 +23,7 @@ _OPEN_SHARDS = 32  # file handles kept per process
 
 
 class PackReader:
-    """Reads packed clips below a data root; a few shards stay open. Copies in other processes open their own."""
+    """A reader of packed clips below a data root; a few shards stay open, and a pickled copy opens its own."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -37,7 +37,7 @@ class PackReader:
             os.close(descriptor)
 
     def length(self, path: Path, clip_id: str) -> int:
-        """Frames of a clip.
+        """Return the number of frames of a clip.
 
         Raises:
             DecodeError: The clip cannot be read.
@@ -47,13 +47,13 @@ class PackReader:
     def frames(
         self, path: Path, clip_id: str, indices: np.ndarray | None = None, short_side: int | None = None
     ) -> np.ndarray:
-        """Frames of a clip, as `islr.data.video.decode.decode` gives them up to what JPEG loses.
+        """Read frames of a clip: those of `islr.data.video.decode.decode`, but for the loss of JPEG.
 
         Args:
             path: The clip, as `Manifest.path_of` gives it.
-            clip_id: Whose clip must be there.
-            indices: Frame numbers, in any order, repeats allowed; None = all.
-            short_side: Shrink frames further, to this many pixels.
+            clip_id: The clip's id, which the record must carry.
+            indices: Frame numbers, in any order, with repeats; None = all.
+            short_side: Shrink frames to this shorter side, in pixels.
 
         Returns:
             uint8 `[n, H, W, 3]`, RGB, upright.
@@ -65,7 +65,7 @@ class PackReader:
         count = len(record.table)
         wanted = np.arange(count) if indices is None else np.asarray(indices, dtype=np.int64)
         if len(wanted) == 0:
-            raise DecodeError("index", path, "no frame was asked for")
+            raise DecodeError("index", path, "no frame is requested")
         outside = wanted[(wanted < 0) | (wanted >= count)]
         if len(outside):
             raise DecodeError("index", path, f"frame {outside[0]} of {count}")
@@ -85,13 +85,13 @@ class PackReader:
             if not done:
                 check_output(path, len(wanted) * picture.nbytes)
                 frames = np.empty((len(wanted), *picture.shape), np.uint8)
-            # The conversion writes in place: no second copy of the clip is made.
+            # Convert into the output, so that no second copy of the clip is made.
             cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=frames[place])
             done[index] = place
         return frames
 
     def pose(self, path: Path, clip_id: str) -> Pose:
-        """The clip's keypoints, over the clip's range, exactly as they were.
+        """Read the clip's keypoints over the clip's range, exactly as they were packed.
 
         Raises:
             DecodeError: The clip has no pose, or it cannot be read.
@@ -108,7 +108,7 @@ class PackReader:
     def _record(self, path: Path, clip_id: str) -> Record:
         shard, offset, length = locate(path)
         record = Record(self._descriptor(shard), offset, length, f"{path} (clip {clip_id})")
-        # In a mixed corpus ids have their corpus's name in front.
+        # In a mixed corpus the corpus's name precedes the id.
         if clip_id != record.facts["id"] and not clip_id.endswith("/" + record.facts["id"]):
             raise DecodeError("damaged", path, f"clip {record.facts['id']} lies there, not {clip_id}")
         return record
@@ -128,7 +128,7 @@ class PackReader:
 
 
 def clip_pose(manifest: Manifest, clip: Clip, packs: PackReader | None = None) -> Pose:
-    """A clip's keypoints over its range, from a file or a pack.
+    """Read a clip's keypoints over its range, from a file or a pack.
 
     Raises:
         DecodeError: The clip has no pose, or it cannot be read.
@@ -149,7 +149,7 @@ def clip_pose(manifest: Manifest, clip: Clip, packs: PackReader | None = None) -
 
 
 def _packs_of(manifest: Manifest) -> tuple[list[dict[str, Any]], bool]:
-    """What the packs of a manifest's clips say of themselves, and whether some clips are loose files."""
+    """Return the descriptions of a manifest's packs, and whether some of its clips are loose files."""
     paths = [clip.path for clip in manifest if clip.status == OK]
     shards = {path.partition("#")[0] for path in paths if is_packed(path)}
     folders = sorted({(manifest.root / shard).parent for shard in shards})
@@ -157,10 +157,10 @@ def _packs_of(manifest: Manifest) -> tuple[list[dict[str, Any]], bool]:
 
 
 def check_short_side(manifest: Manifest, short_side: int | None) -> None:
-    """Refuse to read a pack at a size it does not have.
+    """Refuse frames that are larger than those packed.
 
     Raises:
-        UserError: Frames larger than those packed are asked for.
+        UserError: `short_side` exceeds that of a pack.
     """
     for about in _packs_of(manifest)[0]:
         if short_side is not None and short_side > about["short_side"]:
@@ -171,7 +171,7 @@ def check_short_side(manifest: Manifest, short_side: int | None) -> None:
 
 
 def decoder_name(manifest: Manifest, backend: str) -> str:
-    """What the pictures of a manifest's clips went through: decoder and version, and the pack if there is one."""
+    """Return the decoder of a manifest's clips with its version, and how packed clips were encoded."""
     abouts, loose = _packs_of(manifest)
     names = [
         f"{about['decoder']}, packed at {about['short_side']} px as {about['codec']} {about['quality']}"
@@ -183,7 +183,7 @@ def decoder_name(manifest: Manifest, backend: str) -> str:
 
 
 def backend_version(backend: str) -> str:
-    """Version of the package behind a decoding backend; empty if it is not installed."""
+    """Return the version of the package behind a decoding backend; "" if it is not installed."""
     try:
         return importlib.metadata.version(BACKEND_PACKAGES[backend])
     except importlib.metadata.PackageNotFoundError:
@@ -200,7 +200,7 @@ def _origins(shard: Path) -> dict[int, Origin]:
 
 
 def origin_of(path: Path) -> Origin:
-    """The original behind a packed clip.
+    """Return the original of a packed clip.
 
     Raises:
         UserError: The shard's index is absent, cannot be read, or does not know the clip.

@@ -1,4 +1,4 @@
-"""Writes the shards of a pack one behind the other, and finds what a killed run left of them."""
+"""The writer of a pack's shards, which continues where a killed run stopped."""
 
 import json
 import os
@@ -12,17 +12,17 @@ from islr.files import file_sha256, write_atomic
 
 
 class Shards:
-    """The shard files of a pack, written one behind the other; a shard is finished when its index is there."""
+    """The shard files of a pack, written one after another; a shard is finished when its index exists."""
 
     def __init__(self, folder: Path, limit: int) -> None:
         self._folder, self._limit = folder, limit
         self._number = 0
         self._file: Any = None
         self._records: list[dict[str, Any]] = []
-        self.failed: list[str] = []  # "id (kind)" of the clips that earlier runs could not decode
+        self.failed: list[str] = []  # "id (kind)" of the clips that earlier runs failed to decode
 
     def recover(self, ids: Sequence[str], check: bool) -> int:
-        """Find what earlier runs wrote of the clips `ids`; returns how many need not be packed again."""
+        """Keep the clips among `ids` that earlier runs wrote; return how many need not be packed again."""
         done = 0
         while (index := self._finished(check)) is not None:
             done = self._same(ids, done, index["records"])
@@ -46,11 +46,11 @@ class Shards:
             self._begin()
         offset = self._size()
         self._file.write(record)
-        self._file.flush()  # what a killed process wrote stays; what it held back would be lost
+        self._file.flush()  # a killed process would lose what it has buffered
         self._records.append(_entry(self._file, offset, len(record), str(self._path())))
 
     def finish(self) -> None:
-        """Make the open shard safe and write its index."""
+        """Sync the open shard to disk and write its index."""
         if self._file is None:
             return
         self._file.flush()
@@ -77,7 +77,7 @@ class Shards:
         self._file.write(SHARD_MAGIC)
 
     def _finished(self, check: bool) -> dict[str, Any] | None:
-        """The index of the current shard, if the shard is what the index says."""
+        """Return the index of the current shard if the shard agrees with it."""
         path = self._path()
         if not (path.is_file() and index_of(path).is_file()):
             return None
@@ -99,18 +99,18 @@ def _shard_name(number: int) -> str:
 
 
 def failed_kind(entry: dict[str, Any]) -> str:
-    """The kind of error that kept a clip out of the pack; empty for one that is in it."""
+    """Return the kind of error that kept a clip out of the pack; "" for a packed clip."""
     return entry["facts"].get("failed", "")
 
 
 def _entry(file: Any, offset: int, length: int | None, where: str) -> dict[str, Any]:
-    """What the index says of a record, as read back from the file."""
+    """Return the index entry of a record, read back from the file."""
     record = Record(file.fileno(), offset, length, where)
     return {"offset": offset, "length": record.length, "frames": len(record.table), "facts": record.facts}
 
 
 def _whole_records(file: Any, path: Path) -> Iterator[dict[str, Any]]:
-    """Index entries of the clips that a shard without index holds, up to the first one that is not whole."""
+    """Yield index entries of the clips in a shard without index, up to the first incomplete clip."""
     offset = len(SHARD_MAGIC)
     if os.pread(file.fileno(), offset, 0) != SHARD_MAGIC:
         return
@@ -125,7 +125,7 @@ def _whole_records(file: Any, path: Path) -> Iterator[dict[str, Any]]:
 
 
 def entries(out: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(shard's name, index entry) of all clips of a pack, in their order."""
+    """Yield (shard's name, index entry) of all clips of a pack, in their order."""
     number = 0
     while index_of(out / _shard_name(number)).is_file():
         name = _shard_name(number)

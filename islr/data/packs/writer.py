@@ -1,8 +1,8 @@
-"""Pack a manifest's clips: trimmed to their ranges, upright, shrunk, readable at any frame, in a few large files.
+"""The writer of packs: a manifest's clips trimmed, upright and shrunk, in a few large files with random access.
 
-A pack is made by one pass over the originals and can be stopped at any moment: what was written stays, and the next
-run goes on behind the last whole clip. Its bytes depend on the clips and the options alone, not on workers or on
-interruptions. `islr/data/packs/reader.py` says how it is laid out and reads it.
+Packing reads the originals once and can be stopped at any moment; the next run continues after the last complete clip.
+The bytes of a pack depend on the clips and the options alone, not on workers or interruptions.
+`islr/data/packs/format.py` defines the format.
 
 Why JPEG per frame: measured on 18 original clips (959 frames) shrunk to short side 256, CPU time on one thread for
 16 uniform frames of a clip, PSNR against the frames that went in:
@@ -18,8 +18,8 @@ Why JPEG per frame: measured on 18 original clips (959 frames) shrunk to short s
 
 At short side 128 the order is the same: JPEG 90 takes 262 KiB and gives 644 clips/s (39.4 / 37.4 dB), all-intra
 H.264 107 KiB and 390, every 12th 52 KiB and 239. JPEG 90 is the fastest, needs no neighbouring frames, and each frame
-is checked alone. It is paid in bytes: a pack is larger than well-compressed originals of its own size, 2 to 4 times
-what H.264 would take. `quality` and `short_side` trade that.
+has its own checksum. The price is size: a pack takes 2 to 4 times the bytes of H.264 at the same resolution; `quality`
+and `short_side` set the trade-off.
 """
 
 import hashlib
@@ -46,9 +46,9 @@ from islr.processes.pool import in_workers
 
 Progress = Callable[[int, int], None]
 
-_BACKEND = "pyav"  # the default of the decode contract; the others give the same frames
-_AHEAD = 8  # clips per worker that may be done before their turn to be written
-_SHOWN = 5
+_BACKEND = "pyav"  # the default of the decode contract; the other backends give the same frames
+_AHEAD = 8  # clips per worker that may wait for an earlier clip to be written
+_SHOWN = 5  # failed clips that an error message names
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class PackOptions:
         short_side: Pixels of the shorter side; smaller frames stay as they are.
         quality: JPEG quality, 1..100.
         shard_mb: Megabytes of a shard.
-        max_bad: Share of clips that may fail to decode, though the manifest says ok.
+        max_bad: Share of clips that may fail to decode although the manifest says ok.
     """
 
     short_side: int = 256
@@ -70,7 +70,7 @@ class PackOptions:
 
 @dataclass(frozen=True)
 class PackedClip:
-    """A clip's record, or the kind of error that there is none."""
+    """A clip's record, or the kind of error that prevented it."""
 
     record: bytes = b""
     failed: str = ""
@@ -94,12 +94,12 @@ def pack_manifest(
         manifest: The clips.
         out: Folder of the pack; one that holds a part of this pack is continued.
         options: How clips are stored.
-        workers: Processes that decode, one thread each; 0 = in this process, without a deadline.
-        check: Read what is there already against its checksums, and make it again from the first damage on.
+        workers: Processes that decode, one thread each; 0 = this process, without a deadline.
+        check: Verify the checksums of the clips packed already, and pack again from the first damage on.
         progress: Called with (clips done, clips in all).
 
     Raises:
-        UserError: The folder holds another pack, a file is not there any more, or too many clips fail.
+        UserError: The folder holds another pack, a file no longer exists, or too many clips fail.
     """
     options = options or PackOptions()
     out = Path(out)
@@ -161,7 +161,7 @@ def pack_clip(clip: Clip, root: Path, options: PackOptions) -> PackedClip:
     try:
         pose = clip_pose(Manifest("", (), root), clip) if clip.pose else None
     except DecodeError:
-        pose = None  # as with loose files, the pictures are good and asking for the pose is an error
+        pose = None  # as with loose files: the frames are good, and reading the pose is an error
     status = path.stat()
     origin = Origin(status.st_size, _hash(path, status.st_size, status.st_mtime_ns), clip.start, clip.end)
     facts = {
@@ -183,7 +183,7 @@ def _jpeg(frame: Any, quality: int) -> bytes:
 
 @lru_cache(maxsize=64)
 def _hash(path: Path, size: int, mtime_ns: int) -> str:
-    """sha256 of a file; the clips of a long video lie behind each other in a manifest and need it once."""
+    """Return the sha256 of a file; cached, because clips of one long video follow each other in a manifest."""
     return file_sha256(path)
 
 
@@ -239,7 +239,7 @@ def _claim(out: Path, about: dict[str, Any]) -> None:
     """Make `out` the folder of this pack.
 
     Raises:
-        UserError: It is the folder of another one.
+        UserError: It holds another pack.
     """
     path = out / ABOUT
     if path.is_file():
@@ -257,7 +257,7 @@ def _claim(out: Path, about: dict[str, Any]) -> None:
 
 
 def _manifest_of(manifest: Manifest, out: Path, about: dict[str, Any]) -> Manifest:
-    """The rows of the source, those packed pointing into the shards."""
+    """Return the source's rows; those of packed clips point into the shards."""
     packed = entries(out)
     rows = []
     for clip in manifest:

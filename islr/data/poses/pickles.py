@@ -19,7 +19,7 @@ class _Dtype:
     """Stands for numpy.dtype: its code and byte order."""
 
     def __init__(self, code: Any, *_: Any) -> None:
-        if not isinstance(code, str) or code[:1] not in _KINDS or not code[1:].isdigit():
+        if not isinstance(code, str) or code[:1] not in _KINDS or not code[1:].isdecimal():
             raise pickle.UnpicklingError(f"an array of {code!r}; only numbers are read")
         self.code, self.order = code, "="
 

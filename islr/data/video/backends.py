@@ -1,7 +1,7 @@
 """The decoders that a configuration can choose, all under the contract of `islr.data.video.decode`.
 
-decord and torchcodec deliver damaged frames without an error, and decord also frames of other places. So for
-these a file is decoded once with checks, by PyAV, and each frame they give is held against that by a thumbnail.
+decord and torchcodec return damaged frames without an error, and decord also returns the wrong frames. So PyAV decodes
+each of their files once, with checks, and every frame they return is compared with PyAV's by a thumbnail.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +18,11 @@ from islr.errors import UserError
 # (file, sorted frame numbers within the range or None for all, start and end in seconds, shorter side in pixels).
 Backend = Callable[[Path, np.ndarray | None, float | None, float | None, int | None], np.ndarray]
 
-_SKETCH = 8  # side of the grey thumbnails that backends are compared by
-_SKETCH_TOLERANCE = 3.0  # grey levels; builds of the colour conversion differ by about one
-_KEPT_BYTES = 16 * 2**20  # thumbnails kept per process: about 3,000 signs, or an hour of long videos
+_THUMBNAIL = 8  # side of the grey thumbnails that backends are compared by
+_TOLERANCE = 3.0  # grey levels; builds of the colour conversion differ by about one
+_CACHE_BYTES = 16 * 2**20  # thumbnails per process: about 3,000 signs, or an hour of long videos
 
-_kept: dict[tuple[Path, int, int], tuple[np.ndarray, np.ndarray]] = {}  # the least recently used first
+_cache: dict[tuple[Path, int, int], tuple[np.ndarray, np.ndarray]] = {}  # the least recently used first
 
 
 def _decode_pyav(
@@ -59,7 +59,7 @@ def _decode_decord(
         except (decord.DECORDError, RuntimeError, IndexError) as error:
             raise DecodeError("backend disagrees", path, reason(error)) from None
 
-    return _held_against_checks("decord", pictures, path, wanted, start, end, short_side)
+    return _compared_with_pyav("decord", pictures, path, wanted, start, end, short_side)
 
 
 def _decode_torchcodec(
@@ -74,8 +74,7 @@ def _decode_torchcodec(
 
     def pictures(rows: Sequence[int]) -> Iterator[np.ndarray]:
         try:
-            # Exact: the file is scanned first. The other mode trusts the header and gives wrong frames of files
-            # with a variable rate.
+            # "exact" scans the file first; "approximate" trusts the header, which is wrong for variable frame rates.
             decoder: Any = VideoDecoder(
                 str(path), seek_mode="exact", dimension_order="NHWC", num_ffmpeg_threads=1, device="cpu"
             )
@@ -86,11 +85,11 @@ def _decode_torchcodec(
                 raise _no_ffmpeg() from None
             raise DecodeError("backend disagrees", path, reason(error)) from None
 
-    return _held_against_checks("torchcodec", pictures, path, wanted, start, end, short_side)
+    return _compared_with_pyav("torchcodec", pictures, path, wanted, start, end, short_side)
 
 
 BACKENDS: dict[str, Backend] = {"pyav": _decode_pyav, "decord": _decode_decord, "torchcodec": _decode_torchcodec}
-BACKEND_PACKAGES = {"pyav": "av", "decord": "decord", "torchcodec": "torchcodec"}  # whose version a result records
+BACKEND_PACKAGES = {"pyav": "av", "decord": "decord", "torchcodec": "torchcodec"}  # packages whose versions are logged
 
 
 def _no_ffmpeg() -> UserError:
@@ -100,7 +99,7 @@ def _no_ffmpeg() -> UserError:
     )
 
 
-def _held_against_checks(
+def _compared_with_pyav(
     name: str,
     pictures_of: Callable[[Sequence[int]], Iterator[np.ndarray]],
     path: Path,
@@ -109,8 +108,8 @@ def _held_against_checks(
     end: float | None,
     short_side: int | None,
 ) -> np.ndarray:
-    """The pictures another decoder gives for a range's frames, each compared with the checked decode."""
-    times, sketches = _sketches(path)
+    """Return another decoder's pictures of a range's frames, each compared with the checked decode."""
+    times, thumbnails = _thumbnails(path)
     rows = np.flatnonzero(inside(times, start, end))
     if len(rows) == 0:
         raise DecodeError("no frames", path)
@@ -120,38 +119,41 @@ def _held_against_checks(
         rows = rows[wanted]
     pictures: list[np.ndarray] = []
     for row, picture in zip(rows, pictures_of(rows.tolist()), strict=True):
-        difference = np.abs(_sketch(picture).astype(np.int16) - sketches[row]).max()
-        if difference > _SKETCH_TOLERANCE:
+        difference = np.abs(_thumbnail(picture).astype(np.int16) - thumbnails[row]).max()
+        if difference > _TOLERANCE:
             raise DecodeError("backend disagrees", path, f"{name} gives another picture for frame {row}")
         pictures.append(shrink(picture, short_side))
         check_output(path, len(pictures) * pictures[0].nbytes)
     return np.stack(pictures)
 
 
-def _sketches(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds from the first frame `[T]` and grey thumbnails `[T, 8, 8]`, from one checked decode."""
+def _thumbnails(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return seconds from the first frame `[T]` and grey thumbnails `[T, 8, 8]`, from one checked decode."""
     status = path.stat()
     key = (path, status.st_size, status.st_mtime_ns)
-    if key in _kept:
-        _kept[key] = _kept.pop(key)
-        return _kept[key]
+    if key in _cache:
+        _cache[key] = _cache.pop(key)
+        return _cache[key]
     with Reader(path) as reader:
-        found = [(time, _sketch(reader.picture(frame, None))) for time, frame in reader.frames()]
+        found = [(time, _thumbnail(reader.picture(frame, None))) for time, frame in reader.frames()]
     if not found:
         raise DecodeError("no frames", path)
-    _kept[key] = np.array([time for time, _ in found]), np.stack([thumbnail for _, thumbnail in found])
-    while len(_kept) > 1 and sum(times.nbytes + sketches.nbytes for times, sketches in _kept.values()) > _KEPT_BYTES:
-        del _kept[next(iter(_kept))]
-    return _kept[key]
+    _cache[key] = np.array([time for time, _ in found]), np.stack([thumbnail for _, thumbnail in found])
+    while (
+        len(_cache) > 1
+        and sum(times.nbytes + thumbnails.nbytes for times, thumbnails in _cache.values()) > _CACHE_BYTES
+    ):
+        del _cache[next(iter(_cache))]
+    return _cache[key]
 
 
-def _sketch(picture: np.ndarray) -> np.ndarray:
-    thumbnail = cv2.resize(picture, (_SKETCH, _SKETCH), interpolation=cv2.INTER_AREA)
+def _thumbnail(picture: np.ndarray) -> np.ndarray:
+    thumbnail = cv2.resize(picture, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
     return cv2.cvtColor(thumbnail, cv2.COLOR_RGB2GRAY)
 
 
 def decord_unchecked(path: str | Path, indices: np.ndarray) -> np.ndarray:
-    """Frames as decord gives them, right or wrong: the peer that our reading is timed beside, never a backend.
+    """Return frames as decord gives them, right or wrong: for timing only, never a backend.
 
     Raises:
         UserError: decord is not installed.

@@ -1,9 +1,9 @@
 """The decode contract: exact frames of a video file, upright, as uint8 RGB, or a typed error.
 
-Whatever the backend, frame i is the i-th frame that plays (edit lists honoured, rotation and mirroring
-applied), counted by decoding and never taken from a header. A file that cannot give exactly the frames asked
-for raises `DecodeError`; it never gives others in their place. Damage is what the decoder reports: ten
-flipped bytes are noticed, but one flipped bit can decode to another valid picture, which no decoder can tell.
+Whatever the backend, frame i is the i-th frame that plays (edit lists honoured, rotation and mirroring applied),
+counted by decoding and never taken from a header. A file that cannot give exactly the requested frames raises
+`DecodeError`; no other frames take their place. Damage is what the decoder reports: it notices ten flipped bytes, but
+one flipped bit can decode to another valid picture, which no decoder can tell.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ class VideoInfo:
 def probe_video(
     path: str | Path, root: str | Path | None = None, *, start: float | None = None, end: float | None = None
 ) -> VideoInfo:
-    """Decode a file once and say what it holds; `frames` counts those in `[start, end)` seconds.
+    """Measure a file by decoding it once; `frames` counts those in `[start, end)` seconds.
 
     Raises:
         DecodeError: The file cannot be decoded from its first frame to its last.
@@ -45,7 +45,7 @@ def probe_video(
 def measure(
     path: str | Path, ranges: Sequence[tuple[float | None, float | None]] = (), root: str | Path | None = None
 ) -> tuple[VideoInfo, tuple[int, ...]]:
-    """One checked decode of a whole file: what it holds, and how many of its frames each time range has.
+    """Measure a whole file by one checked decode, and count the frames of each time range.
 
     Raises:
         DecodeError: The file cannot be decoded from its first frame to its last.
@@ -76,11 +76,11 @@ def decode(
     root: str | Path | None = None,
     short_side: int | None = None,
 ) -> np.ndarray:
-    """Frames of a file.
+    """Decode frames of a file.
 
     Args:
         path: The file.
-        indices: Frame numbers within the range, in any order, repeats allowed; None = all.
+        indices: Frame numbers within the range, in any order, with repeats; None = all.
         start, end: Seconds from the file's first frame; frames with start <= time < end are the range.
         backend: A name in `BACKENDS`.
         root: If given, the file must be inside this folder.
@@ -100,7 +100,7 @@ def decode(
     if indices is not None:
         wanted, places = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
         if len(wanted) == 0:
-            raise DecodeError("index", path, "no frame was asked for")
+            raise DecodeError("index", path, "no frame is requested")
         if wanted[0] < 0:
             raise DecodeError("index", path, f"frame {wanted[0]}")
     frames = BACKENDS[backend](path, wanted, start, end, short_side)
@@ -113,10 +113,11 @@ def decode(
 def play(
     path: str | Path, *, start: float | None = None, end: float | None = None, root: str | Path | None = None
 ) -> Iterator[tuple[float, np.ndarray]]:
-    """Frames of a time range one at a time, however long it is: seconds from the file's first frame, picture.
+    """Decode the frames of a time range one at a time, however long the range is.
 
     Yields:
-        The time and the uint8 `[H, W, 3]` picture, RGB, upright, of each frame with start <= time < end.
+        Seconds from the file's first frame and the uint8 `[H, W, 3]` picture, RGB, upright, of each frame with
+        start <= time < end.
 
     Raises:
         DecodeError: The file cannot give exactly those frames.

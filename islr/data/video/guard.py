@@ -1,7 +1,7 @@
-"""What a video file must pass before a decoder may touch it, and the error for everything that fails.
+"""Checks that a video file must pass before a decoder opens it, and the error for every file that fails.
 
-A manifest may come from anybody, so a path is followed only to a plain file inside the data root, and only
-containers that hold video are opened: playlists would make a text file read other files or the network.
+A manifest may come from anybody. So a path must lead to a plain file inside the data root, and only video containers
+are opened: a playlist could make a decoder read other files or the network.
 """
 
 import struct
@@ -26,9 +26,9 @@ KINDS = {
     "no frames": "nothing to decode, or nothing inside the time range",
     "size changes": "the picture size changes inside the clip",
     "index": "a frame number is not inside the clip",
-    "backend disagrees": "the chosen backend gives other frames than a checked decode of the file",
+    "backend disagrees": "the chosen backend returns other frames than a checked decode of the file",
     "pose": "the clip's pose file is absent or cannot be read",
-    "deadline": "decoding did not end in time and its process was stopped",
+    "deadline": "decoding exceeded its deadline and its process was stopped",
     "crash": "the process that decoded the file died",
 }
 
@@ -50,10 +50,10 @@ _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
 class DecodeError(ValueError):
-    """A file cannot give the frames asked for.
+    """A file that cannot give the requested frames.
 
     Attributes:
-        kind: What is wrong; a key of `KINDS`.
+        kind: A key of `KINDS`.
         path: The file.
         detail: The particulars.
     """
@@ -67,12 +67,12 @@ class DecodeError(ValueError):
 
 
 def container_suffix(head: bytes) -> str | None:
-    """The usual suffix of the container that a file's first HEAD_BYTES begin; None if it is none that we read.
+    """Return the usual suffix of the container that a file's first HEAD_BYTES belong to; None if we cannot read it.
 
-    Addresses lie: a `.mp4` on the web may be a QuickTime file, a Flash film, or a page that says "not found".
+    The suffix in an address proves nothing: a `.mp4` on the web may be a QuickTime file, a Flash film, or a web page.
     """
     if head[4:8] in _ISO_FIRST:
-        # Before the `ftyp` box was invented, QuickTime files began with their content.
+        # Old QuickTime files have no `ftyp` box.
         return ".mov" if head[4:8] not in (b"ftyp", b"styp") or head[8:12] == b"qt  " else ".mp4"
     if head[:4] == _EBML:
         return ".webm" if b"webm" in head[:64] else ".mkv"
@@ -84,10 +84,10 @@ def container_suffix(head: bytes) -> str | None:
 
 
 def check_path(path: str | Path, root: str | Path | None) -> Path:
-    """The resolved path of a plain, whole, non-empty file inside `root` (None = anywhere).
+    """Return the resolved path of a plain, whole, non-empty file inside `root` (None = anywhere).
 
     Raises:
-        DecodeError: It is not one.
+        DecodeError: The path leads to anything else.
     """
     text = str(path)
     if any(ord(character) < 32 for character in text):
@@ -119,9 +119,9 @@ def check_output(path: str | Path, size: int) -> None:
 
 
 def _declared_end(file: BinaryIO, size: int) -> int:
-    """Where the file ends according to its outermost structure; 0 where the format does not say.
+    """Return where the file ends according to its outermost structure; 0 where the format does not say.
 
-    Decoders read what there is of a file that was cut between two frames and report no error.
+    Decoders report no error for a file that was cut between two frames.
     """
     head = file.read(64)
     if head[4:8] in _ISO_FIRST:
@@ -132,17 +132,17 @@ def _declared_end(file: BinaryIO, size: int) -> int:
         at = head.find(_SEGMENT)
         if at < 0 or at + 12 > len(head):
             return 0
-        length = 9 - head[at + 4].bit_length()  # the leading zero bits of an EBML number say how long it is
+        length = 9 - head[at + 4].bit_length()  # an EBML number's leading zero bits encode its length
         if length > 8:
             return 0
         number = int.from_bytes(head[at + 4 : at + 4 + length], "big") & ((1 << 7 * length) - 1)
-        unknown = (1 << 7 * length) - 1  # all ones: written as a stream, the length is not known
+        unknown = (1 << 7 * length) - 1  # all ones: a stream of unknown length
         return 0 if number == unknown else at + 4 + length + number
     return 0
 
 
 def _iso_end(file: BinaryIO, size: int) -> int:
-    """End of the last top-level box of an mp4 or mov file (ISO 14496-12, section 4.2)."""
+    """Return the end of the last top-level box of an mp4 or mov file (ISO 14496-12, section 4.2)."""
     at = 0
     while at + 8 <= size:
         file.seek(at)
@@ -151,7 +151,7 @@ def _iso_end(file: BinaryIO, size: int) -> int:
         if length == 1 and len(header) == 16:
             length = struct.unpack(">Q", header[8:])[0]
         if kind not in _ISO_BOXES or 0 < length < 8:
-            return 0  # something after the last box: players ignore it, so do we
+            return 0  # players ignore what follows the last box
         if length == 0:
             return size  # the last box reaches to the end of the file
         at += length

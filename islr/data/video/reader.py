@@ -1,6 +1,6 @@
-"""The checked decode: every frame of a file in playing order, with its time, upright, or a typed error.
+"""The checked decode with PyAV: every frame of a file in playing order, with its time, upright, or a typed error.
 
-This is what a file is measured by and what other decoders are held against. It reads with PyAV.
+Files are measured by it and other decoders are compared with it.
 """
 
 import itertools
@@ -19,17 +19,17 @@ FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,swf,ogg,asf
 _OPEN = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
 _SEEK_FROM_S = 4.0  # for a later start, jumping to a key frame is cheaper than decoding up to it
 SAME_TIME_S = 1e-4  # containers round times to microseconds or to 1/90000 s
-# H.264 lets a frame depend on up to 16 frames that play after it; damage there spoils it without marking it.
+# An H.264 frame may depend on up to 16 frames that play after it; their damage spoils it without marking it.
 _LOOK_AHEAD = 16
 
 
 class Reader:
-    """One open file of PyAV: its frames in playing order, each with its time from the first frame."""
+    """An open file of PyAV: its frames in playing order, each with its time from the first frame."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            # Real files carry titles in old encodings; by default these stop PyAV from opening the file.
+            # Real files carry titles in old encodings, for which PyAV refuses to open the file by default.
             self.container = av.open(str(path), options=_OPEN, metadata_errors="replace")
         except (av.error.FFmpegError, ValueError, OSError) as error:
             raise DecodeError("not a video", path, reason(error)) from None
@@ -37,7 +37,7 @@ class Reader:
             self.container.close()
             raise DecodeError("no video stream", path)
         self.stream = self.container.streams.video[0]
-        # Callers run one process per core; more threads here would only make them wait for each other.
+        # Callers run one process per core; more threads would only compete with each other.
         self.stream.codec_context.thread_count = 1
         width, height = self.stream.codec_context.width, self.stream.codec_context.height
         if width * height > MAX_FRAME_PIXELS:
@@ -57,7 +57,7 @@ class Reader:
     def frames(
         self, start: float | None = None, end: float | None = None, count: int | None = None
     ) -> Iterator[tuple[float, Any]]:
-        """(time, frame) of the frames with start <= time < end, at most `count`, each checked."""
+        """Yield (time, frame) of at most `count` frames with start <= time < end, each checked."""
         frames = self._decoded()
         head = next(frames, None)
         if head is None:
@@ -77,14 +77,14 @@ class Reader:
                 yield time - first, frame
 
     def upright_size(self, frame: Any) -> tuple[int, int]:
-        """Width and height of a frame once it is turned upright."""
+        """Return width and height of the upright frame."""
         return (frame.height, frame.width) if self._turn[0] % 2 else (frame.width, frame.height)
 
     def picture(self, frame: Any, short_side: int | None) -> np.ndarray:
-        """uint8 `[H, W, 3]` of a frame, upright and shrunk."""
+        """Convert a frame to uint8 `[H, W, 3]`, upright and shrunk."""
         quarters, mirrored = self._turn
-        # One converter per file, on one thread: the default starts a pool of threads for every frame, and
-        # what several threads compute is not always the same.
+        # One converter per file, on one thread: the default starts a thread pool for every frame, and the results of
+        # several threads are not reproducible.
         picture = self._converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
         if quarters:
             picture = np.rot90(picture, -quarters)
@@ -93,12 +93,12 @@ class Reader:
         return shrink(np.ascontiguousarray(picture), short_side)
 
     def _jump(self, time: float) -> Iterator[tuple[float, Any]]:
-        """Frames from a key frame at or before `time` on; from the file's first where that fails."""
+        """Yield frames from a key frame at or before `time` on; from the file's first where seeking fails."""
         assert self.stream.time_base is not None
         try:
             self.container.seek(int(time / self.stream.time_base), stream=self.stream, backward=True)
             frames = self._decoded()
-            # Frames that play before the key frame may lean on frames that were jumped over.
+            # Frames that play before the key frame may depend on skipped frames.
             for first, frame in frames:
                 if frame.key_frame and first <= time + SAME_TIME_S:
                     yield first, frame
@@ -134,7 +134,7 @@ class Reader:
             raise DecodeError("size changes", self.path, f"{self._size} then {size}")
 
     def _look_ahead(self, frame: Any, frames: Iterator[tuple[float, Any]]) -> None:
-        """Check the frames that those already given may depend on."""
+        """Check the frames that the returned frames may depend on."""
         for _ in range(_LOOK_AHEAD):
             if frame.is_corrupt:
                 raise DecodeError("damaged", self.path, f"the frame at {frame.time} s decodes with errors")
@@ -155,13 +155,13 @@ def shrink(picture: np.ndarray, short_side: int | None) -> np.ndarray:
 
 
 def _turn_of(frame: Any) -> tuple[int, bool]:
-    """Clockwise quarter turns that make a frame upright, and whether it is then mirrored left to right.
+    """Return the clockwise quarter turns that make a frame upright, and whether it is then mirrored left to right.
 
-    The display matrix maps a stored point (x, y), y down, to (a x + c y, b x + d y). It is read here because
-    the decoder's own angle says nothing of mirroring, and a mirrored signer changes hands.
+    The display matrix maps a stored point (x, y), y down, to (a x + c y, b x + d y). The decoder's own angle ignores
+    mirroring, and a mirrored signer changes hands.
     """
-    # In PyAV a frame whose side data was looked at is part of a reference cycle, and its pixels stay in memory
-    # until the garbage collector comes by. So they are read from a copy with hardly any pixels.
+    # Reading side data puts a PyAV frame into a reference cycle, which keeps its pixels in memory until the next
+    # garbage collection. So the matrix is read from a tiny copy.
     copy: Any = VideoReformatter().reformat(frame, width=16, height=16, format="gray", threads=1)
     matrix = next((item for item in copy.side_data if item.type.name == "DISPLAYMATRIX"), None)
     if matrix is None:
@@ -172,11 +172,11 @@ def _turn_of(frame: Any) -> tuple[int, bool]:
 
 
 def reason(error: Exception) -> str:
-    """What a library says went wrong, on one line."""
+    """Return a library's error message on one line."""
     return " ".join(str(error).split())[:200]
 
 
 def inside(times: np.ndarray, start: float | None, end: float | None) -> np.ndarray:
-    """Which of the times `[T]`, in seconds, have start <= time < end: bool `[T]`."""
+    """Return which of the times `[T]`, in seconds, have start <= time < end: bool `[T]`."""
     late_enough = times >= (-np.inf if start is None else start - SAME_TIME_S)
     return late_enough & (times < (np.inf if end is None else end - SAME_TIME_S))

@@ -1,8 +1,8 @@
-"""Decode every video of a corpus once, in parallel, to learn what it really holds.
+"""Measurement of every video of a corpus, by decoding each once in parallel.
 
-Each file is measured in a worker process. One that does not come back in time, or dies, costs its worker and
-marks that file; it never stops the scan. Results are kept in a small json by the hash of the file's bytes, so a
-second scan, one that was interrupted, or one of a folder that was moved or renamed only decodes what is new.
+Each file is measured in a worker process; a file that exceeds its deadline or crashes its worker is marked, and the
+scan goes on. Results are cached in a small json by the hash of the file's bytes, so a second scan, or one of a folder
+that was moved or renamed, decodes only new files.
 """
 
 import json
@@ -29,9 +29,9 @@ Progress = Callable[[int, int], None]
 
 _VERSION = 2
 _DEADLINE_S = 60.0  # per file; a clip takes well under a second
-_DEADLINE_BYTES_PER_S = 100_000  # and more for long videos, at a rate any machine decodes
+_DEADLINE_BYTES_PER_S = 100_000  # long videos get more, at a rate that any machine decodes
 _SAVE_EVERY_S = 10.0
-_MOST_WORKERS = 8  # beyond, one disk is the limit
+_MOST_WORKERS = 8  # more workers only wait for the disk
 
 _LOST_WORKER = (CORRUPT + "deadline", CORRUPT + "crash")
 
@@ -46,9 +46,11 @@ class ScanJob:
 
 @dataclass(frozen=True)
 class Scanned:
-    """What a file holds; `counts` are the frames in each of the job's ranges. Zeros unless `status` is ok.
+    """The measurements of a file; zeros unless `status` is ok.
 
-    `sha256` is that of the file's bytes; empty where there are none to read.
+    Attributes:
+        counts: Frames in each of the job's ranges.
+        sha256: Of the file's bytes; empty for a file that cannot be read.
     """
 
     status: str
@@ -66,7 +68,7 @@ class Scanned:
 
 
 def find_videos(folder: str | Path) -> list[Path]:
-    """The video files below a folder, sorted.
+    """Return the video files below a folder, sorted.
 
     Raises:
         UserError: The folder does not exist or holds no video.
@@ -86,12 +88,12 @@ def find_videos(folder: str | Path) -> list[Path]:
 
 
 def cache_beside(manifest: str | Path | None) -> Path | None:
-    """Where the results of a scan are kept: beside the manifest that is made of them."""
+    """Return the cache of a scan: a file beside the manifest that the scan is for."""
     return None if manifest is None else Path(manifest).with_suffix(".scan.json")
 
 
 def deadline_of(path: Path, small_s: float = _DEADLINE_S) -> float:
-    """Seconds that decoding a file may take: `small_s`, and more in proportion to its bytes."""
+    """Return the seconds that decoding a file may take: `small_s`, and more in proportion to its bytes."""
     return small_s + (_stamp(path) or [0])[0] / _DEADLINE_BYTES_PER_S
 
 
@@ -126,11 +128,11 @@ def scan(
     Args:
         jobs: Files and ranges; each path at most once.
         root: The data root that every file must be in.
-        workers: Processes, one thread each; None = one per core, at most 8; 0 = in this process, no deadline.
-        cache: A json of earlier results by file hash, read and updated; None = neither.
+        workers: Processes, one thread each; None = one per core, at most 8; 0 = this process, without a deadline.
+        cache: A json of earlier results by file hash, read and updated; None = no cache.
         progress: Called with (files done, files in all).
         deadline_s: Seconds a small file may take; a large one gets more in proportion to its bytes.
-        measure_one: What is done with a file; a module-level function.
+        measure_one: Measures one file; a module-level function.
     """
     root = Path(root)
     store = _Cache(Path(cache) if cache is not None else None)
@@ -163,9 +165,9 @@ def scan(
 
 
 class _Cache:
-    """Earlier results by the hash of the bytes they were measured on.
+    """Earlier results by the hash of the file's bytes.
 
-    A file whose size and time of change are as before is not hashed again; any other is, if a known file has its size.
+    A file is hashed again only if its size or time of change is new and a known file has its size.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -179,11 +181,11 @@ class _Cache:
                 if stored["version"] == _VERSION:
                     self.content, self.stamps = dict(stored["content"]), dict(stored["stamps"])
             except (ValueError, KeyError, TypeError):
-                pass  # a cache that cannot be read is made again
+                pass  # an unreadable cache is written anew
         self.sizes = {entry["bytes"] for entry in self.content.values()}
 
     def get(self, job: ScanJob) -> Scanned | None:
-        """What is known of a file; None = it, or one of its ranges, has to be measured."""
+        """Return the result for a file; None = the file, or one of its ranges, has to be measured."""
         stamp = _stamp(job.path)
         known = self.stamps.get(str(job.path))
         if known is not None and known[:2] == stamp:
@@ -204,7 +206,7 @@ class _Cache:
         return Scanned(**values, counts=counts, sha256=sha)
 
     def put(self, job: ScanJob, result: Scanned) -> None:
-        """Remember a result; not of a missing file, nor one that may have been the machine's fault."""
+        """Store a result, unless the file is missing or the machine may be to blame for the failure."""
         stamp = _stamp(job.path)
         if not result.sha256 or result.status in (MISSING, *_LOST_WORKER) or not stamp:
             return
@@ -219,7 +221,7 @@ class _Cache:
             self.save()
 
     def save(self) -> None:
-        """Write what is new."""
+        """Write the cache if it has changed."""
         if self.path is not None and self.changed:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             stored = {"version": _VERSION, "content": self.content, "stamps": self.stamps}

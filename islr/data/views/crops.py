@@ -30,7 +30,7 @@ def resize_short_side(frames: np.ndarray, size: int) -> np.ndarray:
 def random_box(
     height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a random box in a picture, in pixels (Inception crop, 10 tries)."""
+    """Draw left, top, right, bottom of a random box in a picture, in pixels (Inception crop, 10 tries)."""
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
         aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
@@ -50,13 +50,13 @@ def random_resized_crop(
     ratio: tuple[float, float],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """One random box, the same for all frames, resized to `size` x `size`."""
+    """Crop one random box, the same for all frames, and resize it to `size` x `size`."""
     left, top, right, bottom = random_box(frames.shape[1], frames.shape[2], scale, ratio, rng)
     return resize_clip(frames[:, top:bottom, left:right], (size, size))
 
 
 def spatial_crop(frames: np.ndarray, size: int, place: float) -> np.ndarray:
-    """Short side to `size`, then a square at `place` (0 first, 0.5 centre, 1 last) along the longer side."""
+    """Resize the short side to `size`; crop a square at `place` along the long side (0 first, 0.5 centre, 1 last)."""
     frames = resize_short_side(frames, size)
     height, width = frames.shape[1:3]
     top, left = round((height - size) * place), round((width - size) * place)
@@ -66,7 +66,7 @@ def spatial_crop(frames: np.ndarray, size: int, place: float) -> np.ndarray:
 def jitter_colours(
     frames: np.ndarray, strength: float | tuple[float, float, float], rng: np.random.Generator
 ) -> np.ndarray:
-    """Brightness, contrast and saturation factors in `1 +- strength`, the same for all frames."""
+    """Scale brightness, contrast and saturation by factors in `1 +- strength`, the same for all frames."""
     spread = np.broadcast_to(strength, 3)
     brightness, contrast, saturation = rng.uniform(1 - spread, 1 + spread).astype(np.float32)
     pixels = frames.astype(np.float32) * brightness
@@ -78,5 +78,5 @@ def jitter_colours(
 
 
 def to_cthw(frames: np.ndarray) -> torch.Tensor:
-    """uint8 `[T, H, W, C]` -> contiguous uint8 tensor `[C, T, H, W]`."""
+    """Convert uint8 `[T, H, W, C]` to a contiguous uint8 tensor `[C, T, H, W]`."""
     return torch.from_numpy(np.ascontiguousarray(frames.transpose(3, 0, 1, 2)))

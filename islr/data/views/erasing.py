@@ -14,10 +14,10 @@ TRIES = 10  # boxes drawn until one fits
 class ErasingConfig(Config):
     """Random erasing; the defaults are timm's and SlowFast's, `RE_PROB` 0.25 with `RE_MODE` pixel and `RE_COUNT` 1."""
 
-    probability: float = Field(0.25, gt=0, le=1, description="of erasing a box of a clip")
-    area: tuple[float, float] = Field((0.02, 1 / 3), description="the box's share of the picture, drawn between")
-    ratio: tuple[float, float] = Field((0.3, 1 / 0.3), description="the box's height by its width, drawn between")
-    fill: Literal["noise", "mean"] = Field("noise", description="each pixel anew, or the mean of the encoder's input")
+    probability: float = Field(0.25, gt=0, le=1, description="probability of erasing a box of a clip")
+    area: tuple[float, float] = Field((0.02, 1 / 3), description="box's share of the picture, drawn between")
+    ratio: tuple[float, float] = Field((0.3, 1 / 0.3), description="box's height by its width, drawn between")
+    fill: Literal["noise", "mean"] = Field("noise", description="noise, or the mean of the encoder's input")
 
     @model_validator(mode="after")
     def _ordered(self) -> "ErasingConfig":
@@ -37,15 +37,15 @@ def erase_box(
     std: tuple[float, ...],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """With the config's probability, overwrite one box of all frames; the input stays as it is.
+    """Overwrite one box of all frames, with the config's probability; the input stays as it is.
 
-    The originals write normal noise (or zeros) into the normalised clip. Frames are bytes here, so the same noise is
-    written with the encoder's mean and std, rounded, and cut at black and white.
+    The originals write normal noise (or zeros) into the normalised clip. Frames are bytes here, so the same noise gets
+    the encoder's mean and std, is rounded, and is clipped at black and white.
 
     Args:
         frames: uint8 `[T, H, W, 3]`.
-        config: How often, how large, and with what.
-        mean, std: Of the encoder's input, by channel of `frames`, on pixels scaled to 0..1.
+        config: Probability, size and fill of the box.
+        mean, std: Of the encoder's input, by channel of `frames`, for pixels scaled to 0..1.
         rng: Draws everything.
     """
     if rng.random() >= config.probability:

@@ -1,4 +1,4 @@
-"""What an encoder takes: the frames, size and normalisation that a view must deliver."""
+"""The input of an encoder: the frames, size and normalisation that a view must deliver."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -7,15 +7,15 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The input an encoder is built for.
+    """Shape and normalisation of an encoder's input.
 
     Attributes:
         frames: Frames per clip.
         size: Height and width in pixels; 0 for poses.
         mean: Per-channel mean of pixels scaled to 0..1; empty for poses.
         std: Per-channel standard deviation of the same; empty for poses.
-        modality: What a clip is made of.
-        channels: Order of the colours. Some published weights were trained on the blue-first frames of OpenCV.
+        modality: Frames of a video, or keypoints.
+        channels: Order of the colours; some published weights were trained on OpenCV's blue-first frames.
     """
 
     frames: int
@@ -33,5 +33,5 @@ class InputSpec:
         return (3, self.frames, self.size, self.size)
 
     def to_json(self) -> str:
-        """One-line JSON, for file metadata."""
+        """Return one line of JSON, for file metadata."""
         return json.dumps(asdict(self))

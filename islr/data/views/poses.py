@@ -26,21 +26,21 @@ MIRROR = _mirror()
 class PoseAugmentConfig(Config):
     """Training-time augmentation of a pose sequence; magnitudes are in shoulder widths and radians."""
 
-    crop: tuple[float, float] = (0.6, 1.0)
-    rotation: float = Field(0.15, ge=0)
-    scale: float = Field(0.1, ge=0)
-    shear: float = Field(0.1, ge=0)
-    shift: float = Field(0.05, ge=0)
-    jitter: float = Field(0.005, ge=0)
-    drop_hand: float = Field(0.1, ge=0, le=1)
+    crop: tuple[float, float] = Field((0.6, 1.0), description="share of the sign's duration, drawn between")
+    rotation: float = Field(0.15, ge=0, description="standard deviation of the rotation")
+    scale: float = Field(0.1, ge=0, description="standard deviation of the scale around 1")
+    shear: float = Field(0.1, ge=0, description="standard deviation of the shear")
+    shift: float = Field(0.05, ge=0, description="standard deviation of the shift")
+    jitter: float = Field(0.005, ge=0, description="standard deviation of each joint's own noise")
+    drop_hand: float = Field(0.1, ge=0, le=1, description="probability of hiding a hand; never both")
     mirror: float = Field(0.0, ge=0, le=1, description="share of clips mirrored: swaps the signer's handedness")
 
 
 def resample_pose(pose: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Interpolate `[T, 75, 3]` linearly at fractional frame positions.
 
-    A joint that is missing in one of the two frames is taken as it stands in the earlier one, never mixed with
-    an absent point; the confidence is the smaller of the two.
+    A joint that is missing in one of the two frames keeps its value of the earlier frame instead of being mixed with
+    an absent point; its confidence is the smaller of the two.
     """
     low = np.clip(np.floor(positions).astype(np.int64), 0, len(pose) - 1)
     high = np.minimum(low + 1, len(pose) - 1)
@@ -54,7 +54,7 @@ def resample_pose(pose: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 
 def augment_pose(pose: np.ndarray, config: PoseAugmentConfig, rng: np.random.Generator) -> np.ndarray:
-    """Affine map, joint jitter, dropped hand and mirror on a normalised pose `[T, 75, 3]`; returns a new array."""
+    """Apply an affine map, joint jitter, a dropped hand and a mirror to a normalised pose `[T, 75, 3]`."""
     out = pose.copy()
     angle = rng.normal(0, config.rotation)
     scale = 1 + rng.normal(0, config.scale)
@@ -65,7 +65,7 @@ def augment_pose(pose: np.ndarray, config: PoseAugmentConfig, rng: np.random.Gen
     out[..., :2] = out[..., :2] @ matrix.T.astype(np.float32) + shift.astype(np.float32)
     out[..., :2] += rng.normal(0, config.jitter, out[..., :2].shape).astype(np.float32)
     dropped = rng.random(2) < config.drop_hand
-    if not dropped.all():  # a sign without any hand would teach nothing
+    if not dropped.all():  # without any hand no sign is left
         for hand, drop in zip((LEFT_HAND, RIGHT_HAND), dropped, strict=True):
             if drop:
                 out[:, hand, 2] = 0
@@ -77,7 +77,7 @@ def augment_pose(pose: np.ndarray, config: PoseAugmentConfig, rng: np.random.Gen
 
 
 def augmented_pose(source: ClipSource, frames: int, config: PoseAugmentConfig, rng: np.random.Generator) -> np.ndarray:
-    """A random contiguous part of the sign, resampled to `frames` and augmented: float32 `[frames, 75, 3]`."""
+    """Crop the sign in time, resample it to `frames` and augment it: float32 `[frames, 75, 3]`."""
     pose, _ = normalise(source.pose())
     span = rng.uniform(*config.crop) * (len(pose) - 1)
     start = rng.uniform(0, len(pose) - 1 - span) if len(pose) > 1 else 0.0

@@ -1,16 +1,19 @@
-"""RandAugment of a clip (Cubuk et al., arXiv 1909.13719): one draw of operations for all its frames, none a mirror.
+"""RandAugment of a clip (Cubuk et al., arXiv 1909.13719): the same operations for all its frames, and no mirrors.
 
 The form is timm's `rand-m7-n4-mstd0.5-inc1`, which the recipes of MViT, MaskFeat and VideoMAE name: `layers` operations
-drawn with replacement, each applied with `probability`, each at a strength of its own around `magnitude` (0 to 10), and
-every operation grows with it. All frames get the same operations at the same strengths, in the same direction.
+drawn with replacement, each applied with `probability` at its own strength around `magnitude` (0 to 10). All frames get
+the same operations at the same strengths, in the same direction.
 
-What is left out: mirrors. Which hand is dominant, and to which side a hand moves, are part of a sign's form, so a
-mirrored sign is another clip, or another sign. Small rotations, shears and shifts stay, as published: they move body
-and hands together, as a camera would, and leave the relations between them as they are.
+The operations are Pillow's, called as timm calls them. timm's own wrappers are not imported: they would save ten lines
+and double the seconds that reading a configuration takes, because `timm.data` imports torchvision and every model.
 
-Deviation: the tone of a clip is that of all its frames (`autocontrast`, `equalize`, `contrast`), where the originals
-take each frame's own; a frame's own histogram makes a still background flicker when a hand enters the picture. And
-`posterize` keeps one bit at full strength, where the originals keep none: a black picture.
+Mirrors are left out: the dominant hand and the direction of a movement are part of a sign's form, so a mirrored sign is
+another clip, or another sign. Small rotations, shears and shifts stay, as published: like a camera, they move body and
+hands together and keep the relations between them.
+
+Deviation: `autocontrast`, `equalize` and `contrast` use the histogram of all frames, where the originals use each
+frame's own, which makes a still background flicker when a hand enters the picture. And `posterize` keeps one bit at
+full strength, where the originals keep none and return a black picture.
 """
 
 from collections.abc import Callable
@@ -23,8 +26,8 @@ from pydantic import Field, field_validator
 
 from islr.config import Config
 
-STRONGEST = 10.0  # the magnitude at which an operation is as strong as it gets
-FILL = (128, 128, 128)  # what is moved into the picture from outside it
+STRONGEST = 10.0  # the magnitude of an operation's largest effect
+FILL = (128, 128, 128)  # colour of what an affine map moves into the picture
 
 Operation = Literal[
     "autocontrast",
@@ -50,10 +53,10 @@ class RandAugmentConfig(Config):
     """RandAugment; timm's `rand-m7-n4-mstd0.5-inc1` is magnitude 7, layers 4, magnitude_std 0.5."""
 
     magnitude: float = Field(7.0, ge=0, le=STRONGEST, description="strength of every operation, 0 to 10")
-    magnitude_std: float = Field(0.5, ge=0, description="of the normal that each operation's strength is drawn from")
+    magnitude_std: float = Field(0.5, ge=0, description="standard deviation of each operation's strength")
     layers: int = Field(2, ge=1, description="operations drawn for a clip")
-    probability: float = Field(0.5, gt=0, le=1, description="of applying an operation that was drawn")
-    operations: tuple[Operation, ...] = Field(OPERATIONS, min_length=1, description="what is drawn from; no mirrors")
+    probability: float = Field(0.5, gt=0, le=1, description="probability of applying an operation that was drawn")
+    operations: tuple[Operation, ...] = Field(OPERATIONS, min_length=1, description="operations to draw from")
 
     @field_validator("operations")
     @classmethod
@@ -65,12 +68,13 @@ class RandAugmentConfig(Config):
 
 @dataclass(frozen=True)
 class _Effect:
-    """What an operation does to a picture.
+    """The effect of an operation on a picture.
 
     Attributes:
         apply: (picture, argument) -> picture.
         argument: (strength 0..1, direction 1 or -1) -> argument.
-        by_frame: Neighbouring pixels count, so frames go one by one; the others see all frames as one tall picture.
+        by_frame: Whether frames are processed one by one, because neighbouring pixels matter; the other operations
+            process all frames as one tall picture.
     """
 
     apply: Callable[[Image.Image, float], Image.Image]
@@ -90,7 +94,7 @@ def _affine(picture: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
 
 
 def _factor(strength: float, direction: int) -> float:
-    """1 changes nothing; away from it, towards 0.1 or 1.9, the change grows."""
+    """Return an enhancement factor: 1 changes nothing, 0.1 and 1.9 change most."""
     return max(0.1, 1 + direction * 0.9 * strength)
 
 
@@ -122,7 +126,7 @@ _EFFECTS: dict[str, _Effect] = {
 
 
 def rand_augment(frames: np.ndarray, config: RandAugmentConfig, rng: np.random.Generator) -> np.ndarray:
-    """Augment uint8 `[T, H, W, 3]`; the result may be the input itself, when nothing is applied."""
+    """Augment uint8 `[T, H, W, 3]`; the result is the input itself when no operation is applied."""
     for number in rng.integers(len(config.operations), size=config.layers):
         applied = rng.random() < config.probability
         magnitude = min(max(rng.normal(config.magnitude, config.magnitude_std), 0.0), STRONGEST)
@@ -133,13 +137,13 @@ def rand_augment(frames: np.ndarray, config: RandAugmentConfig, rng: np.random.G
 
 
 def apply_operation(frames: np.ndarray, operation: Operation, magnitude: float, direction: int) -> np.ndarray:
-    """One operation on all frames, uint8 `[T, H, W, 3]`.
+    """Apply one operation to all frames, uint8 `[T, H, W, 3]`.
 
     Args:
         frames: The clip.
-        operation: What is done.
+        operation: A name in `OPERATIONS`.
         magnitude: 0 to 10.
-        direction: 1 or -1: brighter or darker, to one side or the other; most tone operations have none.
+        direction: 1 or -1: brighter or darker, to one side or the other; most tone operations ignore it.
     """
     effect = _EFFECTS[operation]
     argument = effect.argument(magnitude / STRONGEST, direction)

@@ -1,6 +1,6 @@
-"""Boxes around a signer's hands and face, in the picture that a training view cut out of a clip.
+"""Boxes around a signer's hands and face, in the picture that a training view cropped from a clip.
 
-Shapes: T frames of the shot, P = 3 parts.
+Shapes: T frames of the crop, P = 3 parts.
 """
 
 import numpy as np
@@ -10,30 +10,30 @@ from islr.data.views.views import CroppedClip
 
 FACE = slice(0, 11)  # nose, eyes, ears, mouth
 PARTS = (LEFT_HAND, RIGHT_HAND, FACE)
-# Share of the longer side added on each side: flesh around the joints; forehead and chin beyond eyes and mouth.
+# Share of the longer side added on each side: hands are wider than their joints, faces reach beyond eyes and mouth.
 MARGINS = (0.15, 0.15, 0.25)
 
 
-def signer_boxes(pose: Pose, shot: CroppedClip, length: int) -> np.ndarray:
-    """Boxes of the left hand, the right hand and the face in each frame of a shot.
+def signer_boxes(pose: Pose, crop: CroppedClip, length: int) -> np.ndarray:
+    """Return boxes of the left hand, the right hand and the face in each frame of a crop.
 
-    Short gaps of a hand are filled as for pose encoders; a fast hand is what trackers lose.
+    Short gaps of a hand are filled as for pose encoders, since trackers lose fast hands.
 
     Args:
         pose: Of the clip's range. Its frames may be more or fewer than the video's, evenly spread over the same time.
-        shot: What was taken of the clip.
+        crop: The training view's frames.
         length: Frames in the clip's range.
 
     Returns:
-        float64 `[T, P, 4]`: left, top, right, bottom in 0..1 of the shot's picture. They may reach beyond it, and are
-        all 0 where no point of the part was seen.
+        float64 `[T, P, 4]`: left, top, right, bottom in 0..1 of the cropped picture. A box may reach beyond it, and is
+        all 0 where no point of the part was detected.
     """
     points, confidence = fill_hand_gaps(pose.keypoints[:, :, :2], pose.confidences)
-    place = (shot.indices + 0.5) * len(pose) / length - 0.5
+    place = (crop.indices + 0.5) * len(pose) / length - 0.5
     rows = np.clip(np.rint(place).astype(np.int64), 0, len(pose) - 1)
-    left, top, right, bottom = shot.box
+    left, top, right, bottom = crop.box
     where = (points[rows].astype(np.float64) - (left, top)) / (right - left, bottom - top)  # [T, 75, 2]
-    if shot.flipped:
+    if crop.flipped:
         where[..., 0] = 1 - where[..., 0]
     boxes = np.zeros((len(rows), len(PARTS), 4))
     for number, (part, margin) in enumerate(zip(PARTS, MARGINS, strict=True)):

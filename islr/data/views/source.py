@@ -1,4 +1,4 @@
-"""What a view reads from: one clip, decoded when asked."""
+"""The interface between views and clips: one clip, decoded on demand."""
 
 from typing import Protocol
 
@@ -24,7 +24,7 @@ class ClipSource(Protocol):
         """Frames in the clip's range (counted by decoding, never from the header)."""
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """Frames at `indices` of the clip's range: uint8 `[n, H, W, 3]`, RGB, upright.
+        """Return the frames at `indices` of the clip's range: uint8 `[n, H, W, 3]`, RGB, upright.
 
         Raises:
             DecodeError: The file cannot give those frames.
@@ -35,7 +35,7 @@ class ClipSource(Protocol):
         """Whether the manifest names a pose file for the clip."""
 
     def pose(self) -> Pose:
-        """The clip's keypoints, over the clip's range.
+        """Return the clip's keypoints, over the clip's range.
 
         Raises:
             DecodeError: The clip has no pose file, or it cannot be read.

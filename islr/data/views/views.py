@@ -28,17 +28,17 @@ View = Callable[[ClipSource, np.random.Generator], dict[str, Any]]
 class AugmentConfig(Config):
     """Training-time augmentation of one video clip, the same for all its frames.
 
-    In this order: crop, flip, colours, RandAugment, erasing. RandAugment comes after the crop, as in timm: its cost
-    does not depend on the size of the video. (SlowFast and VideoMAE apply it to the whole frame before.)
+    In this order: crop, flip, colours, RandAugment, erasing. RandAugment follows the crop, as in timm, so that its cost
+    does not depend on the size of the video. (SlowFast and VideoMAE apply it to the whole frame, before the crop.)
     """
 
     sampling: SamplingConfig = SamplingConfig()
-    scale: tuple[float, float] = (0.5, 1.0)
-    ratio: tuple[float, float] = (0.75, 4 / 3)
+    scale: tuple[float, float] = Field((0.5, 1.0), description="crop's share of the frame's area, drawn between")
+    ratio: tuple[float, float] = Field((0.75, 4 / 3), description="crop's width by its height, drawn between")
     flip: bool = Field(False, description="mirror half of the clips: swaps the signer's handedness")
     colour: float = Field(0.0, ge=0, le=1, description="brightness, contrast and saturation factors in 1 +- this")
-    randaugment: RandAugmentConfig | None = Field(None, description="operations drawn for the cropped clip; none = off")
-    erasing: ErasingConfig | None = Field(None, description="one box of all frames is overwritten; none = off")
+    randaugment: RandAugmentConfig | None = Field(None, description="operations on the cropped clip; none = off")
+    erasing: ErasingConfig | None = Field(None, description="one box overwritten in all frames; none = off")
 
     @model_validator(mode="after")
     def _ordered(self) -> "AugmentConfig":
@@ -52,7 +52,7 @@ class AugmentConfig(Config):
 
 
 def eval_view(spec: InputSpec, sampling: SamplingConfig | None = None) -> View:
-    """The deterministic single view: whole sign, short side to size, centre square; whole pose for pose encoders.
+    """Return the deterministic single view: whole sign, short side to size, centre square; poses are not cropped.
 
     The view returns `{"clip": uint8 [C, T, H, W]}` or `{"clip": float32 [T, 75, 3]}`.
     """
@@ -65,10 +65,10 @@ def eval_view(spec: InputSpec, sampling: SamplingConfig | None = None) -> View:
 
 
 def multi_view(spec: InputSpec, clips: int, crops: int, sampling: SamplingConfig | None = None) -> View:
-    """`clips` x `crops` deterministic views stacked on a new first axis: `{"clip": [V, ...]}`.
+    """Return `clips` x `crops` deterministic views, stacked on a new first axis: `{"clip": [V, ...]}`.
 
-    Temporal views differ in their place (inside every segment, or of the window); spatial crops lie along the
-    longer side, one crop meaning the centre. A pose encoder sees the temporal views only.
+    Temporal views differ in their place (inside every segment, or of the window); spatial crops lie along the longer
+    side, a single one at the centre. A pose encoder gets the temporal views only.
     """
     sampling = sampling or SamplingConfig()
     # Uniform views interleave at (k + 1/2)/n of every segment; span views go from the first window to the last.
@@ -96,13 +96,13 @@ def multi_view(spec: InputSpec, clips: int, crops: int, sampling: SamplingConfig
 
 @dataclass(frozen=True)
 class CroppedClip:
-    """What a training view took of a video clip, and from where.
+    """The cropped and augmented frames of a training view, with the crop's place in the clip.
 
     Attributes:
         frames: uint8 `[T, size, size, 3]`.
-        indices: Which frames of the clip's range they are, `[T]`.
-        box: Left, top, right, bottom of the crop, in 0..1 of the frame; RandAugment may have moved what is in it.
-        flipped: The picture is mirrored.
+        indices: Frame numbers in the clip's range, `[T]`.
+        box: Left, top, right, bottom of the crop, in 0..1 of the frame; RandAugment may have moved its content.
+        flipped: Whether the frames are mirrored.
     """
 
     frames: np.ndarray
@@ -112,7 +112,7 @@ class CroppedClip:
 
 
 def training_crop(source: ClipSource, spec: InputSpec, config: AugmentConfig, rng: np.random.Generator) -> CroppedClip:
-    """Frames of a clip, cropped and augmented for training."""
+    """Read a clip's frames, crop and augment them for training."""
     indices = config.sampling.indices(source.length, source.fps, spec.frames, rng)
     return augment_crop(source.read(indices), indices, spec, config, rng)
 
@@ -120,7 +120,7 @@ def training_crop(source: ClipSource, spec: InputSpec, config: AugmentConfig, rn
 def augment_crop(
     frames: np.ndarray, indices: np.ndarray, spec: InputSpec, config: AugmentConfig, rng: np.random.Generator
 ) -> CroppedClip:
-    """Frames `[T, H, W, 3]`, uint8, cropped and augmented for training; the input stays as it is."""
+    """Crop and augment uint8 frames `[T, H, W, 3]` for training; the input stays as it is."""
     height, width = frames.shape[1:3]
     left, top, right, bottom = random_box(height, width, config.scale, config.ratio, rng)
     frames = resize_clip(frames[:, top:bottom, left:right], (spec.size, spec.size))
@@ -138,16 +138,16 @@ def augment_crop(
 
 
 def train_view(spec: InputSpec, video: AugmentConfig, pose: PoseAugmentConfig, repeats: int = 1) -> View:
-    """The labelled-training view of supervised pre-training and fine-tuning, for either modality.
+    """Return the training view of supervised pre-training and fine-tuning, for either modality.
 
     Args:
         spec: The encoder's input.
-        video, pose: Augmentation; the one of the spec's modality counts.
-        repeats: Augmentations of one clip (Hoffer et al., arXiv 1901.09335); of a video they share the frames that are
-            read, which is decoded once, as `NUM_SAMPLE` of SlowFast and VideoMAE.
+        video, pose: Augmentation; only that of the spec's modality is used.
+        repeats: Augmentations of one clip (Hoffer et al., arXiv 1901.09335); those of a video share its decoded frames,
+            as with `NUM_SAMPLE` of SlowFast and VideoMAE.
 
     Returns:
-        A view that gives `{"clip": [...]}`, with a first axis of `repeats` when there are several.
+        A view that returns `{"clip": [...]}`, with a first axis of `repeats` when there are several.
     """
 
     def video_view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
