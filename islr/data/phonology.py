@@ -257,7 +257,7 @@ def _feature_coverage(
     known = targets != UNKNOWN
     return {
         "clips_with_target": int(known.sum()),
-        "signs_with_target": len({signs[i] for i in np.flatnonzero(known)}),
+        "signs_with_target": len({signs[int(i)] for i in np.flatnonzero(known)}),
         "clips_dropped_as_ambiguous": sum(word in several and not ok for word, ok in zip(words, known, strict=True)),
     }
 

@@ -263,8 +263,8 @@ def test_revised_labels_replace_classes_and_shrink_splits(files: tuple[Path, Pat
     [
         (None, "no such file"),
         ("{broken", "not valid json"),
-        ("[]", "list of glosses"),
-        ('{"gloss": 1}', "list of glosses"),
+        ("[]", "holds no list"),
+        ('{"gloss": 1}', "holds no list"),
         ('[{"gloss": "a"}]', "entry 0 is not of the WLASL schema"),
         ('[{"gloss": "a", "instances": [{"video_id": "1"}]}]', "entry 0 is not of the WLASL schema"),
         (json.dumps([{"gloss": "a", "instances": [instance("1", "dev")]}]), "split 'dev'"),

@@ -90,8 +90,8 @@ def from_wlasl(
         if instance.video_id in trimmed:
             instance = replace(instance, span=(None, None))
             counts["ranges_of_clips_already_cut"] += 1
-        path = files.get(instance.video_id)
-        clip = _clip(instance, path or folder / f"{instance.video_id}.mp4", found.get(path, _ABSENT), base, counts)
+        path = files.get(instance.video_id, folder / f"{instance.video_id}.mp4")
+        clip = _clip(instance, path, found.get(path, _ABSENT), base, counts)
         if pose_folder is not None:
             clip = replace(clip, pose=pose_path(pose_folder, instance.video_id, base))
             counts["clips_with_video_but_no_pose"] += clip.status == OK and not clip.pose
