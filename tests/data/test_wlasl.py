@@ -263,7 +263,7 @@ def test_revised_labels_replace_classes_and_shrink_splits(files: tuple[Path, Pat
     [
         (None, "no such file"),
         ("{broken", "not valid json"),
-        ("[]", "holds no list"),
+        ("[]", "list of glosses"),
         ('{"gloss": 1}', "holds no list"),
         ('[{"gloss": "a"}]', "entry 0 is not of the WLASL schema"),
         ('[{"gloss": "a", "instances": [{"video_id": "1"}]}]', "entry 0 is not of the WLASL schema"),
