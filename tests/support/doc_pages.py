@@ -19,6 +19,7 @@ from islr.cli import run
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = ("data", "pretrain", "finetune", "probe", "grid", "check", "clusters")  # each may use what those before left
 FENCE, SHELL = "```console", "$ "
+EXACT = ("data",)  # pages whose numbers are the same on every machine
 CUT = "..."  # stands for lines that are left out
 WIDTH = "100"  # columns that tables are made for
 
@@ -41,7 +42,7 @@ class Command:
 
 
 def commands(page: Path) -> Iterator[Command]:
-    """The commands of a page, in order; a backslash continues a command on the next line."""
+    """Yield the commands of a page, in order; a backslash continues a command on the next line."""
     lines = page.read_text(encoding="utf-8").splitlines()
     number, inside = 0, False
     while number < len(lines):
@@ -64,29 +65,38 @@ def commands(page: Path) -> Iterator[Command]:
 
 
 def output_of(words: list[str]) -> tuple[int, list[str]]:
-    """Exit code and lines on the standard output of a command, run in this process."""
+    """Run a command in this process; return its exit code and the lines of its standard output."""
     written = io.StringIO()
     with contextlib.redirect_stdout(written):
         code = run(words)
     return code, [line.rstrip() for line in written.getvalue().splitlines()]
 
 
-def plain(line: str) -> str:
-    """A line without what differs between machines and runs: numbers, hashes, marks, runs of spaces and rules."""
-    line = re.sub(r"\b[0-9a-f]{10,64}\b", "#", line)
-    line = re.sub(r"[+\N{MINUS SIGN}-]?\d[\d,.:]*", "#", line)
+def plain(line: str, exact: bool = False) -> str:
+    """A line without what differs between machines, and without runs of spaces, rules and marks.
+
+    Args:
+        line: As it was printed.
+        exact: All numbers are kept. Otherwise fractions (scores, losses, times) and numbers of steps are left out, and
+            whole numbers (of clips, classes, stages) and fingerprints stay.
+    """
+    if not exact:
+        line = re.sub(r"[+\N{MINUS SIGN}-]?\d[\d,]*\.\d+", "#", line)
+        line = re.sub(r"\bin \d+ steps\b", "in # steps", line)
+    line = re.sub(r"\b\d+(\.\d+)? MB\b", "# MB", line)
     return re.sub(r"[\s\u2500-\u257f*!-]+", " ", line).strip()
 
 
-def missing(shown: list[str], actual: list[str]) -> str | None:
+def missing(shown: list[str], actual: list[str], exact: bool = False) -> str | None:
     """The first line of the page that the output does not have, in this order; None when it has all."""
-    left = [plain(line) for line in actual]
+    left = [plain(line, exact) for line in actual]
     for line in shown:
-        if line.strip() == CUT or not plain(line):
+        text = plain(line, exact)
+        if line.strip() == CUT or not text:
             continue
-        if plain(line) not in left:
+        if text not in left:
             return line
-        left = left[left.index(plain(line)) + 1 :]
+        left = left[left.index(text) + 1 :]
     return None
 
 
