@@ -10,7 +10,7 @@ import pytest
 from support.doc_pages import DOCS, EXACT, PAGES, WIDTH, commands, missing, output_of, plain
 from support.paths import CHECKOUT
 
-from islr.config import read_tree
+from islr.config_files import read_tree
 
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 TABLES = runpy.run_path(str(DOCS / "tables.py"))
