@@ -65,10 +65,7 @@ def test_every_relative_link_leads_somewhere() -> None:
 
 def test_every_configuration_that_the_readme_names_resolves() -> None:
     lines = [line for line in README.replace("\\\n", " ").splitlines() if line.startswith("islr ")]
-    named = [
-        word for line in text.splitlines() if line.startswith("islr ") for word in shlex.split(line, comments=True)
-    ]
-    files = [word for word in named if word.endswith(".yaml")]
+    files = [word for line in lines for word in shlex.split(line, comments=True) if word.endswith(".yaml")]
     assert len(files) >= 4
     for file in files:
         assert read_tree(Path(file), [])["task"] == file.partition("/")[0].replace("smoke", "finetune")
