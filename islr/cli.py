@@ -14,6 +14,7 @@ from typer.exceptions import Abort, TyperException
 from islr.commands.data import data_app
 from islr.commands.models import models_command, weights_app
 from islr.errors import Interrupted, ProcessLost, RunFailed, UserError
+from islr.logs import show_logs
 
 DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 75
 
@@ -50,6 +51,7 @@ def run(arguments: list[str], debug: bool = False) -> int:
     """Run one command; returns its exit code and prints one line on stderr when it is not 0."""
     from islr.data.video.guard import DecodeError
 
+    show_logs()
     try:
         code = app(args=arguments, prog_name="islr", standalone_mode=False)
         return code if isinstance(code, int) else DONE

@@ -20,3 +20,9 @@ class Interrupted(Exception):
 def one_line(error: Exception, longest: int = 200) -> str:
     """The message of somebody else's exception, as part of a one-line message of ours."""
     return " ".join(str(error).split())[:longest] or type(error).__name__
+
+
+def describe(error: Exception) -> str:
+    """Return an error as one line; the type is named unless the error is a message for the user."""
+    message = " ".join(str(error).split())
+    return message if isinstance(error, UserError | RunFailed | Interrupted) else f"{type(error).__name__}: {message}"

@@ -1,5 +1,6 @@
-"""A progress bar with an ETA on a terminal, one line per interval elsewhere; durations in words."""
+"""Progress of long work: a bar with an ETA on a terminal, one log line per interval elsewhere; readable durations."""
 
+import logging
 import sys
 import time
 
@@ -8,6 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 # Seconds between lines of progress where the output is not a terminal.
 LINE_INTERVAL = 20.0
+
+logger = logging.getLogger(__name__)
 
 
 def duration(seconds: float) -> str:
@@ -21,14 +24,18 @@ def duration(seconds: float) -> str:
 
 
 class ProgressBar:
-    """A progress bar with an ETA on a terminal; one line per interval elsewhere. Use as a context manager."""
+    """A progress bar with an ETA on a terminal; one log line per interval elsewhere. Use as a context manager.
+
+    It is silent where its logger is: below level INFO there is neither bar nor line.
+    """
 
     def __init__(self, title: str, total: int, start: int = 0, enabled: bool = True) -> None:
-        self.title, self.total, self.done, self.enabled = title, total, start, enabled
-        self._start, self._began, self._printed = start, time.monotonic(), time.monotonic()
-        self._console = Console(file=sys.stderr)
+        self.title, self.total, self.done = title, total, start
+        self.enabled = enabled and logger.isEnabledFor(logging.INFO)
+        self._start, self._began, self._logged = start, time.monotonic(), time.monotonic()
         self._bar: Progress | None = None
-        if enabled and self._console.is_terminal:
+        console = Console(file=sys.stderr)
+        if self.enabled and console.is_terminal:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -36,7 +43,7 @@ class ProgressBar:
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}"),
             )
-            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._bar = Progress(*columns, console=console, transient=True)
             self._task = self._bar.add_task(title, total=total, completed=start, note="")
 
     def __enter__(self) -> "ProgressBar":
@@ -53,13 +60,13 @@ class ProgressBar:
         self.done = done
         if self._bar is not None:
             self._bar.update(self._task, completed=done, note=note)
-        elif self.enabled and time.monotonic() - self._printed > LINE_INTERVAL:
-            self._printed = time.monotonic()
-            rate = (self._printed - self._began) / max(done - self._start, 1)
+        elif self.enabled and time.monotonic() - self._logged > LINE_INTERVAL:
+            self._logged = time.monotonic()
+            rate = (self._logged - self._began) / max(done - self._start, 1)
             left = rate * (self.total - done)
-            self._console.print(f"{self.title}: {done}/{self.total} {note} ({left:.0f} s left)", highlight=False)
+            logger.info("%s: %s/%s %s (%.0f s left)", self.title, done, self.total, note, left)
 
     def callback(self, done: int, total: int) -> None:
-        """The `progress(done, total)` form that library functions call."""
+        """Show progress in the `progress(done, total)` form that library functions call."""
         self.total = total
         self.update(done)

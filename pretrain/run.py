@@ -1,9 +1,8 @@
 """A pre-training run: configuration -> trained encoder in a run folder."""
 
 import json
-import sys
+import logging
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from islr.config import Config, config_hash
+from islr.config import config_hash
 from islr.data.loading.batches import TrainBatches
 from islr.data.loading.config import DataConfig
 from islr.data.loading.loader import pin_threads
@@ -25,14 +24,11 @@ from islr.errors import UserError
 from islr.files import write_atomic_with
 from islr.models import EncoderConfig
 from islr.models.weights import build_encoder, read_metadata
-from islr.progress import ProgressBar
-from islr.training.determinism import prepare_process
 from islr.training.distributed.world import World
-from islr.training.engine import fit, to_device, train_batches
+from islr.training.engine import Evaluate, Trainer, to_device, train_batches
+from islr.training.harness import Run, TrainingConfig, open_run, prepare
 from islr.training.optim import OptimConfig
 from islr.training.run_config import RunConfig
-from islr.training.run_folder import run_folder
-from islr.training.wandb_run import WandbRun
 from pretrain import RECIPES
 from pretrain.leakage import check_unseen, seen_facts, seen_manifest, without_judged
 from pretrain.monitor import Health, HealthConfig
@@ -41,13 +37,15 @@ from pretrain.recipe import ENCODER, Recipe
 PICTURES = "pictures.npz"
 PICTURE_CLIPS = 4  # clips shown in the report
 
+logger = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
     RecipeConfig = Any
 else:
     RecipeConfig = Annotated[reduce(or_, (recipe.Config for recipe in RECIPES.values())), Field(discriminator="name")]
 
 
-class PretrainConfig(Config):
+class PretrainConfig(TrainingConfig):
     """Everything a pre-training run depends on."""
 
     task: Literal["pretrain"] = "pretrain"
@@ -78,60 +76,54 @@ def run_pretrain(config: PretrainConfig) -> None:
         UserError: The configuration does not fit the data or the encoder.
         Interrupted: Stopped by a signal, state saved.
     """
-    world = World(config.run.device)
-    prepare_process(config.run.threads)
-    torch.manual_seed(config.run.seed)
+    world = prepare(config)
     manifest = clips_to_see(config)
     note = RECIPES[config.recipe.name].check_clips(config.recipe, manifest)
-    if note and world.main:
-        print(f"{config.name}: {note}", file=sys.stderr)
+    if note:
+        logger.info("%s: %s", config.name, note)
     recipe = build_recipe(config, manifest)
     store = ClipStore(manifest, config.data)
     view = recipe.views(config.recipe, recipe.encoder.input_spec)
-    batches = train_batches(store, view, config.optim, config.run, world)
-    if world.main and batches.corpus_shares():
-        print(f"{config.name}: {batches.corpus_shares()}", file=sys.stderr)
-    with (
-        world.connected(config.run.timeout_s),
-        run_folder(config, config.run.out, world) as folder,
-        ExitStack() as resources,
-    ):
-        if (folder / ENCODER).exists():
+    batches = train_batches(store, view, config, world)
+    if batches.corpus_shares():
+        logger.info("%s: %s", config.name, batches.corpus_shares())
+    with open_run(config, world, {"decoding": store}, ENCODER) as run:
+        if run is None:
             return
-        if config.data.cache == "memory":
-            world.at("decoding the clips")
-            with ProgressBar(f"{config.name}: decoding", len(store), enabled=world.main) as bar:
-                store.fill_cache(bar.callback)
-        watched = load_manifests(config.downstream[:1] or config.data.manifest)
-        title = f"{config.name}: pre-training"
-        wandb_run = resources.enter_context(WandbRun(folder, config.run.wandb, config, world.main))
-        health = Health(config.health, watched, config.data, config.optim.epochs, world)
-
-        def look(module: nn.Module, epoch: float) -> dict[str, float]:
-            found = health(module, epoch)
-            if found and wandb_run.there and (panels := _panels(module, batches, world)):
-                wandb_run.pictures(panels, round(epoch * batches.steps_per_epoch))
-            return found
-
-        fit(
+        Trainer(
             recipe,
             batches,
-            optim=config.optim,
-            run=config.run,
-            config=config,
-            world=world,
-            folder=folder,
-            title=title,
-            evaluate=look,
+            run,
+            title=f"{config.name}: pre-training",
+            evaluate=_monitor(config, batches, run),
             evaluate_start=True,
-            wandb_run=wandb_run,
-        )
+        ).train()
         world.at("writing the encoder")
         if world.main:
-            if panels := _panels(recipe, batches, world):
-                write_atomic_with(folder / PICTURES, lambda file: np.savez_compressed(file, **panels))
-            recipe.export(folder, _facts(config, manifest))
+            _export(config, manifest, recipe, batches, run)
         world.barrier()
+
+
+def _monitor(config: PretrainConfig, batches: TrainBatches, run: Run) -> Evaluate:
+    """Return the evaluation of features during training; W&B gets the recipe's pictures with it."""
+    monitored = load_manifests(config.downstream[:1] or config.data.manifest)
+    health = Health(config.health, monitored, config.data, config.optim.epochs, run.world)
+
+    def evaluate(recipe: nn.Module, epoch: float) -> dict[str, float]:
+        numbers = health(recipe, epoch)
+        wandb_run = run.wandb_run
+        if numbers and wandb_run and wandb_run.active and (panels := _panels(recipe, batches, run.world)):
+            wandb_run.pictures(panels, round(epoch * batches.steps_per_epoch))
+        return numbers
+
+    return evaluate
+
+
+def _export(config: PretrainConfig, manifest: Manifest, recipe: Recipe, batches: TrainBatches, run: Run) -> None:
+    """Write the report's pictures and, last, the encoder."""
+    if panels := _panels(recipe, batches, run.world):
+        write_atomic_with(run.folder / PICTURES, lambda file: np.savez_compressed(file, **panels))
+    recipe.export(run.folder, _facts(config, manifest))
 
 
 def clips_to_see(config: PretrainConfig) -> Manifest:
@@ -147,8 +139,8 @@ def clips_to_see(config: PretrainConfig) -> Manifest:
     manifest = seen_manifest(config.data.manifest, config.splits)
     if not config.transductive and config.shared_with_downstream == "drop":
         manifest, left_out = without_judged(manifest, config.data.manifest, config.splits, config.downstream)
-        if left_out and World(config.run.device).main:
-            print(f"{config.name}: {len(left_out)} clips left out, val or test clips of downstream", file=sys.stderr)
+        if left_out:
+            logger.info("%s: %d clips left out, val or test clips of downstream", config.name, len(left_out))
     elif not config.transductive:
         check_unseen(config.data.manifest, config.splits, config.downstream)
     if labels:

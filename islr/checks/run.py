@@ -17,7 +17,7 @@ from islr.errors import RunFailed, UserError
 from islr.files import write_atomic
 from islr.training.determinism import prepare_process
 from islr.training.distributed.world import World, device_name
-from islr.training.optim import schedule_words
+from islr.training.optim import schedule_description
 
 CHECKS = ("data", "speed", "overfit", "reload", "shuffled")
 
@@ -84,7 +84,7 @@ def report_checks(subject: Subject, limits: CheckLimits, only: Sequence[str], pa
 def table(subject: Subject, outcomes: Sequence[CheckOutcome], limits: CheckLimits) -> str:
     """What was found, one line a check."""
     device = device_name(World(subject.run.device).device)
-    lines = [f"{subject.name}: {subject.task}, {schedule_words(subject.optim, limits.processes)}; {device}"]
+    lines = [f"{subject.name}: {subject.task}, {schedule_description(subject.optim, limits.processes)}; {device}"]
     marks = {"pass": "pass", "fail": "FAIL", "skip": "  - "}
     lines += [f"{marks[outcome.state]}  {outcome.check:<10}  {outcome.message}" for outcome in outcomes]
     return "\n".join(lines)

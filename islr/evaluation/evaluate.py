@@ -101,7 +101,7 @@ def score(
                 continue
             clip = to_device(batch, world.device)["clip"]  # [B, V, ...]
             count, number = clip.shape[:2]
-            with torch.autocast(world.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            with world.autocast(precision):
                 logits = classifier(to_input(clip.flatten(0, 1), spec))  # type: ignore[arg-type]
             probabilities = logits.float().softmax(dim=1).view(count, number, -1).double().mean(dim=1)
             rows += batch["index"].tolist()

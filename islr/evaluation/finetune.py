@@ -3,16 +3,14 @@
 import json
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from islr.config import Config, load_config
+from islr.config import load_config
 from islr.data.audit.duplicates import check_disjoint, without_shared
 from islr.data.loading.batches import TrainBatches
 from islr.data.loading.config import DataConfig
@@ -41,21 +39,18 @@ from islr.evaluation.predictions import Predictions
 from islr.evaluation.results import Result, as_table, load_results
 from islr.models import EncoderConfig
 from islr.models.weights import build_encoder, read_metadata
-from islr.progress import ProgressBar
 from islr.training.classification import Classification, ClassificationConfig, effective_weights
-from islr.training.determinism import prepare_process
-from islr.training.distributed.world import World
-from islr.training.engine import State, fit, train_batches
+from islr.training.engine import Selection, State, Trainer, train_batches
+from islr.training.harness import Run, TrainingConfig, open_run, prepare
 from islr.training.optim import OptimConfig, parameter_groups
 from islr.training.run_config import RunConfig
-from islr.training.run_folder import run_folder
 from islr.training.wandb_run import WandbRun
 
 RESULT = "result.json"
 HELD_OUT = "train_held_out"
 
 
-class FinetuneConfig(Config):
+class FinetuneConfig(TrainingConfig):
     """Everything a fine-tuning run and its test result depend on."""
 
     task: Literal["finetune"] = "finetune"
@@ -114,6 +109,16 @@ class FinetuneConfig(Config):
         return load_config(cls, run / "config.yaml")
 
 
+class Clips(NamedTuple):
+    """What a fine-tuning run trains on, chooses by and is scored on; `left_out` of the selection are in test, too."""
+
+    manifest: Manifest
+    train: Manifest
+    selection: Manifest
+    test: Manifest
+    left_out: list[str]
+
+
 def run_finetune(config: FinetuneConfig) -> list[Result]:
     """Train, choose the epoch on the selection set, score the test split once; resumes; skips finished runs.
 
@@ -125,82 +130,98 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
         Interrupted: Stopped by a signal, state saved.
     """
     started = time.monotonic()
-    world = World(config.run.device)
-    prepare_process(config.run.threads)
-    torch.manual_seed(config.run.seed)
+    world = prepare(config)
     clips = clips_of(config)
-    manifest, train, selection, test = clips.manifest, clips.train, clips.selection, clips.test
-    task = task_of(config, train, config.classification)
-    stores = {"train": ClipStore(train, config.data), "select": ClipStore(selection, config.data)}
+    task = task_of(config, clips.train, config.classification)
+    train, selection = ClipStore(clips.train, config.data), ClipStore(clips.selection, config.data)
     view = train_view(task.encoder.input_spec, config.video, config.pose, config.classification.repeats)
-    balanced = config.class_balance == "sampling"
-    batches = train_batches(stores["train"], view, config.optim, config.run, world, balanced)
-    with (
-        world.connected(config.run.timeout_s),
-        run_folder(config, config.run.out, world) as folder,
-        ExitStack() as resources,
-    ):
-        if (folder / RESULT).exists():
-            return load_results(folder / RESULT)
-        if config.data.cache == "memory":
-            world.at("decoding the clips")
-            for name, store in stores.items():
-                with ProgressBar(f"{config.name}: decoding {name}", len(store), enabled=world.main) as bar:
-                    store.fill_cache(bar.callback)
-        wandb_run = resources.enter_context(WandbRun(folder, config.run.wandb, config, world.main))
-        state = _train(task, config, batches, stores["select"], manifest, world, folder, wandb_run)
+    batches = train_batches(train, view, config, world, balanced=config.class_balance == "sampling")
+    with open_run(config, world, {"decoding train": train, "decoding select": selection}, RESULT) as run:
+        if run is None:
+            return load_results(Path(config.run.out) / RESULT)
+        state = _train(config, clips.manifest, task, batches, selection, run)
         world.barrier()
-        world.at("scoring the test clips")
-        classifier, _ = load_classifier(folder / CLASSIFIER)
-        store = ClipStore(test, config.data)
-        views = ViewsConfig.parse(config.views, config.video.sampling)
-        scores = score(
-            classifier,
-            store,
-            views,
-            batch_size=config.optim.batch_size,
-            world=world,
-            precision=config.run.precision,
-        )
-        refuse_unread(scores, store, config.allow_partial)
-        record = provenance(
-            manifest=manifest,
-            split="test",
-            present=len(scores.rows),
-            views=views,
-            data=config.data,
-            weights=folder / CLASSIFIER,
-            config=config,
-            selection=f"{config.select_on} ({len(selection.select())} clips"
-            + (f", {len(clips.left_out)} that test also has left out)" if clips.left_out else ")"),
-            seed=config.run.seed,
-            world=world,
-            started=started,
-            cluster=config.cluster,
-        ).model_copy(
-            update={
-                "epoch_chosen": state.best_step / batches.steps_per_epoch,
-                "epochs_trained": state.step / batches.steps_per_epoch,
-            }
-        )
-        results: list[Result] = []
-        if world.main:
-            predictions = ranked(scores, store.manifest)
-            signers = trained_signers(folder / CLASSIFIER, manifest)
-            results = write_scores(folder, predictions, config.name, manifest, "test", record, signers)
-            show_results(wandb_run, results, predictions)
+        results = _test(config, clips, run, state, batches.steps_per_epoch, started)
         world.barrier()
         return results
 
 
-class Clips(NamedTuple):
-    """What a fine-tuning run trains on, chooses by and is scored on; `left_out` of the selection are in test, too."""
+def _train(
+    config: FinetuneConfig,
+    manifest: Manifest,
+    task: Classification,
+    batches: TrainBatches,
+    selection: ClipStore,
+    run: Run,
+) -> State:
+    """Train, and leave the classifier of the best epoch in the run folder."""
+    facts = classifier_facts(config, manifest, batches.store.manifest)
 
-    manifest: Manifest
-    train: Manifest
-    selection: Manifest
-    test: Manifest
-    left_out: list[str]
+    def validate(module: nn.Module, epoch: float) -> dict[str, float]:
+        views = ViewsConfig(sampling=config.video.sampling)
+        return _selection_numbers(_score(config, module.classifier, selection, views, run), selection.manifest)
+
+    def keep(module: nn.Module) -> None:
+        save_classifier(run.folder / CLASSIFIER, module.classifier, facts)  # type: ignore[arg-type]
+
+    return Trainer(
+        task,
+        batches,
+        run,
+        title=f"{config.name}: fine-tuning",
+        groups=groups_of(task, config.optim),
+        evaluate=validate,
+        selection=Selection("score", keep, config.patience),
+    ).train()
+
+
+def _score(config: FinetuneConfig, classifier: Any, store: ClipStore, views: ViewsConfig, run: Run) -> Scores:
+    return score(
+        classifier,
+        store,
+        views,
+        batch_size=config.optim.batch_size,
+        world=run.world,
+        precision=config.run.precision,
+    )
+
+
+def _test(
+    config: FinetuneConfig, clips: Clips, run: Run, state: State, steps_per_epoch: int, started: float
+) -> list[Result]:
+    """Score the kept classifier on the test split and write its records; rank 0 returns them."""
+    run.world.at("scoring the test clips")
+    weights = run.folder / CLASSIFIER
+    classifier, _ = load_classifier(weights)
+    store = ClipStore(clips.test, config.data)
+    views = ViewsConfig.parse(config.views, config.video.sampling)
+    scores = _score(config, classifier, store, views, run)
+    refuse_unread(scores, store, config.allow_partial)
+    left_out = f", {len(clips.left_out)} that test also has left out" if clips.left_out else ""
+    record = provenance(
+        manifest=clips.manifest,
+        split="test",
+        present=len(scores.rows),
+        views=views,
+        data=config.data,
+        weights=weights,
+        config=config,
+        selection=f"{config.select_on} ({len(clips.selection.select())} clips{left_out})",
+        seed=config.run.seed,
+        world=run.world,
+        started=started,
+        cluster=config.cluster,
+    )
+    epochs = {"epoch_chosen": state.best_step / steps_per_epoch, "epochs_trained": state.step / steps_per_epoch}
+    record = record.model_copy(update=epochs)
+    if not run.world.main:
+        return []
+    predictions = ranked(scores, store.manifest)
+    signers = trained_signers(weights, clips.manifest)
+    results = write_scores(run.folder, predictions, config.name, clips.manifest, "test", record, signers)
+    if run.wandb_run is not None:
+        log_results(run.wandb_run, results, predictions)
+    return results
 
 
 def clips_of(config: FinetuneConfig) -> Clips:
@@ -269,62 +290,14 @@ def selection_sets(manifest: Manifest, config: FinetuneConfig) -> tuple[Manifest
     return train.replace(kept), train.replace(held)
 
 
-def _train(
-    task: Classification,
-    config: FinetuneConfig,
-    batches: TrainBatches,
-    selection: ClipStore,
-    manifest: Manifest,
-    world: World,
-    folder: Path,
-    wandb_run: WandbRun,
-) -> State:
-    single = ViewsConfig(sampling=config.video.sampling)
-
-    def validate(module: nn.Module, epoch: float) -> dict[str, float]:
-        classifier = module.classifier
-        assert isinstance(classifier, nn.Module)
-        scores = score(
-            classifier,
-            selection,
-            single,
-            batch_size=config.optim.batch_size,
-            world=world,
-            precision=config.run.precision,
-        )
-        return _selection_numbers(scores, selection.manifest)
-
-    facts = classifier_facts(config, manifest, batches.store.manifest)
-
-    def keep(module: nn.Module) -> None:
-        save_classifier(folder / CLASSIFIER, module.classifier, facts)  # type: ignore[arg-type]
-
-    return fit(
-        task,
-        batches,
-        optim=config.optim,
-        run=config.run,
-        config=config,
-        world=world,
-        folder=folder,
-        title=f"{config.name}: fine-tuning",
-        groups=groups_of(task, config.optim),
-        evaluate=validate,
-        select="score",
-        keep_best=keep,
-        patience=config.patience,
-        wandb_run=wandb_run,
-    )
-
-
-def show_results(wandb_run: WandbRun, results: Sequence[Result], predictions: Predictions) -> None:
-    """The test's numbers: overall ones in the summary, all of them and each class's accuracy in tables."""
+def log_results(wandb_run: WandbRun, results: Sequence[Result], predictions: Predictions) -> None:
+    """Log the test's numbers: overall ones in the summary, all of them and each class's accuracy in tables."""
     wandb_run.table("test/results", *as_table(results))
     hits: dict[str, list[bool]] = {}
     for name, rank in zip(predictions.classes, predictions.true_ranks, strict=True):
         hits.setdefault(name, []).append(bool(rank == 1))
-    told = [(name, len(found), sum(found) / len(found)) for name, found in sorted(hits.items())]
-    wandb_run.table("test/classes", ("class", "clips", "top1"), told)
+    rows = [(name, len(correct), sum(correct) / len(correct)) for name, correct in sorted(hits.items())]
+    wandb_run.table("test/classes", ("class", "clips", "top1"), rows)
     wandb_run.summary({f"test/{result.metric}": result.value for result in results if not result.group})
 
 

@@ -6,6 +6,7 @@ it is kept as `previous.ckpt`. Only tensors and plain values are loaded (`weight
 
 import hashlib
 import io
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from islr.files import write_atomic
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 _FOOTER = b"\nsha256:"
 _FOOTER_SIZE = len(_FOOTER) + 64
+
+logger = logging.getLogger(__name__)
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> Path:
@@ -63,12 +66,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def latest_checkpoint(folder: Path, warn: Any = print) -> dict[str, Any] | None:
-    """The newest whole checkpoint of a run folder, or None when there is none.
-
-    Args:
-        folder: Run folder.
-        warn: Called with one line when the last checkpoint is damaged and the previous one is used.
+def latest_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """Return the newest whole checkpoint of a run folder, or None when there is none.
 
     Raises:
         UserError: Checkpoints exist and none of them is whole.
@@ -83,7 +82,7 @@ def latest_checkpoint(folder: Path, warn: Any = print) -> dict[str, Any] | None:
             problem = error
             continue
         if problem is not None:
-            warn(f"{problem}; going on from {name}")
+            logger.warning("%s; going on from %s", problem, name)
         return state
     if problem is not None:
         raise problem

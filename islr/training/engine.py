@@ -1,24 +1,23 @@
-"""The training loop: every method, every modality, one process or many.
+"""The training loop: every method, every modality, one rank or many.
 
 The loop never asks which method it runs. A method is a module whose `forward(batch)` returns a dict with `loss`.
-What a step does is a function of (weights, seed, step): the batches come from `TrainBatches`, the model's own
-randomness is re-seeded at each step. So a run that is killed and resumed ends with the same weights, bit for bit.
+What a step computes is a function of (weights, seed, step): the batches come from `TrainBatches`, and the model's own
+randomness is seeded anew at each step. So a run that is killed and resumed ends with the same weights, bit for bit.
 """
 
 import contextlib
-import sys
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from islr.config import Config, dump_yaml
+from islr.config import dump_yaml
 from islr.data.loading.batches import TrainBatches
 from islr.data.loading.loader import Batch
 from islr.data.loading.store import ClipStore
@@ -30,21 +29,22 @@ from islr.training.checkpoint import latest_checkpoint, save_checkpoint
 from islr.training.determinism import seed_step
 from islr.training.distributed.collectives import synchronise_batch_norms
 from islr.training.distributed.world import World
+from islr.training.harness import Run, TrainingConfig
 from islr.training.optim import (
-    OptimConfig,
     build_optimizer,
     clip_gradients,
     learning_rate,
     parameter_groups,
-    schedule_words,
+    schedule_description,
     set_learning_rate,
     set_weight_decay,
 )
-from islr.training.run_config import RunConfig
 from islr.training.tracking import Tracker
-from islr.training.wandb_run import WandbRun
 
 Evaluate = Callable[[nn.Module, float], Mapping[str, float]]  # of the weights, at an epoch
+_CLIPS_NAMED = 5  # unreadable clips that an error lists
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -54,20 +54,52 @@ class State:
     step: int = 0
     evaluated: int = -1  # step of the last evaluation
     best: float = float("-inf")
-    best_step: int = 0  # of the evaluation that was best
+    best_step: int = 0  # of the best evaluation
     seconds: float = 0.0
     failed: dict[int, str] = field(default_factory=dict)  # row -> reason, clips that could not be read
 
 
+@dataclass(frozen=True)
+class Selection:
+    """How evaluations choose the weights that a run keeps.
+
+    Attributes:
+        metric: The evaluation's number that decides; higher is better.
+        keep: Called with the weights whenever `metric` improves.
+        patience: Epochs without improvement after which training ends; the schedule stays that of all epochs. None =
+            never.
+    """
+
+    metric: str
+    keep: Callable[[nn.Module], None]
+    patience: int | None = None
+
+
+class StepResult(NamedTuple):
+    """What one optimiser step computed.
+
+    Attributes:
+        values: Mean of each value that the module reported; empty when no clip of the step could be read.
+        norm: Gradient norm before clipping.
+        rate: Learning rate of the step.
+        epoch: Fractional epoch at which the step began.
+    """
+
+    values: dict[str, Tensor]
+    norm: Tensor
+    rate: float
+    epoch: float
+
+
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on `device`."""
+    """Return the batch with its tensors on `device`."""
     return {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
 
 
 def train_batches(
-    store: ClipStore, view: View, optim: OptimConfig, run: RunConfig, world: World, balanced: bool = False
+    store: ClipStore, view: View, config: TrainingConfig, world: World, balanced: bool = False
 ) -> TrainBatches:
-    """The batches of a run, for this process; `balanced` ones draw from all classes alike.
+    """Return this rank's batches of a run; `balanced` ones draw every class equally often.
 
     Raises:
         UserError: The batch size does not fit the corpus or cannot be cut evenly.
@@ -75,234 +107,303 @@ def train_batches(
     return TrainBatches(
         store,
         view,
-        batch_size=optim.batch_size,
-        seed=run.seed,
-        accumulate=optim.accumulate,
+        batch_size=config.optim.batch_size,
+        seed=config.run.seed,
+        accumulate=config.optim.accumulate,
         rank=world.rank,
         world=world.size,
         balanced=balanced,
     )
 
 
-def fit(
-    module: nn.Module,
-    batches: TrainBatches,
-    *,
-    optim: OptimConfig,
-    run: RunConfig,
-    config: Config,
-    world: World,
-    folder: Path,
-    title: str,
-    groups: list[dict[str, Any]] | None = None,
-    evaluate: Evaluate | None = None,
-    evaluate_start: bool = False,
-    select: str = "",
-    keep_best: Callable[[nn.Module], None] | None = None,
-    patience: int | None = None,
-    wandb_run: WandbRun | None = None,
-) -> State:
-    """Train `module` to the end, from the folder's last checkpoint when there is one.
+class Trainer:
+    """Trains a module to the end of its schedule, from the run folder's last checkpoint when there is one.
 
     Args:
-        module: `forward(batch)` returns `{"loss": scalar, ...}`; optional `before_update(epoch)`, called when the
-            gradients are there and clipped, and `after_step(step, total)`.
-        batches: What it is trained on.
-        optim, run: Schedule and execution.
-        config: The whole resolved configuration, stored in the checkpoint.
-        world: This process among the run's.
-        folder: Run folder; checkpoints and `metrics.jsonl` go there.
+        module: `forward(batch)` returns `{"loss": scalar, ...}`. Optional hooks: `before_update(epoch)`, called when
+            the gradients are computed and clipped, and `after_step(step, total)`.
+        batches: The training clips.
+        run: The run's configuration, folder and ranks; checkpoints and `metrics.jsonl` go to its folder.
         title: Shown with the progress.
         groups: Optimiser groups; default: weight decay only.
-        evaluate: Called after each epoch with the weights to judge (averaged ones when `optim.ema` is set) and the
+        evaluate: Called after each epoch with the weights to evaluate (averaged ones when `optim.ema` is set) and the
             epoch; an empty result is not logged.
         evaluate_start: Also evaluate before the first step.
-        select: Which of the evaluation's numbers, higher is better, decides about `keep_best`.
-        keep_best: Called with the weights whenever `select` improves.
-        patience: Stop after this many epochs in which it did not; the schedule stays that of all epochs.
-        wandb_run: Gets the metrics, too.
-
-    Returns:
-        The final state; `module` holds the final weights (the averaged ones when `optim.ema` is set).
-
-    Raises:
-        Interrupted: A signal came; the state is saved.
-        RunFailed: The loss or the gradient is not finite; the message names the clips of the step.
-        UserError: More than `data.max_bad` of the clips could not be read.
+        selection: How evaluations choose the weights to keep; None = none are.
     """
-    device = world.device
-    module.to(device)
-    optimizer = build_optimizer(optim, groups or parameter_groups(module, optim))
-    average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(optim.ema)) if optim.ema else None
-    total = max(1, round(optim.epochs * batches.steps_per_epoch))
-    state = State()
-    saved = latest_checkpoint(folder)
-    if saved is not None:
-        module.load_state_dict(saved["module"])
-        optimizer.load_state_dict(saved["optimizer"])
-        if average is not None:
-            average.load_state_dict(saved["average"])
-        state = State(**saved["state"])
-    if run.sync_batch_norm and world.size > 1:
-        synchronise_batch_norms(module, device)
-    wrapped = _wrap(module, run, world)
-    before_update: Callable[[float], None] | None = getattr(module, "before_update", None)
-    after_step: Callable[[int, int], None] | None = getattr(module, "after_step", None)
-    judged = average.module if average is not None else module
-    tracker = Tracker(folder, state.step, wandb_run, enabled=world.main, evaluated=state.evaluated)
-    if world.main:
-        print(f"{title}: {schedule_words(optim, world.size)}", file=sys.stderr)
-    clock = time.monotonic() - state.seconds
-    marked = (state.step, time.monotonic())
 
-    def save() -> None:
-        state.seconds = time.monotonic() - clock
-        if world.main:
-            content = {
-                "module": module.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": average.state_dict() if average is not None else None,
-                "state": vars(state),
-                "config": dump_yaml(config),
-            }
-            save_checkpoint(folder, content)
+    def __init__(
+        self,
+        module: nn.Module,
+        batches: TrainBatches,
+        run: Run,
+        *,
+        title: str,
+        groups: list[dict[str, Any]] | None = None,
+        evaluate: Evaluate | None = None,
+        evaluate_start: bool = False,
+        selection: Selection | None = None,
+    ) -> None:
+        self.module, self.batches, self.run, self.title = module, batches, run, title
+        self.world, self.optim, self.options = run.world, run.config.optim, run.config.run
+        self.total = max(1, round(self.optim.epochs * batches.steps_per_epoch))
+        self._evaluate, self._selection = evaluate, selection
+        self._before_update: Callable[[float], None] | None = getattr(module, "before_update", None)
+        self._after_step: Callable[[int, int], None] | None = getattr(module, "after_step", None)
+        module.to(self.world.device)
+        self.optimizer = build_optimizer(self.optim, groups or parameter_groups(module, self.optim))
+        average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(self.optim.ema)) if self.optim.ema else None
+        self.average = average
+        self.state = State(evaluated=-1 if evaluate_start else 0)
+        self._restore()
+        if self.options.sync_batch_norm and self.world.size > 1:
+            synchronise_batch_norms(module, self.world.device)
+        self._wrapped = self._wrap()
 
-    def judge() -> bool:
-        """Evaluate; whether there was anything to remember."""
-        if evaluate is None:
+    def train(self) -> State:
+        """Train to the end; the module then holds the final weights (the averaged ones when `optim.ema` is set).
+
+        Raises:
+            Interrupted: A signal came; the state is saved.
+            RunFailed: The loss or the gradient is not finite; the message names the clips of the step.
+            UserError: More than `data.max_bad` of the clips could not be read.
+        """
+        logger.info("%s: %s", self.title, schedule_description(self.optim, self.world.size))
+        self._began = time.monotonic() - self.state.seconds
+        self._throughput = Throughput(self.state.step)
+        stream = self.batches.iterate(self.state.step, self.total)
+        with (
+            self._open_tracker() as self._tracker,
+            StopSignal() as stop,
+            ProgressBar(self.title, self.total, self.state.step, enabled=self.world.main) as self._bar,
+        ):
+            while True:
+                if self.evaluation_is_due and self.evaluate() and self.state.step:
+                    self.save()
+                if self.should_stop():
+                    break
+                parts = self.read(stream)
+                result = self.train_step(parts)
+                interrupted = self.note_failures(parts, stop.received)
+                if result.values and self.log_is_due:
+                    self.log(result)
+                if interrupted or self.save_is_due:
+                    self.save()
+                if interrupted:
+                    step = self.state.step
+                    raise Interrupted(f"stopped at step {step} of {self.total}; run the same command to go on")
+        if self.average is not None:
+            self.module.load_state_dict(self.average.module.state_dict())
+        return self.state
+
+    @property
+    def epoch(self) -> float:
+        """Fractional epoch of the state."""
+        return self.state.step / self.batches.steps_per_epoch
+
+    @property
+    def epoch_is_over(self) -> bool:
+        """Whether the state is at the end of an epoch, the last of which may be a part."""
+        return self.state.step % self.batches.steps_per_epoch == 0 or self.state.step == self.total
+
+    @property
+    def evaluation_is_due(self) -> bool:
+        """Whether to evaluate before the next step."""
+        return self.epoch_is_over and self.state.step > self.state.evaluated
+
+    @property
+    def log_is_due(self) -> bool:
+        """Whether to log the step just done."""
+        return self.state.step % self.options.log_every == 0 or self.state.step == self.total
+
+    @property
+    def save_is_due(self) -> bool:
+        """Whether to save after the step just done."""
+        every = self.options.checkpoint_every or self.batches.steps_per_epoch
+        return self.state.step % every == 0 or self.state.step == self.total
+
+    def should_stop(self) -> bool:
+        """Return whether training is over: all steps are done, or evaluations have stopped improving."""
+        if self.state.step >= self.total:
+            return True
+        patience = self._selection.patience if self._selection else None
+        steps = self.batches.steps_per_epoch
+        if patience is None or self.state.step - self.state.best_step < patience * steps:
             return False
-        epoch = state.step / batches.steps_per_epoch
-        world.at(f"evaluation of step {state.step}")
-        values = dict(evaluate(judged, epoch))
-        state.evaluated = state.step
+        best = self.state.best_step / steps
+        logger.info("%s: stopped after epoch %g, none was better since %g", self.title, self.epoch, best)
+        return True
+
+    def read(self, stream: Iterator[list[Batch]]) -> list[Batch]:
+        """Return the parts of the next step."""
+        self.world.at(f"step {self.state.step}, reading clips")
+        with self._throughput.waiting():
+            return next(stream)
+
+    def train_step(self, parts: list[Batch]) -> StepResult:
+        """Update the weights once.
+
+        Raises:
+            RunFailed: The loss or the gradient is not finite; no update was made.
+        """
+        state, epoch = self.state, self.epoch
+        rate = learning_rate(self.optim, epoch)
+        set_learning_rate(self.optimizer, rate)
+        set_weight_decay(self.optimizer, self.optim, state.step / self.total)
+        seed_step(self.options.seed, state.step, self.world.rank)
+        self._wrapped.train()
+        self.world.at(f"step {state.step}")
+        values = self._accumulate(parts)
+        norm = clip_gradients(self.module.parameters(), self.optim)
+        finite = bool(torch.isfinite(values["loss"]) & torch.isfinite(norm)) if values else True
+        if self.world.any(not finite)[0]:
+            raise RunFailed(self._divergence(values, norm, parts))
+        if self._before_update is not None:
+            self._before_update(epoch)
         if values:
-            tracker.log("val", state.step, epoch, **values)
-        if select and values[select] > state.best:
-            state.best, state.best_step = values[select], state.step
-            if keep_best is not None and world.main:
-                keep_best(judged)
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        if self.average is not None:
+            self.average.update_parameters(self.module)
+        if self._after_step is not None:
+            self._after_step(state.step, self.total)
+        return StepResult(values, norm, rate, epoch)
+
+    def note_failures(self, parts: list[Batch], stop: bool) -> bool:
+        """Record unreadable clips of all ranks; return whether any rank was told to stop.
+
+        Raises:
+            UserError: More than `data.max_bad` of the clips could not be read.
+        """
+        fresh = {row: reason for part in parts for row, reason in part["failed"]}
+        stopped, failing = self.world.any(stop, bool(fresh))
+        if failing:
+            for shard in self.world.gather(fresh):
+                self.state.failed.update(shard)
+            self._check_failures()
+        return stopped
+
+    def log(self, result: StepResult) -> None:
+        """Add a row of training metrics."""
+        # Modules weigh their values so that the mean over ranks is that of the whole batch, see `collectives`.
+        shown = self.world.average(result.values)
+        shown |= self._throughput.report(self.state.step, self.batches.batch_size)
+        self._tracker.log("train", self.state.step, result.epoch, **shown, lr=result.rate, grad_norm=float(result.norm))
+        self._bar.update(self.state.step, f"loss {shown['loss']:.4f}")
+
+    def evaluate(self) -> bool:
+        """Evaluate the weights and keep them if they are the best; return whether there was anything to log."""
+        if self._evaluate is None:
+            return False
+        weights = self.average.module if self.average is not None else self.module
+        self.world.at(f"evaluation of step {self.state.step}")
+        values = dict(self._evaluate(weights, self.epoch))
+        self.state.evaluated = self.state.step
+        if values:
+            self._tracker.log("val", self.state.step, self.epoch, **values)
+        if self._selection is not None and values[self._selection.metric] > self.state.best:
+            self.state.best, self.state.best_step = values[self._selection.metric], self.state.step
+            if self.world.main:
+                self._selection.keep(weights)
         return bool(values)
 
-    if state.step == 0 and not evaluate_start:
-        state.evaluated = 0
-    waited = 0.0  # seconds since `marked` in which the next batch was not there yet
-    stream = batches.iterate(state.step, total)
-    with StopSignal() as stop, ProgressBar(title, total, state.step, enabled=world.main) as bar:
-        while True:
-            epoch_done = state.step % batches.steps_per_epoch == 0 or state.step == total
-            if epoch_done and state.step > state.evaluated and judge() and state.step:
-                save()
-            if state.step >= total:
-                break
-            if patience is not None and state.step - state.best_step >= patience * batches.steps_per_epoch:
-                if world.main:
-                    best, epoch = (at / batches.steps_per_epoch for at in (state.best_step, state.step))
-                    print(f"{title}: stopped after epoch {epoch:g}, none was better since {best:g}", file=sys.stderr)
-                break
-            asked = time.monotonic()
-            world.at(f"step {state.step}, reading clips")
-            parts = next(stream)
-            waited += time.monotonic() - asked
-            epoch = state.step / batches.steps_per_epoch
-            rate = learning_rate(optim, epoch)
-            set_learning_rate(optimizer, rate)
-            set_weight_decay(optimizer, optim, state.step / total)
-            seed_step(run.seed, state.step, world.rank)
-            wrapped.train()
-            world.at(f"step {state.step}")
-            values, norm = _backward(wrapped, parts, optim, run, world)
-            finite = bool(torch.isfinite(values["loss"]) & torch.isfinite(norm)) if values else True
-            if world.any(not finite)[0]:
-                raise RunFailed(_diverged(state.step, values, norm, parts, batches, world))
-            if before_update is not None:
-                before_update(epoch)
-            if values:
-                optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            state.step += 1
-            if average is not None:
-                average.update_parameters(module)
-            if after_step is not None:
-                after_step(state.step, total)
-            fresh = {row: reason for part in parts for row, reason in part["failed"]}
-            stopped, failing = world.any(stop.received, bool(fresh))
-            if failing:
-                for shard in world.gather(fresh):
-                    state.failed.update(shard)
-                _check_failures(state, batches)
-            if values and (state.step % run.log_every == 0 or state.step == total):
-                shown = world.average(
-                    values
-                )  # the loss is that of the whole batch, see `islr/training/distributed/collectives.py`
-                done, since = state.step - marked[0], time.monotonic() - marked[1]
-                shown["clips_per_s"] = round(done * batches.batch_size / max(since, 1e-6), 1)
-                shown["data_wait"] = round(waited / max(since, 1e-6), 3)  # share of the time
-                marked, waited = (state.step, time.monotonic()), 0.0
-                tracker.log("train", state.step, epoch, **shown, lr=rate, grad_norm=float(norm))
-                bar.update(state.step, f"loss {shown['loss']:.4f}")
-            every = run.checkpoint_every or batches.steps_per_epoch
-            if stopped or state.step % every == 0 or state.step == total:
-                save()
-            if stopped:
-                tracker.close()
-                raise Interrupted(f"stopped at step {state.step} of {total}; run the same command to go on")
-    tracker.close()
-    if average is not None:
-        module.load_state_dict(average.module.state_dict())
-    return state
+    def save(self) -> None:
+        """Write a checkpoint."""
+        self.state.seconds = time.monotonic() - self._began
+        if self.world.main:
+            content = {
+                "module": self.module.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "average": self.average.state_dict() if self.average is not None else None,
+                "state": vars(self.state),
+                "config": dump_yaml(self.run.config),
+            }
+            save_checkpoint(self.run.folder, content)
 
+    def _restore(self) -> None:
+        """Load the last checkpoint, if any."""
+        saved = latest_checkpoint(self.run.folder)
+        if saved is None:
+            return
+        self.module.load_state_dict(saved["module"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
+        self.state = State(**saved["state"])
 
-def _wrap(module: nn.Module, run: RunConfig, world: World) -> nn.Module:
-    wrapped = module
-    if run.compile:
-        wrapped = torch.compile(module)  # type: ignore[assignment]
-    if world.size > 1:
-        # Recipes may leave parts of an encoder unused (its final norm, for instance).
-        wrapped = DistributedDataParallel(wrapped, find_unused_parameters=True)
-    return wrapped
+    def _wrap(self) -> nn.Module:
+        """Return the module as it is called: compiled where the run says so, averaging gradients over ranks."""
+        wrapped = self.module
+        if self.options.compile:
+            wrapped = torch.compile(wrapped)  # type: ignore[assignment]
+        if self.world.size > 1:
+            # Recipes may leave parts of an encoder unused (its final norm, for instance).
+            wrapped = DistributedDataParallel(wrapped, find_unused_parameters=True)
+        return wrapped
 
+    def _open_tracker(self) -> Tracker:
+        state, run = self.state, self.run
+        return Tracker(run.folder, state.step, run.wandb_run, enabled=run.world.main, evaluated=state.evaluated)
 
-def _backward(
-    module: nn.Module, parts: list[Batch], optim: OptimConfig, run: RunConfig, world: World
-) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Accumulate the gradients of a step's parts; returns the mean of each reported value and the gradient norm."""
-    sums: dict[str, torch.Tensor] = {}
-    filled = [part for part in parts if len(part["index"])]
-    if world.size > 1 and len(filled) < len(parts):
-        raise UserError(f"none of the clips of a process's batch could be read: {parts[0]['failed'][:3]}")
-    for number, part in enumerate(filled):
-        last = number == len(filled) - 1
-        quiet = contextlib.nullcontext() if last or world.size == 1 else module.no_sync()  # type: ignore[operator]
-        with quiet:
-            with torch.autocast(world.device.type, torch.bfloat16, enabled=run.precision == "bf16"):
-                values = module(to_device(part, world.device))
-            (values["loss"] / len(filled)).backward()
-        for name, value in values.items():
-            sums[name] = sums.get(name, torch.zeros((), device=world.device)) + value.detach() / len(filled)
-    return sums, clip_gradients(module.parameters(), optim)
+    def _accumulate(self, parts: list[Batch]) -> dict[str, Tensor]:
+        """Accumulate the gradients of a step's parts; return the mean of each reported value."""
+        sums: dict[str, Tensor] = {}
+        filled = [part for part in parts if len(part["index"])]
+        if self.world.size > 1 and len(filled) < len(parts):
+            raise UserError(f"none of the clips of a process's batch could be read: {parts[0]['failed'][:3]}")
+        for number, part in enumerate(filled):
+            last = number == len(filled) - 1
+            alone = last or self.world.size == 1
+            with contextlib.nullcontext() if alone else self._wrapped.no_sync():  # type: ignore[operator]
+                with self.world.autocast(self.options.precision):
+                    values = self._wrapped(to_device(part, self.world.device))
+                (values["loss"] / len(filled)).backward()
+            for name, value in values.items():
+                sums[name] = sums.get(name, torch.zeros((), device=self.world.device)) + value.detach() / len(filled)
+        return sums
 
+    def _check_failures(self) -> None:
+        failed, store = self.state.failed, self.batches.store
+        if len(failed) > store.config.max_bad * len(store):
+            first = list(failed.items())[:_CLIPS_NAMED]
+            listed = ", ".join(f"{store.manifest.clips[row].clip_id} ({reason})" for row, reason in first)
+            raise UserError(
+                f"{len(failed)} of {len(store)} clips could not be read, more than data.max_bad "
+                f"{store.config.max_bad:g} allows: {listed}; audit the manifest or raise the limit"
+            )
 
-def _check_failures(state: State, batches: TrainBatches) -> None:
-    allowed = batches.store.config.max_bad * len(batches.store)
-    if len(state.failed) > allowed:
-        clips = batches.store.manifest.clips
-        listed = ", ".join(f"{clips[row].clip_id} ({reason})" for row, reason in list(state.failed.items())[:5])
-        raise UserError(
-            f"{len(state.failed)} of {len(batches.store)} clips could not be read, more than data.max_bad "
-            f"{batches.store.config.max_bad:g} allows: {listed}; audit the manifest or raise the limit"
+    def _divergence(self, values: dict[str, Tensor], norm: Tensor, parts: list[Batch]) -> str:
+        clips = self.batches.store.manifest.clips
+        rows = self.world.gather([int(row) for part in parts for row in part["index"]])
+        names = ", ".join(clips[row].clip_id for shard in rows for row in shard)
+        loss = self.world.average(values)["loss"] if values else float("nan")
+        return (
+            f"step {self.state.step}: loss {loss:g}, gradient norm {float(norm):g}; no update was made; clips of the "
+            f"step: {names}"
         )
 
 
-def _diverged(
-    step: int,
-    values: dict[str, torch.Tensor],
-    norm: torch.Tensor,
-    parts: list[Batch],
-    batches: TrainBatches,
-    world: World,
-) -> str:
-    clips = batches.store.manifest.clips
-    rows = world.gather([int(row) for part in parts for row in part["index"]])
-    names = ", ".join(clips[row].clip_id for shard in rows for row in shard)
-    loss = world.average(values)["loss"] if values else float("nan")
-    return f"step {step}: loss {loss:g}, gradient norm {float(norm):g}; no update was made; clips of the step: {names}"
+class Throughput:
+    """Clips a second since the last report, and the share of that time spent waiting for clips."""
+
+    def __init__(self, step: int) -> None:
+        self._step, self._since, self._waited = step, time.monotonic(), 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the block as waiting for clips."""
+        began = time.monotonic()
+        yield
+        self._waited += time.monotonic() - began
+
+    def report(self, step: int, batch_size: int) -> dict[str, float]:
+        """Return `clips_per_s` and `data_wait` up to `step`, and start anew."""
+        now = time.monotonic()
+        seconds = max(now - self._since, 1e-6)
+        numbers = {
+            "clips_per_s": round((step - self._step) * batch_size / seconds, 1),
+            "data_wait": round(self._waited / seconds, 3),
+        }
+        self._step, self._since, self._waited = step, now, 0.0
+        return numbers

@@ -68,7 +68,7 @@ def cosine(start: float, end: float, progress: float) -> float:
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def schedule_words(config: OptimConfig, processes: int) -> str:
+def schedule_description(config: OptimConfig, processes: int) -> str:
     """The batch and the learning rate of a run, as stated and as used."""
     part = config.batch_size // (processes * config.accumulate)
     batch = f"batch {config.batch_size}"

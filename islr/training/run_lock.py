@@ -1,19 +1,22 @@
 """One writer per run folder, also on a file system that several machines share.
 
-The writer holds a record lock on `.lock` and writes there who it is and that it lives. Where locks reach the other
-machines (local disks, NFS with its lock service, most parallel file systems) the lock alone decides. Where they do not,
-the signs of life do: whoever finds another machine's record waits `SILENCE_S` for a new sign and takes the folder over
-when none comes. Not guaranteed: that two launches in the same second on a file system without locks see each other; or
-that a writer that stands still for longer than `SILENCE_S` (a suspended machine, a file system that hangs) keeps the
-folder. The files are whole in any case, since each is written beside and renamed.
+The writer holds a record lock on `.lock`, and writes its host, its pid and a heartbeat into that file. Where locks
+reach the other machines (local disks, NFS with its lock service, most parallel file systems) the lock alone decides.
+Where they do not, the heartbeat does: a launch that finds the record of another machine waits `SILENCE_S` for a new
+beat and takes the folder over when none comes. Not guaranteed: that two launches in the same second on a file system
+without locks see each other; that a writer that stands still for longer than `SILENCE_S` (a suspended machine, a file
+system that hangs) keeps the folder. The files are whole in any case, since each is written beside and renamed.
+
+`filelock` does not replace this: its lock says neither who holds it nor, on a file system without locks, whether the
+holder still lives.
 """
 
 import errno
 import fcntl
 import json
+import logging
 import os
 import platform
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -30,10 +33,12 @@ _LONGEST = 4096  # bytes of a record
 _HELD = (errno.EACCES, errno.EAGAIN)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
+logger = logging.getLogger(__name__)
+
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Be the folder's only writer within the block.
+    """Hold the folder as its only writer within the block.
 
     Raises:
         UserError: Another process is, or the folder cannot be written.
@@ -41,9 +46,9 @@ def only_writer(folder: Path) -> Iterator[None]:
     path = folder / LOCK
     handle, foreign = _take(path)
     if foreign:
-        # Reading afresh needs another handle, and closing that would give the lock away: leave it while looking.
+        # Reading afresh needs another handle, and closing that one would release the lock: release it meanwhile.
         os.close(handle)
-        _refuse_the_living(path, foreign)
+        _refuse_if_alive(path, foreign)
         handle, _ = _take(path)
     stop = threading.Event()
     thread = threading.Thread(target=_beat, args=(handle, stop), name="lock", daemon=True)
@@ -59,7 +64,7 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 
 def _take(path: Path) -> tuple[int, bytes]:
-    """The locked file, and the record in it if only its signs of life can tell whether its writer lives."""
+    """Return the locked file, and the record in it if only its heartbeat can tell whether its writer lives."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
@@ -81,23 +86,20 @@ def _take(path: Path) -> tuple[int, bytes]:
     return handle, b"" if locks and here else record
 
 
-def _refuse_the_living(path: Path, record: bytes) -> None:
-    """Wait for a sign of life of another machine's writer.
+def _refuse_if_alive(path: Path, record: bytes) -> None:
+    """Wait for a heartbeat of another machine's writer.
 
     Raises:
-        UserError: It lives.
+        UserError: The writer lives.
     """
-    print(
-        f"{path.parent} was written by {_named(record)} last; {SILENCE_S:g} s for a sign of life",
-        file=sys.stderr,
-        flush=True,
-    )
+    holder = _named(record)
+    logger.warning("%s was last written by %s; waiting %g s for its heartbeat", path.parent, holder, SILENCE_S)
     until = time.monotonic() + SILENCE_S
     while time.monotonic() < until:
         time.sleep(min(1.0, SILENCE_S / 10))
         found = path.read_bytes()
         if not found:
-            return  # it has left
+            return  # the writer has left the folder
         if found != record:
             raise UserError(_in_use(path, found))
 
@@ -107,12 +109,12 @@ def _in_use(path: Path, record: bytes) -> str:
 
 
 def _named(record: bytes) -> str:
-    who = _parsed(record)
-    return f"another process (pid {who['pid']} on {who['host']})" if who else "another process"
+    holder = _parsed(record)
+    return f"another process (pid {holder['pid']} on {holder['host']})" if holder else "another process"
 
 
 def _parsed(record: bytes) -> dict[str, Any]:
-    """A record; empty when there is none or only part of one."""
+    """Return the record; empty when there is none or only part of one."""
     try:
         found = json.loads(record)
     except ValueError:
@@ -121,10 +123,10 @@ def _parsed(record: bytes) -> dict[str, Any]:
 
 
 def _write(handle: int, beat: int) -> None:
-    """One line of constant length, so that no reader sees two of them mixed."""
+    """Write one line of constant length, so that no reader sees two records mixed."""
     record = json.dumps({"host": platform.node(), "pid": os.getpid(), "beat": beat})
     os.pwrite(handle, f"{record:<{_LONGEST // 4}}".encode(), 0)
-    os.fsync(handle)  # other machines see it from now on
+    os.fsync(handle)  # so that other machines see it
 
 
 def _beat(handle: int, stop: threading.Event) -> None:
@@ -134,4 +136,4 @@ def _beat(handle: int, stop: threading.Event) -> None:
         try:
             _write(handle, beat)
         except OSError:
-            continue  # a full disk stops the run itself; a passing fault is over at the next beat
+            continue  # a full disk stops the run itself, a passing fault is over at the next beat

@@ -2,21 +2,25 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from islr.files import write_atomic
 from islr.training.wandb_run import WandbRun
 
+METRICS = "metrics.jsonl"
+
 
 class Tracker:
-    """Appends rows to `metrics.jsonl`; rows after the step a run resumes from are dropped first.
+    """Rows appended to `metrics.jsonl` and to the W&B run; a context manager that closes the file.
+
+    Rows after the step from which a run resumes are dropped first.
 
     Args:
         folder: Run folder.
         resume_step: Steps done already; later rows belong to work that will be repeated.
         wandb_run: Gets the rows, too.
         enabled: False on all ranks but the first.
-        evaluated: Step of the last evaluation that is remembered; later ones will be repeated, too.
+        evaluated: Step of the last evaluation that the checkpoint holds; later ones will be repeated, too.
     """
 
     def __init__(
@@ -27,46 +31,50 @@ class Tracker:
         enabled: bool = True,
         evaluated: int | None = None,
     ) -> None:
-        self._file = None
+        self._file: TextIO | None = None
         self._wandb_run = wandb_run
         if not enabled:
             return
-        path = folder / "metrics.jsonl"
+        path = folder / METRICS
         rows = read_metrics(path)
         last = {"val": resume_step if evaluated is None else min(evaluated, resume_step)}
         kept = [row for row in rows if row["step"] <= last.get(row["kind"], resume_step)]
         write_atomic(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = path.open("a", encoding="utf-8")
-        for row in kept:  # what a kill kept wandb from writing
-            self._tell(row)
+        for row in kept:  # wandb has lost the rows that it had not written when the run was killed
+            self._forward(row)
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def log(self, kind: str, step: int, epoch: float, **values: float) -> None:
-        """Add a row; `kind` is train or val."""
+        """Add a row of `kind` train or val."""
         if self._file is None:
             return
         row: dict[str, Any] = {"kind": kind, "step": step, "epoch": round(epoch, 4), **values}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        self._tell(row)
+        self._forward(row)
 
-    def _tell(self, row: dict[str, Any]) -> None:
+    def _forward(self, row: dict[str, Any]) -> None:
         if self._wandb_run is not None:
             numbers = {key: value for key, value in row.items() if key not in ("kind", "step")}
             self._wandb_run.numbers(row["kind"], row["step"], numbers)
 
-    def close(self) -> None:
-        """End the file; what is wandb_run goes on."""
-        if self._file is not None:
-            self._file.close()
-
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of a `metrics.jsonl`; a last line cut by a kill is left out."""
+    """Return the rows of a `metrics.jsonl`, none where it is absent; a line that a kill cut short is left out."""
     rows: list[dict[str, Any]] = []
     if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except json.JSONDecodeError:
-                break
+                continue
+            if isinstance(row, dict):
+                rows.append(row)
     return rows

@@ -1,14 +1,14 @@
-"""wandb: a run's numbers, pictures and tables, kept offline unless asked, and never required.
+"""Weights & Biases: a run's numbers, pictures and tables, kept offline unless asked for, and never required.
 
-Whatever goes wrong there is said once and ends its use, never the run: the local record is complete without it. A run
-folder is one wandb run: its id is kept in `wandb-id`, so that a run that is killed and launched again goes on in it.
-Offline, each launch leaves a folder `wandb/offline-run-*` of that id; the last holds the metrics of all launches and is
-the one that `wandb sync` is to upload.
+When wandb fails, one warning says so and the run goes on without it: the local record is complete. A run folder is one
+wandb run: its id is kept in `wandb-id`, so that a run that is killed and launched again continues it. Offline, each
+launch leaves a folder `wandb/offline-run-*` of that id; the last one holds the metrics of all launches and is the one
+to upload with `wandb sync`.
 """
 
+import logging
 import os
 import secrets
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -25,13 +25,15 @@ PROJECT = "islr-bench"  # unless WANDB_PROJECT names another
 _CONNECT_SECONDS = 60.0  # then the run is kept offline
 _GAP = 4  # white pixels between pictures
 
+logger = logging.getLogger(__name__)
+
 
 class WandbRun:
-    """The wandb run of a run folder; a context manager. Every method does nothing where there is none.
+    """The wandb run of a run folder; a context manager. Every method does nothing when wandb is disabled or failed.
 
     Args:
         folder: Run folder.
-        mode: `disabled` starts nothing; `online` falls back to `offline` where wandb cannot be reached.
+        mode: `disabled` starts nothing; `online` falls back to `offline` when wandb cannot be reached.
         config: The resolved configuration; its `name`, `task`, `tags` and seed name the run, its group and its tags.
         enabled: False on all ranks but the first.
     """
@@ -51,16 +53,16 @@ class WandbRun:
         self._run = None
 
     @property
-    def there(self) -> bool:
-        """Whether anything is kept; what costs time need not be made otherwise."""
+    def active(self) -> bool:
+        """Whether wandb takes what is logged; if not, costly pictures need not be made."""
         return self._run is not None
 
     def numbers(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """A row of metrics."""
+        """Log a row of metrics."""
         self._do(lambda run: run.log({f"{kind}/{key}": value for key, value in values.items()}, step=step))
 
     def pictures(self, panels: Mapping[str, np.ndarray], step: int) -> None:
-        """A recipe's panels, uint8 `[N, H, W, 3]`, each as one strip."""
+        """Log a recipe's panels, uint8 `[N, H, W, 3]`, each as one strip."""
 
         def send(run: Any) -> None:
             import wandb
@@ -71,7 +73,7 @@ class WandbRun:
         self._do(send)
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """A final table."""
+        """Log a final table."""
 
         def send(run: Any) -> None:
             import wandb
@@ -81,7 +83,7 @@ class WandbRun:
         self._do(send)
 
     def summary(self, values: Mapping[str, float]) -> None:
-        """Final numbers, by which runs are compared."""
+        """Log the final numbers, by which wandb compares runs."""
         self._do(lambda run: run.summary.update(dict(values)))
 
     def _do(self, action: Callable[[Any], object]) -> None:
@@ -89,32 +91,32 @@ class WandbRun:
             return
         try:
             action(self._run)
-        except Exception as error:  # an outside service may fail in any way; the local record is complete without it
-            print(f"wandb is not used any more: {error}", file=sys.stderr)
+        except Exception as error:  # a service may fail in any way, and the local record is complete without it
+            logger.warning("wandb is not used any more: %s", error)
             self._run = None
 
 
 def strip(panel: np.ndarray) -> np.ndarray:
-    """Pictures uint8 `[N, H, W, 3]` side by side, `[H, W', 3]`."""
+    """Return pictures uint8 `[N, H, W, 3]` side by side, `[H, W', 3]`."""
     gap = np.full((panel.shape[1], _GAP, 3), 255, np.uint8)
     parts = [part for picture in panel for part in (gap, picture)][1:]
     return np.concatenate(parts, axis=1)
 
 
 def _start(folder: Path, mode: WandbMode, config: Mapping[str, Any]) -> Any:
-    """A wandb run, or None with one line on stderr."""
+    """Return a wandb run, or None after a warning."""
     modes: list[WandbMode] = ["online", "offline"] if mode == "online" else [mode]
     reasons = []
     for tried in modes:
         try:
             run = _init(folder, tried, config)
-        except Exception as error:  # an outside service may fail in any way
+        except Exception as error:  # a service may fail in any way
             reasons.append(" ".join(str(error).split()) or type(error).__name__)
             continue
         if reasons:
-            print(f"wandb is not reached, this run is kept offline: {reasons[0]}", file=sys.stderr)
+            logger.warning("wandb cannot be reached, this run is kept offline: %s", reasons[0])
         return run
-    print(f"wandb is not used: {reasons[0]}", file=sys.stderr)
+    logger.warning("wandb is not used: %s", reasons[0])
     return None
 
 
@@ -140,7 +142,7 @@ def _init(folder: Path, mode: WandbMode, config: Mapping[str, Any]) -> Any:
 
 
 def _run_id(folder: Path) -> str:
-    """The folder's wandb run, made up once."""
+    """Return the id of the folder's wandb run, drawn at the first launch."""
     path = folder / ID_FILE
     if not path.is_file():
         write_atomic(path, secrets.token_hex(4) + "\n")

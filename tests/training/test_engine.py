@@ -33,7 +33,7 @@ from islr.training.optim import (
     clip_gradients,
     learning_rate,
     parameter_groups,
-    schedule_words,
+    schedule_description,
     set_weight_decay,
 )
 from islr.training.tracking import read_metrics
@@ -117,7 +117,9 @@ def test_sigterm_saves_within_a_step(mini_corpus: Path, tmp_path: Path, referenc
     assert _weights(tmp_path / "term") == reference[0]
 
 
-def test_damaged_checkpoint_falls_back(mini_corpus: Path, tmp_path: Path, reference: tuple[str, int]) -> None:
+def test_damaged_checkpoint_falls_back(
+    mini_corpus: Path, tmp_path: Path, reference: tuple[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
     config = _config(tmp_path, mini_corpus, "cut")
     process = start_run(config)
     _wait_for_step(process, tmp_path / "cut", 5)
@@ -125,9 +127,8 @@ def test_damaged_checkpoint_falls_back(mini_corpus: Path, tmp_path: Path, refere
     process.join()
     last = tmp_path / "cut" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:-1000])
-    said: list[str] = []
-    assert latest_checkpoint(tmp_path / "cut", said.append) is not None
-    assert "going on from previous.ckpt" in said[0]
+    assert latest_checkpoint(tmp_path / "cut") is not None
+    assert "going on from previous.ckpt" in caplog.text
     run_pretrain(config)
     assert _weights(tmp_path / "cut") == reference[0]
 
@@ -178,14 +179,30 @@ def test_second_launch_in_a_folder_is_refused(mini_corpus: Path, tmp_path: Path)
 
 
 def test_divergence_stops_with_the_clips(mini_corpus: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    def poisoned(self: nn.Module, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+    def diverging(self: nn.Module, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         weight = next(self.encoder.parameters())  # type: ignore[union-attr, operator]
         return {"loss": (weight * float("nan")).sum()}
 
-    monkeypatch.setattr(MaskFeat, "forward", poisoned)
+    monkeypatch.setattr(MaskFeat, "forward", diverging)
     with pytest.raises(RunFailed, match=r"step 0: loss nan.*clips of the step: ([\w-]+, ){3}[\w-]+$"):
         run_pretrain(_config(tmp_path, mini_corpus, "nan"))
     assert not (tmp_path / "nan" / "last.ckpt").exists()
+    assert (tmp_path / "nan" / "error.txt").read_text().startswith("step 0: loss nan")
+
+
+def test_a_failed_run_writes_why_until_it_goes_on(mini_corpus: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    config, error = _config(tmp_path, mini_corpus, "failed"), tmp_path / "failed" / "error.txt"
+
+    def fail(*_: Any) -> None:
+        raise MemoryError("no room\nfor this")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MaskFeat, "forward", fail)
+        with pytest.raises(MemoryError):
+            run_pretrain(config)
+    assert error.read_text() == "MemoryError: no room for this\n"
+    run_pretrain(config)
+    assert not error.exists()
 
 
 def test_too_many_broken_clips_stop_the_run(mini_corpus: Path, tmp_path: Path) -> None:
@@ -259,15 +276,7 @@ def test_two_processes_score_every_clip_once(mini_corpus: Path, tmp_path: Path) 
     alone = write_config(FINETUNE, tmp_path / "alone.yaml", mini_corpus / "manifest.csv", tmp_path / "alone")
     pair = write_config(FINETUNE, tmp_path / "pair.yaml", mini_corpus / "manifest.csv", tmp_path / "pair")
     run_finetune(load_config(FinetuneConfig, alone))
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        "29641",
-    ]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*launcher, "-m", "islr", "finetune", str(pair)],
         cwd=CHECKOUT,
@@ -298,8 +307,10 @@ def test_schedule_warms_up_and_decays() -> None:
     assert learning_rate(config, 10) == pytest.approx(0.2)
     scaled = config.model_copy(update={"lr_batch": 2})
     assert learning_rate(scaled, 6) == pytest.approx(2.2)
-    assert schedule_words(config, 1) == "batch 4, learning rate 2, 10 epochs"
-    assert schedule_words(scaled, 2) == "batch 4 = 2 processes x 1 parts x 2, learning rate 4 = 2 x 4 / 2, 10 epochs"
+    assert schedule_description(config, 1) == "batch 4, learning rate 2, 10 epochs"
+    assert (
+        schedule_description(scaled, 2) == "batch 4 = 2 processes x 1 parts x 2, learning rate 4 = 2 x 4 / 2, 10 epochs"
+    )
 
 
 @pytest.mark.oracle

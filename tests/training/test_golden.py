@@ -20,7 +20,8 @@ from islr.data.poses.pose import RIGHT_HAND, Pose
 from islr.data.views.source import ClipSource
 from islr.models import create_model
 from islr.training.distributed.world import World
-from islr.training.engine import fit
+from islr.training.engine import Trainer
+from islr.training.harness import Run, TrainingConfig
 from islr.training.optim import OptimConfig
 from islr.training.run_config import RunConfig
 from islr.training.tracking import read_metrics
@@ -131,6 +132,13 @@ class Drawn:
         return Pose(points.astype(np.float32), np.ones((LENGTH, 75), np.float32), self.fps, SIZE, SIZE)
 
 
+class SmallRun(TrainingConfig):
+    """What the engine reads of a configuration."""
+
+    optim: OptimConfig
+    run: RunConfig
+
+
 class DrawnStore:
     """Quacks like a store of drawn clips."""
 
@@ -157,16 +165,8 @@ def first_steps(name: str, trace: Trace, folder: Path) -> list[dict[str, Any]]:
     optim = OptimConfig(lr=1e-3, epochs=STEPS * BATCH / CLIPS, warmup_epochs=0.5, batch_size=BATCH)
     run = RunConfig(out=str(folder), device="cpu", log_every=1, wandb="disabled")
     view = recipe.views(config, module.encoder.input_spec)
-    fit(
-        module,
-        TrainBatches(DrawnStore(), view, batch_size=BATCH, seed=run.seed),  # type: ignore[arg-type]
-        optim=optim,
-        run=run,
-        config=config,
-        world=World("cpu"),
-        folder=folder,
-        title=name,
-    )
+    batches = TrainBatches(DrawnStore(), view, batch_size=BATCH, seed=run.seed)  # type: ignore[arg-type]
+    Trainer(module, batches, Run(SmallRun(optim=optim, run=run), World("cpu"), folder), title=name).train()
     return read_metrics(folder / "metrics.jsonl")
 
 

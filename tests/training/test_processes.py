@@ -180,7 +180,7 @@ def test_who_is_ahead_waits_and_who_is_silent_is_dead() -> None:
     assert "process 1 of 2 (b, pid 5) is still at a" in heartbeat.reason({1: behind}, now + 150)
     assert heartbeat.reason({1: level}, now + 160) == ""  # both at work in the same place, however long it takes
     assert heartbeat.reason({1: level}, now + 250) == ""
-    assert "has given no sign of life for 100 s" in heartbeat.reason({1: level}, now + 270)
+    assert "has sent no heartbeat for 100 s" in heartbeat.reason({1: level}, now + 270)
     assert heartbeat.reason({1: RankStatus("b", 5, beat=2, place=2, ended=True)}, now + 400) == ""
     heartbeat.end("why")
     assert '"failed": "why"' in board.content["process/0"]

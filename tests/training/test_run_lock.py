@@ -44,12 +44,14 @@ def impatient(monkeypatch: Any) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_another_machine_s_writer_is_followed_when_it_is_silent(tmp_path: Path, capsys: Any) -> None:
+def test_another_machine_s_writer_is_followed_when_it_is_silent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / LOCK).write_text(json.dumps({"host": "elsewhere", "pid": 7, "beat": 3}))
     began = time.monotonic()
     with only_writer(tmp_path):
         assert time.monotonic() - began >= lock.SILENCE_S
-    assert "pid 7 on elsewhere" in capsys.readouterr().err
+    assert "pid 7 on elsewhere" in caplog.text
 
 
 @pytest.mark.usefixtures("impatient")

@@ -96,7 +96,7 @@ def test_a_fine_tuned_model_leaves_its_tables(mini_corpus: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("broken", ["absent", "init", "log", "finish"])
 def test_a_run_does_without(
-    mini_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], broken: str
+    mini_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, broken: str
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise ConnectionError("no service")
@@ -112,20 +112,20 @@ def test_a_run_does_without(
     run_pretrain(_config(mini_corpus, tmp_path, **SHORT))
     assert (tmp_path / "run" / ENCODER).is_file()
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")
-    assert capsys.readouterr().err.count("wandb is not used") == 1
+    assert caplog.text.count("wandb is not used") == 1
 
 
 def test_disabled_never_asks_for_wandb(
-    mini_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    mini_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     run_pretrain(_config(mini_corpus, tmp_path, mode="disabled", **SHORT))
-    assert "wandb" not in capsys.readouterr().err
+    assert "wandb" not in caplog.text
     assert not (tmp_path / "run" / ID_FILE).exists()
 
 
 def test_online_without_network_is_kept_offline(
-    mini_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    mini_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked: list[dict[str, Any]] = []
 
@@ -137,11 +137,11 @@ def test_online_without_network_is_kept_offline(
 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Settings=lambda **_: None))
     with WandbRun(tmp_path, "online", _config(mini_corpus, tmp_path, "online")) as wandb_run:
-        assert wandb_run.there
+        assert wandb_run.active
     assert [options["mode"] for options in asked] == ["online", "offline"]
     assert [options["resume"] for options in asked] == ["allow", None]
     assert len({options["id"] for options in asked}) == 1
-    assert "kept offline: no route" in capsys.readouterr().err
+    assert "kept offline: no route" in caplog.text
 
 
 def test_in_a_sweep_the_agent_names_the_run(mini_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -11,20 +11,20 @@ import torch
 from torch import distributed
 from torch.distributed.rendezvous import rendezvous
 
-from islr.errors import Interrupted, ProcessLost, RunFailed, UserError, one_line
+from islr.errors import ProcessLost, RunFailed, UserError, describe, one_line
 from islr.training.distributed.collectives import average
 from islr.training.distributed.heartbeat import Heartbeat
 
-# Beyond `run.timeout_s`, after which a process that waits names whom it waits for; then the library itself gives up.
+# After `run.timeout_s` a waiting rank names the one it waits for; the library's own limit comes this much later.
 _GRACE_S = 60.0
 
 
 class World:
-    """This process among the processes of the run (`torchrun`), or alone.
+    """This rank among the ranks of the run (`torchrun`), or a process alone.
 
     Attributes:
-        rank, size: Position and number of processes.
-        device: Where this process computes.
+        rank, size: This rank, and how many there are.
+        device: Where this rank computes.
     """
 
     def __init__(self, device: str = "auto") -> None:
@@ -41,19 +41,23 @@ class World:
 
     @property
     def main(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this is the rank that writes."""
         return self.rank == 0
+
+    def autocast(self, precision: str) -> torch.autocast:
+        """Return the context in which a forward pass has the run's `precision`."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16")
 
     @contextmanager
     def connected(self, timeout_s: float) -> Iterator["World"]:
-        """Join the process group for the length of the block; nothing to do for a single process.
+        """Join the process group for the length of the block; a single process has none.
 
         Args:
-            timeout_s: How long to wait for another process, here and within the block.
+            timeout_s: How long to wait for another rank, here and within the block.
 
         Raises:
-            RunFailed: Not all processes came.
-            ProcessLost: Another process failed, died or did not answer within the block; the message names it.
+            RunFailed: Not all ranks came.
+            ProcessLost: Another rank failed, died or did not answer within the block; the message names it.
         """
         if self.size == 1:
             yield self
@@ -61,20 +65,29 @@ class World:
         heartbeat = self._heartbeat = self._join(timeout_s)
         try:
             yield self
-        except (UserError, RunFailed, Interrupted) as error:
-            heartbeat.end(str(error))
-            raise
         except Exception as error:
-            # A broken connection is a RuntimeError of no type of its own.
-            lost = heartbeat.lost() if isinstance(error, RuntimeError) else ""
-            heartbeat.end(lost or f"{type(error).__name__}: {one_line(error)}")
-            if lost:
-                raise ProcessLost(lost) from error
-            raise
-        # Only here: after an error the group may wait for a process that is gone, and this one ends anyway.
+            cause = self.cause(error)
+            heartbeat.end(describe(cause))
+            if cause is error:
+                raise
+            raise cause from error
+        # Only here: after an error the group may wait for a rank that is gone, and this one ends anyway.
         heartbeat.end()
         self._heartbeat = None
         distributed.destroy_process_group()
+
+    def cause(self, error: Exception) -> Exception:
+        """Return `ProcessLost` where `error` comes of a connection that another rank broke, else `error`."""
+        # A broken connection is a RuntimeError of no type of its own.
+        if self._heartbeat is None or not isinstance(error, RuntimeError) or isinstance(error, RunFailed):
+            return error
+        lost = self._heartbeat.lost()
+        return ProcessLost(lost) if lost else error
+
+    def on_give_up(self, action: Callable[[str], None]) -> None:
+        """Call `action` with the reason before this process ends because another rank is late or gone."""
+        if self._heartbeat is not None:
+            self._heartbeat.on_give_up = action
 
     def _join(self, timeout_s: float) -> Heartbeat:
         backend = "nccl" if self.device.type == "cuda" else "gloo"
@@ -95,12 +108,12 @@ class World:
             ) from error
 
     def at(self, what: str) -> None:
-        """Note a place of the run that every rank passes; errors about a rank that is lost or late name it."""
+        """Note a place of the run that every rank passes; errors about a rank that is lost or late name the place."""
         if self._heartbeat is not None:
             self._heartbeat.at(what)
 
     def any(self, *flags: bool) -> list[bool]:
-        """Of each flag, true on every rank when it is true on one."""
+        """Return each flag as true on every rank when it is true on one."""
         if self.size == 1:
             return list(flags)
         value = torch.tensor([int(flag) for flag in flags], device=self.device)
@@ -108,14 +121,14 @@ class World:
         return [bool(one) for one in value.tolist()]
 
     def average(self, values: dict[str, torch.Tensor]) -> dict[str, float]:
-        """Means of numbers over the ranks, on every rank."""
+        """Return the means of numbers over the ranks, on every rank."""
         if self.size == 1:
             return {name: float(value) for name, value in values.items()}
         means = average(torch.stack([value.double() for value in values.values()]))
         return dict(zip(values, means.tolist(), strict=True))
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all ranks, in rank order, on every rank."""
+        """Return the values of all ranks, in rank order, on every rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -129,7 +142,7 @@ class World:
 
 
 def device_name(device: torch.device) -> str:
-    """What the run computed on, in words."""
+    """Return the name of a device, for records."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU {platform.machine()}, {torch.get_num_threads()} thread(s)"

@@ -1,0 +1,28 @@
+"""Log messages on the console, as the commands show them; whoever embeds the suite configures `logging` instead."""
+
+import logging
+import os
+import sys
+
+ROOTS = ("islr", "pretrain", "probe")  # top-level loggers
+
+
+class _Console(logging.Handler):
+    """Writes plain lines to whatever `sys.stderr` is at the moment, as progress bars redirect it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+def show_logs(level: int = logging.INFO) -> None:
+    """Show the messages of the suite from `level` up, and progress where that is INFO or below.
+
+    Of the ranks of one run, only the first shows less than warnings.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        level = max(level, logging.WARNING)
+    for root in ROOTS:
+        logger = logging.getLogger(root)
+        logger.setLevel(level)
+        if not any(isinstance(handler, _Console) for handler in logger.handlers):
+            logger.addHandler(_Console())
