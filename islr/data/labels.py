@@ -1,8 +1,7 @@
-"""Label spaces: which class a clip belongs to, beyond the gloss its corpus came with.
+"""Label spaces: classes of clips other than the glosses of their corpus.
 
-WLASL is labelled by English word: one sign sits under several words and several signs under one word. A
-revised label file, which every user gets for themselves, gives each video the class of its sign's form
-instead.
+WLASL is labelled by English word: one sign has several words, and one word several signs. A revised label file, which
+users obtain themselves, gives each video the class of its sign's form instead.
 """
 
 import csv
@@ -34,7 +33,7 @@ class Labels:
     sources: dict[str, str]
 
     def of_clip(self, clip_id: str) -> int | None:
-        """The class of a clip; `123` stands for `00123` too, as spreadsheets drop leading zeros."""
+        """Return the class of a clip; `123` also matches `00123`, since spreadsheets drop leading zeros."""
         return self.of.get(clip_id, self.of.get(clip_id.lstrip("0")) if clip_id.isdecimal() else None)
 
 
@@ -80,11 +79,11 @@ def read_labels(files: str | Path | Sequence[str | Path], names: str | Path | No
 
 
 def revise(manifest: Manifest, labels: Labels, *, only_used: bool = False) -> Manifest:
-    """The manifest in another label space.
+    """Return the manifest in another label space.
 
-    `form` and `label` become the clip's class in `labels`. A clip without one keeps its gloss but leaves
-    its split (split "none"), so that the fingerprint and size of every split are those of the labelled
-    clips; how many left is noted per split.
+    `form` and `label` become the clip's class in `labels`. A clip without one keeps its gloss but leaves its split
+    (split "none"), so that the fingerprint and size of every split are those of the labelled clips; the notes count
+    them per split.
 
     Args:
         manifest: Any manifest; its clip ids are matched with the label file's video ids.
@@ -92,7 +91,7 @@ def revise(manifest: Manifest, labels: Labels, *, only_used: bool = False) -> Ma
         only_used: Drop classes that no clip of the manifest has, and number the rest anew.
 
     Raises:
-        UserError: Not one clip has a label.
+        UserError: No clip has a label.
     """
     numbers = [labels.of_clip(clip.clip_id) for clip in manifest]
     used = sorted({number for number in numbers if number is not None})
@@ -126,10 +125,10 @@ def revise(manifest: Manifest, labels: Labels, *, only_used: bool = False) -> Ma
 
 
 def with_forms(manifest: Manifest, labels: Labels) -> Manifest:
-    """The manifest with each clip's form named and its own labels kept: what form-aware scoring needs.
+    """Return the manifest with each clip's form beside its own label, as form-aware scoring needs.
 
     Raises:
-        UserError: Not one clip has a form.
+        UserError: No clip has a form.
     """
     clips = []
     for clip in manifest:
@@ -142,7 +141,7 @@ def with_forms(manifest: Manifest, labels: Labels) -> Manifest:
 
 @dataclass(frozen=True)
 class FormTable:
-    """How often each class was signed with each form, counted on training clips: `counts` int64 `[C, F]`."""
+    """Counts of each class signed with each form, on training clips: `counts` int64 `[C, F]`."""
 
     classes: tuple[str, ...]
     forms: tuple[str, ...]
@@ -167,17 +166,17 @@ class FormTable:
 
     @property
     def is_trivial(self) -> bool:
-        """Whether labels and forms are the same thing under two names, so that scores by form say nothing new."""
+        """Whether each label has one form and each form one label, so that scores by form add nothing."""
         used = self.counts > 0
         return bool((used.sum(axis=0) <= 1).all() and (used.sum(axis=1) <= 1).all())
 
 
 def label_ceiling(manifest: Manifest, table: FormTable, split: str = "test") -> dict[str, Any]:
-    """What a perfect recogniser of sign form can reach on the labels of a split.
+    """Return the accuracy that a perfect recogniser of sign form reaches on the labels of a split.
 
-    It knows each clip's form and names the classes that had this form most often in training. Classes of
-    equal count go in the order of the label space; `*_other_ties` is the result of the opposite order. A
-    form that training never showed is always wrong.
+    It predicts the classes that had the clip's form most often in training. Classes of equal count are ranked in the
+    order of the label space; `*_other_ties` is the result of the opposite order. A form that does not occur in training
+    is always wrong.
 
     Returns:
         Fractions `top1` and `top5`, each with `_other_ties`; `n` scored clips `of` those in the split, and
@@ -200,7 +199,7 @@ def label_ceiling(manifest: Manifest, table: FormTable, split: str = "test") -> 
     for suffix, order in orders.items():
         for k in (1, 5):
             named = order[:k, forms] == labels  # [k, n]
-            # A class that never had the form is not an answer, even where fewer than k classes did.
+            # A class that never had the form is no prediction, even where fewer than k classes had it.
             possible = table.counts[order[:k, forms], forms] > 0
             result[f"top{k}{suffix}"] = float((named & possible & seen).any(axis=0).mean())
     return result
@@ -209,11 +208,11 @@ def label_ceiling(manifest: Manifest, table: FormTable, split: str = "test") -> 
 def form_hits(
     table: FormTable, ranked: Sequence[Sequence[str]], classes: Sequence[str], forms: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Where a model of the original labels is right about the form of a sign, whatever word it gives it.
+    """Score a model of the original labels by the form of the sign.
 
-    Three readings of the same ranked answers: `original` (the clip's own class is named), `same_form` (a named
-    class was signed with the clip's form in training) and `revised` (each named class stands for its most
-    frequent form, repeats dropped, and the clip's form is among them).
+    Three readings of the same ranked predictions: `original` (the clip's own class is predicted), `same_form` (a
+    predicted class was signed with the clip's form in training) and `revised` (each predicted class stands for its most
+    frequent form, without repeats, and the clip's form is among them).
 
     Args:
         table: Counted on training clips.
@@ -222,7 +221,7 @@ def form_hits(
         forms: Each clip's form, never empty.
 
     Returns:
-        `<reading>_top1` and `<reading>_top5`, 1.0 where right: float64 `[N]`.
+        `<reading>_top1` and `<reading>_top5`, 1.0 where correct: float64 `[N]`.
 
     Raises:
         UserError: A class is not one of the table's.
@@ -299,6 +298,6 @@ def _sheet(path: Path) -> list[list[str]]:
         cells = book.active.iter_rows(values_only=True)
         rows = [["" if cell is None else str(cell) for cell in row] for row in cells]
         book.close()
-    except Exception as error:  # openpyxl raises whatever the broken part of the file leads to
+    except Exception as error:  # a broken file can raise any error in openpyxl
         raise UserError(f"{path}: cannot be read as xlsx ({error})") from error
     return rows

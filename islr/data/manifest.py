@@ -1,8 +1,8 @@
-"""The manifest: one row per clip, what is known about it, and whether its file could be decoded.
+"""The manifest: one row per clip with its labels, its measurements and the status of its file.
 
-A manifest is `manifest.csv` (the rows) beside `manifest.json` (corpus name, class names, data root, hashes of
-the files it was made from). Clips whose files are missing or broken stay in it with their status, so that the
-size of a split never depends on what a machine happens to hold.
+A manifest is `manifest.csv` (the rows) beside `manifest.json` (corpus name, class names, data root, hashes of its
+source files). Clips whose files are missing or broken stay in it with their status, so that the size of a split does
+not depend on the files of a machine.
 """
 
 import csv
@@ -73,7 +73,7 @@ class Manifest:
         root: The folder that `path` and `pose` of the rows are relative to; nothing outside it is opened.
         classes: Class name of each label index.
         sources: File name -> sha256 of the files the manifest was made from.
-        notes: What the converter counted or decided (kept in manifest.json and shown by the audit).
+        notes: The converter's counts and decisions, stored in manifest.json and shown by the audit.
     """
 
     name: str
@@ -128,7 +128,7 @@ class Manifest:
         return manifest
 
     def save(self, path: str | Path) -> None:
-        """Write `<path>.csv` and the `.json` beside it; each file appears whole or not at all."""
+        """Write `<path>.csv` and the `.json` beside it, each atomically."""
         path = Path(path)
         if path.suffix.lower() != ".csv":
             raise UserError(f"{path}: a manifest is saved as a .csv file")
@@ -151,33 +151,33 @@ class Manifest:
         writer = csv.writer(rows, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows([_cell(getattr(clip, column)) for column in COLUMNS] for clip in self)
-        # The json goes first and comes back last: a crash in between never pairs an old json with new rows.
+        # Remove the json first and write it last, so that a crash cannot pair an old json with new rows.
         path.with_suffix(".json").unlink(missing_ok=True)
         write_atomic(path, rows.getvalue())
         write_atomic(path.with_suffix(".json"), json.dumps(about, indent=1, ensure_ascii=False) + "\n")
 
     def fingerprint(self, split: str | None = None) -> str:
-        """sha256 over the sorted (clip_id, label) of every clip of a split, its file present or not."""
+        """Return the sha256 over the sorted (clip_id, label) of every clip of a split, its file present or not."""
         pairs = sorted((clip.clip_id, _cell(clip.label)) for clip in self if split in (None, clip.split))
         lines = "".join(f"{clip_id}\t{label}\n" for clip_id, label in pairs)
         return hashlib.sha256(lines.encode()).hexdigest()
 
     def select(self, split: str | None = None, status: str | None = OK) -> "Manifest":
-        """The clips of a split (None = all) with a status (None = any)."""
+        """Return the clips of a split (None = all) with a status (None = any)."""
         if split is not None and split not in SPLITS:
             raise UserError(f"unknown split '{split}'; splits are {', '.join(SPLITS)}")
         return self.replace(clip for clip in self if split in (None, clip.split) and status in (None, clip.status))
 
     def replace(self, clips: Iterable[Clip]) -> "Manifest":
-        """The same corpus with other rows."""
+        """Return the same corpus with other rows."""
         return dataclasses.replace(self, clips=tuple(clips))
 
     def path_of(self, clip: Clip) -> Path:
-        """The clip's video file."""
+        """Return the clip's video file."""
         return self.root / clip.path
 
     def pose_of(self, clip: Clip) -> Path | None:
-        """The clip's pose file, or None when it has none."""
+        """Return the clip's pose file, or None when it has none."""
         return self.root / clip.pose if clip.pose else None
 
 
@@ -271,13 +271,13 @@ def _read_about(path: Path) -> dict[str, Any] | None:
 
 
 def _classes_from(clips: tuple[Clip, ...], path: Path) -> tuple[str, ...]:
-    """Class names for rows without a json: the gloss of each label, or the label's number."""
+    """Derive class names from rows without a json: the gloss of each label, or the label's number."""
     names: dict[int, str] = {}
     for clip in clips:
         if clip.label is not None:
             names.setdefault(clip.label, clip.gloss or str(clip.label))
     count = max(names, default=-1) + 1
-    if count > 10 * len(names) + 1000:  # A typing error in a label must not ask for millions of classes.
+    if count > 10 * len(names) + 1000:  # a typing error in a label must not create millions of classes
         raise UserError(f"{path}: label {count - 1} is far beyond the {len(names)} in use; count from 0")
     return tuple(names.get(index, str(index)) for index in range(count))
 

@@ -1,8 +1,8 @@
 """Phonological features of signs: a lexicon table in ASL-LEX's format, joined to the clips of a manifest.
 
-A clip's targets are the features of its sign. Where the lexicon has several entries under one word, the
-clip's word does not say which of them was signed; a policy per feature decides what is still known. What is
-not known is masked and counted, never made a class.
+A clip's targets are the features of its sign. Where the lexicon has several entries for one word, the word does not
+tell which of them was signed; a policy per feature decides which levels are still known. Unknown targets are masked and
+counted, and never form a class.
 """
 
 import csv
@@ -24,20 +24,20 @@ from islr.files import file_sha256
 
 UNKNOWN = -1
 
-# "agree": the level that all entries share, else unknown. "exact": the entry that bears the very name, else
-# as "agree". "single": unknown as soon as there are several entries.
+# "agree": the level that all entries share, else unknown. "exact": the entry of exactly that name, else as "agree".
+# "single": unknown if there are several entries.
 Policy = Literal["agree", "exact", "single"]
 _POLICIES = ("agree", "exact", "single")
 
 
 class Columns(Config):
-    """Which columns of a lexicon mean what."""
+    """The meaning of a lexicon's columns."""
 
     entry: str = Field(description="column of the entry's name, a word with an optional number (drink_2)")
     lemma: str | None = Field(None, description="column of the lemma's name")
     features: dict[str, str] = Field(min_length=1, description="feature -> column")
-    # Nothing else is missing: ASL-LEX's movement has a level that is called None.
-    missing: tuple[str, ...] = Field(("", "NA"), description="cells that mean not known, or does not apply")
+    # "None" is not among them: it is a level of ASL-LEX's movement.
+    missing: tuple[str, ...] = Field(("", "NA"), description="cells that mean unknown or not applicable")
 
 
 FEATURES = (
@@ -80,10 +80,9 @@ class Phonology:
         features: Feature names.
         levels: Level names of each feature; the same for every manifest joined with the table.
         targets: int64 `[clips]` for each feature: index of the level, or -1 = unknown (mask it).
-        signs: What a split by sign has to keep together: the key of the matched entries, "" for an
-            unmatched clip.
+        signs: The unit of a split by sign: the key of the matched entries, "" for an unmatched clip.
         table: File name and sha256 of the lexicon.
-        coverage: What was matched and what was dropped, for people and for the record.
+        coverage: Counts of matched and dropped clips.
     """
 
     features: tuple[str, ...]
@@ -94,10 +93,10 @@ class Phonology:
     coverage: dict[str, Any] = field(default_factory=dict)
 
     def groups(self) -> np.ndarray:
-        """int64 `[clips]`: what a split must keep on one side, equal numbers; -1 for an unmatched clip.
+        """Return int64 `[clips]`: the group that a split must keep on one side; -1 for an unmatched clip.
 
-        Clips belong together when their signs share an entry, or when no feature tells their signs apart:
-        what is learnt on one is the answer to the other.
+        Clips belong together when their signs share an entry or agree in every feature, since training on one would
+        reveal the targets of the other.
         """
         parent: dict[Any, Any] = {}
 
@@ -124,8 +123,8 @@ class Phonology:
 def read_asl_lex(path: str | Path, columns: Columns = ASL_LEX) -> Lexicon:
     """Read a lexicon.
 
-    Published ASL-LEX files are latin-1 or utf-8 with a byte order mark; both are read. Blanks around a cell
-    are dropped (some entries carry them), case is kept (`B` and `b` are two handshapes).
+    Published ASL-LEX files are latin-1 or utf-8 with a byte order mark; both are read. Blanks around a cell are dropped
+    (some entries have them), case is preserved (`B` and `b` are two handshapes).
 
     Raises:
         UserError: The file is missing, not csv, or lacks a declared column.
@@ -186,18 +185,17 @@ def join(
     by: Literal["form", "gloss"] | None = None,
     policy: Policy | Mapping[str, Policy] = "agree",
 ) -> Phonology:
-    """Targets for every clip of a manifest, present or not.
+    """Join a lexicon to a manifest: targets for every clip, present or not.
 
-    A clip's word is its form where the manifest has forms, else its gloss. Its entries are those whose name
-    or lemma is that word, apart from case, punctuation and a trailing number. Forms that all are entry
-    names of the table itself mean exactly these entries. Other forms may name alternatives
-    (`good_thank-you`); the first that the lexicon knows counts.
+    A clip's word is its form where the manifest has forms, else its gloss. Its entries are those whose name or lemma is
+    that word, apart from case, punctuation and a trailing number. If all forms are entry names of this lexicon, each
+    means exactly that entry. Other forms may name alternatives (`good_thank-you`); the first in the lexicon counts.
 
     Args:
         manifest: The clips.
         table: The lexicon.
         by: Join by form or by gloss; None = by form if any clip has one.
-        policy: What to do where a word has several entries, for all features or per feature.
+        policy: The policy for words with several entries, for all features or per feature.
 
     Raises:
         UserError: A policy or feature is unknown, or no clip matches.
@@ -263,7 +261,7 @@ def _feature_coverage(
 
 
 def render_coverage(coverage: Mapping[str, Any]) -> str:
-    """The coverage of a join as a text table."""
+    """Render the coverage of a join as a text table."""
     splits = ", ".join(f"{split} {count}" for split, count in coverage["clips_matched_by_split"].items())
     lines = [
         f"joined by {coverage['joined_by']}: {coverage['words_matched']} of {coverage['words']} words"
@@ -282,7 +280,7 @@ def render_coverage(coverage: Mapping[str, Any]) -> str:
 
 
 class _Finder:
-    """Entries of a word."""
+    """A search for the entries of a word."""
 
     def __init__(self, table: Lexicon, own_names: bool) -> None:
         self.by_entry: dict[str, list[Entry]] = {}
@@ -292,8 +290,7 @@ class _Finder:
             for stem in {_stem(entry.name), _stem(entry.lemma)} - {""}:
                 self.by_stem.setdefault(stem, []).append(entry)
         self.names = {_key(entry.name) for entry in table.entries}
-        # Numbers behind a word are each lexicon's own count: `computer_5` of another one is not our fifth
-        # entry.
+        # Each lexicon numbers its entries itself: `computer_5` of another lexicon is not the fifth entry of this one.
         self.own_names = own_names
 
     def entries(self, word: str) -> list[Entry]:
@@ -327,7 +324,7 @@ def _decide(word: str, entries: Sequence[Entry], feature: str, policy: Policy) -
 
 
 def parse_policies(texts: Sequence[str]) -> Policy | dict[str, Policy]:
-    """`["exact"]` -> exact for all features; `["Movement=single", ...]` -> by feature, the rest as by default.
+    """Parse `["exact"]` as the policy of all features, or `["Movement=single", ...]` as policies by feature.
 
     Raises:
         UserError: Both kinds at once, or more than one policy for all features.

@@ -6,7 +6,6 @@ import pytest
 from support.video_files import make_video
 
 from islr.data.corpora.folder import from_folder
-from islr.data.corpora.registry import CORPORA
 from islr.errors import UserError
 
 
@@ -66,7 +65,3 @@ def test_wrong_folders_are_one_line(tmp_path: Path) -> None:
     fill(tmp_path / "w", "1.mp4", "1.avi")
     with pytest.raises(UserError, match="differ only in their suffix"):
         from_folder(tmp_path / "w", workers=0)
-
-
-def test_listed_by_name() -> None:
-    assert {"wlasl", "folder"} <= set(CORPORA)

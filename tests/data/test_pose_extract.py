@@ -150,7 +150,7 @@ def test_a_process_that_dies_costs_its_clip(
     monkeypatch.setenv("STAND_IN_TROUBLE", "die")
     folder = extract(videos, tmp_path / "out", python=python)
     assert folder.rows["aa"].status == "failed"
-    assert folder.rows["aa"].detail == "the process that finds poses died: the model is out of order"
+    assert folder.rows["aa"].detail == "the pose estimation process died: the model is out of order"
     assert numbers(tmp_path / "out" / "a.npz") == list(range(12))
     assert numbers(tmp_path / "out" / "deep" / "b.npz") == list(range(7))
 

@@ -51,6 +51,11 @@ def kind_of(path: Path, **options: object) -> str:
     return caught.value.kind
 
 
+def same_picture(one: np.ndarray, other: np.ndarray) -> bool:
+    """Return whether two decodes agree; each backend's build of FFmpeg may round a conversion to RGB its own way."""
+    return one.shape == other.shape and np.abs(one.astype(int) - other).max() <= 3
+
+
 @pytest.mark.parametrize("backend", ENABLED)
 def test_frames_are_exactly_those_asked_for(good: Path, backend: str) -> None:
     frames = decode(good, backend=backend)
@@ -151,7 +156,7 @@ VARIETY: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", VARIETY)
-def test_every_backend_gives_the_same_pixels(tmp_path: Path, name: str) -> None:
+def test_every_backend_gives_the_same_pictures(tmp_path: Path, name: str) -> None:
     options = VARIETY[name]
     path = make_video(tmp_path / name, **options)
     width, height = options.get("size", (WIDTH, HEIGHT))
@@ -160,7 +165,7 @@ def test_every_backend_gives_the_same_pixels(tmp_path: Path, name: str) -> None:
     assert numbers_of(frames) == expected
     assert frames.shape[1:] == (height, width, 3)
     for backend in ENABLED:
-        assert np.array_equal(decode(path, backend=backend), frames), backend
+        assert same_picture(decode(path, backend=backend), frames), backend
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -258,7 +263,7 @@ def test_caps_on_pixels_bytes_and_output(good: Path, monkeypatch: pytest.MonkeyP
 def test_shrinking_is_the_same_in_every_backend_and_never_enlarges(good: Path) -> None:
     small = [decode(good, np.array([0, 20]), backend=backend, short_side=32) for backend in ENABLED]
     assert small[0].shape == (2, 32, 48, 3)
-    assert all(np.array_equal(small[0], other) for other in small[1:])
+    assert all(same_picture(small[0], other) for other in small[1:])
     assert decode(good, np.array([0]), short_side=500).shape == (1, HEIGHT, WIDTH, 3)
     block = np.arange(16, dtype=np.uint8).reshape(4, 4, 1).repeat(3, axis=2)
     assert shrink(block, 2)[:, :, 0].tolist() == [[3, 5], [11, 13]]  # means of 2x2 blocks, half up
@@ -361,4 +366,4 @@ def test_untouched_clips_have_the_frames_that_were_counted(shared: Path) -> None
     for name in ("07074.mp4", "10892.mp4", "45261.mp4"):  # edit list, mpeg4, 50 frames a second
         pictures = [decode(folder / name, np.array([0, 1, 10, 30]), backend=backend) for backend in ENABLED]
         for other in pictures[1:]:
-            assert np.array_equal(pictures[0], other)
+            assert same_picture(pictures[0], other)

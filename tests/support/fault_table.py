@@ -157,7 +157,7 @@ CASES: dict[str, Case] = {
 }
 
 
-def _words(found: list[int] | str, case: Case, backend: str) -> str:
+def _described(found: list[int] | str, case: Case, backend: str) -> str:
     if found != case.expected(backend):
         return f"WRONG: {found}"
     return found if isinstance(found, str) else f"{len(found)} exact frame{'s' * (len(found) > 1)}"
@@ -172,7 +172,7 @@ def main() -> None:
         cells = []
         for backend in ENABLED:
             with tempfile.TemporaryDirectory() as folder:
-                cells.append(_words(outcome(case, Path(folder), backend), case, backend))
+                cells.append(_described(outcome(case, Path(folder), backend), case, backend))
         wrong += sum(cell.startswith("WRONG") for cell in cells)
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
     print(f"{len(CASES)} cases, {wrong} wrong, {time.monotonic() - began:.0f} s")

@@ -1,6 +1,6 @@
-"""What a corpus really holds: present, missing and broken clips, duplicates, leaks between splits, poses.
+"""The audit of a corpus: present, missing and broken clips, duplicates, leaks between splits, poses.
 
-Everything is computed from the manifest and its files; nothing is repaired here.
+The audit reads the manifest and its files and changes neither.
 """
 
 import itertools
@@ -21,12 +21,12 @@ _PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 
 
 def audit(manifest: Manifest, *, poses: bool = True, content: bool = True) -> dict[str, Any]:
-    """Examine a corpus; the result can be written as json.
+    """Audit a corpus; the result can be written as json.
 
     Args:
         manifest: The corpus.
         poses: Read every pose file.
-        content: Look for equal files (only files of equal size are read).
+        content: Search for equal files (only files of equal size are read).
     """
     splits = [split for split in SPLITS if any(clip.split == split for clip in manifest)]
     report: dict[str, Any] = {
@@ -102,7 +102,7 @@ def _signers(manifest: Manifest, splits: Sequence[str]) -> dict[str, Any]:
 
 
 def _classes(manifest: Manifest, splits: Sequence[str]) -> dict[str, Any]:
-    """Classes that a split lacks, as listed and as present on this machine."""
+    """Return the classes without clips in each split, as listed and as present on this machine."""
     report: dict[str, Any] = {"all": len(manifest.classes)}
     for split in splits:
         if split == "none" or not manifest.classes:
@@ -120,7 +120,7 @@ def _label(manifest: Manifest, clip: Clip) -> str:
 
 
 def _duplicates(manifest: Manifest, groups: Sequence[Sequence[Clip]]) -> dict[str, Any]:
-    """Numbers about groups of clips that are the same recording."""
+    """Count leaks and label noise in groups of clips that are one recording."""
     labels = [sorted({_label(manifest, clip) for clip in group}) for group in groups]
     leaks: Counter[str] = Counter()
     for group in groups:
@@ -148,7 +148,7 @@ def _duplicates(manifest: Manifest, groups: Sequence[Sequence[Clip]]) -> dict[st
 
 
 def _forms(manifest: Manifest, splits: Sequence[str]) -> dict[str, Any]:
-    """How far labels and sign forms differ; empty where the manifest has none, or they are the same thing."""
+    """Compare labels and sign forms; empty if the manifest has no forms, or each label has one form of its own."""
     if not any(clip.split == "train" and clip.form and clip.label is not None for clip in manifest):
         return {}
     table = FormTable.count(manifest)
@@ -167,7 +167,7 @@ def _forms(manifest: Manifest, splits: Sequence[str]) -> dict[str, Any]:
 
 
 def render_audit(report: dict[str, Any]) -> str:
-    """The audit as text for people."""
+    """Render the audit as text."""
     lines = [f"{report['name']}: {report['present']} of {report['clips']} clips present", ""]
     lines += [*_render_splits(report), ""]
     if report["corrupt_by_kind"]:
@@ -212,7 +212,7 @@ def _render_duplicates(title: str, row: dict[str, Any]) -> list[str]:
     ]
     if row["label_sets"]:
         lines.append(
-            f"  {row['label_sets']} sets of labels for one recording: " + _pairs(row["most_frequent_label_sets"])
+            f"  {row['label_sets']} sets of labels of one recording: " + _pairs(row["most_frequent_label_sets"])
         )
     return lines + [f"  {' = '.join(group)}" for group in row["examples"][:3]]
 
@@ -233,7 +233,7 @@ def _render_forms(forms: dict[str, Any]) -> list[str]:
     many = (forms["train_forms_with_several_labels"], forms["train_labels_with_several_forms"])
     lines = [
         f"sign forms: {forms['forms']} named on clips of {named};"
-        f" in train {many[0]} forms have several labels and {many[1]} labels several forms"
+        f" in train {many[0]} forms have several labels and {many[1]} labels have several forms"
     ]
     for split, ceiling in forms["label_ceiling"].items():
         reached = []

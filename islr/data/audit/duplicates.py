@@ -1,4 +1,4 @@
-"""Clips that are the same pictures under two names; no such pair may join a selection set to a test set."""
+"""Duplicates: clips with the same pictures under two names, which must not link a selection set to a test set."""
 
 import dataclasses
 import itertools
@@ -18,7 +18,7 @@ _MOST_NAMED = 10
 
 
 def same_content(*manifests: Manifest) -> list[list[Clip]]:
-    """Groups of present clips that show the very same pictures: equal bytes, and time ranges that overlap.
+    """Group present clips that show the same pictures: equal bytes, and time ranges that overlap.
 
     A packed clip counts as the file and range it was packed from.
     """
@@ -52,7 +52,7 @@ def _content(file: Path | str) -> str:
 
 
 def shared_clips(selection: Manifest, test: Manifest) -> list[tuple[str, str]]:
-    """Pairs (clip id in selection, clip id in test) that are one clip or the same pictures."""
+    """Return pairs (clip id in selection, clip id in test) that are one clip or show the same pictures."""
     tested = {clip.clip_id for clip in test}
     pairs = [(clip.clip_id, clip.clip_id) for clip in selection if clip.clip_id in tested]
     mine, theirs = {clip.clip_id for clip in selection} - tested, tested
@@ -63,10 +63,10 @@ def shared_clips(selection: Manifest, test: Manifest) -> list[tuple[str, str]]:
 
 
 def check_disjoint(selection: Manifest, test: Manifest) -> None:
-    """Refuse a selection set that has a clip of the test set, by its id or by its pictures.
+    """Refuse a selection set that shares clips with the test set, by id or by pictures.
 
     Raises:
-        UserError: It does; the message names the pairs.
+        UserError: It shares clips; the message names the pairs.
     """
     pairs = shared_clips(selection, test)
     if pairs:
@@ -79,19 +79,18 @@ def check_disjoint(selection: Manifest, test: Manifest) -> None:
 
 
 def without_shared(selection: Manifest, test: Manifest) -> tuple[Manifest, list[str]]:
-    """The selection set without the clips that the test set also has, and their ids."""
+    """Return the selection set without the clips that it shares with the test set, and their ids."""
     dropped = {mine for mine, _ in shared_clips(selection, test)}
     return selection.replace(clip for clip in selection if clip.clip_id not in dropped), sorted(dropped)
 
 
 def with_own_ids(manifest: Manifest) -> Manifest:
-    """A corpus whose clips are named after it, for comparing with another: equal ids of unlike corpora are a
-    coincidence."""
+    """Return a corpus with its name in its clip ids, since equal ids in two corpora are a coincidence."""
     return manifest.replace(dataclasses.replace(clip, clip_id=f"{manifest.name}/{clip.clip_id}") for clip in manifest)
 
 
 def _overlapping(pairs: Sequence[tuple[Clip, Clip]]) -> list[list[Clip]]:
-    """Clips of one file, as (range in the file, row), cut into groups of rows whose time ranges overlap."""
+    """Group clips of one file, given as (range in the file, row), by overlapping time ranges."""
     if len(pairs) < 2:
         return []
     ordered = sorted(pairs, key=lambda pair: (pair[0].start or 0.0, pair[0].clip_id))

@@ -1,4 +1,4 @@
-"""What the poses of a corpus are like: coverage, detection, direction of y, ranges, agreement with the videos."""
+"""The audit of a corpus's poses: coverage, detection, direction of y, ranges, agreement with the videos."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from islr.errors import UserError
 
 NOSE, LEFT_HIP, RIGHT_HIP = 0, 23, 24
 
-# Legs are mostly guessed below the picture, so they are counted apart.
+# Legs are mostly extrapolated below the picture, so they are counted apart.
 _PARTS = {"head and arms": slice(0, LEFT_HIP), "hips and legs": slice(LEFT_HIP, BODY.stop)}
 _PARTS |= {"left hand": LEFT_HAND, "right hand": RIGHT_HAND}
 _MOST_EXAMPLES = 10
 _PERCENTILES = (0, 1, 50, 99, 100)
 _SAME_SHAPE = 0.05  # relative; shrinking a video rounds its sides, turning or cropping it changes far more
 _SAME_RATE = 0.01  # relative; containers round 30000/1001 in many ways
-# Points outside the picture are normal (hips below the frame), but half of them are not: such points are pixels.
+# Some points lie outside the picture (hips below the frame); if the median does, coordinates are pixels.
 _FAR_OUTSIDE = 2.0
 
 Agreement = Literal["aligned", "other rate", "resampled", "shorter", "longer", "unmeasured"]
@@ -31,14 +31,14 @@ Agreement = Literal["aligned", "other rate", "resampled", "shorter", "longer", "
 
 @dataclass(frozen=True)
 class Alignment:
-    """How the frames of a pose and of its clip agree.
+    """The agreement of a pose's frames with those of its clip.
 
     `kind` is:
         aligned: as many poses as decoded frames, at the same rate;
-        other rate: as many, but the pose file says another rate, so time ranges would miss;
-        resampled: not as many, but as long to within a frame: the pose was made at another rate;
+        other rate: as many, but the pose file gives another rate, so that time ranges select other frames;
+        resampled: another number, but the same duration to within a frame: the pose was made at another rate;
         shorter, longer: the pose covers less or more time than the clip;
-        unmeasured: the manifest does not say how many frames the clip has.
+        unmeasured: the manifest does not give the clip's number of frames.
     """
 
     kind: Agreement
@@ -49,10 +49,7 @@ class Alignment:
 
 
 def align(pose: Pose, clip: Clip) -> Alignment:
-    """Compare a pose with its manifest row, over the row's time range.
-
-    `frames` and `fps` of the row are measured by decoding, so this is poses against decoded frames.
-    """
+    """Compare a pose with its manifest row, whose frames and rate are measured, over the row's time range."""
     frames = len(pose.within(clip.start, clip.end))
 
     def result(kind: Agreement) -> Alignment:
@@ -70,7 +67,7 @@ def align(pose: Pose, clip: Clip) -> Alignment:
 
 
 def pose_audit(manifest: Manifest) -> dict[str, Any]:
-    """Read the pose of every clip that has a video; the result can be written as json."""
+    """Audit the pose of every clip that has a video; the result can be written as json."""
     present = [clip for clip in manifest if clip.status == OK]
     audit, packs = _PoseNumbers(), PackReader(manifest.root)
     for clip in present:
@@ -98,7 +95,7 @@ def pose_audit(manifest: Manifest) -> dict[str, Any]:
 
 
 class _PoseNumbers:
-    """Running numbers over clips."""
+    """Statistics accumulated over clips."""
 
     def __init__(self) -> None:
         self.unreadable: dict[str, str] = {}
@@ -124,7 +121,7 @@ class _PoseNumbers:
             self.with_nan.append(clip.clip_id)
         pose = pose.within(clip.start, clip.end)
         if not len(pose):
-            return  # its alignment says so
+            return  # reported by its alignment
         self.frames += len(pose)
         self.scaled_by[normalise(pose)[1]] += 1
         seen = pose.confidences > 0  # [T, J]
@@ -140,7 +137,7 @@ class _PoseNumbers:
             self.outside[name] += int(outside[:, part].sum())
 
     def _direction(self, clip: Clip, y: np.ndarray, seen: np.ndarray) -> None:
-        """y `[T, 33]`. A signer's nose is above the shoulders; where the nose is not seen, shoulders are above hips."""
+        """Judge the direction of y `[T, 33]`: nose above shoulders or, without a nose, shoulders above hips."""
         shoulders = _mean_of(y, seen, LEFT_SHOULDER, RIGHT_SHOULDER)
         below_nose = shoulders - np.where(seen[:, NOSE], y[:, NOSE], np.nan)
         below_shoulders = _mean_of(y, seen, LEFT_HIP, RIGHT_HIP) - shoulders
@@ -152,7 +149,7 @@ class _PoseNumbers:
         self.y_down[clip.clip_id] = verdicts[0] if verdicts[0] is not None else verdicts[1]
 
     def _range(self, clip: Clip, xy: np.ndarray) -> None:
-        """xy `[N, 2]`: the points that were seen."""
+        """Add the range of the detected points xy `[N, 2]`."""
         if not len(xy):
             return
         if float(np.median(np.abs(xy))) > _FAR_OUTSIDE:
@@ -212,7 +209,7 @@ class _PoseNumbers:
         }
 
     def _ranges(self) -> dict[str, dict[str, float]]:
-        """Smallest and largest value, and medians over clips of a clip's percentiles."""
+        """Return the smallest and largest value, and the medians over clips of each clip's percentiles."""
         if not self.xy:
             return {}
         clips = np.stack(self.xy)  # [clips, 5, 2]
@@ -226,7 +223,7 @@ class _PoseNumbers:
 
 
 def _mean_of(y: np.ndarray, seen: np.ndarray, one: int, other: int) -> np.ndarray:
-    """Mean of two points per frame, NaN where one is not seen."""
+    """Return the mean of two points per frame, NaN where one is missing."""
     both = seen[:, one] & seen[:, other]
     return np.where(both, (y[:, one] + y[:, other]) / 2, np.nan)
 
@@ -236,7 +233,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def render_pose_audit(report: dict[str, Any]) -> str:
-    """The pose audit as text for people."""
+    """Render the pose audit as text."""
     coverage = ", ".join(f"{split} {row['with_pose']}/{row['clips']}" for split, row in report["coverage"].items())
     lines = [
         f"{report['name']}: poses for {report['with_pose']} of {report['clips']} clips ({coverage})",

@@ -23,9 +23,9 @@ def from_folder(
 ) -> Manifest:
     """Make the manifest of a folder of videos.
 
-    `train/`, `val/` and `test/` at the top are splits (so are `dev`, `validation`, ...); without them every
-    clip has split "none". Below that, the first folder's name is a clip's class if the corpus is labelled.
-    A clip's id is its path without suffix.
+    Top folders `train/`, `val/` and `test/` (or `dev`, `validation`, ...) are splits; without them every clip has split
+    "none". Below that, the first folder's name is a clip's class if the corpus is labelled. A clip's id is its path
+    without suffix.
 
     Args:
         videos: The folder.
@@ -33,7 +33,7 @@ def from_folder(
         labelled: Whether folders are classes; None = they are if every video is in one.
         name: The corpus's name; None = the folder's.
         root: The data root; None = the folder that holds both videos and poses.
-        out: Where the manifest is going to be saved; what the scan finds is kept beside it for the next time.
+        out: The path that the manifest will be saved to; the scan's cache lies beside it.
         workers, progress: See `islr.data.video.scan.scan`.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Converters for corpora that are published as lists of clips, often time ranges inside long videos.
+"""Converters of corpora that are published as lists of clips, often time ranges inside long videos.
 
-Each list becomes rows; `assemble` finds their files, measures every file once, and makes the manifest. A clip
-whose file is absent stays in it as missing. Time ranges are decoded in place, so nothing has to be cut.
+Each list becomes rows; `assemble` finds and measures their files and makes the manifest. A clip whose file is absent
+is marked as missing. Time ranges are decoded in place, so no video has to be cut.
 """
 
 import csv
@@ -62,7 +62,7 @@ def assemble(
         poses: A folder of `<clip id>.npz`.
         root: The data root; None = the folder that holds videos and poses.
         workers, progress: See `islr.data.video.scan.scan`.
-        out: Where the manifest is going to be saved; what the scan finds is kept beside it.
+        out: The path that the manifest will be saved to; the scan's cache lies beside it.
 
     Raises:
         UserError: A clip id occurs twice, a folder is missing, or not one video belongs to the list.
@@ -111,7 +111,7 @@ def _scan_jobs(rows: Sequence[ListedClip], found: Sequence[Path]) -> list[ScanJo
 
 
 def _measured(row: ListedClip, job: ScanJob, result: Scanned) -> dict[str, Any]:
-    """The columns of a clip that come from decoding its file."""
+    """Return the columns of a clip that are measured by decoding its file."""
     start, end, frames = row.start, row.end, result.frames
     if result.status != OK:
         return {"status": result.status, "start": start, "end": end}
@@ -140,7 +140,7 @@ def _measured(row: ListedClip, job: ScanJob, result: Scanned) -> dict[str, Any]:
 
 
 def from_openasl(tsv: str | Path, videos: str | Path, *, boxes: str | Path | None = None, **options: Any) -> Manifest:
-    """OpenASL: a tsv with vid, yid, start, end (and split); `<yid>.mp4` are whole videos; boxes by vid."""
+    """Convert OpenASL: a tsv with vid, yid, start, end (and split); `<yid>.mp4` are whole videos; boxes by vid."""
     known = read_json(boxes, dict) if boxes is not None else {}
     rows = [
         ListedClip(
@@ -158,7 +158,7 @@ def from_openasl(tsv: str | Path, videos: str | Path, *, boxes: str | Path | Non
 
 
 def from_kinetics(lists: Paths, videos: str | Path, **options: Any) -> Manifest:
-    """Kinetics: csv files with label, youtube_id, time_start, time_end, split; clips are cut already."""
+    """Convert Kinetics: csv files with label, youtube_id, time_start, time_end, split; clips are cut already."""
     files = _paths(lists)
     rows = []
     for where, cells in _tables(files, ("youtube_id", "time_start", "time_end", "split")):
@@ -169,7 +169,7 @@ def from_kinetics(lists: Paths, videos: str | Path, **options: Any) -> Manifest:
 
 
 def from_asl_citizen(lists: Paths, videos: str | Path, **options: Any) -> Manifest:
-    """ASL Citizen: train.csv, val.csv and test.csv with participant, video file, gloss and ASL-LEX code."""
+    """Convert ASL Citizen: train.csv, val.csv and test.csv with participant, video file, gloss and ASL-LEX code."""
     files = _paths(lists)
     rows = []
     for path in files:
@@ -181,7 +181,7 @@ def from_asl_citizen(lists: Paths, videos: str | Path, **options: Any) -> Manife
 
 
 def from_msasl(lists: Paths, videos: str | Path, *, subset: int | None = None, **options: Any) -> Manifest:
-    """MS-ASL: MSASL_train/val/test.json; `<youtube id>.mp4` are whole videos, times are in seconds.
+    """Convert MS-ASL: MSASL_train/val/test.json; `<youtube id>.mp4` are whole videos, times are in seconds.
 
     `subset` keeps the classes below it (MS-ASL100 is subset 100).
     """
@@ -215,7 +215,7 @@ def from_msasl(lists: Paths, videos: str | Path, *, subset: int | None = None, *
 
 
 def from_autsl(lists: Paths, videos: str | Path, *, signs: str | Path, **options: Any) -> Manifest:
-    """AUTSL: train/validation/test_labels.csv of `signerX_sampleY,class`; `signs` has ClassId, TR, EN."""
+    """Convert AUTSL: train/validation/test_labels.csv of `signerX_sampleY,class`; `signs` has ClassId, TR, EN."""
     files = _paths(lists)
     names = {int(cells["ClassId"]): cells["TR"] for _, cells in _table(signs, ("ClassId", "TR"))}
     rows = []
@@ -239,7 +239,7 @@ def from_lsa64(
     test_signers: Sequence[int] = (10,),
     **options: Any,
 ) -> Manifest:
-    """LSA64: files `SSS_PPP_RRR.mp4` (sign, person, repetition); split by person, the last two held out.
+    """Convert LSA64: files `SSS_PPP_RRR.mp4` (sign, person, repetition); split by person, the last two held out.
 
     `signs` is the published list `01|Opaque|R|`; without it classes are the sign numbers.
     """
@@ -259,10 +259,9 @@ def from_lsa64(
 
 
 def from_slovo(annotations: str | Path, videos: str | Path, **options: Any) -> Manifest:
-    """Slovo: annotations.csv with attachment_id, user_id, text, train, begin, end.
+    """Convert Slovo: annotations.csv with attachment_id, user_id, text, train, begin, end.
 
-    begin and end are frames of the untrimmed file; they do nothing to a file that is shorter (trimmed
-    already).
+    begin and end are frames of the untrimmed file; for a shorter file, which is trimmed already, they are ignored.
     """
     rows = []
     for where, cells in _table(annotations, ("attachment_id", "user_id", "text", "train", "begin", "end")):
@@ -274,7 +273,7 @@ def from_slovo(annotations: str | Path, videos: str | Path, **options: Any) -> M
 
 
 def from_id_list(ids: str | Path, videos: str | Path, *, name: str = "youtube-asl", **options: Any) -> Manifest:
-    """A list of video ids, one a line (YouTube-ASL): whole unlabelled videos."""
+    """Convert a list of video ids, one a line (YouTube-ASL): whole unlabelled videos."""
     listed = [line.strip() for line in read_text(ids).splitlines() if line.strip()]
     if not listed:
         raise UserError(f"{ids}: lists no video ids")
@@ -298,7 +297,7 @@ def _paths(lists: Paths) -> list[Path]:
 
 
 def _table(path: str | Path, wanted: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """(where, cells) of each row of a csv or tsv with a header that has the wanted columns."""
+    """Yield (where, cells) of each row of a csv or tsv that has the wanted columns."""
     text = read_text(path)
     delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -329,7 +328,7 @@ def _split(text: str, where: str) -> str:
 
 
 def _seconds(text: str, where: str) -> float:
-    """Seconds of `12.5` or `00:01:02.5`."""
+    """Parse `12.5` or `00:01:02.5` as seconds."""
     try:
         seconds = 0.0
         for part in text.split(":"):

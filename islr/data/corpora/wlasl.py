@@ -1,7 +1,7 @@
-"""WLASL: the v0.3 json, with or without the nslt jsons, and the videos a user holds of it.
+"""The converter of WLASL: the v0.3 json, the nslt jsons if given, and the user's videos.
 
-Every instance of the json becomes a row, whether or not its file is there, so the size of the test set never
-depends on which mirror the videos came from.
+Every instance of the json becomes a row, whether or not its file is present, so the size of the test set never depends
+on the mirror that the videos came from.
 """
 
 import re
@@ -62,16 +62,16 @@ def from_wlasl(
         subset: Only the first n glosses.
         labels: A revised label space, or its files; see `islr.data.labels`.
         label_names: The class names of numbered labels, one a line.
-        pattern: What a file is called, without suffix: `{id}`, `{gloss}` and `{n}` stand for the video id, the gloss
-            and any number, e.g. `{gloss}_{id}_{n}`.
+        pattern: File names without suffix: `{id}`, `{gloss}` and `{n}` stand for the video id, the gloss and any
+            number, e.g. `{gloss}_{id}_{n}`.
         trimmed: Ids of the videos that are cut to their time range already (`islr.data.fetch.table.trimmed_ids`).
         name: The corpus's name.
         root: The data root; None = the folder that holds both videos and poses.
-        out: Where the manifest is going to be saved; what the scan finds is kept beside it for the next time.
+        out: The path that the manifest will be saved to; the scan's cache lies beside it.
         workers, progress: See `islr.data.video.scan.scan`.
 
     Raises:
-        UserError: A file or folder is missing or not what it should be.
+        UserError: A file or folder is missing or of another kind.
     """
     listing = _listing(json, nslt, class_list, subset)
     folder, pose_folder = corpus_folders(videos, poses)
@@ -140,10 +140,10 @@ def _listing(json: str | Path, nslt: str | Path | None, class_list: str | Path |
 
 
 def fit_box(box: Box, width: int, height: int) -> tuple[Box | None, bool]:
-    """A box of the original video, in pixels of the file at hand, and whether it had to be scaled.
+    """Convert a box of the original video to pixels of the user's file; also return whether it was scaled.
 
-    The json does not say how large the original was. A box that fits into the file is taken as it is. One
-    that does not was measured on a larger picture of the same shape: the smallest usual one that holds it.
+    The json does not give the size of the original. A box that fits into the file is used as it is. Any other box was
+    measured on a larger picture of the same shape: the smallest usual one that contains it.
     """
     need = max(box[2] / width, box[3] / height)
     scale = 1.0
@@ -158,7 +158,7 @@ def fit_box(box: Box, width: int, height: int) -> tuple[Box | None, bool]:
 
 
 def _same_origin(instances: list[Instance]) -> list[list[str]]:
-    """Ids of instances that are one recording: the same address and the same time range."""
+    """Group the ids of instances that are one recording: the same address and the same time range."""
     groups: dict[tuple[str, Range], list[str]] = {}
     for instance in instances:
         if instance.url:
@@ -196,7 +196,7 @@ def _clip(instance: Instance, path: Path, found: Scanned, base: Path, counts: Co
 
 
 def _is_uncut(span: Range, found: Scanned) -> bool:
-    """Whether a range counts from this file's beginning, or the file already is what the range cuts out."""
+    """Return whether a range counts from this file's beginning; False if the file is cut to the range already."""
     start, end = span[0] or 0.0, span[1]
     if end is None:
         return start < found.duration - _PRE_CUT_TOLERANCE_S and found.counts[0] > 0
@@ -206,7 +206,7 @@ def _is_uncut(span: Range, found: Scanned) -> bool:
 
 
 def _match(files: Iterable[Path], wanted: set[str], pattern: str) -> tuple[dict[str, Path], int]:
-    """The file of each wanted video id, and how many files belong to none."""
+    """Return the file of each video id, and how many files belong to none."""
     if "{id}" not in pattern:
         raise UserError(f"pattern '{pattern}': {{id}} must stand where file names have the video id")
     expression = re.escape(pattern)
@@ -243,7 +243,7 @@ def _check_nslt(instances: list[Instance], glosses: list[str], path: Path, notes
                 f"{path}: clip {video_id} is {split} of class {label} here, but {instance.split} of class"
                 f" {instance.label} ({glosses[instance.label]}) in the json; the files do not belong together"
             )
-    # Leftovers of an earlier release: no signer, source or url, and no published loader uses them.
+    # Remains of an earlier release: no signer, source or url, and no published loader uses them.
     notes["nslt_ids_not_in_json"] = sorted(set(listed) - set(known))
     kept = [instance for instance in instances if instance.video_id in listed]
     if not kept:
@@ -253,7 +253,7 @@ def _check_nslt(instances: list[Instance], glosses: list[str], path: Path, notes
 
 
 def _check_class_list(glosses: Sequence[str], path: Path) -> list[str]:
-    """Classes that the list `index<TAB>gloss` names otherwise than the json."""
+    """Return the classes that the list `index<TAB>gloss` names otherwise than the json."""
     try:
         rows = [line.split("\t") for line in read_text(path).splitlines() if line.strip()]
         listed = {int(index): name.strip() for index, name in rows}

@@ -1,4 +1,4 @@
-"""The WLASL v0.3 json: one instance per row, its URL, frame range and box."""
+"""The reader of the WLASL v0.3 json: glosses and their instances, each with URL, frame range and box."""
 
 import math
 from collections import Counter
@@ -32,7 +32,7 @@ class Instance:
 
 
 def read_instances(path: str | Path) -> tuple[list[Instance], list[str]]:
-    """Instances and glosses of a WLASL json, in its order.
+    """Read the instances and glosses of a WLASL json, in its order.
 
     Raises:
         UserError: The file is missing, not json, or not of the WLASL schema.
@@ -59,7 +59,7 @@ def read_instances(path: str | Path) -> tuple[list[Instance], list[str]]:
 
 
 def span_of(frame_start: int, frame_end: int) -> Range:
-    """Seconds of a frame range that is 1-based, inclusive, counts 25 frames a second, and -1 = to the end."""
+    """Convert a frame range to seconds; it is 1-based, inclusive, at 25 frames a second, and -1 means to the end."""
     start = None if frame_start <= 1 else (frame_start - 1) / JSON_FPS
     return start, (None if frame_end <= 0 else frame_end / JSON_FPS)
 

@@ -5,9 +5,9 @@ import urllib.parse
 
 
 def youtube_id(url: str) -> str | None:
-    """The id of the one video that an address shows; None if it shows none, or is not on YouTube.
+    """Return the id of the one video that an address shows; None if it shows none, or is not on YouTube.
 
-    A playlist in the address is left out, so that it can never be expanded.
+    A playlist in the address is ignored, so that it can never be expanded.
     """
     if not on_youtube(url):
         return None
@@ -20,13 +20,13 @@ _ID = re.compile(r"(?:[?&]v=|^/(?:embed/|shorts/|v/|live/)?)([A-Za-z0-9_-]{11})(
 
 
 def on_youtube(url: str) -> bool:
-    """Whether an address is one of YouTube's."""
+    """Return whether an address is one of YouTube's."""
     host = _parts(url).hostname or ""
     return host.removeprefix("www.").removeprefix("m.") in _HOSTS
 
 
 def _parts(url: str) -> urllib.parse.SplitResult:
-    """The parts of an address; some lists leave the scheme out. No parts if it is none."""
+    """Split an address, with or without a scheme; all parts are empty if it is malformed."""
     try:
         return urllib.parse.urlsplit(url if "//" in url else f"//{url}")
     except ValueError:

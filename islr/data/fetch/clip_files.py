@@ -1,7 +1,7 @@
-"""From a downloaded video to the files of its clips and their rows: checked, cut, named, recorded.
+"""The files of fetched clips: checked, cut, named and recorded in the table.
 
-A file gets its final name only after it was decoded from its first frame to its last, so what has that name is
-good, and only something as good replaces it.
+A file gets its final name only after it has been decoded from its first frame to its last, so every file of that name
+is good, and only a good file replaces it.
 """
 
 import os
@@ -35,12 +35,12 @@ class ClipFiles:
     """The files of a folder of fetched clips; safe to use from several threads.
 
     Args:
-        folder: Holds the files, `<video_id>.<suffix>`.
-        work: Holds what is not finished.
+        folder: The folder of the files, `<video_id>.<suffix>`.
+        work: The folder of unfinished files.
         rows: The clips' table.
-        ids: The clips.
+        ids: The clips' ids.
         workers: Processes that check and cut.
-        trim: Whether a clip with a time range is cut to it.
+        trim: Whether clips are cut to their time range.
         stop: Ends all work when set.
     """
 
@@ -56,28 +56,28 @@ class ClipFiles:
     ) -> None:
         self._folder, self._work, self._rows, self._trim, self._stop = folder, work, rows, trim, stop
         wanted = set(ids)
-        self._there: dict[str, Path] = {}
+        self._existing: dict[str, Path] = {}
         for path in sorted(folder.iterdir()):
             if path.stem in wanted and path.suffix.lower() in VIDEO_SUFFIXES:
-                self._there.setdefault(path.stem, path)
+                self._existing.setdefault(path.stem, path)
         self._all = [Checker() for _ in range(workers)]
-        self._idle: queue.LifoQueue[Checker] = queue.LifoQueue()  # the last first: few files start few processes
+        self._idle: queue.LifoQueue[Checker] = queue.LifoQueue()  # last in, first out: few files start few processes
         for checker in self._all:
             self._idle.put(checker)
 
     def close(self) -> None:
-        """End the processes and remove what they left."""
+        """End the processes and remove their unfinished files."""
         for checker in self._all:
             checker.close()
         for leftover in self._work.glob("*.cut"):
             leftover.unlink()
 
-    def are_there(self, instance: Instance, retry_dead: bool) -> bool:
-        """Whether a clip needs no fetching: it is there as recorded, or was found to be lost for good.
+    def are_existing(self, instance: Instance, retry_dead: bool) -> bool:
+        """Return whether a clip needs no fetching: its file is as recorded, or its outcome is final.
 
-        A good file that the table knows nothing of is taken into it as it is.
+        A good file that the table does not list is added to it as it is.
         """
-        row, path = self._rows.get(instance.video_id), self._there.get(instance.video_id)
+        row, path = self._rows.get(instance.video_id), self._existing.get(instance.video_id)
         if path is not None and row is not None and row.sha256:
             if row.outcome == table.OK and file_sha256(path) == row.sha256:
                 return True
@@ -89,9 +89,9 @@ class ClipFiles:
         return row is not None and row.outcome in table.FINAL and row.url == instance.url and not retry_dead
 
     def make(self, clips: Sequence[Instance], source: Path, attempts: int) -> None:
-        """Make and record every clip of a video that came, and remove it.
+        """Make and record every clip of a downloaded video, and remove the download.
 
-        What is kept whole is decoded once for all clips.
+        The whole video is decoded once for all clips that are not cut.
         """
         whole: CheckedVideo | DecodeError | None = None
         for instance in clips:
@@ -110,12 +110,12 @@ class ClipFiles:
         source.unlink()
 
     def note_failure(self, instance: Instance, outcome: str, detail: str, attempts: int) -> None:
-        """Record that a clip did not come.
+        """Record that fetching a clip failed.
 
-        The hash of a file that is still there stays, so that it is not taken for somebody else's.
+        The row keeps the hash of an existing file, so that the next run does not take it for the user's own.
         """
         old = self._rows.get(instance.video_id)
-        kept = old.sha256 if old is not None and instance.video_id in self._there else ""
+        kept = old.sha256 if old is not None and instance.video_id in self._existing else ""
         self._rows.put(
             FetchedClip(
                 video_id=instance.video_id,
@@ -130,13 +130,13 @@ class ClipFiles:
         )
 
     def _name(self, instance: Instance, path: Path, found: CheckedVideo, trimmed: str, attempts: int) -> None:
-        """Give a file that was found good the name of its clip."""
+        """Give a good file the name of its clip."""
         target = self._folder / f"{instance.video_id}{found.suffix}"
         if trimmed == "yes":
             os.replace(path, target)
         else:
             _link(path, target)
-        old = self._there.get(instance.video_id)
+        old = self._existing.get(instance.video_id)
         if old is not None and old != target:
             old.unlink(missing_ok=True)  # the same clip in another container
         self._rows.put(_row(instance, "", target, found, trimmed, attempts))
@@ -176,17 +176,17 @@ def _row(instance: Instance, detail: str, path: Path, found: CheckedVideo, trimm
 
 
 def _link(whole: Path, target: Path) -> None:
-    """Give a whole video another name: without taking space where the disk can, else as a copy."""
+    """Give a whole video another name, by a hard link where the file system has them, else by a copy."""
     beside = target.with_name(f".{target.name}.partial")
     beside.unlink(missing_ok=True)
     try:
         os.link(whole, beside)
-    except OSError:  # not every file system has links
+    except OSError:  # no hard links here
         with whole.open("rb") as source:
             write_atomic_with(target, lambda file: shutil.copyfileobj(source, file))
         return
     os.replace(beside, target)
-    beside.unlink(missing_ok=True)  # still there if the target was this very file already
+    beside.unlink(missing_ok=True)  # `os.replace` leaves it if the target is the same file already
 
 
 def _now() -> str:

@@ -1,4 +1,4 @@
-"""Is it a video, and the part of it that is the clip: decided by decoding, in a process that may die of it."""
+"""Checking a downloaded video and cutting a clip out of it, by decoding in a process that may crash or hang."""
 
 import os
 import threading
@@ -30,7 +30,7 @@ SHORTEST_S = 8.5 / 25
 
 @dataclass(frozen=True)
 class CheckedVideo:
-    """A video that decodes: its real container's suffix, and what it holds."""
+    """The measurements of a video that decodes, with its real container's suffix."""
 
     suffix: str
     frames: int
@@ -57,7 +57,7 @@ def check(path: Path) -> CheckedVideo:
 
 
 def cut(path: Path, span: Range, target: Path) -> CheckedVideo:
-    """Write the frames of a time range to an mp4 of their own: same pictures, upright, same times, no sound.
+    """Write the frames of a time range to an mp4: same pictures, upright, same times, no sound.
 
     Raises:
         DecodeError: The file cannot give these frames, or ends before the range does ("no frames").
@@ -95,7 +95,7 @@ def cut(path: Path, span: Range, target: Path) -> CheckedVideo:
 
 
 class Checker:
-    """A process that checks and cuts one file at a time; a file that hangs or kills it costs only that process."""
+    """A process that checks and cuts one file at a time, so that a file that crashes or hangs it costs nothing else."""
 
     def __init__(self) -> None:
         self._worker: Worker | None = None

@@ -1,7 +1,7 @@
-"""Get the videos of a WLASL json: one file and one outcome per clip, continued by running it again.
+"""Fetching the videos of a WLASL json: one file and one outcome per clip, continued by running it again.
 
-Everything lies in one folder: `<video_id>.<suffix>`, `fetch.csv` (see `islr.data.fetch.table`), and `.fetch/` with
-what is on its way. A video that several clips use is downloaded once.
+The folder holds `<video_id>.<suffix>`, `fetch.csv` (see `islr.data.fetch.table`), and unfinished files in `.fetch/`. A
+video that several clips share is downloaded once.
 """
 
 import random
@@ -28,30 +28,30 @@ from islr.processes.lock import locked
 from islr.processes.signals import StopSignal
 
 _WORK = ".fetch"
-_LONGEST_WAIT_S = 300.0  # a host that asks for more is left to the next run
-_GIVE_UP_AFTER = 5  # files of one host in a row that got no answer: it is down, and the rest would only wait
+_LONGEST_WAIT_S = 300.0  # hosts that ask for more are left to the next run
+_GIVE_UP_AFTER = 5  # files of one host in a row without an answer, after which the host counts as down
 _BACKOFF_FACTOR, _LONGEST_BACKOFF_S = 2.0, 60.0
 _SAVE_EVERY_S = 30.0
-_LOOK_EVERY_S = 0.2
-_LAST_WORDS_S = 5.0  # for threads to stop
+_POLL_S = 0.2
+_STOPPING_S = 5.0  # for threads to end after a signal
 
 
 @dataclass(frozen=True)
 class FetchOptions:
-    """How to fetch.
+    """Limits and choices of a fetch.
 
     Attributes:
-        jobs: Files at a time, in all.
-        per_host: Files of one host at a time.
-        rate: Files of one host started per second.
+        jobs: Simultaneous downloads, in all.
+        per_host: Simultaneous downloads from one host.
+        rate: Downloads from one host started per second.
         retries: Further attempts after a temporary failure, within this run.
-        backoff_s: Seconds before the first of them; each later one waits twice as long.
-        trim: Cut what has a time range to it; False = keep whole videos.
-        retry_dead: Try again what an earlier run found for good.
+        backoff_s: Seconds before the first retry; each later one waits twice as long.
+        trim: Cut clips to their time range; False = keep whole videos.
+        retry_dead: Also retry clips whose outcome is final.
         workers: Processes that decode.
-        limits: What one transfer may cost.
-        cookies: A cookies.txt that yt-dlp gets.
-        yt_dlp: How to start yt-dlp; None = look for it, empty = there is none.
+        limits: Limits of one transfer.
+        cookies: A cookies.txt for yt-dlp.
+        yt_dlp: The command that starts yt-dlp; None = find it, empty = do without.
     """
 
     jobs: int = 8
@@ -69,7 +69,7 @@ class FetchOptions:
 
 @dataclass
 class _Video:
-    """A video to download, and the clips that are made of it."""
+    """A video to download, and the clips that are made from it."""
 
     key: str
     url: str
@@ -86,18 +86,18 @@ def fetch(
     subset: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[FetchedClip]:
-    """Fetch the clips of a WLASL json into a folder; returns one row per clip, in the json's order.
+    """Fetch the clips of a WLASL json into a folder; return one row per clip, in the json's order.
 
     Args:
         json: `WLASL_v0.3.json` or a file of its schema.
         out: The folder.
-        options: How; None = politely.
+        options: Limits and choices; None = the defaults.
         subset: Only the first n glosses.
         progress: Called with (clips done, clips in all).
 
     Raises:
         UserError: The json or the folder's table is wrong, or another process fetches into the folder.
-        Interrupted: A signal came; what was reached is kept, and the same command goes on from there.
+        Interrupted: A signal arrived; finished clips are kept, and the same command continues.
         OSError: The disk is full or not writable.
     """
     instances, glosses = read_instances(json)
@@ -114,7 +114,7 @@ def fetch(
 
 @contextmanager
 def _folder(path: Path) -> Iterator[tuple[Path, int]]:
-    """The folder, made if need be and locked, and the lock's file descriptor."""
+    """Create and lock the folder; yield it and the lock's file descriptor."""
     work = path / _WORK
     try:
         work.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ def _folder(path: Path) -> Iterator[tuple[Path, int]]:
 
 
 class _Run:
-    """One run: what is known, what is to be done, and the threads that do it."""
+    """One run: the table, the queue of videos, and the threads that work through it."""
 
     def __init__(
         self,
@@ -143,12 +143,12 @@ class _Run:
         self.stop = threading.Event()
         self.files = ClipFiles(folder, self.work, self.table, self.ids, options.workers, options.trim, self.stop)
         self.turn = threading.Lock()
-        self.silent: Counter[str] = Counter()  # files in a row that a host gave no answer for
+        self.unanswered: Counter[str] = Counter()  # files of a host in a row without an answer
         self.done = 0
         self.fault: BaseException | None = None
 
     def go(self) -> list[FetchedClip]:
-        """Do everything that is left to do."""
+        """Fetch every clip that is not present."""
         try:
             with StopSignal() as signals:
                 pending = self._work_through(self._all_present, signals)
@@ -161,10 +161,10 @@ class _Run:
         return self.table.rows(self.ids)
 
     def _work_through(self, task: Callable[[], None], signals: StopSignal) -> list[Instance]:
-        """Run a task in all threads until they are done; returns what `_all_present` left to do.
+        """Run a task in all threads until they are done; return the instances that `_all_present` found missing.
 
         Raises:
-            Interrupted: A signal came.
+            Interrupted: A signal arrived.
         """
         self.left: list[Instance] = []
         self.todo = iter(self.instances)
@@ -173,17 +173,17 @@ class _Run:
             thread.start()
         looks = 0
         while any(thread.is_alive() for thread in threads) and not signals.received and self.fault is None:
-            threads[looks % len(threads)].join(_LOOK_EVERY_S / len(threads))
+            threads[looks % len(threads)].join(_POLL_S / len(threads))
             self.progress(self.done, len(self.instances))
             looks += 1
-            if looks % round(_SAVE_EVERY_S * len(threads) / _LOOK_EVERY_S) == 0:
+            if looks % round(_SAVE_EVERY_S * len(threads) / _POLL_S) == 0:
                 self.table.save()
         if signals.received or self.fault is not None:
             self.stop.set()
             if task == self._all_videos:
                 self.schedule.stop()
             for thread in threads:
-                thread.join(_LAST_WORDS_S / len(threads))
+                thread.join(_STOPPING_S / len(threads))
         if self.fault is not None:
             raise self.fault
         if signals.received:
@@ -212,7 +212,7 @@ class _Run:
                     self.left.append(instance)
 
     def _videos(self, pending: list[Instance]) -> Iterator[tuple[str, _Video]]:
-        """(host, video) of the pending clips; those that no request can be made for get their outcome here."""
+        """Yield (host, video) of the pending clips; record the outcome of those that no request can be made for."""
         videos: dict[str, _Video] = {}
         places = {video_id: place for place, video_id in enumerate(self.ids)}
         for instance in sorted(pending, key=lambda instance: places[instance.video_id]):
@@ -244,13 +244,13 @@ class _Run:
                 self._fail(video, failure)
                 self._judge(host, failure)
             else:
-                self.silent[host] = 0
+                self.unanswered[host] = 0
                 self.files.make(video.clips, self.work / video.key, video.attempts)
                 self._count(video)
             self.schedule.done(host)
 
     def _get(self, video: _Video) -> None:
-        """Make one attempt at downloading a video; nothing to do if an earlier run has it whole."""
+        """Make one attempt at downloading a video, unless an earlier run has completed it."""
         whole, limits = self.work / video.key, self.options.limits
         if whole.is_file():
             return
@@ -261,13 +261,13 @@ class _Run:
             download(video.url, whole, limits, self.stop)
 
     def _try_again(self, host: str, video: _Video, failure: FetchFailure) -> bool:
-        """Hand a video back to the schedule if another attempt in this run makes sense."""
+        """Return a video to the schedule if another attempt in this run makes sense."""
         if not failure.retry or video.attempts > self.options.retries:
             return False
         if failure.wait is not None and failure.wait > _LONGEST_WAIT_S:
             return False
         backoff = self.options.backoff_s * _BACKOFF_FACTOR ** (video.attempts - 1)
-        # Spread, so that files which failed together do not come back together.
+        # Random, so that files which failed together are not retried together.
         wait = min(backoff, _LONGEST_BACKOFF_S) * random.uniform(1.0, 1.5)
         if failure.wait is not None:
             self.schedule.pause(host, failure.wait)
@@ -276,10 +276,10 @@ class _Run:
         return True
 
     def _judge(self, host: str, failure: FetchFailure) -> None:
-        """Leave a host alone for the rest of the run if it is down or wants to be."""
-        self.silent[host] = self.silent[host] + 1 if failure.of_host else 0
+        """Drop a host for the rest of the run if it is down, or asks to wait for too long."""
+        self.unanswered[host] = self.unanswered[host] + 1 if failure.of_host else 0
         asked = failure.wait is not None and failure.wait > _LONGEST_WAIT_S
-        if not asked and self.silent[host] < _GIVE_UP_AFTER:
+        if not asked and self.unanswered[host] < _GIVE_UP_AFTER:
             return
         why = f"asks to wait {failure.wait:.0f} s" if asked else f"failed {_GIVE_UP_AFTER} times in a row"
         for video in self.schedule.drop(host):

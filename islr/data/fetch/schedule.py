@@ -1,7 +1,7 @@
-"""Who may be asked next: many hosts at once, each of them rarely.
+"""A scheduler of downloads with per-host limits on concurrency and rate.
 
-Work waits in one queue per host. A host is given only so many jobs at a time and so many a second, so one
-slow host neither is pressed nor holds up the others.
+Every host has its own queue, its own number of simultaneous jobs and its own rate, so that no host is overloaded and a
+slow host does not delay the others.
 """
 
 import heapq
@@ -16,84 +16,84 @@ T = TypeVar("T")
 
 
 @dataclass
-class _Lane(Generic[T]):
-    jobs: list[tuple[float, int, T]] = field(default_factory=list)  # heap of (not before, number, job)
+class _HostQueue(Generic[T]):
+    jobs: list[tuple[float, int, T]] = field(default_factory=list)  # heap of (earliest start, number, job)
     active: int = 0
     not_before: float = 0.0
 
 
 class Schedule(Generic[T]):
-    """Hands out jobs to threads.
+    """Thread-safe queues of jobs, one per host.
 
     Args:
         jobs: (host, job) pairs, taken in order within a host.
-        per_host: Jobs of one host at a time.
+        per_host: Simultaneous jobs of one host.
         rate: Jobs of one host started per second.
     """
 
     def __init__(self, jobs: Iterable[tuple[str, T]], per_host: int, rate: float) -> None:
         self._per_host, self._gap = per_host, 1.0 / rate
-        self._lanes: dict[str, _Lane[T]] = {}
+        self._queues: dict[str, _HostQueue[T]] = {}
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._stopped = False
         self._open = 0
         for host, job in jobs:
-            self._lanes.setdefault(host, _Lane()).jobs.append((0.0, next(self._numbers), job))
+            self._queues.setdefault(host, _HostQueue()).jobs.append((0.0, next(self._numbers), job))
             self._open += 1
 
     def take(self) -> tuple[str, T] | None:
-        """(host, job), as soon as one may start; None when nothing is left to do or it was told to stop."""
+        """Wait for a job that may start and return (host, job); None when no job is left or after `stop`."""
         with self._changed:
             while self._open and not self._stopped:
                 now = time.monotonic()
                 times = {
-                    host: max(lane.jobs[0][0], lane.not_before)
-                    for host, lane in self._lanes.items()
-                    if lane.jobs and lane.active < self._per_host
+                    host: max(queue.jobs[0][0], queue.not_before)
+                    for host, queue in self._queues.items()
+                    if queue.jobs and queue.active < self._per_host
                 }
                 host = min(times, key=times.__getitem__, default=None)
                 if host is not None and times[host] <= now:
-                    lane = self._lanes[host]
-                    lane.active += 1
-                    lane.not_before = now + self._gap
-                    return host, heapq.heappop(lane.jobs)[2]
+                    queue = self._queues[host]
+                    queue.active += 1
+                    queue.not_before = now + self._gap
+                    return host, heapq.heappop(queue.jobs)[2]
                 self._changed.wait(None if host is None else times[host] - now)
             return None
 
     def done(self, host: str) -> None:
-        """A job that was taken is finished."""
+        """Mark a job of this host as finished."""
         with self._changed:
-            self._lanes[host].active -= 1
+            self._queues[host].active -= 1
             self._open -= 1
             self._changed.notify_all()
 
     def again(self, host: str, job: T, wait: float) -> None:
-        """A job that was taken shall be handed out once more, after `wait` seconds."""
+        """Put a job back into its host's queue, to start after `wait` seconds."""
         with self._changed:
-            lane = self._lanes[host]
-            lane.active -= 1
-            heapq.heappush(lane.jobs, (time.monotonic() + wait, next(self._numbers), job))
+            queue = self._queues[host]
+            queue.active -= 1
+            heapq.heappush(queue.jobs, (time.monotonic() + wait, next(self._numbers), job))
             self._changed.notify_all()
 
     def pause(self, host: str, wait: float) -> None:
-        """Start nothing of this host for `wait` seconds."""
+        """Start no job of this host for `wait` seconds."""
         with self._changed:
-            lane = self._lanes[host]
-            lane.not_before = max(lane.not_before, time.monotonic() + wait)
+            queue = self._queues[host]
+            queue.not_before = max(queue.not_before, time.monotonic() + wait)
 
     def drop(self, host: str) -> list[T]:
-        """Take away and return what still waits for this host."""
+        """Remove and return the waiting jobs of this host."""
         with self._changed:
-            lane = self._lanes[host]
-            jobs = [job for _, _, job in lane.jobs]
-            lane.jobs.clear()
+            queue = self._queues[host]
+            jobs = [job for _, _, job in queue.jobs]
+            queue.jobs.clear()
             self._open -= len(jobs)
             self._changed.notify_all()
             return jobs
 
     def stop(self) -> None:
-        """Hand out nothing more."""
+        """Make `take` return None from now on."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()

@@ -1,7 +1,7 @@
-"""What became of every clip that was to be fetched: `fetch.csv`, which the next run continues.
+"""The table of fetched clips, `fetch.csv`: one outcome per clip, continued by the next run.
 
-Rows are appended to a journal as they are known and folded into the csv now and then, so that a killed run
-forgets nothing and a table of twenty thousand rows is not written anew for each of them.
+New rows are appended to a journal and merged into the csv now and then, so that a killed run loses no row and a table
+of twenty thousand rows is not rewritten for each of them.
 """
 
 import csv
@@ -24,32 +24,32 @@ OK, DEAD, BLOCKED, WRONG_TYPE, TOO_SHORT = "ok", "dead", "blocked", "wrong type"
 TOO_LARGE, DAMAGED, BAD_LINK, TRUNCATED = "too large", "damaged", "bad link", "truncated"
 TIMEOUT, UNREACHABLE, SERVER_ERROR, NEEDS_YTDLP = "timeout", "unreachable", "server error", "needs yt-dlp"
 
-# Every outcome and what it says.
+# Every outcome and its meaning.
 OUTCOMES = {
     OK: "the file is there, decodes from its first frame to its last, and has the recorded sha256",
     DEAD: "the address holds no video any more (404, 410, removed, private)",
-    WRONG_TYPE: "what came is not a video, such as a page that says so politely",
+    WRONG_TYPE: "the host sent something else than a video, such as a web page",
     TOO_SHORT: "the video ends before the clip does, or is shorter than any sign",
-    TOO_LARGE: "more bytes than the cap",
-    DAMAGED: "it came whole and does not decode",
-    BAD_LINK: "not an http(s) address, or one that leads into a private network or elsewhere",
-    BLOCKED: "the host refuses us (401, 403, 429, sign in)",
-    TRUNCATED: "it broke off, and again each time",
-    TIMEOUT: "nothing, or next to nothing, came for too long",
-    UNREACHABLE: "no connection",
+    TOO_LARGE: "the file exceeds the cap on bytes",
+    DAMAGED: "the file is complete and does not decode",
+    BAD_LINK: "not an http(s) address, or one that leads into a private network",
+    BLOCKED: "the host refuses the request (401, 403, 429, sign in)",
+    TRUNCATED: "the transfer broke off, in every attempt",
+    TIMEOUT: "the host sent nothing, or too little, for too long",
+    UNREACHABLE: "no connection to the host",
     SERVER_ERROR: "the host failed (5xx)",
     NEEDS_YTDLP: "a YouTube video, and yt-dlp is not installed",
 }
-# What another run would find again; it is tried again only when asked for.
+# Outcomes that another run would meet again; they are retried only on request (--retry-dead).
 FINAL = frozenset((DEAD, WRONG_TYPE, TOO_SHORT, TOO_LARGE, DAMAGED, BAD_LINK))
 
 
 @dataclass(frozen=True)
 class FetchedClip:
-    """One clip: its outcome, and what its file holds if there is one.
+    """One clip: its outcome, and the measurements of its file if it has one.
 
-    `file` is relative to the table's folder; `trimmed` is "yes" if the file is just the clip's time range,
-    "no" if it is the whole video, empty if nobody knows (it was there before).
+    `file` is relative to the table's folder; `trimmed` is "yes" if the file is just the clip's time range, "no" if it
+    is the whole video, and empty if that is unknown, because the file is older than the table.
     """
 
     video_id: str
@@ -84,16 +84,16 @@ class FetchTable:
     """The rows of a folder; safe to use from several threads.
 
     Args:
-        folder: Holds `fetch.csv`, or will.
+        folder: The folder of `fetch.csv`.
         journal: The file of rows that are not in the csv yet.
-        order: Clip ids in the order their rows shall have.
+        order: Clip ids in the order of the table's rows.
 
     Raises:
-        UserError: `fetch.csv` is there and is no such table.
+        UserError: `fetch.csv` exists and is another kind of table.
     """
 
     def __init__(self, folder: Path, journal: Path, order: Sequence[str]) -> None:
-        self.path, self._journal_path = folder / TABLE, journal
+        self.path = folder / TABLE
         self._order = {video_id: place for place, video_id in enumerate(order)}
         self._lock = threading.Lock()
         self._rows = {row.video_id: row for row in read_table(self.path)} if self.path.is_file() else {}
@@ -101,19 +101,19 @@ class FetchTable:
         self._journal = journal.open("a", encoding="utf-8")
 
     def get(self, video_id: str) -> FetchedClip | None:
-        """The clip's row, if there is one."""
+        """Return the clip's row, or None."""
         with self._lock:
             return self._rows.get(video_id)
 
     def put(self, row: FetchedClip) -> None:
-        """Set a clip's row; it outlives a kill from here on."""
+        """Set a clip's row, in the journal too, so that it survives a kill."""
         with self._lock:
             self._rows[row.video_id] = row
             self._journal.write(json.dumps(dataclasses.asdict(row)) + "\n")
             self._journal.flush()
 
     def rows(self, ids: Iterable[str]) -> list[FetchedClip]:
-        """The rows of some clips, those that have one."""
+        """Return the rows of those clips that have one."""
         with self._lock:
             return [self._rows[video_id] for video_id in ids if video_id in self._rows]
 
@@ -130,13 +130,13 @@ class FetchTable:
             self._journal.truncate(0)
 
     def close(self) -> None:
-        """Save, and let go of the journal."""
+        """Save the table and close the journal."""
         self.save()
         self._journal.close()
 
 
 def read_table(path: str | Path) -> list[FetchedClip]:
-    """The rows of a `fetch.csv`.
+    """Read the rows of a `fetch.csv`.
 
     Raises:
         UserError: The file is missing or not such a table.
@@ -151,13 +151,13 @@ def read_table(path: str | Path) -> list[FetchedClip]:
     try:
         return [_row(cells) for cells in reader]
     except (TypeError, ValueError) as error:
-        raise UserError(f"{path} line {reader.line_num}: {error}; mend the line or delete it") from error
+        raise UserError(f"{path} line {reader.line_num}: {error}; correct the line or delete it") from error
 
 
 def trimmed_ids(folder: Path) -> set[str]:
-    """Ids of the clips below a folder of videos that were fetched and cut to their time range.
+    """Return the ids of a folder's clips that were fetched and cut to their time range.
 
-    A file that has another size than the table says was put there by somebody else and is not among them.
+    A file of another size than the table says is not among them: the user has replaced it.
     """
     if not (folder / TABLE).is_file():
         return set()
@@ -167,7 +167,7 @@ def trimmed_ids(folder: Path) -> set[str]:
 
 
 def summarise(rows: Sequence[FetchedClip]) -> str:
-    """A table for people: sources down, outcomes across, what each outcome means below."""
+    """Render a text table: a row per source, a column per outcome, and the meaning of each outcome below."""
     used = [outcome for outcome in OUTCOMES if any(row.outcome == outcome for row in rows)]
     lines = [("source", "clips", *used)]
     for source in [*sorted({row.source for row in rows}), None]:
@@ -199,7 +199,7 @@ def _row(cells: Mapping[str | None, Any]) -> FetchedClip:
 
 
 def _read_journal(path: Path) -> list[FetchedClip]:
-    """Rows of a journal; a last line that a kill cut short is left out."""
+    """Read the rows of a journal, but for a last line that a kill has cut short."""
     rows = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():

@@ -1,4 +1,4 @@
-"""YouTube videos, through yt-dlp: an optional tool, run as a process so that it can be stopped at any time."""
+"""Downloads from YouTube through yt-dlp, an optional tool that runs as a process so that it can be stopped."""
 
 import importlib.util
 import re
@@ -21,7 +21,7 @@ _LONGEST_S = 3600.0  # for one video
 _POLL_S = 0.2
 _KILL_S = 5.0
 
-# What yt-dlp says, in the order in which it decides: a private video's message also mentions signing in.
+# Patterns of yt-dlp's messages, tried in this order: a private video's message also mentions signing in.
 _MESSAGES: tuple[tuple[str, str], ...] = (
     (r"private video|has been (?:removed|terminated)|no longer available|account .{0,60}terminated", table.DEAD),
     (r"not a bot|HTTP Error 429|rate.limit", table.BLOCKED),
@@ -35,7 +35,7 @@ _FULL_DISK = re.compile(r"No space left on device")
 
 
 def find_command() -> tuple[str, ...]:
-    """How to start yt-dlp: the one beside this package, else the one on the path; empty if there is none."""
+    """Return the command that starts yt-dlp: this environment's, else that on the path; empty if there is none."""
     if importlib.util.find_spec("yt_dlp") is not None:
         return sys.executable, "-m", "yt_dlp"
     program = shutil.which("yt-dlp")
@@ -51,16 +51,16 @@ def download_youtube(
     cookies: Path | None = None,
     held: int | None = None,
 ) -> None:
-    """Make one attempt at getting a video; yt-dlp continues what an earlier one left.
+    """Make one attempt at downloading a video; yt-dlp continues an earlier attempt.
 
     Args:
         video_id: Its eleven characters.
         target: The file to make.
-        limits: The seconds are given to yt-dlp for each answer, the bytes as the largest file.
+        limits: yt-dlp's timeout for each answer, and its largest file.
         stop: Ends the attempt when set.
-        command: How to start yt-dlp.
-        cookies: A cookies.txt for yt-dlp, for videos that want a signed-in viewer.
-        held: A locked file descriptor that yt-dlp shall hold too, should it outlive this process.
+        command: The command that starts yt-dlp.
+        cookies: A cookies.txt for videos that require a signed-in viewer.
+        held: A locked file descriptor that yt-dlp inherits, so that it holds the lock if it outlives this process.
 
     Raises:
         FetchFailure: It did not come.
@@ -72,7 +72,7 @@ def download_youtube(
         *("--fixup", "never", "--format", _FORMAT, "--retries", "3"),
         *("--socket-timeout", f"{limits.timeout:g}", "--max-filesize", str(limits.max_bytes)),
         *(("--cookies", str(cookies.resolve())) if cookies else ()),
-        # A name without a field for the suffix: the file is called this whatever it holds.
+        # Without a field for the suffix, the file gets this name whatever its container is.
         *("--output", target.name.replace("%", "%%")),
     )
     whole = [*command, *arguments, "--", f"https://{HOST}/watch?v={video_id}"]
@@ -92,17 +92,17 @@ def download_youtube(
             if process.poll() is None:
                 _end(process)
         log.seek(0)
-        said = log.read()
+        messages = log.read()
     target.with_name(target.name + ".log").unlink()
     if late:
         raise FetchFailure(table.TIMEOUT, f"not done after {_LONGEST_S:.0f} s", retry=True)
     if process.returncode == 0 and target.is_file():
         return
-    raise _failure(said, process.returncode)
+    raise _failure(messages, process.returncode)
 
 
 def _wait(process: "subprocess.Popen[bytes]", stop: threading.Event) -> bool:
-    """Wait for yt-dlp; True if it takes too long."""
+    """Wait for yt-dlp; return True if it takes too long."""
     began = time.monotonic()
     while process.poll() is None:
         if stop.wait(_POLL_S):
@@ -121,13 +121,13 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def _failure(said: str, code: int) -> FetchFailure:
-    """What yt-dlp's last words mean."""
-    lines = [line for line in said.splitlines() if line.strip()]
+def _failure(messages: str, code: int) -> FetchFailure:
+    """Return the failure that yt-dlp's error message describes."""
+    lines = [line for line in messages.splitlines() if line.strip()]
     line = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "")
-    if _FULL_DISK.search(said):
+    if _FULL_DISK.search(messages):
         raise OSError(line)
-    if code == 0:  # it declines a file that is too large without calling that an error
+    if code == 0:  # for yt-dlp, declining a file that is too large is no error
         return FetchFailure(table.TOO_LARGE, line or "larger than the cap")
     for pattern, outcome in _MESSAGES:
         if re.search(pattern, line, re.IGNORECASE):

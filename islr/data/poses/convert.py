@@ -1,4 +1,4 @@
-"""Turns a folder of foreign pose files into a folder of canonical ones."""
+"""The converter of a folder of foreign pose files to a folder of canonical ones."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Converted:
-    """The folder that was written, and the files below the source that are of no known pose format."""
+    """The converted folder, and the files below the source that are of no known pose format."""
 
     folder: PoseFolder
     ignored: list[Path]
@@ -35,11 +35,11 @@ def convert(
 
     Args:
         source: A folder of pose files, or one file.
-        out: The folder to write; run again it completes what is missing and tries what failed.
+        out: The folder to write; a second run adds what is missing and retries what failed.
         format_name: A name in POSE_READERS, or "auto".
-        given: Frame rate and picture size for formats that do not say them; before the manifest's.
-        manifest: Where they are measured for each clip, found by its id or by the last part of its path.
-        overwrite: Read poses again that are there already; only a good pose replaces a good one.
+        given: Frame rate and picture size for formats that lack them; they take precedence over the manifest's.
+        manifest: Measured frame rates and sizes, found by clip id or by the last part of a clip's path.
+        overwrite: Also read poses that exist already; only a good pose replaces a good one.
         progress: Called with (files done, files in all).
 
     Raises:
@@ -47,7 +47,7 @@ def convert(
     """
     source, out = Path(source), Path(out)
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
-        raise UserError(f"{out} is inside {source}, whose poses it would be taken for; write them elsewhere")
+        raise UserError(f"{out} is inside {source}, so that its poses would count as sources; write elsewhere")
     found, ignored = find_poses(source, format_name)
     folder = PoseFolder(out)
     measured = {clip.clip_id: clip for clip in manifest or ()}
@@ -71,7 +71,7 @@ def convert(
     finally:
         folder.save()
     if set(folder.counts()) <= {"failed"}:
-        raise UserError(f"not one pose could be read; the first: {reason}")
+        raise UserError(f"no pose could be read; the first error: {reason}")
     return Converted(folder, ignored)
 
 

@@ -1,7 +1,8 @@
-"""Finds the poses of videos with MediaPipe Holistic, which runs in an environment of its own.
+"""Pose estimation with MediaPipe Holistic, which runs in an environment of its own.
 
-Frames are decoded here, under the decode contract, and sent to `holistic_script.py`; so a pose has exactly the
-frames that an encoder is shown. One process per worker; one that dies or hangs costs its clip and is replaced.
+Frames are decoded here, under the decode contract, and sent to `holistic_script.py`, so that a pose has exactly the
+frames that an encoder is shown. Each worker has one process; a process that crashes or hangs costs its clip and is
+replaced.
 """
 
 import contextlib
@@ -40,8 +41,8 @@ MediaPipe needs an environment of its own (Python 3.9 to 3.12; it cannot share o
 _SCRIPT = Path(__file__).with_name("holistic_script.py")
 _CHECK_S = 120.0  # the first import on a cold disk is slow
 _START_S, _FRAME_S = 60.0, 2.0  # deadline of a clip; a frame takes 0.05 to 0.3 s
-_CHUNK_BYTES = 512 * 2**20  # of decoded frames that are held at once
-_SHOWN = 200  # characters of a dead process's last words
+_CHUNK_BYTES = 512 * 2**20  # of decoded frames in memory at a time
+_SHOWN = 200  # characters of a process's last error message
 
 Progress = Callable[[int, int], None]
 
@@ -57,11 +58,11 @@ class _PoseJob:
 
 
 class ExtractorError(Exception):
-    """The process that finds poses died or did not answer in time."""
+    """The pose estimation process died or did not answer in time."""
 
 
 def check_environment(python: str | Path) -> None:
-    """Make sure that an interpreter has the right MediaPipe.
+    """Check that an interpreter has the right MediaPipe.
 
     Raises:
         UserError: It does not run, or has no MediaPipe, or another version.
@@ -99,10 +100,10 @@ def extract(
 
     Args:
         videos: A manifest (its readable clips, each over its time range) or a folder of videos.
-        out: The folder to write; run again it completes what is missing and tries what failed.
+        out: The folder to write; a second run adds what is missing and retries what failed.
         python: Interpreter of an environment with MediaPipe.
         workers: Processes; each uses about two cores.
-        overwrite: Find poses again that are there already.
+        overwrite: Also estimate poses that exist already.
         progress: Called with (clips done, clips in all).
 
     Raises:
@@ -170,7 +171,7 @@ def _pose_of(job: _PoseJob, extractor: "HolisticProcess") -> Pose:
     def frames(first: int, end: int) -> np.ndarray:
         pictures = decode(job.path, np.arange(first, end), start=job.start, end=job.end, root=job.root)
         if pictures.shape[1:3] != (info.height, info.width):
-            # What the manifest says is of another file; its poses would have the wrong shape.
+            # The manifest describes another file, so that the pose would have the wrong shape.
             size = f"{pictures.shape[2]}x{pictures.shape[1]}, listed as {info.width}x{info.height}"
             raise DecodeError("size changes", job.path, size)
         return pictures
@@ -182,15 +183,15 @@ def _pose_of(job: _PoseJob, extractor: "HolisticProcess") -> Pose:
 
 
 class HolisticProcess:
-    """A process that finds poses, started when first needed and again after it was lost."""
+    """A process of MediaPipe Holistic, started on first use and again after a crash."""
 
     def __init__(self, python: str | Path, start_s: float = _START_S, frame_s: float = _FRAME_S) -> None:
         self._python, self._start_s, self._frame_s = python, start_s, frame_s
         self._process: subprocess.Popen[bytes] | None = None
-        self._words: IO[bytes] | None = None
+        self._errors: IO[bytes] | None = None
 
     def find(self, info: VideoInfo, chunks: Iterable[np.ndarray]) -> np.ndarray:
-        """float32 `[T, 75, 4]` (x, y, z, confidence) of frames that come in chunks uint8 `[n, H, W, 3]`.
+        """Estimate float32 `[T, 75, 4]` (x, y, z, confidence) of frames that come in chunks uint8 `[n, H, W, 3]`.
 
         Raises:
             DecodeError: The chunks could not be made.
@@ -208,36 +209,36 @@ class HolisticProcess:
         try:
             return _converse(process, info, chunks)
         except BaseException as error:
-            # Half a clip may be on its way; only a new process is known to wait for a new clip.
-            words = self.stop()
+            # Half a clip may be in the pipe; only a new process is sure to expect a new clip.
+            message = self.stop()
             if late.is_set():
                 raise ExtractorError(f"no pose after {deadline.interval:.0f} s") from None
             if isinstance(error, OSError | EOFError):
-                raise ExtractorError(f"the process that finds poses died: {words}") from None
+                raise ExtractorError(f"the pose estimation process died: {message}") from None
             raise
         finally:
             deadline.cancel()
 
     def stop(self) -> str:
-        """End the process, whatever it is doing; returns the last line it wrote for people."""
-        if self._process is None or self._words is None:
+        """Kill the process; return the last line of its standard error."""
+        if self._process is None or self._errors is None:
             return ""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):  # what could not be sent any more
+            with contextlib.suppress(OSError):  # bytes that could not be sent
                 pipe.close()  # type: ignore[union-attr]
-        self._words.seek(0)
-        words = _last_line(self._words.read().decode(errors="replace"))
-        self._words.close()
-        self._process = self._words = None
-        return words
+        self._errors.seek(0)
+        message = _last_line(self._errors.read().decode(errors="replace"))
+        self._errors.close()
+        self._process = self._errors = None
+        return message
 
     def _running(self) -> "subprocess.Popen[bytes]":
         if self._process is None:
-            self._words = tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop(), with its process
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop(), with its process
             self._process = subprocess.Popen(
-                _command(self._python), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._words
+                _command(self._python), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
             )
         return self._process
 
@@ -261,13 +262,13 @@ def _converse(process: "subprocess.Popen[bytes]", info: VideoInfo, chunks: Itera
 
 
 def _command(python: str | Path, *options: str) -> list[str]:
-    # -I: neither this package nor anything beside the script is in the way of what that environment holds.
+    # -I isolates the other environment from this package and from the files beside the script.
     return [str(python), "-I", str(_SCRIPT), *options]
 
 
 def _last_line(text: str) -> str:
     lines = text.strip().splitlines()
-    return lines[-1].strip()[-_SHOWN:] if lines else "it said nothing"
+    return lines[-1].strip()[-_SHOWN:] if lines else "no message"
 
 
 def _reason(error: Exception) -> str:

@@ -1,7 +1,7 @@
-"""A folder of canonical pose files, and the table that says how each of them came about or why it did not.
+"""A folder of canonical pose files with a table of each clip's outcome.
 
-`outcomes.csv` has one row per clip that was ever tried. Work that was interrupted goes on where it stopped: a good
-file is left alone unless it is to be replaced, and only a good pose replaces it.
+`outcomes.csv` has one row per clip that was ever tried. Interrupted work continues where it stopped: good files stay
+unless they are to be replaced, and only a good pose replaces one.
 """
 
 import csv
@@ -25,11 +25,11 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 
 @dataclass(frozen=True)
 class PoseOutcome:
-    """What became of one clip.
+    """The outcome of one clip.
 
-    `status` is ok (a good file), kept (the good file of before stays, because its source cannot be read any more)
-    or failed (no file); `made_by` is the format it was read from or the program that found the pose; `label` is
-    the class that some formats carry; `detail` is the reason of what is not ok.
+    `status` is ok (a good file), kept (an earlier good file, whose source cannot be read any more) or failed (no file);
+    `made_by` is the source's format or the program that estimated the pose; `label` is the class that some formats
+    carry; `detail` is the reason of a status other than ok.
     """
 
     clip_id: str
@@ -45,7 +45,7 @@ class PoseFolder:
     """The folder and its table.
 
     Raises:
-        UserError: The table in the folder is not one of ours.
+        UserError: The folder's table is of another kind.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -57,7 +57,7 @@ class PoseFolder:
         self._saved = time.monotonic()
 
     def path_of(self, clip_id: str) -> Path:
-        """Where a clip's pose is kept.
+        """Return the path of a clip's pose file.
 
         Raises:
             UserError: The clip's name would lead out of the folder.
@@ -68,7 +68,7 @@ class PoseFolder:
         return path
 
     def has(self, clip_id: str) -> bool:
-        """Whether a good pose file is there; its row is added where the table does not know it."""
+        """Return whether a good pose file exists; add its row if the table lacks it."""
         try:
             frames = len(read_pose(self.path_of(clip_id)))
         except UserError:
@@ -86,7 +86,7 @@ class PoseFolder:
         self._add(PoseOutcome(clip_id, "ok", len(pose), source, made_by, label))
 
     def fail(self, clip_id: str, detail: str, *, source: str, made_by: str, label: str = "") -> None:
-        """Record that a clip gave no pose; a good file of before stays."""
+        """Record that a clip has no pose; an earlier good file stays."""
         detail = " ".join(detail.split())
         try:
             frames = len(read_pose(self.path_of(clip_id)))
@@ -96,7 +96,7 @@ class PoseFolder:
             self._add(PoseOutcome(clip_id, "kept", frames, source, made_by, label, detail))
 
     def counts(self) -> dict[str, int]:
-        """Rows by status."""
+        """Count the rows by status."""
         return dict(Counter(row.status for row in self.rows.values()))
 
     def save(self) -> None:

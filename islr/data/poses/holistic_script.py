@@ -1,12 +1,11 @@
-"""Runs MediaPipe Holistic on frames that another process sends. A script, not a module of this package.
+"""A script that runs MediaPipe Holistic on frames from another process; not a module of this package.
 
-MediaPipe cannot share an environment with the rest of the suite (it needs older numpy and protobuf), so this file
-is run by the Python of an environment of its own, and imports nothing but MediaPipe and numpy. `pose_extract.py`
-starts it.
+MediaPipe cannot share an environment with the rest of the suite (it needs older numpy and protobuf), so `extract.py`
+starts this file with the Python of another environment. It imports nothing but MediaPipe and numpy.
 
-Conversation, per clip: a line of json {"frames", "height", "width"} and that many frames, uint8 [H, W, 3] RGB,
-arrive on standard input; a line of json {"bytes"} and float32 [T, 75, 4] (x, y, z, confidence) leave on
-standard output. Points: 33 body, 21 left hand, 21 right hand; a part that was not found is all zeros.
+Protocol, per clip: a line of json {"frames", "height", "width"} and that many frames, uint8 [H, W, 3] RGB, arrive on
+standard input; a line of json {"bytes"} and float32 [T, 75, 4] (x, y, z, confidence) leave on standard output. Points:
+33 body, 21 left hand, 21 right hand; a part that was not detected is all zeros.
 """
 
 import json
@@ -20,7 +19,7 @@ BODY, HAND = 33, 21
 
 
 def main() -> None:
-    # What MediaPipe prints, from its import on, must not mix with the answers.
+    # MediaPipe prints from its import on, which must not mix with the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     import mediapipe
@@ -30,8 +29,8 @@ def main() -> None:
         answers.write(json.dumps({"mediapipe": mediapipe.__version__, "holistic": legacy}).encode() + b"\n")
         return
     while line := sys.stdin.buffer.readline():
-        # Every clip gets a fresh tracker, so that nothing of the clip before it is left. Complexity 1 is the
-        # only one whose models are inside the package.
+        # A new tracker for every clip, so that clips do not influence each other. Complexity 1 is the only one whose
+        # models are inside the package.
         with mediapipe.solutions.holistic.Holistic(static_image_mode=False, model_complexity=1) as tracker:
             points = _clip(tracker, json.loads(line), sys.stdin.buffer).tobytes()
         answers.write(json.dumps({"bytes": len(points)}).encode() + b"\n")
@@ -40,7 +39,7 @@ def main() -> None:
 
 
 def _clip(tracker: Any, clip: dict[str, int], frames: BinaryIO) -> np.ndarray:
-    """float32 [T, 75, 4] of the frames of one clip."""
+    """Return float32 [T, 75, 4] of the frames of one clip."""
     shape = (clip["height"], clip["width"], 3)
     found = np.zeros((clip["frames"], BODY + 2 * HAND, 4), np.float32)
     for row in found:

@@ -1,4 +1,4 @@
-"""Reads what OpenPose writes: json with people, each with body, face and hands as flat lists x, y, confidence."""
+"""The reader of OpenPose's json: people, each with body, face and hands as flat lists x, y, confidence."""
 
 import json
 import re
@@ -21,7 +21,7 @@ _HEAD_BYTES = 65536
 
 
 def accepts_openpose(path: Path) -> bool:
-    """A folder of per-frame files, or one json with the frames of a clip."""
+    """Return whether a path is a folder of per-frame files, or one json with the frames of a clip."""
     if path.is_dir():
         return next(path.glob("*_keypoints.json"), None) is not None
     if path.suffix.lower() != ".json" or path.name.endswith("_keypoints.json"):
@@ -31,10 +31,10 @@ def accepts_openpose(path: Path) -> bool:
 
 
 def read_openpose(path: Path, facts: VideoFacts) -> Pose:
-    """Pixels of the frame, y down.
+    """Read the signer's points, which are pixels of the frame, y down.
 
-    OpenPose does not follow people from frame to frame. We start with the person whose points are surest in
-    the first frame that has anybody, and then take whoever is nearest to where that person was.
+    OpenPose does not track people from frame to frame. The signer is the person of highest confidence in the first
+    frame with people, and then the person nearest to the signer's last position.
     """
     if path.is_dir():
         files = sorted(path.glob("*_keypoints.json"))
@@ -70,7 +70,7 @@ def read_openpose(path: Path, facts: VideoFacts) -> Pose:
 
 
 def _people(frame: Any, path: Path) -> list[np.ndarray]:
-    """Canonical points `[75, 3]` (x, y in pixels, confidence) of everybody in a frame."""
+    """Return canonical points `[75, 3]` (x, y in pixels, confidence) of each person in a frame."""
     if not isinstance(frame, dict) or not isinstance(frame.get("people"), list):
         raise UserError(f"{path}: a frame without a list of 'people'; this is not OpenPose's json")
     found = []
@@ -88,7 +88,7 @@ def _people(frame: Any, path: Path) -> list[np.ndarray]:
 
 
 def _triples(person: Any, key: str, count: int, path: Path) -> np.ndarray | None:
-    """`[count, 3]` of a flat list x, y, confidence, ...; None when the part was not looked for."""
+    """Reshape a flat list x, y, confidence, ... to `[count, 3]`; None when the file lacks the part."""
     flat = person.get(key) if isinstance(person, dict) else None
     if not flat:
         return None

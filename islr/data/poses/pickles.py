@@ -1,8 +1,7 @@
-"""Reads arrays out of a pickle file without running anything that the file names.
+"""A reader of arrays in pickle files that runs no code of the file.
 
-A pickle is a program. The only names it may use here are those that numpy writes for an array and its dtype,
-and even these are not numpy's own: they stand for the small classes below, which check what they are given. All
-else in the file can only be made of plain Python values.
+A pickle is a program. The only names it may use here are those that numpy writes for an array and its dtype, and they
+stand for the small classes below, which check their arguments. Everything else in the file must be plain Python values.
 """
 
 import io
@@ -16,7 +15,7 @@ _KINDS = ("f", "i", "u", "b")  # numbers; no objects, no structures
 
 
 class _Dtype:
-    """Stands for numpy.dtype: its code and byte order."""
+    """The stand-in for numpy.dtype: its code and byte order."""
 
     def __init__(self, code: Any, *_: Any) -> None:
         if not isinstance(code, str) or code[:1] not in _KINDS or not code[1:].isdecimal():
@@ -33,7 +32,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stands for numpy.ndarray: the array appears once its state is known."""
+    """The stand-in for numpy.ndarray; the array exists once its state is known."""
 
     values: np.ndarray | None = None
 
@@ -45,7 +44,7 @@ class _Array:
 
 
 def _reconstruct(*_: Any) -> _Array:
-    # numpy would allocate whatever shape the file asks for here; the array's state says it again, with content.
+    # numpy would allocate any shape that the file names; the array's state repeats the shape, with content.
     return _Array()
 
 
@@ -81,16 +80,16 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load_arrays(content: bytes) -> dict[str, np.ndarray]:
-    """The arrays of a pickled dict from names to arrays of numbers.
+    """Read the arrays of a pickled dict from names to arrays of numbers.
 
     Raises:
-        ValueError: The content is anything else, or names anything but arrays; nothing of it was run.
+        ValueError: The content is anything else, or names anything but arrays; none of its code has run.
     """
     try:
         stored = _Unpickler(io.BytesIO(content)).load()
     except (
         *(pickle.UnpicklingError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError),
-        *(OverflowError, MemoryError, RecursionError),  # what a made-up stream of opcodes can also raise
+        *(OverflowError, MemoryError, RecursionError),  # other errors of a forged stream of opcodes
     ) as error:
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
     if not isinstance(stored, dict):

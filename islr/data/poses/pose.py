@@ -1,7 +1,7 @@
 """The canonical pose: 33 body, 21 left-hand and 21 right-hand points per frame, and its normalisation.
 
 Shapes: T frames, J = 75 points. Coordinates are image-normalised (0..1, y down); "left" is the signer's own
-left. A missing point has confidence 0; its coordinates mean nothing.
+left. A missing point has confidence 0, and its coordinates have no meaning.
 """
 
 import itertools
@@ -30,10 +30,9 @@ _SAME_TIME_S = 1e-4  # as in decoding: containers round times
 
 @dataclass(frozen=True)
 class Pose:
-    """Pose of one clip: keypoints float32 [T, 75, 3], confidences float32 [T, 75], the video's rate, size.
+    """Pose of one clip: keypoints float32 [T, 75, 3], confidences float32 [T, 75], and the video's rate and size.
 
-    `start` is the time of the first pose in the video file, in seconds; it is not 0 where only a range of a
-    longer file was looked at.
+    `start` is the time of the first pose in the video file, in seconds; it is above 0 for a range of a longer file.
     """
 
     keypoints: np.ndarray
@@ -52,7 +51,7 @@ class Pose:
         return len(self.keypoints)
 
     def within(self, start: float | None, end: float | None) -> "Pose":
-        """The poses with start <= time < end, in seconds of the video file; None = no limit. May be none."""
+        """Return the poses with start <= time < end, in seconds of the video file; None = no limit."""
         times = self.start + np.arange(len(self)) / self.fps
         inside = times >= (-np.inf if start is None else start - _SAME_TIME_S)
         inside &= times < (np.inf if end is None else end - _SAME_TIME_S)
@@ -62,7 +61,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """What the user or a manifest says about a clip's video: frames per second, pixels."""
+    """Frame rate and picture size of a clip's video, from the user or a manifest."""
 
     fps: float | None = None
     width: int | None = None
@@ -70,10 +69,10 @@ class VideoFacts:
 
 
 def canonical(points: np.ndarray, confidences: np.ndarray, facts: VideoFacts, path: Path) -> Pose:
-    """The pose of points `[T, 75, 2 or 3]` in 0..1, y down; one that is not finite is missing.
+    """Make a pose from points `[T, 75, 2 or 3]` in 0..1, y down; points that are not finite become missing.
 
     Raises:
-        UserError: There is no frame, or frame rate or picture size is not known.
+        UserError: There is no frame, or frame rate or picture size is unknown.
     """
     if not len(points):
         raise UserError(f"{path}: the pose has no frames")
@@ -85,9 +84,9 @@ def canonical(points: np.ndarray, confidences: np.ndarray, facts: VideoFacts, pa
     whole[:, :, : points.shape[2]] = points
     known = np.isfinite(whole[:, :, :2]).all(axis=2) & np.isfinite(confidences) & (confidences > 0)
     whole[~known] = 0.0
-    whole = np.nan_to_num(whole, posinf=0.0, neginf=0.0)  # a depth that is not known
-    sure = np.where(known, np.clip(confidences, 0.0, 1.0), 0.0).astype(np.float32)
-    return Pose(whole, sure, facts.fps, facts.width, facts.height)
+    whole = np.nan_to_num(whole, posinf=0.0, neginf=0.0)  # an unknown depth
+    confidences = np.where(known, np.clip(confidences, 0.0, 1.0), 0.0).astype(np.float32)
+    return Pose(whole, confidences, facts.fps, facts.width, facts.height)
 
 
 def read_pose(path: str | Path) -> Pose:
@@ -127,7 +126,7 @@ def read_pose(path: str | Path) -> Pose:
 
 
 def write_pose(path: str | Path, pose: Pose) -> None:
-    """Write a canonical pose file; the name only ever holds a complete file."""
+    """Write a canonical pose file, atomically."""
     write_atomic_with(
         Path(path),
         lambda file: np.savez_compressed(
@@ -143,7 +142,7 @@ def write_pose(path: str | Path, pose: Pose) -> None:
 
 
 def frame_rows(numbers: Sequence[int], path: Path) -> np.ndarray:
-    """Row of each numbered frame: frames that a file leaves out keep their place, without points."""
+    """Return the row of each numbered frame; frames that a file leaves out keep a row without points."""
     rows = np.asarray(numbers, np.int64)
     rows = rows - rows.min()
     if rows.max() >= 10 * len(set(numbers)) + 1000:  # a wrong number must not ask for millions of frames
@@ -152,14 +151,14 @@ def frame_rows(numbers: Sequence[int], path: Path) -> np.ndarray:
 
 
 def normalise(pose: Pose) -> tuple[np.ndarray, str]:
-    """Centre and scale a clip by its signer's shoulders: camera distance and picture shape drop out.
+    """Centre and scale a clip by its signer's shoulders, which removes camera distance and picture shape.
 
-    Short gaps in a hand are filled by straight lines. Centre and scale are the same for all frames, so
-    that movement is kept. Missing points become 0, 0 with confidence 0.
+    Short gaps in a hand are interpolated linearly. Centre and scale are the same for all frames, so that movement is
+    preserved. Missing points become 0, 0 with confidence 0.
 
     Returns:
-        float32 [T, 75, 3] holding x, y, confidence, and what gave the scale: "shoulders", "wrists" (no
-        shoulder was seen: the hands' roots and palm lengths) or "none" (neither: image coordinates stay).
+        float32 [T, 75, 3] of x, y, confidence, and the source of the scale: "shoulders", "wrists" (no shoulder was
+        detected: the hands' roots and palm lengths) or "none" (neither: image coordinates stay).
     """
     points = pose.keypoints[:, :, :2].astype(np.float32)  # [T, J, 2], a copy
     points[:, :, 0] *= pose.width / pose.height
@@ -191,10 +190,10 @@ def _frame_of_reference(points: np.ndarray, confidence: np.ndarray) -> tuple[np.
 
 
 def fill_hand_gaps(points: np.ndarray, confidence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fill gaps of at most LONGEST_FILLED_GAP frames between two sightings of a hand point, linearly."""
+    """Interpolate gaps of at most LONGEST_FILLED_GAP frames between two detections of a hand point, linearly."""
     points, confidence = points.copy(), confidence.copy()
     seen = confidence > 0
-    # Points of one hand nearly always vanish together, so equal columns are filled at once.
+    # Points of one hand nearly always vanish together, so equal columns are filled together.
     columns: dict[bytes, list[int]] = {}
     for joint in range(LEFT_HAND.start, RIGHT_HAND.stop):
         columns.setdefault(seen[:, joint].tobytes(), []).append(joint)

@@ -1,8 +1,7 @@
-"""Readers of foreign pose files; each gives the canonical pose of `islr.data.poses.pose`.
+"""Readers of foreign pose files; each returns the canonical pose of `islr.data.poses.pose`.
 
-Canonical points are numbered as MediaPipe Holistic numbers them: 33 body, 21 left hand, 21 right hand. What a
-format does not have gets confidence 0, and faces are dropped. What it does not say about its video (frame rate,
-picture size) comes from `VideoFacts`.
+Canonical points are numbered as in MediaPipe Holistic: 33 body, 21 left hand, 21 right hand. Points that a format lacks
+get confidence 0, and faces are dropped. A frame rate or picture size that it lacks comes from `VideoFacts`.
 """
 
 import os
@@ -32,7 +31,7 @@ from islr.errors import UserError, one_line
 
 @dataclass(frozen=True)
 class PoseClip:
-    """One clip that a source holds. `read` raises UserError when it cannot be read."""
+    """One clip of a source; `read` raises UserError when the clip cannot be read."""
 
     clip_id: str
     source: Path
@@ -46,9 +45,9 @@ class PoseFormat:
     """A foreign format.
 
     Attributes:
-        about: One line for people.
-        accepts: Whether a file or folder looks like this format.
-        clips: (name inside the source or "", label or "", reader) of each clip of a source.
+        about: One line of description.
+        accepts: Returns whether a file or folder looks like this format.
+        clips: Yields (name inside the source or "", label or "", reader) of each clip of a source.
     """
 
     about: str
@@ -57,7 +56,7 @@ class PoseFormat:
 
 
 def find_poses(source: str | Path, format_name: str = "auto") -> tuple[list[Path], list[Path]]:
-    """The pose files (or folders of frames) below a folder, and the other files that were found there.
+    """Find the pose files (or folders of frames) below a folder, and the other files there.
 
     Args:
         source: A folder, or one pose file.
@@ -91,13 +90,13 @@ def find_poses(source: str | Path, format_name: str = "auto") -> tuple[list[Path
 
 
 def format_of(path: Path, format_name: str = "auto") -> str | None:
-    """The format that a file or folder looks like, None if it is none of those allowed."""
+    """Return the format that a file or folder looks like; None if it is none of those allowed."""
     names = POSE_READERS if format_name == "auto" else (format_name,)
     return next((name for name in names if POSE_READERS[name].accepts(path)), None)
 
 
 def pose_clips(found: Sequence[Path], source: str | Path, format_name: str = "auto") -> Iterator[PoseClip]:
-    """The clips of files found by `find_poses`; a clip's id is its path below `source` without suffix.
+    """Yield the clips of files found by `find_poses`; a clip's id is its path below `source` without suffix.
 
     Raises:
         UserError: Two files would be the same clip. (A file that cannot be read raises in its clip's `read`.)
@@ -133,7 +132,7 @@ def _failing(error: UserError) -> Read:
 
 
 def _single(read: Callable[[Path, VideoFacts], Pose]) -> Callable[[Path], Iterator[tuple[str, str, Read]]]:
-    """`clips` of a format with one clip per file."""
+    """Return the `clips` of a format with one clip per file."""
 
     def clips(path: Path) -> Iterator[tuple[str, str, Read]]:
         yield "", "", lambda facts: read(path, facts)
@@ -156,7 +155,7 @@ def _read_canonical(path: Path, _: VideoFacts) -> Pose:
 
 
 def _read_pose_format(path: Path, facts: VideoFacts) -> Pose:
-    """One person is kept: the one that is seen most surely over the whole clip."""
+    """Read the person with the highest total confidence over the clip."""
     try:
         from pose_format import Pose as PoseFile
     except ImportError:
@@ -166,7 +165,7 @@ def _read_pose_format(path: Path, facts: VideoFacts) -> Pose:
     try:
         stored = PoseFile.read(path.read_bytes())
         data = np.ma.getdata(stored.body.data).astype(np.float32)  # [T, persons, N, dimensions], pixels
-        sure = np.asarray(stored.body.confidence, np.float32)  # [T, persons, N]
+        certainty = np.asarray(stored.body.confidence, np.float32)  # [T, persons, N]
         components = [(component.name, len(component.points)) for component in stored.header.components]
         width, height = stored.header.dimensions.width, stored.header.dimensions.height
         fps = float(stored.body.fps)
@@ -175,7 +174,7 @@ def _read_pose_format(path: Path, facts: VideoFacts) -> Pose:
     facts = VideoFacts(fps or facts.fps, width or facts.width, height or facts.height)
     if not len(data) or data.shape[1] == 0:
         raise UserError(f"{path}: the pose has no frames or nobody in them")
-    person = int(np.argmax(sure.sum(axis=(0, 2))))
+    person = int(np.argmax(certainty.sum(axis=(0, 2))))
     places: dict[str, tuple[int, int]] = {}
     at = 0
     for name, count in components:
@@ -187,12 +186,12 @@ def _read_pose_format(path: Path, facts: VideoFacts) -> Pose:
     points = np.zeros((len(data), POINTS, len(scale)), np.float32)
     confidences = np.zeros((len(data), POINTS), np.float32)
     points[:, list(picks)] = data[:, person, list(picks.values())] / scale
-    confidences[:, list(picks)] = sure[:, person, list(picks.values())]
+    confidences[:, list(picks)] = certainty[:, person, list(picks.values())]
     return canonical(points, confidences, facts, path)
 
 
 def _component_picks(places: Mapping[str, tuple[int, int]], path: Path) -> dict[int, int]:
-    """Canonical point -> point of the file. Components go by name, since files differ in how many they have."""
+    """Map canonical points to points of the file, by the components' names, since files differ in their number."""
     body = dict(zip(range(BODY_POINTS), range(BODY_POINTS), strict=True))
     hand = range(HAND_POINTS)
     wanted: dict[str, tuple[int, int, Mapping[int, int]]] = {
@@ -218,7 +217,7 @@ def _component_picks(places: Mapping[str, tuple[int, int]], path: Path) -> dict[
 
 
 def _read_openhands(path: Path, facts: VideoFacts) -> Pose:
-    """`keypoints` [T, 75, 2 or 3] relative to the picture, y down, and `confidences` [T, 75]."""
+    """Read `keypoints` [T, 75, 2 or 3] relative to the picture, y down, and `confidences` [T, 75]."""
     try:
         stored = load_arrays(path.read_bytes())
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Reads poses out of tables: Kaggle's 543 landmarks (parquet, npy) and SPOTER's csv."""
+"""Readers of poses in tables: Kaggle's 543 landmarks (parquet, npy) and SPOTER's csv."""
 
 import ast
 import csv
@@ -30,7 +30,7 @@ _KAGGLE_PARTS |= {"right_hand": (RIGHT_HAND, slice(522, 543))}
 
 
 def read_kaggle(path: Path, facts: VideoFacts) -> Pose:
-    """`.parquet` with a row per landmark, or `.npy` float `[T, 543, 3]`; relative coordinates, y down."""
+    """Read `.parquet` with a row per landmark, or `.npy` float `[T, 543, 3]`; relative coordinates, y down."""
     if path.suffix.lower() == ".npy":
         try:
             values = np.load(path, allow_pickle=False)
@@ -43,7 +43,7 @@ def read_kaggle(path: Path, facts: VideoFacts) -> Pose:
             points[:, ours] = values[:, theirs]
     else:
         points = _kaggle_table(path)
-    return canonical(points, np.ones(points.shape[:2], np.float32), facts, path)  # NaN is what is missing
+    return canonical(points, np.ones(points.shape[:2], np.float32), facts, path)  # missing points are NaN
 
 
 def _kaggle_table(path: Path) -> np.ndarray:
@@ -99,7 +99,7 @@ def accepts_spoter(path: Path) -> bool:
 
 
 def spoter_clips(path: Path) -> Iterator[tuple[str, str, Read]]:
-    """A row is a clip; it has no name, so its number in the file is its name."""
+    """Yield a clip per row, named by its number in the file, since rows have no names."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             for number, row in enumerate(csv.DictReader(file, strict=True)):
@@ -124,7 +124,7 @@ def _spoter_row(row: Mapping[str, Any], path: Path, number: int) -> Read:
         points = np.zeros((lengths.pop(), POINTS, 2), np.float32)
         for point, pair in xy.items():
             points[:, point] = np.stack(pair, axis=1)
-        # A point that was not seen is 0, 0; y points up.
+        # A missing point is 0, 0; y points up.
         seen = (points != 0).any(axis=2)
         points[:, :, 1] = 1.0 - points[:, :, 1]
         return canonical(points, seen.astype(np.float32), facts, path)
@@ -133,7 +133,7 @@ def _spoter_row(row: Mapping[str, Any], path: Path, number: int) -> Read:
 
 
 def _numbers(row: Mapping[str, Any], name: str, where: str) -> np.ndarray:
-    """One column's list of numbers, one per frame."""
+    """Parse one column's list of numbers, one per frame."""
     text = row.get(name)
     if not text:
         raise UserError(f"{where}: there is no column {name}, or it is empty")
