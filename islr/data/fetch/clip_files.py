@@ -72,7 +72,7 @@ class ClipFiles:
         for leftover in self._work.glob("*.cut"):
             leftover.unlink()
 
-    def are_existing(self, instance: Instance, retry_dead: bool) -> bool:
+    def needs_nothing(self, instance: Instance, retry_dead: bool) -> bool:
         """Return whether a clip needs no fetching: its file is as recorded, or its outcome is final.
 
         A good file that the table does not list is added to it as it is.

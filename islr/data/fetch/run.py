@@ -205,7 +205,7 @@ class _Run:
                 instance = next(self.todo, None)
             if instance is None:
                 return
-            known = self.files.are_there(instance, self.options.retry_dead)
+            known = self.files.needs_nothing(instance, self.options.retry_dead)
             with self.turn:
                 self.done += known
                 if not known:
