@@ -8,12 +8,14 @@ import difflib
 import hashlib
 import json
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import pydantic
 import yaml
+from pydantic_core import core_schema
 
 from islr.config_files import read_tree
 from islr.errors import UserError
@@ -25,6 +27,45 @@ class Config(pydantic.BaseModel):
     """Base of every configuration object: unknown keys are refused and values never change."""
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=False)
+
+
+@dataclass(frozen=True)
+class ChosenByName:
+    """Marks a field whose class depends on the key `name` inside it; a plug-in may bring the class.
+
+    Attributes:
+        find: Name -> class; raises `UserError` for an unknown one.
+        known: Returns the classes by name, for the JSON schema.
+    """
+
+    find: Callable[[str], type[Config]]
+    known: Callable[[], Mapping[str, type[Config]]]
+
+    def of(self, tree: Any) -> type[Config]:
+        """Return the class for a group of keys.
+
+        Raises:
+            UserError: The key `name` is not set, or names nothing.
+        """
+        name = tree.get("name") if isinstance(tree, Mapping) else None
+        if not isinstance(name, str):
+            raise UserError(f"key 'name' is required; known: {', '.join(self.known())}")
+        return self.find(name)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: pydantic.GetCoreSchemaHandler) -> Any:
+        """Validate a group of keys by the class that its name chooses, and serialise it as what it is."""
+        base = handler(source)
+        return core_schema.no_info_plain_validator_function(
+            lambda value: value if isinstance(value, source) else self.of(value).model_validate(value),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda value, info: value.model_dump(mode=info.mode), info_arg=True
+            ),
+            metadata={"pydantic_js_functions": [lambda _schema, inner: self._json_schema(base, inner)]},
+        )
+
+    def _json_schema(self, base: Any, handler: pydantic.GetJsonSchemaHandler) -> dict[str, Any]:
+        """Return one alternative for each known name."""
+        return {"oneOf": [handler(model.__pydantic_core_schema__) for model in self.known().values()]}
 
 
 def load_config(schema: type[C], path: str | Path, overrides: Sequence[str] = ()) -> C:
@@ -46,16 +87,16 @@ def validate(schema: type[C], tree: Mapping[str, Any], where: str) -> C:
     try:
         return schema.model_validate(tree)
     except pydantic.ValidationError as error:
-        raise UserError(f"{where}: {_explain(schema, error)}") from error
+        raise UserError(f"{where}: {_explain(schema, error, tree)}") from error
 
 
-def _explain(schema: type[Config], error: pydantic.ValidationError) -> str:
+def _explain(schema: type[Config], error: pydantic.ValidationError, tree: Mapping[str, Any]) -> str:
     problems = error.errors(include_url=False)
     # An unknown key often causes a "missing" one; naming the unknown key is what helps.
     first = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
     parts = [str(part) for part in first["loc"]]
-    groups = list(_groups_along(schema, parts[:-1]))
-    key = ".".join(part for part in parts if part not in _union_tags(schema))
+    groups = list(_groups_along(schema, parts[:-1], tree))
+    key = ".".join(parts)
     if first["type"] == "extra_forbidden":
         names = sorted({name for group in groups[-1:] for name in group.model_fields})
         near = difflib.get_close_matches(parts[-1], names, n=1, cutoff=0.5)
@@ -77,29 +118,18 @@ def _models_in(annotation: Any) -> Iterator[type[Config]]:
             yield from _models_in(inner)
 
 
-def _union_tags(schema: type[Config]) -> set[str]:
-    """Values of `name` literals inside `schema`: pydantic puts a union's chosen tag into the error's location."""
-    tags: set[str] = set()
-    for field in schema.model_fields.values():
-        for model in _models_in(Annotated[field.annotation, "field"] if field.annotation else None):
-            tags |= (
-                {str(tag) for tag in get_args(model.model_fields["name"].annotation)}
-                if "name" in (model.model_fields)
-                else set()
-            )
-    return tags
-
-
-def _groups_along(schema: type[Config], parts: Sequence[str]) -> Iterator[type[Config]]:
+def _groups_along(schema: type[Config], parts: Sequence[str], tree: Any) -> Iterator[type[Config]]:
+    """Yield the configuration classes on the way to a key."""
     yield schema
     candidates: list[type[Config]] = [schema]
     for part in parts:
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
         inner: list[type[Config]] = []
         for candidate in candidates:
             if part in candidate.model_fields:
-                inner += list(_models_in(candidate.model_fields[part].annotation))
-            elif part in {str(t) for t in get_args(getattr(candidate.model_fields.get("name"), "annotation", None))}:
-                inner.append(candidate)
+                field = candidate.model_fields[part]
+                choices = [marker for marker in field.metadata if isinstance(marker, ChosenByName)]
+                inner += [choice.of(tree) for choice in choices] or list(_models_in(field.annotation))
         if inner:
             candidates = inner
             yield inner[0]

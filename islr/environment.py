@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import islr
+from islr import plugins
 
 RECORDED_LIBRARIES = (
     "torch",
@@ -37,9 +38,13 @@ def commit() -> str:
     return head + ("+changes" if changed.stdout.strip() else "")
 
 
-@cache
 def libraries() -> dict[str, str]:
-    """Versions of the libraries that numbers depend on."""
+    """Return the versions of the libraries that numbers depend on, and of the plug-ins that are loaded."""
+    return _libraries() | plugins.used()
+
+
+@cache
+def _libraries() -> dict[str, str]:
     versions = {"islr-bench": islr.__version__, "python": platform.python_version()}
     for name in RECORDED_LIBRARIES:
         try:

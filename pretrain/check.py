@@ -9,7 +9,7 @@ from islr.data.views.sampling import SamplingConfig
 from islr.models.weights import build_encoder, export_encoder
 from islr.training.classification import Classification
 from islr.training.optim import parameter_groups
-from pretrain import RECIPES
+from pretrain import find_recipe
 from pretrain.recipe import Recipe, VideoRecipeConfig
 from pretrain.run import PretrainConfig, build_recipe, clips_to_see
 
@@ -23,7 +23,7 @@ def pretrain_subject(config: PretrainConfig) -> Subject:
         UserError: As `run_pretrain`, before any work.
     """
     manifest = clips_to_see(config)
-    recipe, options = RECIPES[config.recipe.name], config.recipe
+    recipe, options = find_recipe(config.recipe.name), config.recipe
     spec = build_recipe(config, manifest).encoder.input_spec
 
     def build(unmixed: bool) -> Recipe:
@@ -58,7 +58,7 @@ def _recipe(module: nn.Module) -> Recipe:
 
 def _labelled(config: PretrainConfig, manifest: Manifest) -> Labelled | None:
     """Return the control with shuffled labels, for a recipe that is a classifier."""
-    recipe = RECIPES[config.recipe.name]
+    recipe = find_recipe(config.recipe.name)
     classification = recipe.classification(recipe.unmixed(config.recipe))
     if classification is None:
         return None

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,18 +18,23 @@ from islr.data.manifest import Clip, Manifest
 from islr.data.views.input_spec import InputSpec
 from islr.data.views.sampling import SamplingConfig
 from islr.data.views.views import AugmentConfig, View
+from islr.files import write_atomic
 from islr.models.encoder import Encoder
 from islr.models.weights import export_encoder
 from islr.training.classification import ClassificationConfig
 
 ENCODER = "encoder.safetensors"  # in the run folder; written last, so a run that has it is finished
+DESCRIPTION = "recipe.json"  # in the run folder, written first
 # Misspelt hooks are found by likeness, and hooks of other frameworks by how their names begin.
 _LIKENESS = 0.85
 _LIFECYCLE = ("on_", "before_", "after_", "configure_", "training_", "validation_")
 
 
 class RecipeConfig(BaseConfig):
-    """Base of the options of every recipe; a subclass fixes `name` to one literal, its default."""
+    """Base of the options of every recipe.
+
+    A built-in recipe fixes `name` to one literal, its default; a plug-in leaves it, for it may be named by its file.
+    """
 
     name: str
 
@@ -163,6 +169,11 @@ class Recipe(nn.Module):
         best = min(scores, key=scores.__getitem__)
         key = next(key for key in self.compared_values if key in logged)
         return half_of(key, scores[best], f"predicting {self.trivial_predictors[best]}")
+
+    def describe(self, folder: Path) -> None:
+        """Write `recipe.json`, from which a report knows the recipe's trivial predictors."""
+        facts = {"trivial_predictors": dict(self.trivial_predictors), "compared_values": list(self.compared_values)}
+        write_atomic(folder / DESCRIPTION, json.dumps(facts, indent=2) + "\n")
 
     # After a run
 

@@ -3,16 +3,15 @@
 import json
 import logging
 from collections.abc import Callable
-from functools import reduce
-from operator import or_
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
 
-from islr.config import config_hash
+from islr import plugins
+from islr.config import ChosenByName, config_hash
 from islr.data.loading.batches import TrainBatches
 from islr.data.loading.config import DataConfig
 from islr.data.loading.loader import pin_threads
@@ -29,20 +28,19 @@ from islr.training.engine import Evaluate, Trainer, to_device, train_batches
 from islr.training.harness import Run, TrainingConfig, open_run, prepare
 from islr.training.optim import OptimConfig
 from islr.training.run_config import RunConfig
-from pretrain import RECIPES
+from pretrain import RECIPES, find_recipe
 from pretrain.leakage import check_unseen, seen_facts, seen_manifest, without_judged
 from pretrain.monitor import Health, HealthConfig
-from pretrain.recipe import ENCODER, Recipe
+from pretrain.recipe import ENCODER, Recipe, RecipeConfig
 
 PICTURES = "pictures.npz"
 PICTURE_CLIPS = 4  # clips shown in the report
 
 logger = logging.getLogger(__name__)
 
-if TYPE_CHECKING:
-    RecipeConfig = Any
-else:
-    RecipeConfig = Annotated[reduce(or_, (recipe.Config for recipe in RECIPES.values())), Field(discriminator="name")]
+
+def _known_options() -> dict[str, type[RecipeConfig]]:
+    return {name: recipe.Config for name, recipe in RECIPES.items()}
 
 
 class PretrainConfig(TrainingConfig):
@@ -51,7 +49,7 @@ class PretrainConfig(TrainingConfig):
     task: Literal["pretrain"] = "pretrain"
     name: str = Field(min_length=1, description="the row of this encoder in tables")
     tags: dict[str, str] = Field(default_factory=dict, description="facts for reports: a grid's method and regime")
-    recipe: RecipeConfig
+    recipe: Annotated[RecipeConfig, ChosenByName(lambda name: find_recipe(name).Config, _known_options)]
     encoder: EncoderConfig
     data: DataConfig
     splits: tuple[Literal["train", "val", "test", "none"], ...] = Field(
@@ -78,7 +76,7 @@ def run_pretrain(config: PretrainConfig) -> None:
     """
     world = prepare(config)
     manifest = clips_to_see(config)
-    note = RECIPES[config.recipe.name].check_clips(config.recipe, manifest)
+    note = find_recipe(config.recipe.name).check_clips(config.recipe, manifest)
     if note:
         logger.info("%s: %s", config.name, note)
     recipe = build_recipe(config, manifest)
@@ -90,6 +88,8 @@ def run_pretrain(config: PretrainConfig) -> None:
     with open_run(config, world, {"decoding": store}, ENCODER) as run:
         if run is None:
             return
+        if world.main:
+            recipe.describe(run.folder)
         Trainer(
             recipe,
             batches,
@@ -133,7 +133,7 @@ def clips_to_see(config: PretrainConfig) -> Manifest:
         UserError: Nothing is left, labels are needed and absent, or a downstream clip would be seen undeclared or with
             its label.
     """
-    labels = RECIPES[config.recipe.name].needs_labels
+    labels = find_recipe(config.recipe.name).needs_labels
     if labels and config.transductive:
         raise UserError(f"recipe {config.recipe.name} learns labels; only recipes without labels can be transductive")
     manifest = seen_manifest(config.data.manifest, config.splits)
@@ -159,7 +159,7 @@ def build_recipe(config: PretrainConfig, manifest: Manifest) -> Recipe:
     Raises:
         UserError: The encoder is of another modality, or clips have no pose for a pose encoder.
     """
-    recipe = RECIPES[config.recipe.name]
+    recipe = find_recipe(config.recipe.name)
     encoder = build_encoder(config.encoder, **recipe.encoder_arguments(config.recipe))
     if recipe.modality not in (None, encoder.input_spec.modality):
         raise UserError(
@@ -182,6 +182,7 @@ def _facts(config: PretrainConfig, manifest: Manifest) -> dict[str, str]:
         stages = json.loads(read_metadata(config.encoder.weights).get("pretraining", "[]"))
     stage = {
         "recipe": config.recipe.name,
+        "package": plugins.origin_of("recipe", config.recipe.name),
         "manifest": manifest.name,
         "fingerprint": manifest.fingerprint(),
         "clips": str(len(manifest.select())),

@@ -180,6 +180,31 @@ _corpus(
 )
 
 
+@data_app.command("corpus")
+def data_corpus(
+    name: Annotated[str, typer.Argument(help="a corpus of a plug-in package, or path/to/file.py:Name")],
+    out: Annotated[Path, typer.Option(help="manifest.csv to write")],
+    inputs: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="the converter's inputs")] = None,
+) -> None:
+    """A plug-in's converter, a function of its inputs that returns a Manifest -> manifest."""
+    from islr import plugins
+    from islr.config_files import read_overrides
+    from islr.data.corpora.folder import CORPORA
+    from islr.data.manifest import Manifest
+
+    convert = CORPORA.get(name) or plugins.find("corpus", name, CORPORA)
+    given = read_overrides(inputs or [])
+    try:
+        inspect.signature(convert).bind(**given)
+    except TypeError as error:
+        raise UserError(f"corpus '{name}': {error}; its inputs are {inspect.signature(convert)}") from error
+    manifest = convert(**given)
+    if not isinstance(manifest, Manifest):
+        raise UserError(f"corpus '{name}' returned {type(manifest).__name__}, not a Manifest")
+    manifest.save(out)
+    _print_audit(manifest)
+
+
 @data_app.command("fetch")
 def data_fetch(
     json_file: Annotated[Path, typer.Option("--json", help="WLASL_v0.3.json, or one with its schema")],

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from islr import plugins
 from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
 from islr.models.convnets.frame_conv import frame_conv_base, frame_conv_tiny
@@ -100,25 +101,22 @@ MODELS: dict[str, Callable[..., Encoder]] = {
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Registered names that match a shell pattern, sorted."""
-    return sorted(fnmatch.filter(MODELS, pattern))
+    """Return the names that match a shell pattern, those of plug-in packages included, sorted."""
+    return sorted(fnmatch.filter({*MODELS, *plugins.listed("encoder")}, pattern))
 
 
 def create_model(name: str, **arguments: Any) -> Encoder:
     """Build an encoder with fresh weights.
 
     Args:
-        name: A key of `MODELS`.
+        name: A key of `MODELS`, an entry point of a plug-in, or `path/to/file.py:Name`.
         arguments: Passed to the function behind the name; what is left out has its default.
 
     Raises:
         UserError: The name or an argument is unknown (the nearest are listed), or a value is impossible.
     """
-    if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.4)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        raise UserError(f"unknown model '{name}'; {hint}known: {', '.join(list_models())}")
-    signature = inspect.signature(MODELS[name])
+    build = MODELS.get(name) or plugins.find("encoder", name, MODELS)
+    signature = inspect.signature(build)
     for argument in arguments:
         if argument not in signature.parameters:
             near = difflib.get_close_matches(argument, signature.parameters, n=1, cutoff=0.4)
@@ -128,7 +126,7 @@ def create_model(name: str, **arguments: Any) -> Encoder:
             )
     bound = signature.bind(**arguments)
     bound.apply_defaults()
-    encoder = MODELS[name](**bound.arguments)
+    encoder: Encoder = build(**bound.arguments)
     encoder.architecture = name
     encoder.arguments = dict(bound.arguments)
     return encoder

@@ -7,6 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from islr import plugins
 from islr.models import create_model
 from islr.models.layouts import layouts_of
 
@@ -72,5 +73,5 @@ def describe(name: str, **arguments: Any) -> Description:
         blocks=len(encoder.layer_dims),
         macs=counter.get_total_flops() // 2,
         layouts=tuple(layouts_of(name)),
-        source=encoder.source,
+        source=encoder.source + (f" ({origin})" if (origin := plugins.origin_of("encoder", name)) else ""),
     )

@@ -81,6 +81,20 @@ class Run:
         """details.json of a probing run: what was covered and how the splits were made; empty when absent."""
         return _json(self.folder / "details.json")
 
+    @cached_property
+    def _recipe_facts(self) -> dict[str, Any]:
+        return _json(self.folder / "recipe.json")
+
+    @property
+    def trivial_predictors(self) -> dict[str, str]:
+        """Logged name of each trivial predictor of the recipe -> what it predicts."""
+        return dict(self._recipe_facts.get("trivial_predictors", {}))
+
+    @property
+    def compared_values(self) -> tuple[str, ...]:
+        """Logged values that trivial scores are comparable with, the first that was logged counts."""
+        return tuple(self._recipe_facts.get("compared_values", ()))
+
     @property
     def recipe(self) -> str:
         """Name of the pre-training recipe, empty for other tasks."""

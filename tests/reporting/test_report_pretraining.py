@@ -1,5 +1,6 @@
 """What the report says of pre-training runs: scores against trivial predictors, features, and warnings."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,17 @@ from support.report_runs import write_metrics, write_run
 from islr.reporting.document.blocks import Notice, Table
 from islr.reporting.gather import scan
 from islr.reporting.sections.pretraining import signs
+from pretrain import RECIPES
+
+BEVT_TRIVIAL = "the frequencies of the visual tokens"
 
 
 def blocks_of(folder: Path, name: str, values: dict[str, Any], looks: list[dict[str, Any]] | None = None) -> list[Any]:
     write_run(folder, {"task": "pretrain", "name": name, "recipe": {"name": name}})
+    for recipe in RECIPES.values():  # the one whose trivial predictor these values hold
+        if recipe.trivial_predictors and recipe.trivial_predictors.keys() <= values.keys():
+            facts = {key: getattr(recipe, key) for key in ("trivial_predictors", "compared_values")}
+            (folder / "recipe.json").write_text(json.dumps(facts))
     shared = {"kind": "train", "grad_norm": 2.5, "clips_per_s": 40.0, "data_wait": 0.25}
     rows = [shared | {"step": step, "epoch": step / 10} | values for step in range(1, 11)]
     rows[0]["loss"] = 99.0  # only the end counts
@@ -35,7 +43,12 @@ def warnings_of(blocks: list[Any]) -> list[str]:
         ({"loss": 0.05, "zero_prediction": 0.1}, {"loss": "0.05", "trivial loss": "0.1"}),
         (
             {"loss": 9.0, "video_loss": 2.0, "unigram_entropy": 3.0, "target_perplexity": 20.0},
-            {"loss": "2", "trivial loss": "3", "trivial predictor": "word frequencies", "perplexity": "20"},
+            {
+                "loss": "2",
+                "trivial loss": "3",
+                "trivial predictor": "the frequencies of the visual tokens",
+                "perplexity": "20",
+            },
         ),
         ({"loss": 2.0, "unigram_entropy": 3.0}, {"loss": "2", "trivial loss": "3"}),
         ({"loss": 0.3, "mean_pose": 0.9, "guided": 0.5}, {"trivial loss": "0.9", "guided masks": "0.5"}),

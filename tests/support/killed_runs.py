@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from islr.training import engine
 from pretrain.run import PretrainConfig, run_pretrain
@@ -19,7 +20,7 @@ _CONTEXT.set_forkserver_preload(["pretrain.run"])
 
 def start_run(config: PretrainConfig) -> BaseProcess:
     """A run in the background."""
-    process = _CONTEXT.Process(target=run_pretrain, args=(config,))
+    process = _CONTEXT.Process(target=_run, args=(config.model_dump(mode="json"),))
     process.start()
     return process
 
@@ -35,13 +36,17 @@ def killed_at(config: PretrainConfig, step: int, prepare: Callable[[], None] | N
     Returns:
         Whether it died of that.
     """
-    process = _CONTEXT.Process(target=_run_until, args=(config, step, prepare))
+    process = _CONTEXT.Process(target=_run_until, args=(config.model_dump(mode="json"), step, prepare))
     process.start()
     process.join()
     return process.exitcode == -signal.SIGKILL
 
 
-def _run_until(config: PretrainConfig, step: int, prepare: Callable[[], None] | None) -> None:
+def _run(tree: dict[str, Any]) -> None:
+    run_pretrain(PretrainConfig.model_validate(tree))  # a plug-in's class exists here only once its file is read
+
+
+def _run_until(tree: dict[str, Any], step: int, prepare: Callable[[], None] | None) -> None:
     plain = engine.seed_step
 
     def deadly(seed: int, current: int, rank: int) -> None:
@@ -52,4 +57,4 @@ def _run_until(config: PretrainConfig, step: int, prepare: Callable[[], None] | 
     engine.seed_step = deadly
     if prepare is not None:
         prepare()
-    run_pretrain(config)
+    _run(tree)

@@ -6,14 +6,6 @@ from islr.reporting.document import text
 from islr.reporting.document.blocks import Block, Cell, Column, Notice, Table
 from islr.reporting.gather import Run
 
-# What a recipe logs as the score of a predictor that knows no clip -> the score of the recipe that compares to it (the
-# first of these that it logs), and what that predictor says.
-TRIVIAL = {
-    "zero_prediction": (("loss",), "zero everywhere"),
-    "mean_pose": (("loss",), "the mean pose, at rest"),
-    "unigram_entropy": (("video_loss", "loss"), "word frequencies"),
-    "mean_prediction": (("reconstruction",), "the mean"),
-}
 PERPLEXITIES = ("target_perplexity", "perplexity")
 ONE_WORD = 1.5  # words in use, as if evenly, under which a codebook has collapsed
 END = 0.1  # of a run, whose mean is shown
@@ -30,9 +22,9 @@ def _training(runs: Sequence[Run]) -> list[Block]:
     rows = []
     for run in runs:
         score, trivial, predictor = "", "", ""
-        for key, (values, words) in TRIVIAL.items():
+        found = next((end for name in run.compared_values if (end := _end(run, name)) is not None), None)
+        for key, words in run.trivial_predictors.items():
             known = _end(run, key)
-            found = next((end for name in values if (end := _end(run, name)) is not None), None)
             if known is None or found is None:
                 continue
             score, trivial, predictor = f"{found:.4g}", f"{known:.4g}", words
