@@ -67,8 +67,8 @@ def _labelled(config: PretrainConfig, manifest: Manifest) -> Labelled | None:
         torch.manual_seed(config.run.seed)
         return Classification(build_encoder(config.encoder), classes, unrepeated(classification))
 
-    video = isinstance(config.recipe, VideoRecipeConfig)
-    sampling = config.recipe.video.sampling if video else SamplingConfig()
+    options = config.recipe
+    sampling = options.video.sampling if isinstance(options, VideoRecipeConfig) else SamplingConfig()
     return Labelled(*_held_out(manifest), classifier, sampling)
 
 

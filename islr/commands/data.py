@@ -189,7 +189,7 @@ def data_corpus(
     """A plug-in's converter, a function of its inputs that returns a Manifest -> manifest."""
     from islr import plugins
     from islr.config_files import read_overrides
-    from islr.data.corpora.folder import CORPORA
+    from islr.data.corpora.registry import CORPORA
     from islr.data.manifest import Manifest
 
     convert = CORPORA.get(name) or plugins.find("corpus", name, CORPORA)
