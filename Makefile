@@ -1,16 +1,20 @@
-# `make demo` and `make test` are the two commands of the README; each makes .venv when it is absent.
+# `make demo` and `make test` are the two commands of the README; `make quick` is the quick part of the tests. Each makes
+# .venv when it is absent.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test quick lint clean
 
 demo: $(INSTALLED)
 	$(BIN)/islr demo --out demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+quick: $(INSTALLED)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
