@@ -9,7 +9,8 @@ from support.killed_runs import killed_at
 from support.recipe_runs import smallest_config
 
 from islr.checks.overfit import one_batch
-from islr.config import load_config, shipped_configs
+from islr.config import load_config
+from islr.config_files import shipped_configs
 from islr.models import create_model
 from islr.models.weights import load_encoder
 from islr.training.distributed.world import World
