@@ -54,7 +54,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def mini_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A rendered corpus of 6 signs x 5 signers x 1: small files, all splits, poses and lexicon; once for all workers."""
+    """A rendered corpus of 6 signs x 5 signers x 1, all splits, with poses and lexicon; shared by all workers."""
     from islr.synth import SynthOptions, write_corpus
 
     base = tmp_path_factory.getbasetemp()

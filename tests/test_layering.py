@@ -13,9 +13,6 @@ from pathlib import Path
 import pytest
 from support.paths import CHECKOUT
 
-from islr.config_files import shipped_configs
-from pretrain import RECIPES
-
 PARTS = ("islr", "pretrain", "probe")
 # From the ground up. A module may import its own floor and those below; the longest prefix decides.
 FLOORS = (
@@ -211,8 +208,3 @@ def test_no_test_imports_another_test() -> None:
         for target in _imports(ast.parse(path.read_text(encoding="utf-8"))):
             assert not any(piece.startswith("test_") for piece in target.split(".")[:-1] or [target]), (path, target)
             assert target.partition(".")[0] != "tests", (path, target)
-
-
-@pytest.mark.parametrize("name", sorted(RECIPES))
-def test_every_recipe_has_a_shipped_configuration(name: str) -> None:
-    assert any(f"name: {name}\n" in path.read_text(encoding="utf-8") for path in shipped_configs().values())
