@@ -1,22 +1,27 @@
-"""The `islr` command: the composition root. It imports inside its commands, so that `--help` answers at once."""
+"""The `islr` command: the composition root, which alone puts `islr`, `pretrain` and `probe` together.
+
+It imports inside its commands, so that `--help` answers at once.
+"""
 
 import importlib
 import json
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from typer.exceptions import Abort, TyperException
 
+from islr.commands.arguments import ConfigFile, Overrides, print_once
 from islr.commands.data import data_app
+from islr.commands.evaluation import evaluate_command, finetune_command, report_command
 from islr.commands.models import models_command, weights_app
-from islr.errors import Interrupted, ProcessLost, RunFailed, UserError
+from islr.commands.synth import synth_command
+from islr.errors import DONE, FAILED, INTERRUPTED, WRONG_INPUT, Interrupted, ProcessLost, RunFailed, UserError
 from islr.logs import show_logs
-
-DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 75
 
 app = typer.Typer(
     name="islr",
@@ -25,14 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Pre-train, fine-tune, probe and report on isolated sign language recognition.",
 )
-config_app = typer.Typer(no_args_is_help=True, help="Look at configurations.")
-app.add_typer(data_app, name="data")
-app.add_typer(config_app, name="config")
-app.add_typer(weights_app, name="weights")
-app.command("models")(models_command)
-
-ConfigFile = Annotated[str, typer.Argument(help="config file, or the name of a shipped one (smoke/maskfeat.yaml)")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value ...")]
+config_app = typer.Typer(no_args_is_help=True, help="Inspect configurations.")
 
 
 def main(command: str | None = None) -> None:
@@ -48,7 +46,7 @@ def main(command: str | None = None) -> None:
 
 
 def run(arguments: list[str], debug: bool = False) -> int:
-    """Run one command; returns its exit code and prints one line on stderr when it is not 0."""
+    """Run one command and return its exit code; print one line on stderr when that is not 0."""
     from islr.data.video.guard import DecodeError
 
     show_logs()
@@ -56,7 +54,7 @@ def run(arguments: list[str], debug: bool = False) -> int:
         code = app(args=arguments, prog_name="islr", standalone_mode=False)
         return code if isinstance(code, int) else DONE
     except TyperException as error:
-        # Typer's own errors: a wrong option, no command. They know how to show themselves, usage line included.
+        # Typer's own errors (a wrong option, no command) print themselves with the usage line.
         error.show()  # type: ignore[attr-defined]
         return WRONG_INPUT
     except Abort:
@@ -71,11 +69,11 @@ def run(arguments: list[str], debug: bool = False) -> int:
         return _fail(str(error), FAILED, debug)
     except Exception as error:
         traceback.print_exc()
-        return _fail(f"this is a fault of the program, not of your input: {error}", FAILED, False)
+        return _fail(f"this is a bug in islr, not a mistake in your input: {error}", FAILED, False)
 
 
 def _fail(message: str, code: int, debug: bool, everywhere: bool = False) -> int:
-    """Say why; of several processes the first does, unless it may be the one that is gone."""
+    """Print why on rank 0, or on every rank where rank 0 may be the one that died."""
     if debug:
         traceback.print_exc()
     if everywhere or os.environ.get("RANK", "0") == "0":
@@ -90,11 +88,10 @@ def _root(
     """`--debug` is taken out of the arguments before they are parsed; it is declared here for `--help`."""
 
 
-@app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="folder for the corpus, the runs and report.html")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="folder for the corpora, the runs and report.html")] = Path("demo"),
 ) -> None:
-    """From nothing to a report: synthetic corpus, pre-training, fine-tuning, probing, report.html."""
+    """Run a small study from nothing to a report: synthetic corpora, pre-training, fine-tuning, probing."""
     _preload()
     from islr.study.demo import run_demo
 
@@ -102,76 +99,24 @@ def demo(
 
 
 def _preload() -> None:
-    """Import once what stages need: their processes are forked from this one."""
+    """Import what the stages need before their processes are forked from this one."""
     for module in ("islr.synth", "islr.evaluation.finetune", "pretrain.run", "probe.protocol"):
         importlib.import_module(module)
 
 
-@app.command()
-def synth(
-    out: Annotated[Path, typer.Argument(help="folder for the corpus")],
-    kind: Annotated[
-        Literal["isolated", "continuous", "actions"],
-        typer.Option(help="one sign a clip, 10 to 30 s of signing, or whole-body motions without signs"),
-    ] = "isolated",
-    difficulty: Annotated[
-        Literal["easy", "medium", "hard"], typer.Option(help="a studio, people at home, or found footage")
-    ] = "medium",
-    lexicon: Annotated[Path | None, typer.Option(help="csv in ASL-LEX columns; default: the built-in lexicon")] = None,
-    signs: Annotated[int | None, typer.Option(min=1, help="default: 48 signs, or all actions")] = None,
-    signers: Annotated[int, typer.Option(min=1)] = 10,
-    reps: Annotated[int, typer.Option(min=1, help="clips of each sign by each signer; of each signer, continuous")] = 2,
-    size: Annotated[int, typer.Option(min=64, help="width and height in pixels")] = 128,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    vocabulary: Annotated[Literal["a", "b"], typer.Option(help="built-in lexicon; a and b share no sign")] = "a",
-    homophones: Annotated[int, typer.Option(min=0, help="built-in signs that share the form of another")] = 0,
-    val_signers: Annotated[int, typer.Option(min=0)] = 2,
-    test_signers: Annotated[int, typer.Option(min=0)] = 2,
-    name: Annotated[str, typer.Option(help="corpus name in the manifest")] = "",
-    workers: Annotated[int, typer.Option(min=1)] = 1,
-) -> None:
-    """Render a corpus: videos, exact poses, manifest, and lists as WLASL, OpenASL or Kinetics publish theirs."""
-    from islr.progress import ProgressBar
-    from islr.synth import SynthOptions, coverage, summary, write_corpus
-    from islr.synth.write import corpus_of, load_signs
-
-    options = SynthOptions(
-        kind=kind,
-        difficulty=difficulty,
-        lexicon=lexicon,
-        vocabulary=vocabulary,
-        signs=signs,
-        homophones=homophones,
-        signers=signers,
-        reps=reps,
-        size=size,
-        seed=seed,
-        val_signers=val_signers,
-        test_signers=test_signers,
-        name=name,
-        workers=workers,
-    )
-    with ProgressBar("rendering", len(corpus_of(options).takes())) as bar:
-        write_corpus(out, options, bar.callback)
-    if lexicon is not None:
-        print("\n".join(summary(coverage(load_signs(options)))))
-    print(out / "manifest.csv")
-
-
-@app.command()
 def check(
     config: ConfigFile,
     overrides: Overrides = None,
-    steps: Annotated[int, typer.Option(min=1, help="training steps of a check, at most")] = 200,
-    seconds: Annotated[float, typer.Option(min=1, help="seconds of a check, at most")] = 120,
-    clips: Annotated[int, typer.Option(min=2, help="clips of the batch that is overfitted")] = 8,
-    processes: Annotated[int, typer.Option(min=1, help="processes that the run will have")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="most training steps of one check")] = 200,
+    seconds: Annotated[float, typer.Option(min=1, help="most seconds of one check")] = 120,
+    clips: Annotated[int, typer.Option(min=2, help="clips in the batch that the model overfits")] = 8,
+    processes: Annotated[int, typer.Option(min=1, help="ranks of the planned run, for its time and memory")] = 1,
     only: Annotated[
-        list[str] | None, typer.Option(help="data, overfit, reload, shuffled or speed; repeat for several")
+        list[str] | None, typer.Option(help="data, overfit, reload, shuffled or speed; repeat the option for several")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write what was found there")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="also write the findings to this file")] = None,
 ) -> None:
-    """Before a long run: can it learn, does anything leak, does it load again, how long, how much memory."""
+    """Check a run before it starts: can it learn, does data leak, do its weights load, what does it cost."""
     from islr.checks.run import report_checks
     from islr.checks.subject import CheckLimits
 
@@ -180,7 +125,7 @@ def check(
 
 
 def _subject(where: str, overrides: list[str]) -> Any:
-    """The run of a configuration, as the checks see it."""
+    """Return the subject of the checks for a configuration."""
     from islr.config import validate
     from islr.config_files import read_tree
 
@@ -188,73 +133,26 @@ def _subject(where: str, overrides: list[str]) -> Any:
     if tree.get("task") == "pretrain":
         from pretrain.check import pretrain_subject
 
-        return pretrain_subject(validate(_schema("pretrain"), tree, where))
+        return pretrain_subject(validate(schema_of("pretrain"), tree, where))
     if tree.get("task") == "finetune":
         from islr.checks.finetune import finetune_subject
 
-        return finetune_subject(validate(_schema("finetune"), tree, where))
+        return finetune_subject(validate(schema_of("finetune"), tree, where))
     raise UserError(f"{where}: `islr check` takes pretrain and finetune configs, not task {tree.get('task')!r}")
 
 
-@app.command()
 def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Pre-train an encoder (also: torchrun --nproc-per-node N -m pretrain CONFIG)."""
+    """Pre-train an encoder; for several GPUs: torchrun --nproc-per-node N -m pretrain CONFIG."""
     from islr.config import load_config
     from pretrain.run import ENCODER, PretrainConfig, run_pretrain
 
     resolved = load_config(PretrainConfig, config, overrides or [])
     run_pretrain(resolved)
-    _say(Path(resolved.run.out) / ENCODER)
+    print_once(Path(resolved.run.out) / ENCODER)
 
 
-@app.command()
-def finetune(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Fine-tune an encoder, choose on val, score test once."""
-    from islr.config import load_config
-    from islr.evaluation.finetune import FinetuneConfig, run_finetune
-
-    resolved = load_config(FinetuneConfig, config, overrides or [])
-    _print_results(run_finetune(resolved))
-
-
-@app.command()
-def evaluate(
-    runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN...", help="finished fine-tuning runs")] = None,
-    split: Annotated[Literal["val", "test"], typer.Option()] = "test",
-    views: Annotated[str | None, typer.Option(help="CxS: temporal clips x spatial crops")] = None,
-    manifest: Annotated[Path | None, typer.Option(help="another corpus with the same classes")] = None,
-    allow_partial: Annotated[bool, typer.Option("--allow-partial", help="score n of the expected clips")] = False,
-    cluster: Annotated[Literal["signer"] | None, typer.Option(help="intervals draw whole signers, not clips")] = None,
-    temperature: Annotated[
-        bool, typer.Option("--temperature", help="scale confidences by what fits the selection set")
-    ] = False,
-    fuse: Annotated[bool, typer.Option("--fuse", help="average the answers of two or more runs")] = False,
-    weights: Annotated[str | None, typer.Option(help="fuse: equal, val (chosen there), or numbers such as 2,1")] = None,
-    pool: Annotated[
-        Literal["probabilities", "logits"] | None, typer.Option(help="fuse: what is averaged; default probabilities")
-    ] = None,
-    predictions: Annotated[
-        Path | None,
-        typer.Option(
-            help="another model's answers, with --manifest: csv of clip_id, rank1, rank2, ... (class names; score1, "
-            "score2, ... and true_probability where known), csv of clip_id and one column for each class, or npz of "
-            "clip_ids, classes and probabilities or logits"
-        ),
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="fuse, predictions: the row in tables")] = None,
-    out: Annotated[Path | None, typer.Option(help="fuse, predictions: folder for the results")] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(help="default: as the run says")] = None,
-) -> None:
-    """Score again: a fine-tuned model, several of them fused, or the predictions of any other model."""
-    given = dict(locals())  # by the names of Request's fields
-    from islr.evaluation.request import Request, evaluate_request
-
-    _print_results(evaluate_request(Request(**given)))
-
-
-@app.command()
 def probe(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Score frozen features against phonological features."""
+    """Probe the features of frozen encoders for phonological features."""
     from islr.config import load_config
     from probe.config import ProbeConfig
     from probe.protocol import run_probe
@@ -263,13 +161,14 @@ def probe(config: ConfigFile, overrides: Overrides = None) -> None:
     print(render(run_probe(load_config(ProbeConfig, config, overrides or []))))
 
 
-@app.command()
 def bench(
     config: ConfigFile,
     overrides: Overrides = None,
-    plan: Annotated[bool, typer.Option("--plan", help="show the stages and what is done, run nothing")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="print the stages, their state and cost, and run nothing")
+    ] = False,
 ) -> None:
-    """The grid of recipes x regimes x seeds; run it again to go on where it stopped."""
+    """Run a grid of recipes x data regimes x seeds and report on it; the same command continues a stopped grid."""
     from islr.config import load_config
     from islr.study.bench import plan as plan_of
     from islr.study.bench import run_bench
@@ -278,38 +177,29 @@ def bench(
 
     grid = load_config(GridConfig, config, overrides or [])
     if plan:
-        print("\n".join(plan_of(grid, expand(grid, _schema))))
+        print("\n".join(plan_of(grid, expand(grid, schema_of))))
         return
     _preload()
-    run_bench(grid, _schema, run)  # the report names itself
+    run_bench(grid, schema_of, run)  # `islr report` prints where the report is
 
 
-@app.command()
-def report(
-    runs: Annotated[list[Path], typer.Argument(help="run folders, or folders that contain them")],
-    out: Annotated[
-        Path, typer.Option(help=".html, .md, .tex, .csv (all records), or a folder (all tables as CSV)")
-    ] = Path("report.html"),
-    frames: Annotated[bool, typer.Option(help="show frames of clips; without, no signer can be recognised")] = True,
-) -> None:
-    """Render run folders as one page; needs no videos and no GPU."""
-    from islr.reporting import build_report
-
-    print(build_report(runs, out, frames=frames))
-
-
-@app.command()
 def perf(
-    what: Annotated[Literal["decode", "hog", "step", "probe", "all"], typer.Argument()] = "all",
-    videos: Annotated[Path | None, typer.Option(help="decode: folder of clips; default: clips drawn now")] = None,
-    short_side: Annotated[int, typer.Option(min=16, help="decode: pixels of the output and of the pack")] = 256,
-    clips: Annotated[int, typer.Option(min=1, help="decode: clips taken from the folder, evenly spaced")] = 40,
+    what: Annotated[Literal["decode", "hog", "step", "probe", "all"], typer.Argument(help="what to measure")] = "all",
+    videos: Annotated[
+        Path | None, typer.Option(help="decode: folder of clips; default: clips rendered for the measurement")
+    ] = None,
+    short_side: Annotated[
+        int, typer.Option(min=16, help="decode: shorter side in pixels of the output and of the pack")
+    ] = 256,
+    clips: Annotated[
+        int, typer.Option(min=1, help="decode: number of clips, taken from the folder at even spacing")
+    ] = 40,
     frames: Annotated[int, typer.Option(min=1, help="step: frames per clip")] = 16,
     size: Annotated[int, typer.Option(min=1, help="step: height and width in pixels")] = 224,
     batch: Annotated[int, typer.Option(min=1, help="step: clips per step")] = 1,
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="step: where; a GPU runs in bfloat16")] = "cpu",
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="step: device; cuda runs in bfloat16")] = "cpu",
 ) -> None:
-    """Measure our code beside well-known or straightforward code, in one run; on one thread where it is a CPU."""
+    """Measure speed side by side with well-known libraries; on a CPU, on one thread."""
     from islr.perf.decode import decode_speed, run_contests
 
     if what in ("decode", "all"):
@@ -325,21 +215,21 @@ def perf(
     if what in ("probe", "all"):
         from probe.solver.benchmark import PUBLISHED, compare
 
-        found = compare(*PUBLISHED)
-        print(found.table(), found, sep="\n")
+        result = compare(*PUBLISHED)
+        print(result.table(), result, sep="\n")
 
 
 @config_app.command("schema")
-def config_schema(
-    task: Annotated[Literal["pretrain", "finetune", "probe", "bench"], typer.Argument()],
+def configschema_of(
+    task: Annotated[Literal["pretrain", "finetune", "probe", "bench"], typer.Argument(help="task")],
 ) -> None:
-    """Print the JSON Schema of a task's configuration, for editors."""
-    print(json.dumps(_schema(task).model_json_schema(), indent=1))
+    """Print the JSON Schema of a task's configuration, with which editors complete YAML."""
+    print(json.dumps(schema_of(task).model_json_schema(), indent=1))
 
 
 @config_app.command("show")
 def config_show(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Print a configuration as it resolves: base chain, overrides and defaults filled in."""
+    """Print a resolved configuration: with its base chain, overrides and defaults."""
     from islr.config import dump_yaml, validate
     from islr.config_files import read_tree
 
@@ -347,10 +237,11 @@ def config_show(config: ConfigFile, overrides: Overrides = None) -> None:
     task = tree.get("task")
     if task not in ("pretrain", "finetune", "probe", "bench"):
         raise UserError(f"{config}: key 'task' must be pretrain, finetune, probe or bench, not {task!r}")
-    print(dump_yaml(validate(_schema(task), tree, config)), end="")
+    print(dump_yaml(validate(schema_of(task), tree, config)), end="")
 
 
-def _schema(task: str) -> Any:
+def schema_of(task: str) -> Any:
+    """Return the configuration class of a task."""
     if task == "pretrain":
         from pretrain.run import PretrainConfig
 
@@ -368,27 +259,20 @@ def _schema(task: str) -> Any:
     return ProbeConfig
 
 
-def _say(what: object) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        print(what)
-
-
-def _print_results(results: list[Any]) -> None:
-    """The overall accuracies of a scored run, one a line, and what makes their intervals doubtful."""
-    for result in results:
-        if result.group or not result.metric.startswith("top"):
-            continue
-        record = result.provenance
-        part = "" if record.complete else f" of {record.clips_expected} expected"
-        bounds = "" if result.ci_low is None else f" [{100 * result.ci_low:.2f}, {100 * result.ci_high:.2f}]"
-        views = f", views {record.views}" if record.encoder else ""
-        _say(
-            f"{result.name}: {result.metric} {100 * result.value:.2f} %{bounds} on {result.n}{part} clips of "
-            f"{record.manifest} {record.split}{views}"
-        )
-    overall = [result for result in results if not result.group]
-    doubts = {f"intervals are over {few}" for r in overall if (few := r.ci_method.partition("; ")[2])}
-    if any(r.metric == "top1" and r.provenance.cluster and r.ci_low is None for r in overall):
-        doubts = {"all clips are of one signer, so there is no interval over signers"}
-    for doubt in sorted(doubts):
-        print(f"islr: {doubt}", file=sys.stderr)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "synth": synth_command,
+    "check": check,
+    "pretrain": pretrain,
+    "finetune": finetune_command,
+    "evaluate": evaluate_command,
+    "probe": probe,
+    "bench": bench,
+    "report": report_command,
+    "models": models_command,
+    "perf": perf,
+}
+for _name, _command in _COMMANDS.items():
+    app.command(_name)(_command)
+for _name, _group in {"data": data_app, "weights": weights_app, "config": config_app}.items():
+    app.add_typer(_group, name=_name)

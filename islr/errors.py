@@ -1,24 +1,26 @@
-"""The ways a command ends on purpose before its work is done."""
+"""The ways a command ends: its exit codes, and the exceptions behind them."""
+
+DONE, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 75
 
 
 class UserError(ValueError):
-    """The user's input is wrong. The message is one line that says what to change; the command exits with 2."""
+    """Input that the user has to change; the message is one line that says how. The command exits with 2."""
 
 
 class RunFailed(RuntimeError):
-    """A run cannot go on (a loss that is not finite, for instance). One line; the command exits with 1."""
+    """A run that cannot go on (its loss is not finite, for instance); one line. The command exits with 1."""
 
 
 class ProcessLost(RunFailed):
-    """Another process of the run is gone or does not answer; each of the others says so."""
+    """A rank of the run that has died or does not answer; every other rank prints the message."""
 
 
 class Interrupted(Exception):
-    """Work was stopped by a signal after its state was saved; the command exits with 75 and can be run again."""
+    """Work that a signal stopped after it saved its state. The command exits with 75, and continues when run again."""
 
 
 def one_line(error: Exception, longest: int = 200) -> str:
-    """The message of somebody else's exception, as part of a one-line message of ours."""
+    """Return the message of another library's exception as one line of at most `longest` characters."""
     return " ".join(str(error).split())[:longest] or type(error).__name__
 
 

@@ -1,17 +1,17 @@
-"""torchrun with the exit codes of this program: `python -m islr.torchrun` takes torchrun's arguments.
+"""torchrun with the exit codes of `islr`: `python -m islr.torchrun` takes torchrun's arguments.
 
-torchrun itself ends with 1 whatever its processes ended with, so that nobody can tell a wrong configuration (2) or a
-run that was stopped and saved (75) from a failure.
+torchrun itself exits with 1 whatever the exit codes of its processes, so a wrong configuration (2) and a run that was
+stopped and saved (75) look like failures.
 """
 
 import sys
 from collections.abc import Iterable, Sequence
 
-WRONG_INPUT, INTERRUPTED, FAILED = 2, 75, 1
+from islr.errors import DONE, FAILED, INTERRUPTED, WRONG_INPUT
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run torchrun; returns the exit code."""
+    """Run torchrun and return the exit code."""
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -21,14 +21,14 @@ def main(arguments: Sequence[str]) -> int:
     except ChildFailedError as error:
         return exit_code(failure.exitcode for failure in error.failures.values())
     except SignalException:
-        return INTERRUPTED  # its processes were told to save
-    return 0
+        return INTERRUPTED  # torchrun has passed the signal on, and its processes have saved
+    return DONE
 
 
 def exit_code(codes: Iterable[int]) -> int:
-    """One code for those of several failed processes: what the user can do something about comes first."""
-    found = set(codes)
-    return next((code for code in (WRONG_INPUT, INTERRUPTED) if code in found), FAILED)
+    """Return one code for several failed processes: a code the user can act on comes before a failure."""
+    failed = set(codes)
+    return next((code for code in (WRONG_INPUT, INTERRUPTED) if code in failed), FAILED)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from islr.errors import UserError
 from islr.processes.parent import end_with_parent
+from islr.processes.signals import STOP_SIGNALS
 
 Execute = Callable[[list[str]], int]
 _POLL_S = 1.0
@@ -90,7 +91,7 @@ class _Forked:
 
 def _child(execute: Execute, arguments: list[str], log: Path, parent: int) -> None:
     """Body of a job's process: output to its log, signals as in a fresh process, ends with its parent."""
-    for number in (15, 2):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     end_with_parent(parent, signal.SIGTERM)  # it saves and ends
     with log.open("a", encoding="utf-8") as file:

@@ -5,18 +5,17 @@ not run again; a stage that was cut short goes on from its own checkpoint. A sta
 need its result are skipped, and the others go on.
 """
 
-import signal
 import time
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from islr.errors import Interrupted, UserError
+from islr.errors import DONE, INTERRUPTED, Interrupted, UserError
+from islr.processes.signals import StopSignal
 from islr.study.launchers import Launcher, StageJob
 
 LOST = ("failed", "skipped")  # states of stages without a result
-INTERRUPTED = 75  # exit code of a command that was told to stop and saved its state
 _MOST_LAUNCHES = 100  # of a stage that keeps being interrupted, by a cluster's time limit for instance
 
 
@@ -31,7 +30,8 @@ class Stage:
         needs: Names of stages whose results it cannot do without.
         after: Names of stages that must have ended, well or not.
         cost: Rough share of the work; among the stages that are ready, the costliest starts first.
-        settle: Of the names of the stages without a result, the stage to run in place of this one, under its name.
+        settle: Returns the stage to run in place of this one, under its name, given the names of the stages that have
+            no result.
     """
 
     name: str
@@ -48,7 +48,7 @@ class StageOutcome:
     """How a stage ended.
 
     Attributes:
-        stage: Which.
+        stage: The stage, as settled.
         state: `done`, `already done`, `failed` or `skipped`.
         seconds: Wall time of this launch.
         why: Last error of ours in the log of a failed stage, or its last line; the missing stage of a skipped one.
@@ -64,84 +64,116 @@ def run_stages(
     stages: Sequence[Stage],
     launcher: Launcher,
     logs: Path,
-    processes: int,
+    at_once: int,
     report: Callable[[str], None] = print,
 ) -> list[StageOutcome]:
-    """Run stages in dependency order, up to `processes` at once, each as a job of its own.
+    """Run stages in dependency order, up to `at_once` at the same time, each as a job of its own.
 
     Args:
         stages: The study.
         launcher: Starts a command line as a job: on this machine, under torchrun, or on a cluster.
         logs: Folder for `<stage>.log`, which takes the output of the stage.
-        processes: Stages at once.
+        at_once: Most stages at the same time.
         report: Called with one line when a stage ends.
 
     Raises:
         UserError: Stages need each other in a circle, or a name that does not exist.
-        Interrupted: A signal came; running stages were told to save and have ended.
+        Interrupted: A stop signal came; the running stages have saved and ended.
     """
     _check(stages)
     logs.mkdir(parents=True, exist_ok=True)
-    outcomes: dict[str, StageOutcome] = {}
-    running: dict[str, tuple[Stage, StageJob, float]] = {}
-    launches: dict[str, int] = defaultdict(int)
-    stopped: list[int] = []
-    previous = {number: signal.signal(number, lambda n, _: stopped.append(n)) for number in (15, 2)}
+    return _StageRunner(stages, launcher, logs, at_once, report).run()
 
-    def end(outcome: StageOutcome, line: str) -> None:
-        outcomes[outcome.stage.name] = outcome
-        report(f"  {outcome.stage.name:28} {line}")
 
-    try:
-        while len(outcomes) < len(stages):
-            waiting = [stage for stage in stages if stage.name not in outcomes and stage.name not in running]
-            for stage in sorted(waiting, key=lambda stage: -stage.cost):
-                bad = [need for need in stage.needs if need in outcomes and outcomes[need].state in LOST]
-                if stage.done.exists():
-                    end(StageOutcome(stage, "already done"), "already done")
-                elif bad:
-                    end(
-                        StageOutcome(stage, "skipped", why=f"{bad[0]} has no result"),
-                        f"skipped: {bad[0]} has no result",
-                    )
-                elif (
-                    all(name in outcomes for name in (*stage.needs, *stage.after))
-                    and len(running) < processes
-                    and not stopped
-                ):
-                    lost = frozenset(name for name, outcome in outcomes.items() if outcome.state in LOST)
-                    settled = stage.settle(lost) if stage.settle else stage
-                    if settled.done.exists():
-                        end(StageOutcome(settled, "already done"), "already done")
-                        continue
-                    job = launcher.start(stage.name, settled.arguments, logs / f"{stage.name}.log")
-                    running[stage.name] = (settled, job, time.monotonic())
-                    launches[stage.name] += 1
-            if stopped:
-                for _, job, _ in running.values():
-                    job.stop()
-                for _, job, _ in running.values():
-                    job.wait()
-                raise Interrupted(f"stopped with {len(outcomes)} of {len(stages)} stages done; run it again to go on")
-            if not running:
-                continue
-            launcher.pause([job for _, job, _ in running.values()])
-            for name in [name for name, (_, job, _) in running.items() if job.ended()]:
-                stage, job, began = running.pop(name)
-                code, seconds = job.wait(), time.monotonic() - began
-                if code == INTERRUPTED and launches[name] < _MOST_LAUNCHES:
-                    report(f"  {name:28} interrupted after {seconds:.0f} s, goes on")
-                    continue
-                outcome = _outcome(stage, code, seconds, logs)
-                tail = f" ({outcome.why})" if outcome.why else ""
-                end(outcome, f"{outcome.state} in {outcome.seconds:.0f} s{tail}")
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    return [outcomes[stage.name] for stage in stages]
+class _StageRunner:
+    """The state of one launch of a study: which stages have ended, which run."""
+
+    def __init__(
+        self, stages: Sequence[Stage], launcher: Launcher, logs: Path, at_once: int, report: Callable[[str], None]
+    ) -> None:
+        self.stages, self.launcher, self.logs, self.at_once, self.report = stages, launcher, logs, at_once, report
+        self.outcomes: dict[str, StageOutcome] = {}
+        self.running: dict[str, _RunningStage] = {}
+        self.launches: Counter[str] = Counter()
+
+    def run(self) -> list[StageOutcome]:
+        """Run everything; see `run_stages`."""
+        with StopSignal() as stop:
+            while len(self.outcomes) < len(self.stages):
+                self._advance(starting=not stop.received)
+                if stop.received:
+                    self._stop()
+                if self.running:
+                    self.launcher.pause([one.job for one in self.running.values()])
+                    self._collect()
+        return [self.outcomes[stage.name] for stage in self.stages]
+
+    def _advance(self, starting: bool) -> None:
+        """Record the stages that need no run, and start those that are ready, the costliest first."""
+        waiting = [stage for stage in self.stages if stage.name not in self.outcomes | self.running]
+        for stage in sorted(waiting, key=lambda stage: -stage.cost):
+            missing = next((need for need in stage.needs if need in self._lost()), None)
+            if stage.done.exists():
+                self._end(StageOutcome(stage, "already done"))
+            elif missing:
+                self._end(StageOutcome(stage, "skipped", why=f"{missing} has no result"))
+            elif starting and len(self.running) < self.at_once and {*stage.needs, *stage.after} <= self.outcomes.keys():
+                self._start(stage.settle(self._lost()) if stage.settle else stage)
+
+    def _lost(self) -> frozenset[str]:
+        """Names of the stages that have ended without a result."""
+        return frozenset(name for name, outcome in self.outcomes.items() if outcome.state in LOST)
+
+    def _start(self, stage: Stage) -> None:
+        if stage.done.exists():  # settled to one that an earlier launch has run
+            self._end(StageOutcome(stage, "already done"))
+            return
+        job = self.launcher.start(stage.name, stage.arguments, self.logs / f"{stage.name}.log")
+        self.running[stage.name] = _RunningStage(stage, job, time.monotonic())
+        self.launches[stage.name] += 1
+
+    def _collect(self) -> None:
+        """Take in the stages that have ended; one that was interrupted waits for its next launch."""
+        for name in [name for name, one in self.running.items() if one.job.ended()]:
+            one = self.running.pop(name)
+            code, seconds = one.job.wait(), time.monotonic() - one.began
+            if code == INTERRUPTED and self.launches[name] < _MOST_LAUNCHES:
+                self.report(f"  {name:28} interrupted after {seconds:.0f} s, goes on")
+            else:
+                self._end(_outcome(one.stage, code, seconds, self.logs))
+
+    def _end(self, outcome: StageOutcome) -> None:
+        self.outcomes[outcome.stage.name] = outcome
+        line = outcome.state
+        if outcome.state == "skipped":
+            line += f": {outcome.why}"
+        elif outcome.state != "already done":
+            line += f" in {outcome.seconds:.0f} s" + (f" ({outcome.why})" if outcome.why else "")
+        self.report(f"  {outcome.stage.name:28} {line}")
+
+    def _stop(self) -> None:
+        """Stop the running stages and wait until they have saved.
+
+        Raises:
+            Interrupted: Always.
+        """
+        for one in self.running.values():
+            one.job.stop()
+        for one in self.running.values():
+            one.job.wait()
+        done = f"{len(self.outcomes)} of {len(self.stages)} stages done"
+        raise Interrupted(f"stopped with {done}; run the same command to go on")
+
+
+@dataclass(frozen=True)
+class _RunningStage:
+    stage: Stage
+    job: StageJob
+    began: float
 
 
 def _check(stages: Sequence[Stage]) -> None:
+    """Refuse names that do not exist, and circles; see `run_stages`."""
     known: set[str] = set()
     names = {stage.name for stage in stages}
     left = list(stages)
@@ -158,12 +190,12 @@ def _check(stages: Sequence[Stage]) -> None:
 
 
 def _outcome(stage: Stage, code: int | None, seconds: float, logs: Path) -> StageOutcome:
-    if code == 0 and stage.done.exists():
+    if code == DONE and stage.done.exists():
         return StageOutcome(stage, "done", seconds)
     path = logs / f"{stage.name}.log"
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     lines = text.rpartition("\n$ ")[2].strip().splitlines()  # of this launch, which begins with its command line
-    # Our own word comes before what torchrun says of it.
+    # Our own error message says more than torchrun's summary of it.
     ours = [line for line in lines if line.startswith("islr: ")] or lines
-    why = ours[-1] if ours and code != 0 else f"it left no {stage.done.name}"
+    why = ours[-1] if ours and code != DONE else f"it left no {stage.done.name}"
     return StageOutcome(stage, "failed", seconds, f"exit {code}: {why}; see {path}")

@@ -15,7 +15,7 @@ import yaml
 from support.paths import CHECKOUT
 from support.tiny_runs import FINETUNE, PRETRAIN
 
-from islr.cli import _schema, run
+from islr.cli import run, schema_of
 from islr.config import validate
 from islr.config_files import read_tree
 from islr.errors import RunFailed, UserError
@@ -54,7 +54,7 @@ def tree(mini_corpus: Path, tmp_path: Path) -> dict[str, Any]:
 
 def grid_of(tree: dict[str, Any]) -> tuple[GridConfig, Grid]:
     config = validate(GridConfig, tree, "grid.yaml")
-    return config, expand(config, _schema)
+    return config, expand(config, schema_of)
 
 
 def test_equal_stages_are_made_once_and_changed_ones_again(tree: dict[str, Any]) -> None:
@@ -184,7 +184,7 @@ def test_a_grid_runs_reports_and_goes_on_after_a_kill(tree: dict[str, Any], tmp_
     assert 1 <= len(done) < len(grid.stages)
     stamps = {stage.name: stage.done.stat().st_mtime_ns for stage in done}
     said: list[str] = []
-    report = run_bench(config, _schema, run, said.append)
+    report = run_bench(config, schema_of, run, said.append)
     assert all(stage.done.stat().st_mtime_ns == stamps[stage.name] for stage in done)
     assert f"{len(done)} of them done" in said[0]
     names = {load_results(stage.done)[0].name for stage in grid.stages if stage.name.startswith("finetune")}
@@ -200,7 +200,7 @@ def test_a_failed_cell_does_not_stop_others_and_slurm_s_code_path_runs(tree: dic
     tree["methods"]["maskfeat"]["pretrain_overrides"] += ["optim.batch_size=4000"]  # more than there are clips
     config, grid = grid_of(tree)
     with pytest.raises(RunFailed, match=r"1 stages failed and 1 were skipped \(pretrain maskfeat.*exit 2: islr: "):
-        run_bench(config, _schema, run, lambda line: None)
+        run_bench(config, schema_of, run, lambda line: None)
     finished = {stage.name.split()[0] for stage in grid.stages if stage.done.exists()}
     assert finished == {"finetune"}
     assert (Path(config.out) / "report.html").is_file()
@@ -216,7 +216,7 @@ def test_torchrun_is_for_training_stages() -> None:
 def test_torchrun_s_code_path_runs_and_keeps_exit_codes(tree: dict[str, Any], tmp_path: Path) -> None:
     tree |= {"backend": {"kind": "torchrun", "processes": 2}, "methods": {"random": tree["methods"]["random"]}}
     config, grid = grid_of(tree | {"regimes": {"scratch": {}}})
-    report = run_bench(config, _schema, run, lambda line: None)
+    report = run_bench(config, schema_of, run, lambda line: None)
     assert report.is_file()
     (stage,) = grid.stages
     assert json.loads((stage.done.parent / "env.json").read_text())["processes"] == 2

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from islr.cli import DONE, INTERRUPTED, WRONG_INPUT, run
+from islr.cli import run
 from islr.data.manifest import Manifest
+from islr.errors import DONE, INTERRUPTED, WRONG_INPUT
 from islr.synth import built_in_lexicon, write_lexicon
 
 TINY = ("--signers", "1", "--reps", "1", "--size", "64", "--val-signers", "0", "--test-signers", "0")
