@@ -189,19 +189,19 @@ def label_ceiling(manifest: Manifest, table: FormTable, split: str = "test") -> 
         raise UserError(f"no {split} clip of '{manifest.name}' has a form")
     labels = np.array([clip.label for clip in scored])
     forms = np.array([index.get(clip.form, -1) for clip in scored])
-    seen = (forms >= 0) & (table.counts.sum(axis=0)[forms] > 0)
+    in_training = (forms >= 0) & (table.counts.sum(axis=0)[forms] > 0)
     last = len(table.classes) - 1
     orders = {
         "": np.argsort(-table.counts, axis=0, kind="stable"),
         "_other_ties": last - np.argsort(-table.counts[::-1], axis=0, kind="stable"),
     }
-    result: dict[str, Any] = {"n": len(scored), "of": len(clips), "unseen": int((~seen).sum())}
+    result: dict[str, Any] = {"n": len(scored), "of": len(clips), "unseen": int((~in_training).sum())}
     for suffix, order in orders.items():
         for k in (1, 5):
             named = order[:k, forms] == labels  # [k, n]
             # A class that never had the form is no prediction, even where fewer than k classes had it.
             possible = table.counts[order[:k, forms], forms] > 0
-            result[f"top{k}{suffix}"] = float((named & possible & seen).any(axis=0).mean())
+            result[f"top{k}{suffix}"] = float((named & possible & in_training).any(axis=0).mean())
     return result
 
 

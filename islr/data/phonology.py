@@ -131,8 +131,8 @@ def read_asl_lex(path: str | Path, columns: Columns = ASL_LEX) -> Lexicon:
     """
     path = Path(path)
     rows = _read_rows(path)
-    wanted = [columns.entry, *([columns.lemma] if columns.lemma else []), *columns.features.values()]
-    for column in wanted:
+    required = [columns.entry, *([columns.lemma] if columns.lemma else []), *columns.features.values()]
+    for column in required:
         if column not in rows[0]:
             near = difflib.get_close_matches(column, list(map(str, rows[0])), n=1)
             raise UserError(f"{path}: no column '{column}'{f'; nearest is {near[0]!r}' if near else ''}")

@@ -124,23 +124,23 @@ class _PoseNumbers:
             return  # reported by its alignment
         self.frames += len(pose)
         self.scaled_by[normalise(pose)[1]] += 1
-        seen = pose.confidences > 0  # [T, J]
-        body = seen[:, LEFT_SHOULDER] & seen[:, RIGHT_SHOULDER]
-        left, right = (seen[:, hand].any(axis=1) for hand in (LEFT_HAND, RIGHT_HAND))
+        detected = pose.confidences > 0  # [T, J]
+        body = detected[:, LEFT_SHOULDER] & detected[:, RIGHT_SHOULDER]
+        left, right = (detected[:, hand].any(axis=1) for hand in (LEFT_HAND, RIGHT_HAND))
         for name, frames in (("body", body), ("left", left), ("right", right), ("either", left | right)):
             self.shares[name].append(float(frames.mean()))
-        self._direction(clip, pose.keypoints[:, BODY, 1], seen[:, BODY])
-        self._range(clip, pose.keypoints[:, :, :2][seen])
-        outside = ((pose.keypoints[:, :, :2] < 0) | (pose.keypoints[:, :, :2] > 1)).any(axis=2) & seen
+        self._direction(clip, pose.keypoints[:, BODY, 1], detected[:, BODY])
+        self._range(clip, pose.keypoints[:, :, :2][detected])
+        outside = ((pose.keypoints[:, :, :2] < 0) | (pose.keypoints[:, :, :2] > 1)).any(axis=2) & detected
         for name, part in _PARTS.items():
-            self.points[name] += int(seen[:, part].sum())
+            self.points[name] += int(detected[:, part].sum())
             self.outside[name] += int(outside[:, part].sum())
 
-    def _direction(self, clip: Clip, y: np.ndarray, seen: np.ndarray) -> None:
+    def _direction(self, clip: Clip, y: np.ndarray, detected: np.ndarray) -> None:
         """Judge the direction of y `[T, 33]`: nose above shoulders or, without a nose, shoulders above hips."""
-        shoulders = _mean_of(y, seen, LEFT_SHOULDER, RIGHT_SHOULDER)
-        below_nose = shoulders - np.where(seen[:, NOSE], y[:, NOSE], np.nan)
-        below_shoulders = _mean_of(y, seen, LEFT_HIP, RIGHT_HIP) - shoulders
+        shoulders = _mean_of(y, detected, LEFT_SHOULDER, RIGHT_SHOULDER)
+        below_nose = shoulders - np.where(detected[:, NOSE], y[:, NOSE], np.nan)
+        below_shoulders = _mean_of(y, detected, LEFT_HIP, RIGHT_HIP) - shoulders
         verdicts = [None if np.isnan(d).all() else bool(np.nanmedian(d) > 0) for d in (below_nose, below_shoulders)]
         if verdicts[0] is False:
             self.nose_below.append(clip.clip_id)
@@ -222,9 +222,9 @@ class _PoseNumbers:
         return found
 
 
-def _mean_of(y: np.ndarray, seen: np.ndarray, one: int, other: int) -> np.ndarray:
+def _mean_of(y: np.ndarray, detected: np.ndarray, one: int, other: int) -> np.ndarray:
     """Return the mean of two points per frame, NaN where one is missing."""
-    both = seen[:, one] & seen[:, other]
+    both = detected[:, one] & detected[:, other]
     return np.where(both, (y[:, one] + y[:, other]) / 2, np.nan)
 
 

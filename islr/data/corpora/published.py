@@ -296,27 +296,27 @@ def _paths(lists: Paths) -> list[Path]:
     return [Path(lists)] if isinstance(lists, str | Path) else [Path(path) for path in lists]
 
 
-def _table(path: str | Path, wanted: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (where, cells) of each row of a csv or tsv that has the wanted columns."""
+def _table(path: str | Path, required: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield (where, cells) of each row of a csv or tsv that has the required columns."""
     text = read_text(path)
     delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    absent = [column for column in wanted if column not in (reader.fieldnames or [])]
+    absent = [column for column in required if column not in (reader.fieldnames or [])]
     if absent:
-        raise UserError(f"{path}: no column '{absent[0]}'; needed are {', '.join(wanted)}")
+        raise UserError(f"{path}: no column '{absent[0]}'; needed are {', '.join(required)}")
     rows = [(reader.line_num, cells) for cells in reader]
     if not rows:
         raise UserError(f"{path}: lists no clips")
     for line, cells in rows:
         where = f"{path} line {line}"
-        if any(not isinstance(cells[column], str) for column in wanted):
+        if any(not isinstance(cells[column], str) for column in required):
             raise UserError(f"{where}: has too few cells")
         yield where, {key: value.strip() for key, value in cells.items() if isinstance(value, str)}
 
 
-def _tables(paths: Sequence[Path], wanted: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+def _tables(paths: Sequence[Path], required: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     for path in paths:
-        yield from _table(path, wanted)
+        yield from _table(path, required)
 
 
 def _split(text: str, where: str) -> str:

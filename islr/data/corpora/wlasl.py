@@ -205,7 +205,7 @@ def _is_uncut(span: Range, found: Scanned) -> bool:
     return end <= found.duration + _PRE_CUT_TOLERANCE_S and found.counts[0] > 0
 
 
-def _match(files: Iterable[Path], wanted: set[str], pattern: str) -> tuple[dict[str, Path], int]:
+def _match(files: Iterable[Path], requested: set[str], pattern: str) -> tuple[dict[str, Path], int]:
     """Return the file of each video id, and how many files belong to none."""
     if "{id}" not in pattern:
         raise UserError(f"pattern '{pattern}': {{id}} must stand where file names have the video id")
@@ -218,9 +218,9 @@ def _match(files: Iterable[Path], wanted: set[str], pattern: str) -> tuple[dict[
     for path in files:
         match = shape.fullmatch(path.stem)
         video_id = match["id"] if match else ""
-        if video_id not in wanted and video_id.isdecimal():
+        if video_id not in requested and video_id.isdecimal():
             video_id = video_id.zfill(5)  # some mirrors lost the leading zeros
-        if video_id in wanted and video_id not in found:
+        if video_id in requested and video_id not in found:
             found[video_id] = path
         else:
             unused += 1

@@ -55,10 +55,10 @@ class ClipFiles:
         stop: threading.Event,
     ) -> None:
         self._folder, self._work, self._rows, self._trim, self._stop = folder, work, rows, trim, stop
-        wanted = set(ids)
+        requested = set(ids)
         self._existing: dict[str, Path] = {}
         for path in sorted(folder.iterdir()):
-            if path.stem in wanted and path.suffix.lower() in VIDEO_SUFFIXES:
+            if path.stem in requested and path.suffix.lower() in VIDEO_SUFFIXES:
                 self._existing.setdefault(path.stem, path)
         self._all = [Checker() for _ in range(workers)]
         self._idle: queue.LifoQueue[Checker] = queue.LifoQueue()  # last in, first out: few files start few processes

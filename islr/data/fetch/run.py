@@ -171,12 +171,12 @@ class _Run:
         threads = [threading.Thread(target=self._guarded, args=(task,), daemon=True) for _ in range(self.options.jobs)]
         for thread in threads:
             thread.start()
-        looks = 0
+        polls = 0
         while any(thread.is_alive() for thread in threads) and not signals.received and self.fault is None:
-            threads[looks % len(threads)].join(_POLL_S / len(threads))
+            threads[polls % len(threads)].join(_POLL_S / len(threads))
             self.progress(self.done, len(self.instances))
-            looks += 1
-            if looks % round(_SAVE_EVERY_S * len(threads) / _POLL_S) == 0:
+            polls += 1
+            if polls % round(_SAVE_EVERY_S * len(threads) / _POLL_S) == 0:
                 self.table.save()
         if signals.received or self.fault is not None:
             self.stop.set()
@@ -278,10 +278,10 @@ class _Run:
     def _judge(self, host: str, failure: FetchFailure) -> None:
         """Drop a host for the rest of the run if it is down, or asks to wait for too long."""
         self.unanswered[host] = self.unanswered[host] + 1 if failure.of_host else 0
-        asked = failure.wait is not None and failure.wait > _LONGEST_WAIT_S
-        if not asked and self.unanswered[host] < _GIVE_UP_AFTER:
+        too_long = failure.wait is not None and failure.wait > _LONGEST_WAIT_S
+        if not too_long and self.unanswered[host] < _GIVE_UP_AFTER:
             return
-        why = f"asks to wait {failure.wait:.0f} s" if asked else f"failed {_GIVE_UP_AFTER} times in a row"
+        why = f"asks to wait {failure.wait:.0f} s" if too_long else f"failed {_GIVE_UP_AFTER} times in a row"
         for video in self.schedule.drop(host):
             self._fail(video, FetchFailure(failure.outcome, f"not tried, {host} {why}: {failure.detail}"))
 

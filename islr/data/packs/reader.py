@@ -63,10 +63,10 @@ class PackReader:
         """
         record = self._record(path, clip_id)
         count = len(record.table)
-        wanted = np.arange(count) if indices is None else np.asarray(indices, dtype=np.int64)
-        if len(wanted) == 0:
+        requested = np.arange(count) if indices is None else np.asarray(indices, dtype=np.int64)
+        if len(requested) == 0:
             raise DecodeError("index", path, "no frame is requested")
-        outside = wanted[(wanted < 0) | (wanted >= count)]
+        outside = requested[(requested < 0) | (requested >= count)]
         if len(outside):
             raise DecodeError("index", path, f"frame {outside[0]} of {count}")
         width, height = record.facts["width"], record.facts["height"]
@@ -74,7 +74,7 @@ class PackReader:
             raise DecodeError("too large", path, f"{width}x{height} pixels")
         frames = np.empty(0, np.uint8)
         done: dict[int, int] = {}
-        for place, index in enumerate(wanted.tolist()):
+        for place, index in enumerate(requested.tolist()):
             if index in done:
                 frames[place] = frames[done[index]]
                 continue
@@ -83,8 +83,8 @@ class PackReader:
                 raise DecodeError("damaged", path, f"frame {index} of clip {clip_id} is not the picture it should be")
             picture = shrink(picture, short_side)
             if not done:
-                check_output(path, len(wanted) * picture.nbytes)
-                frames = np.empty((len(wanted), *picture.shape), np.uint8)
+                check_output(path, len(requested) * picture.nbytes)
+                frames = np.empty((len(requested), *picture.shape), np.uint8)
             # Convert into the output, so that no second copy of the clip is made.
             cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=frames[place])
             done[index] = place

@@ -68,16 +68,16 @@ def check_environment(python: str | Path) -> None:
         UserError: It does not run, or has no MediaPipe, or another version.
     """
     try:
-        asked = subprocess.run(
+        answer = subprocess.run(
             _command(python, "--check"), capture_output=True, text=True, timeout=_CHECK_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(f"--python {python}: does not run ({error})") from None
     try:
-        found = json.loads(asked.stdout)
+        found = json.loads(answer.stdout)
     except json.JSONDecodeError:
         raise UserError(
-            f"--python {python}: has no working MediaPipe ({_last_line(asked.stderr)});"
+            f"--python {python}: has no working MediaPipe ({_last_line(answer.stderr)});"
             f" run `{python} -m pip install mediapipe=={VERSION}`"
         ) from None
     if found["mediapipe"] != VERSION or not found["holistic"]:

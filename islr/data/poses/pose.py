@@ -170,9 +170,9 @@ def normalise(pose: Pose) -> tuple[np.ndarray, str]:
 
 
 def _frame_of_reference(points: np.ndarray, confidence: np.ndarray) -> tuple[np.ndarray, float, str]:
-    seen = (confidence[:, LEFT_SHOULDER] > 0) & (confidence[:, RIGHT_SHOULDER] > 0)  # [T]
-    if seen.any():
-        left, right = points[seen, LEFT_SHOULDER], points[seen, RIGHT_SHOULDER]
+    detected = (confidence[:, LEFT_SHOULDER] > 0) & (confidence[:, RIGHT_SHOULDER] > 0)  # [T]
+    if detected.any():
+        left, right = points[detected, LEFT_SHOULDER], points[detected, RIGHT_SHOULDER]
         width = float(np.linalg.norm(left - right, axis=1).mean())
         if width > _SMALLEST_SCALE:
             return ((left + right) / 2).mean(axis=0), width, "shoulders"
@@ -192,13 +192,13 @@ def _frame_of_reference(points: np.ndarray, confidence: np.ndarray) -> tuple[np.
 def fill_hand_gaps(points: np.ndarray, confidence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Interpolate gaps of at most LONGEST_FILLED_GAP frames between two detections of a hand point, linearly."""
     points, confidence = points.copy(), confidence.copy()
-    seen = confidence > 0
+    detected = confidence > 0
     # Points of one hand nearly always vanish together, so equal columns are filled together.
     columns: dict[bytes, list[int]] = {}
     for joint in range(LEFT_HAND.start, RIGHT_HAND.stop):
-        columns.setdefault(seen[:, joint].tobytes(), []).append(joint)
+        columns.setdefault(detected[:, joint].tobytes(), []).append(joint)
     for joints in columns.values():
-        sighted = np.flatnonzero(seen[:, joints[0]])
+        sighted = np.flatnonzero(detected[:, joints[0]])
         for before, after in itertools.pairwise(sighted):
             gap = after - before - 1
             if 0 < gap <= LONGEST_FILLED_GAP:

@@ -84,8 +84,8 @@ def find_poses(source: str | Path, format_name: str = "auto") -> tuple[list[Path
                 path = Path(parent) / name
                 (found if format_of(path, format_name) else others).append(path)
     if not found:
-        wanted = POSE_READERS[format_name].about if format_name in POSE_READERS else "any known format"
-        raise UserError(f"{source}: holds no poses of {wanted}; formats: {', '.join(POSE_READERS)}")
+        requested = POSE_READERS[format_name].about if format_name in POSE_READERS else "any known format"
+        raise UserError(f"{source}: holds no poses of {requested}; formats: {', '.join(POSE_READERS)}")
     return sorted(found), sorted(others)
 
 
@@ -194,20 +194,20 @@ def _component_picks(places: Mapping[str, tuple[int, int]], path: Path) -> dict[
     """Map canonical points to points of the file, by the components' names, since files differ in their number."""
     body = dict(zip(range(BODY_POINTS), range(BODY_POINTS), strict=True))
     hand = range(HAND_POINTS)
-    wanted: dict[str, tuple[int, int, Mapping[int, int]]] = {
+    requested: dict[str, tuple[int, int, Mapping[int, int]]] = {
         "POSE_LANDMARKS": (0, BODY_POINTS, body),
         "POSE_KEYPOINTS_2D": (0, OPENPOSE_BODY_POINTS, OPENPOSE_BODY),
     }
     for side, part in (("LEFT", LEFT_HAND), ("RIGHT", RIGHT_HAND)):
         for name in (f"{side}_HAND_LANDMARKS", f"HAND_{side}_KEYPOINTS_2D"):
-            wanted[name] = (part.start, HAND_POINTS, dict(zip(hand, hand, strict=True)))
+            requested[name] = (part.start, HAND_POINTS, dict(zip(hand, hand, strict=True)))
     picks: dict[int, int] = {}
-    for name, (first, count, points) in wanted.items():
+    for name, (first, count, points) in requested.items():
         if name in places:
             at, held = places[name]
             if held != count:
                 raise UserError(f"{path}: component {name} has {held} points, not {count}")
-            picks |= {first + ours: at + theirs for ours, theirs in points.items()}
+            picks |= {first + point: at + source_point for point, source_point in points.items()}
     if not picks:
         raise UserError(f"{path}: none of its components is a body or hand we know ({', '.join(places)})")
     return picks

@@ -39,8 +39,8 @@ def read_kaggle(path: Path, facts: VideoFacts) -> Pose:
         if values.ndim != 3 or values.shape[1:] != (KAGGLE_POINTS, 3) or values.dtype.kind != "f":
             raise UserError(f"{path}: an array of [T, {KAGGLE_POINTS}, 3], not {list(values.shape)} {values.dtype}")
         points = np.full((len(values), POINTS, 3), np.nan, np.float32)
-        for ours, theirs in _KAGGLE_PARTS.values():
-            points[:, ours] = values[:, theirs]
+        for part, columns_of in _KAGGLE_PARTS.values():
+            points[:, part] = values[:, columns_of]
     else:
         points = _kaggle_table(path)
     return canonical(points, np.ones(points.shape[:2], np.float32), facts, path)  # missing points are NaN
@@ -67,11 +67,11 @@ def _kaggle_table(path: Path) -> np.ndarray:
         raise UserError(f"{path}: the pose has no frames")
     rows = frame_rows(frame.tolist(), path)
     points = np.full((int(rows.max()) + 1, POINTS, 3), np.nan, np.float32)
-    for kind, (ours, _) in _KAGGLE_PARTS.items():
+    for kind, (part, _) in _KAGGLE_PARTS.items():
         mine = kinds == kind
-        if mine.any() and not 0 <= index[mine].min() <= index[mine].max() < ours.stop - ours.start:
-            raise UserError(f"{path}: a landmark_index of '{kind}' is not in 0..{ours.stop - ours.start - 1}")
-        points[rows[mine], ours.start + index[mine]] = values[mine]
+        if mine.any() and not 0 <= index[mine].min() <= index[mine].max() < part.stop - part.start:
+            raise UserError(f"{path}: a landmark_index of '{kind}' is not in 0..{part.stop - part.start - 1}")
+        points[rows[mine], part.start + index[mine]] = values[mine]
     return points
 
 
@@ -125,9 +125,9 @@ def _spoter_row(row: Mapping[str, Any], path: Path, number: int) -> Read:
         for point, pair in xy.items():
             points[:, point] = np.stack(pair, axis=1)
         # A missing point is 0, 0; y points up.
-        seen = (points != 0).any(axis=2)
+        detected = (points != 0).any(axis=2)
         points[:, :, 1] = 1.0 - points[:, :, 1]
-        return canonical(points, seen.astype(np.float32), facts, path)
+        return canonical(points, detected.astype(np.float32), facts, path)
 
     return read
 

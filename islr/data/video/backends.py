@@ -26,25 +26,25 @@ _cache: dict[tuple[Path, int, int], tuple[np.ndarray, np.ndarray]] = {}  # the l
 
 
 def _decode_pyav(
-    path: Path, wanted: np.ndarray | None, start: float | None, end: float | None, short_side: int | None
+    path: Path, requested: np.ndarray | None, start: float | None, end: float | None, short_side: int | None
 ) -> np.ndarray:
     pictures: list[np.ndarray] = []
-    seen = 0
+    played = 0
     with Reader(path) as reader:
-        for _, frame in reader.frames(start, end, None if wanted is None else int(wanted[-1]) + 1):
-            if wanted is None or seen == wanted[len(pictures)]:
+        for _, frame in reader.frames(start, end, None if requested is None else int(requested[-1]) + 1):
+            if requested is None or played == requested[len(pictures)]:
                 pictures.append(reader.picture(frame, short_side))
                 check_output(path, len(pictures) * pictures[0].nbytes)
-            seen += 1
-    if seen == 0:
+            played += 1
+    if played == 0:
         raise DecodeError("no frames", path)
-    if wanted is not None and len(pictures) < len(wanted):
-        raise DecodeError("index", path, f"frame {wanted[len(pictures)]} of {seen}")
+    if requested is not None and len(pictures) < len(requested):
+        raise DecodeError("index", path, f"frame {requested[len(pictures)]} of {played}")
     return np.stack(pictures)
 
 
 def _decode_decord(
-    path: Path, wanted: np.ndarray | None, start: float | None, end: float | None, short_side: int | None
+    path: Path, requested: np.ndarray | None, start: float | None, end: float | None, short_side: int | None
 ) -> np.ndarray:
     try:
         import decord
@@ -59,11 +59,11 @@ def _decode_decord(
         except (decord.DECORDError, RuntimeError, IndexError) as error:
             raise DecodeError("backend disagrees", path, reason(error)) from None
 
-    return _compared_with_pyav("decord", pictures, path, wanted, start, end, short_side)
+    return _compared_with_pyav("decord", pictures, path, requested, start, end, short_side)
 
 
 def _decode_torchcodec(
-    path: Path, wanted: np.ndarray | None, start: float | None, end: float | None, short_side: int | None
+    path: Path, requested: np.ndarray | None, start: float | None, end: float | None, short_side: int | None
 ) -> np.ndarray:
     try:
         from torchcodec.decoders import VideoDecoder
@@ -85,7 +85,7 @@ def _decode_torchcodec(
                 raise _no_ffmpeg() from None
             raise DecodeError("backend disagrees", path, reason(error)) from None
 
-    return _compared_with_pyav("torchcodec", pictures, path, wanted, start, end, short_side)
+    return _compared_with_pyav("torchcodec", pictures, path, requested, start, end, short_side)
 
 
 BACKENDS: dict[str, Backend] = {"pyav": _decode_pyav, "decord": _decode_decord, "torchcodec": _decode_torchcodec}
@@ -103,7 +103,7 @@ def _compared_with_pyav(
     name: str,
     pictures_of: Callable[[Sequence[int]], Iterator[np.ndarray]],
     path: Path,
-    wanted: np.ndarray | None,
+    requested: np.ndarray | None,
     start: float | None,
     end: float | None,
     short_side: int | None,
@@ -113,10 +113,10 @@ def _compared_with_pyav(
     rows = np.flatnonzero(inside(times, start, end))
     if len(rows) == 0:
         raise DecodeError("no frames", path)
-    if wanted is not None:
-        if wanted[-1] >= len(rows):
-            raise DecodeError("index", path, f"frame {wanted[wanted >= len(rows)][0]} of {len(rows)}")
-        rows = rows[wanted]
+    if requested is not None:
+        if requested[-1] >= len(rows):
+            raise DecodeError("index", path, f"frame {requested[requested >= len(rows)][0]} of {len(rows)}")
+        rows = rows[requested]
     pictures: list[np.ndarray] = []
     for row, picture in zip(rows, pictures_of(rows.tolist()), strict=True):
         difference = np.abs(_thumbnail(picture).astype(np.int16) - thumbnails[row]).max()

@@ -96,14 +96,14 @@ def decode(
     if backend not in BACKENDS:
         raise UserError(f"unknown video backend '{backend}'; known: {', '.join(BACKENDS)}")
     path = check_path(path, root)
-    wanted, places = None, None
+    requested, places = None, None
     if indices is not None:
-        wanted, places = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
-        if len(wanted) == 0:
+        requested, places = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
+        if len(requested) == 0:
             raise DecodeError("index", path, "no frame is requested")
-        if wanted[0] < 0:
-            raise DecodeError("index", path, f"frame {wanted[0]}")
-    frames = BACKENDS[backend](path, wanted, start, end, short_side)
+        if requested[0] < 0:
+            raise DecodeError("index", path, f"frame {requested[0]}")
+    frames = BACKENDS[backend](path, requested, start, end, short_side)
     if places is None or np.array_equal(places, np.arange(len(frames))):
         return frames
     check_output(path, len(places) * frames[0].nbytes)

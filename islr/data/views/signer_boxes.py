@@ -37,10 +37,10 @@ def signer_boxes(pose: Pose, crop: CroppedClip, length: int) -> np.ndarray:
         where[..., 0] = 1 - where[..., 0]
     boxes = np.zeros((len(rows), len(PARTS), 4))
     for number, (part, margin) in enumerate(zip(PARTS, MARGINS, strict=True)):
-        seen = (confidence[rows, part] > 0)[..., None]  # [T, K, 1]
-        low = np.where(seen, where[:, part], np.inf).min(axis=1)  # [T, 2]
-        high = np.where(seen, where[:, part], -np.inf).max(axis=1)
-        known = seen.any(axis=(1, 2))
+        detected = (confidence[rows, part] > 0)[..., None]  # [T, K, 1]
+        low = np.where(detected, where[:, part], np.inf).min(axis=1)  # [T, 2]
+        high = np.where(detected, where[:, part], -np.inf).max(axis=1)
+        known = detected.any(axis=(1, 2))
         low, high = low[known], high[known]
         border = margin * (high - low).max(axis=1, keepdims=True)
         boxes[known, number] = np.concatenate([low - border, high + border], axis=1)
