@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from islr.checks.subject import Labelled, Subject, unrepeated
-from islr.data.manifest import Clip, Manifest
+from islr.data.manifest import Manifest
 from islr.data.views.sampling import SamplingConfig
 from islr.models.weights import build_encoder, export_encoder
 from islr.training.classification import Classification
@@ -69,14 +69,4 @@ def _labelled(config: PretrainConfig, manifest: Manifest) -> Labelled | None:
 
     options = config.recipe
     sampling = options.video.sampling if isinstance(options, VideoRecipeConfig) else SamplingConfig()
-    return Labelled(*_held_out(manifest), classifier, sampling)
-
-
-def _held_out(manifest: Manifest) -> tuple[Manifest, Manifest]:
-    """Split off every n-th clip of each class."""
-    counts: dict[int | None, int] = {}
-    parts: tuple[list[Clip], list[Clip]] = ([], [])
-    for clip in manifest.select():
-        counts[clip.label] = counts.get(clip.label, 0) + 1
-        parts[counts[clip.label] % HELD_OUT_EVERY == 0].append(clip)
-    return manifest.replace(parts[0]), manifest.replace(parts[1])
+    return Labelled(*manifest.select().hold_out(HELD_OUT_EVERY), classifier, sampling)

@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,6 +172,16 @@ class Manifest:
     def replace(self, clips: Iterable[Clip]) -> "Manifest":
         """Return the same corpus with other rows."""
         return dataclasses.replace(self, clips=tuple(clips))
+
+    def hold_out(self, every: int) -> tuple["Manifest", "Manifest"]:
+        """Split off every n-th clip of each class, in manifest order: no randomness, and no class is split off whole."""
+        counts: Counter[int | None] = Counter()
+        rest: list[Clip] = []
+        held: list[Clip] = []
+        for clip in self:
+            counts[clip.label] += 1
+            (rest if counts[clip.label] % every else held).append(clip)
+        return self.replace(rest), self.replace(held)
 
     def path_of(self, clip: Clip) -> Path:
         """Return the clip's video file."""

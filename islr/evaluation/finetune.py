@@ -15,7 +15,7 @@ from islr.data.audit.duplicates import check_disjoint, without_shared
 from islr.data.loading.batches import TrainBatches
 from islr.data.loading.config import DataConfig
 from islr.data.loading.store import ClipStore
-from islr.data.manifest import Clip, Manifest
+from islr.data.manifest import Manifest
 from islr.data.views.poses import PoseAugmentConfig
 from islr.data.views.views import AugmentConfig, train_view
 from islr.errors import UserError
@@ -277,17 +277,10 @@ def selection_sets(manifest: Manifest, config: FinetuneConfig) -> tuple[Manifest
         if not len(manifest.select("val")):
             raise UserError(f"manifest {manifest.name} has no readable val clip; use select_on: {HELD_OUT}")
         return train, labelled_split(manifest, "val", allow_partial=True)
-    # Every n-th clip of each class, in manifest order: no randomness, and every class stays in train.
-    every = max(2, round(1 / config.held_out))
-    seen: dict[int | None, int] = {}
-    kept: list[Clip] = []
-    held: list[Clip] = []
-    for clip in train:
-        seen[clip.label] = seen.get(clip.label, 0) + 1
-        (held if seen[clip.label] % every == 0 else kept).append(clip)
-    if not held:
+    rest, held = train.hold_out(max(2, round(1 / config.held_out)))
+    if not len(held):
         raise UserError(f"manifest {manifest.name}: classes are too small to hold {config.held_out:g} of train out")
-    return train.replace(kept), train.replace(held)
+    return rest, held
 
 
 def log_results(wandb_run: WandbRun, results: Sequence[Result], predictions: Predictions) -> None:
