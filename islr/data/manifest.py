@@ -174,7 +174,7 @@ class Manifest:
         return dataclasses.replace(self, clips=tuple(clips))
 
     def hold_out(self, every: int) -> tuple["Manifest", "Manifest"]:
-        """Split off every n-th clip of each class, in manifest order: no randomness, and no class is split off whole."""
+        """Split off every n-th clip of each class, in manifest order: no randomness, and every class stays."""
         counts: Counter[int | None] = Counter()
         rest: list[Clip] = []
         held: list[Clip] = []
