@@ -13,30 +13,11 @@ from typing import Any
 from islr import plugins
 from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
-from islr.models.convnets.frame_conv import frame_conv_base, frame_conv_tiny
-from islr.models.convnets.i3d import i3d, i3d_tiny
-from islr.models.convnets.pytorchvideo_nets import (
-    csn_r101,
-    csn_tiny,
-    i3d_r50,
-    pytorchvideo_mvit_b,
-    pytorchvideo_mvit_tiny,
-    slowfast_r50,
-    slowfast_tiny,
-    x3d_m,
-    x3d_s,
-    x3d_tiny,
-)
-from islr.models.convnets.torchvision_nets import mc3_18, r2plus1d_18, r2plus1d_tiny, r3d_18, r3d_tiny, s3d, s3d_tiny
+from islr.models import hiera, pose_transformer, spoter, swin, timesformer, vit
+from islr.models.convnets import frame_conv, i3d, pytorchvideo_nets, torchvision_nets
 from islr.models.encoder import Classifier, Encoder, EncoderConfig, to_input
-from islr.models.gcn.gcn import slgcn, slgcn_tiny, stgcn, stgcn_tiny
-from islr.models.hiera import hiera_b, hiera_tiny
-from islr.models.mvit.sizes import mvit_b, mvit_l, mvit_s, mvit_tiny
-from islr.models.pose_transformer import pose_transformer_base, pose_transformer_tiny
-from islr.models.spoter import spoter, spoter_tiny
-from islr.models.swin import swin_b, swin_s, swin_t, swin_tiny
-from islr.models.timesformer import timesformer_b, timesformer_tiny
-from islr.models.vit import vit_b, vit_g, vit_h, vit_l, vit_s, vit_tiny
+from islr.models.gcn import slgcn, stgcn
+from islr.models.mvit import presets as mvit
 
 __all__ = [
     "MODELS",
@@ -50,53 +31,19 @@ __all__ = [
 ]
 
 MODELS: dict[str, Callable[..., Encoder]] = {
-    "frame_conv_tiny": frame_conv_tiny,
-    "frame_conv_base": frame_conv_base,
-    "hiera_tiny": hiera_tiny,
-    "hiera_b": hiera_b,
-    "mvit_tiny": mvit_tiny,
-    "mvit_s": mvit_s,
-    "mvit_b": mvit_b,
-    "mvit_l": mvit_l,
-    "vit_tiny": vit_tiny,
-    "vit_s": vit_s,
-    "vit_b": vit_b,
-    "vit_l": vit_l,
-    "vit_h": vit_h,
-    "vit_g": vit_g,
-    "pose_transformer_tiny": pose_transformer_tiny,
-    "pose_transformer_base": pose_transformer_base,
-    "timesformer_tiny": timesformer_tiny,
-    "timesformer_b": timesformer_b,
-    "i3d_tiny": i3d_tiny,
-    "i3d": i3d,
-    "s3d_tiny": s3d_tiny,
-    "s3d": s3d,
-    "r3d_tiny": r3d_tiny,
-    "r3d_18": r3d_18,
-    "mc3_18": mc3_18,
-    "r2plus1d_tiny": r2plus1d_tiny,
-    "r2plus1d_18": r2plus1d_18,
-    "slowfast_tiny": slowfast_tiny,
-    "slowfast_r50": slowfast_r50,
-    "x3d_tiny": x3d_tiny,
-    "x3d_s": x3d_s,
-    "x3d_m": x3d_m,
-    "csn_tiny": csn_tiny,
-    "csn_r101": csn_r101,
-    "i3d_r50": i3d_r50,
-    "pytorchvideo_mvit_tiny": pytorchvideo_mvit_tiny,
-    "pytorchvideo_mvit_b": pytorchvideo_mvit_b,
-    "stgcn_tiny": stgcn_tiny,
-    "stgcn": stgcn,
-    "slgcn_tiny": slgcn_tiny,
-    "slgcn": slgcn,
-    "spoter_tiny": spoter_tiny,
-    "spoter": spoter,
-    "swin_tiny": swin_tiny,
-    "swin_t": swin_t,
-    "swin_s": swin_s,
-    "swin_b": swin_b,
+    **frame_conv.PRESETS,
+    **hiera.PRESETS,
+    **i3d.PRESETS,
+    **mvit.PRESETS,
+    **pose_transformer.PRESETS,
+    **pytorchvideo_nets.PRESETS,
+    **slgcn.PRESETS,
+    **spoter.PRESETS,
+    **stgcn.PRESETS,
+    **swin.PRESETS,
+    **timesformer.PRESETS,
+    **torchvision_nets.PRESETS,
+    **vit.PRESETS,
 }
 
 

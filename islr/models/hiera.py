@@ -30,6 +30,7 @@ from islr.models.encoder import (
     Normalisation,
     interpolate_positions,
 )
+from islr.models.presets import Preset
 from islr.models.transformer import init_linear
 
 # Axes are (time, height, width).
@@ -198,63 +199,17 @@ def _hiera_init(module: nn.Module) -> None:
         nn.init.constant_(module.bias, HIERA_BIAS)
 
 
-def hiera_tiny(
-    frames: int = 8,
-    size: int = 64,
-    q_pool: int = 3,
-    drop_path: float = 0.0,
-    init: Init = "fan_in",
-    normalisation: Normalisation = "slowfast",
-) -> HieraEncoder:
-    """Under a million parameters, for two CPU cores: the shape of `hiera_b` at a width and depth for 8 x 64 x 64.
-
-    Args:
-        frames: A multiple of 2.
-        size: A multiple of 32.
-        q_pool: As in `HieraEncoder`.
-        drop_path: As in `HieraEncoder`.
-        init: As in `HieraEncoder`.
-        normalisation: As in `HieraEncoder`.
-    """
-    return HieraEncoder(
-        frames=frames,
-        size=size,
-        embed_dim=24,
-        num_heads=1,
-        stages=(1, 1, 2, 1),
-        q_pool=q_pool,
-        drop_path=drop_path,
-        init=init,
-        normalisation=normalisation,
-    )
-
-
-def hiera_b(
-    frames: int = 16,
-    size: int = 224,
-    q_pool: int = 3,
-    drop_path: float = 0.0,
-    init: Init = "hiera",
-    normalisation: Normalisation = "slowfast",
-) -> HieraEncoder:
-    """Hiera-B, 16 x 224 (arXiv 2306.00989; facebookresearch/hiera `hiera_base_16x224`): 51 M parameters with its head.
-
-    Args:
-        frames: A multiple of 2; SSVP-SLT has 128.
-        size: A multiple of 32.
-        q_pool: As in `HieraEncoder`.
-        drop_path: As in `HieraEncoder`; .2 in SSVP-SLT's pre-training.
-        init: As in `HieraEncoder`.
-        normalisation: As in `HieraEncoder`.
-    """
-    return HieraEncoder(
-        frames=frames,
-        size=size,
-        embed_dim=96,
-        num_heads=1,
-        stages=(2, 3, 16, 3),
-        q_pool=q_pool,
-        drop_path=drop_path,
-        init=init,
-        normalisation=normalisation,
-    )
+PRESETS = {
+    # For two CPU cores, under a million parameters: the shape of `hiera_b` at a width and depth for 8 x 64 x 64.
+    "hiera_tiny": Preset(
+        HieraEncoder,
+        {"frames": 8, "size": 64, "q_pool": 3, "drop_path": 0.0, "init": "fan_in", "normalisation": "slowfast"},
+        {"embed_dim": 24, "num_heads": 1, "stages": (1, 1, 2, 1)},
+    ),
+    # facebookresearch/hiera `hiera_base_16x224`. SSVP-SLT pre-trains it with 128 frames and a drop_path of .2.
+    "hiera_b": Preset(
+        HieraEncoder,
+        {"frames": 16, "size": 224, "q_pool": 3, "drop_path": 0.0, "init": "hiera", "normalisation": "slowfast"},
+        {"embed_dim": 96, "num_heads": 1, "stages": (2, 3, 16, 3)},
+    ),
+}

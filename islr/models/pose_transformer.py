@@ -14,6 +14,7 @@ from islr.data.poses.pose import BODY, HAND_MIDDLE_MCP, HAND_ROOT, LEFT_HAND, RI
 from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
 from islr.models.encoder import FAN_IN_POSITION_STD, Encoder, interpolate_positions
+from islr.models.presets import Preset
 from islr.models.transformer import drop_path_rates, init_linear, transformer_block
 
 # Nose, eyes, ears, shoulders, elbows, wrists; a signer's legs are rarely in the picture.
@@ -166,23 +167,11 @@ class PoseTransformer(Encoder):
         return interpolate_positions(value, shape[0]) if name == "time_embed" and value.ndim == 2 else None
 
 
-def pose_transformer_tiny(frames: int = 64, drop_path: float = 0.0, pool: Pool = "mean") -> PoseTransformer:
-    """Half a million parameters.
-
-    Args:
-        frames: Frames per clip.
-        drop_path: As in `PoseTransformer`.
-        pool: As in `PoseTransformer`.
-    """
-    return PoseTransformer(frames=frames, dim=96, depth=4, heads=4, drop_path=drop_path, pool=pool)
-
-
-def pose_transformer_base(frames: int = 64, drop_path: float = 0.1, pool: Pool = "mean") -> PoseTransformer:
-    """Five million parameters.
-
-    Args:
-        frames: Frames per clip.
-        drop_path: As in `PoseTransformer`.
-        pool: As in `PoseTransformer`.
-    """
-    return PoseTransformer(frames=frames, dim=256, depth=6, heads=8, drop_path=drop_path, pool=pool)
+PRESETS = {
+    "pose_transformer_tiny": Preset(
+        PoseTransformer, {"frames": 64, "drop_path": 0.0, "pool": "mean"}, {"dim": 96, "depth": 4, "heads": 4}
+    ),
+    "pose_transformer_base": Preset(
+        PoseTransformer, {"frames": 64, "drop_path": 0.1, "pool": "mean"}, {"dim": 256, "depth": 6, "heads": 8}
+    ),
+}

@@ -20,6 +20,7 @@ from islr.data.poses.pose import BODY, HAND_POINTS, LEFT_HAND, LEFT_SHOULDER, RI
 from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
 from islr.models.encoder import Encoder, interpolate_positions
+from islr.models.presets import Preset
 
 # SPOTER's order: nose, neck, then right and left of eyes, ears, shoulders, elbows, wrists. There is no neck in 75.
 _BEFORE_NECK, _AFTER_NECK = (0,), (5, 2, 8, 7, 12, 11, 14, 13, 16, 15)
@@ -229,23 +230,8 @@ class SPOTER(Encoder):
         return interpolate_positions(value, shape[0]) if name == "time_embed" and value.ndim == 2 else None
 
 
-def spoter(frames: int = 64, dropout: float = 0.1, positions: Positions = "none") -> SPOTER:
-    """The published size, 5.9 million parameters.
-
-    Args:
-        frames: Frames per clip.
-        dropout: As in `SPOTER`.
-        positions: As in `SPOTER`.
-    """
-    return SPOTER(frames=frames, depth=6, hidden=2048, dropout=dropout, positions=positions)
-
-
-def spoter_tiny(frames: int = 16, dropout: float = 0.0, positions: Positions = "learned") -> SPOTER:
-    """A third of a million parameters, two layers in each stack.
-
-    Args:
-        frames: Frames per clip.
-        dropout: As in `SPOTER`.
-        positions: As in `SPOTER`.
-    """
-    return SPOTER(frames=frames, depth=2, hidden=128, dropout=dropout, positions=positions)
+PRESETS = {
+    "spoter_tiny": Preset(SPOTER, {"frames": 16, "dropout": 0.0, "positions": "learned"}, {"depth": 2, "hidden": 128}),
+    # The published size, 5.9 million parameters.
+    "spoter": Preset(SPOTER, {"frames": 64, "dropout": 0.1, "positions": "none"}, {"depth": 6, "hidden": 2048}),
+}

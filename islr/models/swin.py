@@ -23,6 +23,7 @@ from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, 
 from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
 from islr.models.encoder import NORMALISATIONS, Encoder
+from islr.models.presets import Preset
 from islr.models.tokens import Grid, hide_tokens
 from islr.models.transformer import init_linear
 
@@ -192,97 +193,19 @@ def _stored_sides(length: int, wanted: Grid) -> Grid | None:
     return None
 
 
-def swin_tiny(
-    frames: int = 8, size: int = 64, window: Sequence[int] = (4, 2, 2), drop_path: float = 0.0, init: Init = "fan_in"
-) -> SwinEncoder:
-    """Under a million parameters, for two CPU cores: at 8 x 64 x 64, the windows of the published 16 x 224 x 224.
-
-    Args:
-        frames: A multiple of 2.
-        size: A multiple of 4, 32 for pre-training with BEVT.
-        window: As in `SwinEncoder`.
-        drop_path: As in `SwinEncoder`.
-        init: As in `SwinEncoder`.
-    """
-    return SwinEncoder(
-        frames=frames,
-        size=size,
-        depths=(2, 2, 2, 1),
-        embed_dim=24,
-        num_heads=(1, 2, 4, 8),
-        window=window,
-        drop_path=drop_path,
-        init=init,
-    )
-
-
-def swin_t(
-    frames: int = 32, size: int = 224, window: Sequence[int] = WINDOW, drop_path: float = 0.0, init: Init = "swin"
-) -> SwinEncoder:
-    """Video Swin-T, 28 million parameters.
-
-    Args:
-        frames: A multiple of 2.
-        size: A multiple of 4.
-        window: As in `SwinEncoder`; (16, 7, 7) on Something-Something v2.
-        drop_path: As in `SwinEncoder`; .1 in the published fine-tuning.
-        init: As in `SwinEncoder`.
-    """
-    return SwinEncoder(
-        frames=frames,
-        size=size,
-        depths=(2, 2, 6, 2),
-        embed_dim=96,
-        num_heads=(3, 6, 12, 24),
-        window=window,
-        drop_path=drop_path,
-        init=init,
-    )
-
-
-def swin_s(
-    frames: int = 32, size: int = 224, window: Sequence[int] = WINDOW, drop_path: float = 0.0, init: Init = "swin"
-) -> SwinEncoder:
-    """Video Swin-S, 50 million parameters.
-
-    Args:
-        frames: A multiple of 2.
-        size: A multiple of 4.
-        window: As in `swin_t`.
-        drop_path: As in `swin_t`.
-        init: As in `SwinEncoder`.
-    """
-    return SwinEncoder(
-        frames=frames,
-        size=size,
-        depths=(2, 2, 18, 2),
-        embed_dim=96,
-        num_heads=(3, 6, 12, 24),
-        window=window,
-        drop_path=drop_path,
-        init=init,
-    )
-
-
-def swin_b(
-    frames: int = 32, size: int = 224, window: Sequence[int] = WINDOW, drop_path: float = 0.0, init: Init = "swin"
-) -> SwinEncoder:
-    """Video Swin-B, 88 million parameters: BEVT's backbone.
-
-    Args:
-        frames: A multiple of 2; BEVT pre-trains with 16.
-        size: A multiple of 4.
-        window: As in `swin_t`.
-        drop_path: As in `SwinEncoder`; .3 in the published fine-tuning on Kinetics, .4 on Something-Something v2.
-        init: As in `SwinEncoder`.
-    """
-    return SwinEncoder(
-        frames=frames,
-        size=size,
-        depths=(2, 2, 18, 2),
-        embed_dim=128,
-        num_heads=(4, 8, 16, 32),
-        window=window,
-        drop_path=drop_path,
-        init=init,
-    )
+_DEFAULTS = {"frames": 32, "size": 224, "window": WINDOW, "drop_path": 0.0, "init": "swin"}
+# Published fine-tuning has a window of (16, 7, 7) and B a drop_path of .4 on Something-Something v2; on Kinetics
+# drop_path is .1 for T and .3 for B.
+PRESETS = {
+    # For two CPU cores, under a million parameters: at 8 x 64 x 64, the windows of the published 16 x 224 x 224.
+    # Pre-training with BEVT needs a size that 32 divides.
+    "swin_tiny": Preset(
+        SwinEncoder,
+        {"frames": 8, "size": 64, "window": (4, 2, 2), "drop_path": 0.0, "init": "fan_in"},
+        {"depths": (2, 2, 2, 1), "embed_dim": 24, "num_heads": (1, 2, 4, 8)},
+    ),
+    "swin_t": Preset(SwinEncoder, _DEFAULTS, {"depths": (2, 2, 6, 2), "embed_dim": 96, "num_heads": (3, 6, 12, 24)}),
+    "swin_s": Preset(SwinEncoder, _DEFAULTS, {"depths": (2, 2, 18, 2), "embed_dim": 96, "num_heads": (3, 6, 12, 24)}),
+    # BEVT's backbone; BEVT pre-trains with 16 frames.
+    "swin_b": Preset(SwinEncoder, _DEFAULTS, {"depths": (2, 2, 18, 2), "embed_dim": 128, "num_heads": (4, 8, 16, 32)}),
+}

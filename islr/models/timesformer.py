@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
 from islr.models.encoder import FAN_IN_POSITION_STD, INIT_STD, NORM_EPS, NORMALISATIONS, Encoder, Normalisation
+from islr.models.presets import Preset
 from islr.models.transformer import drop_path_rates, init_linear
 
 MLP_RATIO = 4
@@ -250,61 +251,18 @@ def nearest_moments(table: Tensor, frames: int) -> Tensor:
     return F.interpolate(table.transpose(1, 2), size=frames, mode="nearest").transpose(1, 2)
 
 
-def timesformer_tiny(
-    frames: int = 8,
-    size: int = 64,
-    drop_path: float = 0.0,
-    normalisation: Normalisation = "imagenet",
-    init: Init = "fan_in",
-) -> TimeSformer:
-    """Under a million parameters, for two CPU cores.
-
-    Args:
-        frames: As in `TimeSformer`.
-        size: A multiple of 16.
-        drop_path: As in `TimeSformer`.
-        normalisation: As in `TimeSformer`.
-        init: As in `TimeSformer`.
-    """
-    return TimeSformer(
-        frames=frames,
-        size=size,
-        patch_size=16,
-        dim=96,
-        depth=4,
-        heads=4,
-        drop_path=drop_path,
-        normalisation=normalisation,
-        init=init,
-    )
-
-
-def timesformer_b(
-    frames: int = 8,
-    size: int = 224,
-    drop_path: float = 0.1,
-    normalisation: Normalisation = "imagenet",
-    init: Init = "timesformer",
-) -> TimeSformer:
-    """ViT-B/16 with divided attention, 121 million parameters: TimeSformer (arXiv 2102.05095) and SVT.
-
-    TimeSformer-HR and TimeSformer-L are the same network at other inputs: `frames=16, size=448` and `frames=96`.
-
-    Args:
-        frames: As in `TimeSformer`.
-        size: A multiple of 16.
-        drop_path: As in `TimeSformer`; .1 in both papers' code.
-        normalisation: As in `TimeSformer`.
-        init: As in `TimeSformer`.
-    """
-    return TimeSformer(
-        frames=frames,
-        size=size,
-        patch_size=16,
-        dim=768,
-        depth=12,
-        heads=12,
-        drop_path=drop_path,
-        normalisation=normalisation,
-        init=init,
-    )
+PRESETS = {
+    # For two CPU cores, under a million parameters.
+    "timesformer_tiny": Preset(
+        TimeSformer,
+        {"frames": 8, "size": 64, "drop_path": 0.0, "normalisation": "imagenet", "init": "fan_in"},
+        {"patch_size": 16, "dim": 96, "depth": 4, "heads": 4},
+    ),
+    # TimeSformer and SVT, whose code both have a drop_path of .1. TimeSformer-HR and TimeSformer-L are the same network
+    # on other clips: `frames=16, size=448` and `frames=96`.
+    "timesformer_b": Preset(
+        TimeSformer,
+        {"frames": 8, "size": 224, "drop_path": 0.1, "normalisation": "imagenet", "init": "timesformer"},
+        {"patch_size": 16, "dim": 768, "depth": 12, "heads": 12},
+    ),
+}

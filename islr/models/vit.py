@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
 from islr.models.encoder import NORMALISATIONS, Encoder
+from islr.models.presets import Preset
 from islr.models.transformer import drop_path_rates, transformer_block
 
 TUBELET = 2  # frames that a token covers (arXiv 2203.12602 section 3.3, "joint space-time cube embedding")
@@ -158,70 +159,20 @@ def xavier_init(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def vit_tiny(frames: int = 8, size: int = 64, patch: int = 16, drop_path: float = 0.0) -> ViTEncoder:
-    """Under a million parameters, for two CPU cores.
-
-    Args:
-        frames: A multiple of 2.
-        size: A multiple of `patch`.
-        patch: 16, or 8 for four times the tokens, with which rebuilding pixels takes many more steps to begin.
-        drop_path: As in `ViTEncoder`.
-    """
-    return ViTEncoder(frames=frames, size=size, patch=patch, dim=128, depth=4, heads=4, drop_path=drop_path)
-
-
-def vit_s(frames: int = 16, size: int = 224, drop_path: float = 0.0) -> ViTEncoder:
-    """ViT-S/16 of VideoMAE.
-
-    Args:
-        frames: A multiple of 2.
-        size: A multiple of 16.
-        drop_path: As in `ViTEncoder`.
-    """
-    return ViTEncoder(frames=frames, size=size, patch=16, dim=384, depth=12, heads=6, drop_path=drop_path)
-
-
-def vit_b(frames: int = 16, size: int = 224, drop_path: float = 0.0) -> ViTEncoder:
-    """ViT-B/16 of VideoMAE.
-
-    Args:
-        frames: A multiple of 2.
-        size: A multiple of 16.
-        drop_path: As in `ViTEncoder`; .1 in VideoMAE's fine-tuning.
-    """
-    return ViTEncoder(frames=frames, size=size, patch=16, dim=768, depth=12, heads=12, drop_path=drop_path)
-
-
-def vit_l(frames: int = 16, size: int = 224, drop_path: float = 0.0) -> ViTEncoder:
-    """ViT-L/16 of VideoMAE.
-
-    Args:
-        frames: A multiple of 2.
-        size: A multiple of 16.
-        drop_path: As in `ViTEncoder`.
-    """
-    return ViTEncoder(frames=frames, size=size, patch=16, dim=1024, depth=24, heads=16, drop_path=drop_path)
-
-
-def vit_h(frames: int = 16, size: int = 224, drop_path: float = 0.0) -> ViTEncoder:
-    """ViT-H/16 of VideoMAE: unlike the image model's, its tokens have 16 pixels.
-
-    Args:
-        frames: A multiple of 2.
-        size: A multiple of 16.
-        drop_path: As in `ViTEncoder`.
-    """
-    return ViTEncoder(frames=frames, size=size, patch=16, dim=1280, depth=32, heads=16, drop_path=drop_path)
-
-
-def vit_g(frames: int = 16, size: int = 224, drop_path: float = 0.0) -> ViTEncoder:
-    """ViT-g/14 of VideoMAE V2 (arXiv 2303.16727 table 1).
-
-    Args:
-        frames: A multiple of 2.
-        size: A multiple of 14.
-        drop_path: As in `ViTEncoder`.
-    """
-    return ViTEncoder(
-        frames=frames, size=size, patch=14, dim=1408, depth=40, heads=16, mlp_ratio=48 / 11, drop_path=drop_path
-    )
+_DEFAULTS = {"frames": 16, "size": 224, "drop_path": 0.0}
+PRESETS = {
+    # For two CPU cores, under a million parameters. Patches of 8 pixels make four times the tokens, with which
+    # reconstructing pixels takes many more steps to begin.
+    "vit_tiny": Preset(
+        ViTEncoder,
+        {"frames": 8, "size": 64, "patch": 16, "drop_path": 0.0},
+        {"dim": 128, "depth": 4, "heads": 4},
+    ),
+    # VideoMAE's sizes; drop_path is .1 in its fine-tuning of B. Unlike the image model's, tokens of H have 16 pixels.
+    "vit_s": Preset(ViTEncoder, _DEFAULTS, {"patch": 16, "dim": 384, "depth": 12, "heads": 6}),
+    "vit_b": Preset(ViTEncoder, _DEFAULTS, {"patch": 16, "dim": 768, "depth": 12, "heads": 12}),
+    "vit_l": Preset(ViTEncoder, _DEFAULTS, {"patch": 16, "dim": 1024, "depth": 24, "heads": 16}),
+    "vit_h": Preset(ViTEncoder, _DEFAULTS, {"patch": 16, "dim": 1280, "depth": 32, "heads": 16}),
+    # VideoMAE V2 (arXiv 2303.16727 table 1).
+    "vit_g": Preset(ViTEncoder, _DEFAULTS, {"patch": 14, "dim": 1408, "depth": 40, "heads": 16, "mlp_ratio": 48 / 11}),
+}

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from islr.errors import UserError
 from islr.models import create_model
-from islr.models.gcn.gcn import SLGCN, STGCN, GraphEncoder, drop_frames, drop_points, graph_points
+from islr.models.gcn.graph import GraphEncoder, graph_points
 from islr.models.gcn.skeleton import EDGES, POINTS, directed_partition, spatial_partition
+from islr.models.gcn.slgcn import SLGCN, drop_frames, drop_points
+from islr.models.gcn.stgcn import STGCN
 from islr.models.layouts import detect_layout, load_layout
 
 GRAPH = ["stgcn_tiny", "slgcn_tiny"]

@@ -23,6 +23,7 @@ from islr.models import Classifier, create_model
 from islr.models.layouts import LAYOUTS, detect_layout, load_layout, rename
 from islr.models.layouts.slowfast import to_slowfast_name
 from islr.models.mvit.encoder import MViTEncoder
+from islr.models.mvit.sizes import MViTSizes
 from islr.models.weights import export_encoder, load_encoder, load_state
 
 PARITY = 1e-4  # absolute, after up to 16 blocks in fp32
@@ -74,9 +75,8 @@ def test_hidden_patches_are_replaced_before_the_first_block() -> None:
 
 
 def small_mvit(**options: object) -> MViTEncoder:
-    shape: dict = {"frames": 4, "size": 32, "depth": 2, "embed_dim": 8, "kv_stride": 2}
-    stages: dict = {"dim_mul": {}, "head_mul": {}, "q_stride": {}}
-    return MViTEncoder(**(shape | stages | options)).eval()
+    shape: dict = {"frames": 4, "size": 32}
+    return MViTEncoder(MViTSizes(2, 8, dim_mul={}, head_mul={}, q_stride={}, kv_stride=2), **(shape | options)).eval()
 
 
 def first_tokens(encoder: MViTEncoder, clip: Tensor, **hidden: Tensor) -> Tensor:
@@ -228,7 +228,7 @@ def test_groups_are_slowfast_s(oracles: Path) -> None:
 
 def test_slowfast_names_map_both_ways() -> None:
     encoder = MViTEncoder(
-        frames=4, size=32, depth=2, embed_dim=8, dim_mul={1: 2}, head_mul={1: 2}, q_stride={1: 2}, kv_stride=2
+        MViTSizes(2, 8, dim_mul={1: 2}, head_mul={1: 2}, q_stride={1: 2}, kv_stride=2), frames=4, size=32
     )
     state = encoder.state_dict()
     renamed = rename({to_slowfast_name(name): value for name, value in state.items()}, LAYOUTS["slowfast"], "file")

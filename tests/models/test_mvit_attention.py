@@ -11,11 +11,12 @@ from torchvision.models.video.mvit import MultiscaleAttention, MViT, mvit_v1_b, 
 
 from islr.errors import UserError
 from islr.models import Classifier, create_model
-from islr.models.convnets.depthwise import depthwise_conv3d
 from islr.models.layouts import LAYOUTS, detect_layout, load_layout, rename
 from islr.models.layouts.slowfast import to_slowfast_name
 from islr.models.mvit.blocks import PooledAttention
+from islr.models.mvit.depthwise import depthwise_conv3d
 from islr.models.mvit.encoder import MViTEncoder
+from islr.models.mvit.sizes import MViTSizes
 
 
 @pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2), (1, 4, 4), (2, 3, 1)])
@@ -108,14 +109,16 @@ def attention_pair(
 
 def small_encoder(size: int, widen_in: str, pool: str) -> MViTEncoder:
     return MViTEncoder(
+        MViTSizes(
+            depth=4,
+            embed_dim=8,
+            dim_mul={1: 2, 3: 2},
+            head_mul={1: 2, 3: 2},
+            q_stride={1: 2, 3: 2},
+            kv_stride=4,
+        ),
         frames=4,
         size=size,
-        depth=4,
-        embed_dim=8,
-        dim_mul={1: 2, 3: 2},
-        head_mul={1: 2, 3: 2},
-        q_stride={1: 2, 3: 2},
-        kv_stride=4,
         widen_in=widen_in,  # type: ignore[arg-type]
         pool=pool,  # type: ignore[arg-type]
     ).eval()

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from islr.models.convnets.recompute import gelu_linear, norm_linear
+from islr.models.mvit.recompute import gelu_linear, norm_linear
 from islr.training.memory import saved_bytes
 
 NORM, LINEAR = nn.LayerNorm(24, eps=1e-6), nn.Linear(24, 16)

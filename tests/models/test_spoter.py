@@ -194,7 +194,7 @@ def test_the_recorded_input_is_the_normalised_one_centred(oracles: Path) -> None
 def test_single_position_becomes_a_table_for_every_frame() -> None:
     encoder, faithful = (create_model("spoter_tiny", frames=5, positions=kind) for kind in ("learned", "none"))
     load_state(encoder, faithful.state_dict(), "file")
-    assert torch.equal(encoder.time_embed, faithful.time_embed.expand(5, -1))
+    torch.testing.assert_close(encoder.time_embed, faithful.time_embed.expand_as(encoder.time_embed))
     assert LAYOUTS["spoter"].fits("spoter_tiny")
     clip = random_clip(encoder.input_spec)
     assert torch.allclose(encoder.eval()(clip), faithful.eval()(clip), atol=1e-6)

@@ -23,6 +23,7 @@ from islr.models.describe import describe
 from islr.models.layouts import LAYOUTS, Layout
 from islr.models.layouts.slowfast import to_slowfast_name
 from islr.models.mvit.encoder import MViTEncoder, Pool
+from islr.models.mvit.sizes import MViTSizes
 from islr.models.weights import export_encoder, load_encoder, read_metadata
 
 PUBLIC = Layout(
@@ -48,14 +49,16 @@ def mvit_narrow(
     frames: int = 4, size: int = 64, widen_in: Literal["attention", "mlp"] = "mlp", pool: Pool = "mean"
 ) -> MViTEncoder:
     return MViTEncoder(
+        MViTSizes(
+            depth=3,
+            embed_dim=16,
+            dim_mul={1: 2},
+            head_mul={1: 2},
+            q_stride={1: 2},
+            kv_stride=4,
+        ),
         frames=frames,
         size=size,
-        depth=3,
-        embed_dim=16,
-        dim_mul={1: 2},
-        head_mul={1: 2},
-        q_stride={1: 2},
-        kv_stride=4,
         widen_in=widen_in,
         pool=pool,
     )

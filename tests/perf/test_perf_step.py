@@ -9,6 +9,7 @@ from torch import nn
 from islr.cli import run
 from islr.errors import RunFailed
 from islr.models.mvit.encoder import MViTEncoder
+from islr.models.mvit.sizes import MViTSizes
 from islr.perf.step import Step, build_pair, check_agreement, step_speed
 from islr.training.memory import saved_bytes
 
@@ -34,14 +35,16 @@ def test_the_command_prints_times_and_memory_of_both(capsys: pytest.CaptureFixtu
 
 def test_models_that_differ_are_not_timed() -> None:
     encoder = MViTEncoder(
+        MViTSizes(
+            depth=2,
+            embed_dim=8,
+            dim_mul={1: 2},
+            head_mul={1: 2},
+            q_stride={1: 2},
+            kv_stride=2,
+        ),
         frames=2,
         size=32,
-        depth=2,
-        embed_dim=8,
-        dim_mul={1: 2},
-        head_mul={1: 2},
-        q_stride={1: 2},
-        kv_stride=2,
         widen_in="attention",
         pool="class",
     )

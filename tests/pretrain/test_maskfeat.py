@@ -22,6 +22,7 @@ from islr.models import create_model
 from islr.models.layouts import LAYOUTS, load_layout
 from islr.models.layouts.slowfast import to_slowfast_name
 from islr.models.mvit.encoder import MViTEncoder
+from islr.models.mvit.sizes import MViTSizes
 from pretrain.maskfeat import MaskFeat, MaskFeatConfig
 from pretrain.masks.saliency import cell_motion
 from pretrain.targets.hog import motion_targets
@@ -122,14 +123,16 @@ def test_loss_looks_at_hidden_tokens_alone() -> None:
 def test_it_learns() -> None:
     torch.manual_seed(0)
     encoder = MViTEncoder(
+        MViTSizes(
+            depth=2,
+            embed_dim=32,
+            dim_mul={1: 2},
+            head_mul={1: 2},
+            q_stride={0: 2, 1: 2},
+            kv_stride=4,
+        ),
         frames=4,
         size=64,
-        depth=2,
-        embed_dim=32,
-        dim_mul={1: 2},
-        head_mul={1: 2},
-        q_stride={0: 2, 1: 2},
-        kv_stride=4,
         init="fan_in",
     )
     recipe = MaskFeat(encoder, MaskFeatConfig(mask_pixels=16))

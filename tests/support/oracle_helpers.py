@@ -22,6 +22,7 @@ from islr.models import Classifier
 from islr.models.layouts import LAYOUTS, load_layout
 from islr.models.layouts.slowfast import to_slowfast_name
 from islr.models.mvit.encoder import MViTEncoder
+from islr.models.mvit.sizes import MViTSizes
 from islr.models.swin import SwinEncoder
 from islr.training.optim import OptimConfig, parameter_groups
 
@@ -97,14 +98,16 @@ def encoder_from_overrides(overrides: list[str], **arguments: Any) -> MViTEncode
     assert all(t == 1 and h == w for t, h, w in strides.values())
     _, kv_stride, _ = json.loads(pairs["MVIT.POOL_KV_STRIDE_ADAPTIVE"])
     return MViTEncoder(
+        MViTSizes(
+            depth=int(pairs["MVIT.DEPTH"]),
+            embed_dim=int(pairs["MVIT.EMBED_DIM"]),
+            dim_mul=by_block("MVIT.DIM_MUL"),
+            head_mul=by_block("MVIT.HEAD_MUL"),
+            q_stride={block: h for block, (_, h, _) in strides.items()},
+            kv_stride=kv_stride,
+        ),
         frames=int(pairs["DATA.NUM_FRAMES"]),
         size=int(pairs["DATA.TRAIN_CROP_SIZE"]),
-        depth=int(pairs["MVIT.DEPTH"]),
-        embed_dim=int(pairs["MVIT.EMBED_DIM"]),
-        dim_mul=by_block("MVIT.DIM_MUL"),
-        head_mul=by_block("MVIT.HEAD_MUL"),
-        q_stride={block: h for block, (_, h, _) in strides.items()},
-        kv_stride=kv_stride,
         **arguments,
     )
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
 from islr.models.encoder import NORMALISATIONS, Encoder
+from islr.models.presets import Preset
 from islr.models.transformer import drop_path_rates
 
 STRIDE = 8  # pixels a token's side covers
@@ -110,23 +111,12 @@ class FrameConv(Encoder):
         return None
 
 
-def frame_conv_tiny(frames: int = 4, size: int = 64, drop_path: float = 0.0) -> FrameConv:
-    """Under a million parameters, for two CPU cores.
-
-    Args:
-        frames: Any number.
-        size: A multiple of 8.
-        drop_path: As in `FrameConv`.
-    """
-    return FrameConv(frames=frames, size=size, widths=(32, 64, 128), depth=1, drop_path=drop_path)
-
-
-def frame_conv_base(frames: int = 8, size: int = 112, drop_path: float = 0.0) -> FrameConv:
-    """Of the size of a third of DALL-E's encoder, with its tokens: 8 pixels a side of frames of 112 pixels.
-
-    Args:
-        frames: Any number.
-        size: A multiple of 8.
-        drop_path: As in `FrameConv`.
-    """
-    return FrameConv(frames=frames, size=size, widths=(128, 256, 512), depth=2, drop_path=drop_path)
+PRESETS = {
+    "frame_conv_tiny": Preset(
+        FrameConv, {"frames": 4, "size": 64, "drop_path": 0.0}, {"widths": (32, 64, 128), "depth": 1}
+    ),
+    # A third of the size of DALL-E's encoder, with its tokens of 8 pixels, for frames of 112 pixels.
+    "frame_conv_base": Preset(
+        FrameConv, {"frames": 8, "size": 112, "drop_path": 0.0}, {"widths": (128, 256, 512), "depth": 2}
+    ),
+}

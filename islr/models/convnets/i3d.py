@@ -6,7 +6,7 @@ two train computes it; module names are that code's, which neither torchvision n
 Shapes: B batch, T H W frames and pixels, t h w a map's grid, D width; maps are `[B, D, t, h, w]`.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from islr.models.convnets.torchvision_nets import (
     inception_widths,
 )
 from islr.models.encoder import NORMALISATIONS, Normalisation
+from islr.models.presets import Preset
 
 NORM_EPS = 1e-3  # of its BatchNorm, TensorFlow's default
 MOMENTUM = 0.01
@@ -169,37 +170,16 @@ class InceptionI3d(ConvNet):
             inputs = block_width(branches)
 
 
-def i3d(
-    frames: int = 64, size: int = 224, channels: Channels = "rgb", normalisation: Normalisation = "half"
-) -> InceptionI3d:
-    """I3D as published, at WLASL's 64 frames.
-
-    Args:
-        frames: Frames per clip.
-        size: Height and width in pixels.
-        channels: As in `InceptionI3d`.
-        normalisation: As in `InceptionI3d`.
-    """
-    return InceptionI3d(frames=frames, size=size, channels=channels, normalisation=normalisation)
+def _narrow_i3d(**arguments: Any) -> InceptionI3d:
+    return InceptionI3d(**arguments).apply(fan_in_init)
 
 
-def i3d_tiny(
-    frames: int = 8, size: int = 64, channels: Channels = "rgb", normalisation: Normalisation = "half"
-) -> InceptionI3d:
-    """I3D at a quarter of the width, under a million parameters.
-
-    Args:
-        frames: Frames per clip.
-        size: Height and width in pixels.
-        channels: As in `InceptionI3d`.
-        normalisation: As in `InceptionI3d`.
-    """
-    encoder = InceptionI3d(
-        frames=frames,
-        size=size,
-        channels=channels,
-        normalisation=normalisation,
-        width=0.25,
-        momentum=NARROW_MOMENTUM,
-    )
-    return encoder.apply(fan_in_init)
+PRESETS = {
+    "i3d_tiny": Preset(
+        _narrow_i3d,
+        {"frames": 8, "size": 64, "channels": "rgb", "normalisation": "half"},
+        {"width": 0.25, "momentum": NARROW_MOMENTUM},
+    ),
+    # As published, at WLASL's 64 frames.
+    "i3d": Preset(InceptionI3d, {"frames": 64, "size": 224, "channels": "rgb", "normalisation": "half"}, {}),
+}

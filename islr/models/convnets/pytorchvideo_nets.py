@@ -9,6 +9,8 @@ token sequences `[B, 1 + N, D]`, the class token first.
 
 import math
 import warnings
+from collections.abc import Callable, Mapping
+from operator import attrgetter
 from types import ModuleType
 from typing import Any, Literal, get_args
 
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from islr.errors import UserError
 from islr.models.convnets.torchvision_nets import ConvNet, fan_in_init, video_spec
 from islr.models.encoder import FAN_IN_POSITION_STD, Encoder, interpolate_positions
+from islr.models.presets import Preset
 from islr.models.transformer import init_linear
 
 ALPHA = 4  # SlowFast's fast pathway sees this many times the frames of the slow one (8 x 8: 32 and 8 frames)
@@ -257,93 +260,105 @@ class MViTv1(Encoder):
 
 # Presets --------------------------------------------------------------------------------------------------------------
 
-CSN_SOURCE = "ir-CSN (arXiv 1904.02811), pytorchvideo.models.csn"
-I3D_R50_SOURCE = "I3D on ResNet-50 (arXiv 1711.07971 table 1), pytorchvideo.models.resnet"
 
-
-def slowfast_r50(frames: int = 32, size: int = 224) -> SlowFast:
-    """SlowFast-R50 8 x 8. Args: frames per clip, of the fast pathway; height and width in pixels."""
-    return SlowFast(factories().slowfast_r50(pretrained=False), frames=frames, size=size)
-
-
-def x3d_s(frames: int = 13, size: int = 160) -> X3D:
-    """X3D-S. Args: frames per clip; height and width in pixels."""
-    return X3D(factories().x3d_s(pretrained=False, **X3D_SETTINGS), frames=frames, size=size)
-
-
-def x3d_m(frames: int = 16, size: int = 224) -> X3D:
-    """X3D-M, which is X3D-S on larger clips. Args: frames per clip; height and width in pixels."""
-    return X3D(factories().x3d_m(pretrained=False, **X3D_SETTINGS), frames=frames, size=size)
-
-
-def csn_r101(frames: int = 32, size: int = 224) -> ResNet:
-    """Interaction-reduced CSN-R101. Args: frames per clip; height and width in pixels."""
-    return ResNet(factories().csn_r101(pretrained=False), frames=frames, size=size, source=CSN_SOURCE)
-
-
-def i3d_r50(frames: int = 8, size: int = 224) -> ResNet:
-    """I3D-R50 8 x 8. Args: frames per clip, at least 2; height and width in pixels."""
-    net = factories().i3d_r50(pretrained=False)
-    return ResNet(net, frames=frames, size=size, source=I3D_R50_SOURCE, least_frames=2)
-
-
-def pytorchvideo_mvit_b(frames: int = 16, size: int = 224, pool: Pool = "class", drop_path: float = 0.0) -> MViTv1:
-    """MViTv1-B 16 x 4.
+def _build(
+    family: Callable[..., Encoder],
+    factory: str,
+    settings: Mapping[str, Any],
+    narrow: bool = False,
+    blocks: int | None = None,
+    **arguments: Any,
+) -> Encoder:
+    """Build an encoder on a network of pytorchvideo's.
 
     Args:
-        frames: A multiple of 2.
-        size: A multiple of 4.
-        pool: As in `MViTv1`; the published model is trained on its class token.
-        drop_path: As in `MViTv1`; .2 in its training (arXiv 2104.11227 appendix).
+        family: The encoder's class.
+        factory: Where `pytorchvideo.models.hub` holds the factory.
+        settings: Arguments of the factory.
+        narrow: Initialise as narrow networks need it.
+        blocks: Blocks of each stage to keep, for networks smaller than the factory's smallest; None keeps all.
+        arguments: Further arguments of `family`.
     """
+    net = attrgetter(factory)(factories())(**settings)
+    if blocks is not None:
+        for stage in net.blocks[1:-1]:
+            stage.res_blocks = stage.res_blocks[:blocks]
+    encoder = family(net, **arguments)
+    return encoder.apply(fan_in_init) if narrow else encoder
+
+
+def _published_mvit(**arguments: Any) -> MViTv1:
     published = factories().vision_transformers.mvit_video_base_config
     settings = {name: value for name, value in published.items() if name not in ("spatial_size", "temporal_size")}
-    return MViTv1(frames=frames, size=size, pool=pool, drop_path=drop_path, **settings)
+    return MViTv1(**arguments, **settings)
 
 
-def slowfast_tiny(frames: int = 8, size: int = 64) -> SlowFast:
-    """SlowFast-18 at a quarter of the width. Args: frames per clip, of the fast pathway; height and width in pixels."""
-    net = factories().slowfast.create_slowfast(model_depth=18, stem_dim_outs=(16, 2))
-    return SlowFast(net, frames=frames, size=size).apply(fan_in_init)
-
-
-def x3d_tiny(frames: int = 8, size: int = 64) -> X3D:
-    """X3D at half the width and depth. Args: frames per clip; height and width in pixels."""
-    narrow = {"width_factor": 1.0, "depth_factor": 1.0, "head_dim_out": 256}
-    return X3D(factories().x3d.create_x3d(**narrow, **X3D_SETTINGS), frames=frames, size=size).apply(fan_in_init)
-
-
-def csn_tiny(frames: int = 8, size: int = 64) -> ResNet:
-    """CSN of one block a stage at a quarter of the width. Args: frames per clip; height and width in pixels."""
-    net = factories().csn.create_csn(model_depth=50, stem_dim_out=16, stem_pool=nn.MaxPool3d)
-    for stage in net.blocks[1:-1]:  # the factory's smallest depth has sixteen
-        stage.res_blocks = stage.res_blocks[:1]
-    return ResNet(net, frames=frames, size=size, source=CSN_SOURCE).apply(fan_in_init)
-
-
-def pytorchvideo_mvit_tiny(
-    frames: int = 8, size: int = 64, pool: Pool = "mean", drop_path: float = 0.0, init: MViTInit = "fan_in"
-) -> MViTv1:
-    """MViTv1 of four narrow blocks.
-
-    Args:
-        frames: A multiple of 2.
-        size: A multiple of 4.
-        pool: As in `MViTv1`.
-        drop_path: As in `MViTv1`.
-        init: As in `MViTv1`.
-    """
-    return MViTv1(
-        frames=frames,
-        size=size,
-        pool=pool,
-        drop_path=drop_path,
-        init=init,
-        depth=4,
-        patch_embed_dim=24,
-        embed_dim_mul=[[1, 2.0], [3, 2.0]],
-        atten_head_mul=[[1, 2.0], [3, 2.0]],
-        pool_q_stride_size=[[0, 1, 2, 2], [1, 1, 2, 2], [3, 1, 2, 2]],
-        pool_kv_stride_adaptive=[1, 8, 8],
-        pool_kvq_kernel=[3, 3, 3],
-    )
+_TINY: dict[str, Any] = {"frames": 8, "size": 64}
+_PUBLISHED = {"pretrained": False}
+_X3D = X3D_SETTINGS | _PUBLISHED
+_CSN: dict[str, Any] = {"family": ResNet, "source": "ir-CSN (arXiv 1904.02811), pytorchvideo.models.csn"}
+_I3D_R50: dict[str, Any] = {
+    "family": ResNet,
+    "source": "I3D on ResNet-50 (arXiv 1711.07971 table 1), pytorchvideo.models.resnet",
+    "least_frames": 2,
+}
+_NARROW_MVIT = {
+    "depth": 4,
+    "patch_embed_dim": 24,
+    "embed_dim_mul": [[1, 2.0], [3, 2.0]],
+    "atten_head_mul": [[1, 2.0], [3, 2.0]],
+    "pool_q_stride_size": [[0, 1, 2, 2], [1, 1, 2, 2], [3, 1, 2, 2]],
+    "pool_kv_stride_adaptive": [1, 8, 8],
+    "pool_kvq_kernel": [3, 3, 3],
+}
+PRESETS = {
+    # SlowFast-18 at a quarter of the width.
+    "slowfast_tiny": Preset(
+        _build,
+        _TINY,
+        {
+            "family": SlowFast,
+            "factory": "slowfast.create_slowfast",
+            "settings": {"model_depth": 18, "stem_dim_outs": (16, 2)},
+            "narrow": True,
+        },
+    ),
+    # 8 x 8: frames are those of the fast pathway.
+    "slowfast_r50": Preset(
+        _build,
+        {"frames": 32, "size": 224},
+        {"family": SlowFast, "factory": "slowfast_r50", "settings": _PUBLISHED},
+    ),
+    # Half the width and depth of X3D-S.
+    "x3d_tiny": Preset(
+        _build,
+        _TINY,
+        {
+            "family": X3D,
+            "factory": "x3d.create_x3d",
+            "settings": {"width_factor": 1.0, "depth_factor": 1.0, "head_dim_out": 256} | X3D_SETTINGS,
+            "narrow": True,
+        },
+    ),
+    "x3d_s": Preset(_build, {"frames": 13, "size": 160}, {"family": X3D, "factory": "x3d_s", "settings": _X3D}),
+    "x3d_m": Preset(_build, {"frames": 16, "size": 224}, {"family": X3D, "factory": "x3d_m", "settings": _X3D}),
+    # One block a stage, a quarter of the width.
+    "csn_tiny": Preset(
+        _build,
+        _TINY,
+        _CSN
+        | {
+            "factory": "csn.create_csn",
+            "settings": {"model_depth": 50, "stem_dim_out": 16, "stem_pool": nn.MaxPool3d},
+            "narrow": True,
+            "blocks": 1,
+        },
+    ),
+    "csn_r101": Preset(_build, {"frames": 32, "size": 224}, _CSN | {"factory": "csn_r101", "settings": _PUBLISHED}),
+    "i3d_r50": Preset(_build, {"frames": 8, "size": 224}, _I3D_R50 | {"factory": "i3d_r50", "settings": _PUBLISHED}),
+    "pytorchvideo_mvit_tiny": Preset(
+        MViTv1, _TINY | {"pool": "mean", "drop_path": 0.0, "init": "fan_in"}, _NARROW_MVIT
+    ),
+    # 16 x 4; trained on its class token, with a drop_path of .2 (arXiv 2104.11227 appendix).
+    "pytorchvideo_mvit_b": Preset(_published_mvit, {"frames": 16, "size": 224, "pool": "class", "drop_path": 0.0}, {}),
+}

@@ -17,6 +17,7 @@ from torchvision.ops.misc import Conv3dNormActivation
 from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
 from islr.models.encoder import NORMALISATIONS, Encoder, Normalisation
+from islr.models.presets import Preset
 
 NARROW_MOMENTUM = 0.1  # of BatchNorm's running statistics in tiny presets, which train for hundreds of steps, not 1e5
 CLOSING_SCALE = 0.2  # of the BatchNorm that closes a residual branch
@@ -272,39 +273,18 @@ class S3D(ConvNet):
         self.features = nn.Sequential(*modules)
 
 
-# Presets --------------------------------------------------------------------------------------------------------------
+def _narrow(family: type[ConvNet], **arguments: Any) -> ConvNet:
+    return family(**arguments).apply(fan_in_init)
 
 
-def r3d_18(frames: int = 16, size: int = 112) -> VideoResNet:
-    """R3D-18: 3x3x3 convolutions throughout. Args: frames per clip; height and width in pixels."""
-    return VideoResNet(frames=frames, size=size, form="r3d")
-
-
-def mc3_18(frames: int = 16, size: int = 112) -> VideoResNet:
-    """MC3-18: the later three stages see single frames. Args: frames per clip; height and width in pixels."""
-    return VideoResNet(frames=frames, size=size, form="mc3")
-
-
-def r2plus1d_18(frames: int = 16, size: int = 112) -> VideoResNet:
-    """R(2+1)D-18: space and time in turn. Args: frames per clip; height and width in pixels."""
-    return VideoResNet(frames=frames, size=size, form="r2plus1d")
-
-
-def s3d(frames: int = 64, size: int = 224) -> S3D:
-    """S3D as published. Args: frames per clip; height and width in pixels."""
-    return S3D(frames=frames, size=size)
-
-
-def r3d_tiny(frames: int = 8, size: int = 64) -> VideoResNet:
-    """R3D of one block a stage at a quarter of the width. Args: frames per clip; height and width in pixels."""
-    return VideoResNet(frames=frames, size=size, form="r3d", width=16, blocks=1).apply(fan_in_init)
-
-
-def r2plus1d_tiny(frames: int = 8, size: int = 64) -> VideoResNet:
-    """R(2+1)D of one block a stage at a quarter of the width. Args: frames per clip; height and width in pixels."""
-    return VideoResNet(frames=frames, size=size, form="r2plus1d", width=16, blocks=1).apply(fan_in_init)
-
-
-def s3d_tiny(frames: int = 8, size: int = 64) -> S3D:
-    """S3D at a quarter of the width. Args: frames per clip; height and width in pixels."""
-    return S3D(frames=frames, size=size, width=0.25, momentum=NARROW_MOMENTUM).apply(fan_in_init)
+_TINY, _RESNET = {"frames": 8, "size": 64}, {"frames": 16, "size": 112}
+PRESETS = {
+    # One block a stage, a quarter of the width.
+    "r3d_tiny": Preset(_narrow, _TINY, {"family": VideoResNet, "form": "r3d", "width": 16, "blocks": 1}),
+    "r2plus1d_tiny": Preset(_narrow, _TINY, {"family": VideoResNet, "form": "r2plus1d", "width": 16, "blocks": 1}),
+    "s3d_tiny": Preset(_narrow, _TINY, {"family": S3D, "width": 0.25, "momentum": NARROW_MOMENTUM}),
+    "r3d_18": Preset(VideoResNet, _RESNET, {"form": "r3d"}),  # 3x3x3 convolutions throughout
+    "mc3_18": Preset(VideoResNet, _RESNET, {"form": "mc3"}),  # the later three stages convolve single frames
+    "r2plus1d_18": Preset(VideoResNet, _RESNET, {"form": "r2plus1d"}),  # space and time in turn
+    "s3d": Preset(S3D, {"frames": 64, "size": 224}, {}),
+}

@@ -12,14 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.video.mvit import MSBlockConfig, MultiscaleAttention, MultiscaleBlock
 
-from islr.errors import UserError
-from islr.models.convnets.depthwise import depthwise_conv3d
-from islr.models.convnets.recompute import gelu_linear, norm_linear
 from islr.models.encoder import interpolate_positions
+from islr.models.mvit.depthwise import depthwise_conv3d
+from islr.models.mvit.recompute import gelu_linear, norm_linear
 from islr.models.tokens import Grid
 
-POOL_KERNEL = (3, 3, 3)  # SlowFast's MVIT.POOL_KVQ_KERNEL
-WIDTH_MULTIPLE = 8  # fused attention kernels want head widths that divide by it
+WIDTH_MULTIPLE = 8  # fused attention kernels need head widths that are multiples of it
 
 
 class PooledAttention(MultiscaleAttention):
@@ -207,47 +205,3 @@ class PooledBlock(MultiscaleBlock):
         widens_after = self.project is not None and not self.proj_after_attn
         skip = norm_linear(x, self.norm2, self.project) if widens_after else x
         return skip + self.stochastic_depth(hidden), grid
-
-
-def block_settings(
-    depth: int,
-    embed_dim: int,
-    num_heads: int,
-    dim_mul: Mapping[int, float],
-    head_mul: Mapping[int, float],
-    q_stride: Mapping[int, int],
-    kv_stride: int,
-    widen_in: str,
-) -> list[MSBlockConfig]:
-    """One setting per block; JSON and YAML turn whole-number keys into text, hence the int()."""
-    for name, given in (("dim_mul", dim_mul), ("head_mul", head_mul), ("q_stride", q_stride)):
-        outside = [block for block in given if not 0 <= int(block) < depth]
-        if outside:
-            raise UserError(f"{name} names block {outside[0]}, the last block is {depth - 1}")
-    if widen_in not in ("attention", "mlp"):
-        raise UserError(f"widen_in is 'attention' or 'mlp', not '{widen_in}'")
-    dims, heads = [embed_dim], [num_heads]
-    for block in range(depth):
-        dims.append(int(dims[-1] * {int(k): v for k, v in dim_mul.items()}.get(block, 1)))
-        heads.append(int(heads[-1] * {int(k): v for k, v in head_mul.items()}.get(block, 1)))
-    own_dims = dims[1:]  # width of block i once dim_mul[i] has acted
-    settings = []
-    for block in range(depth):
-        stride = {int(k): v for k, v in q_stride.items()}.get(block, 1)
-        kv_stride = max(kv_stride // stride, 1)
-        if widen_in == "attention":
-            width_in, width_out = dims[block], own_dims[block]
-        else:
-            width_in, width_out = own_dims[block], own_dims[min(block + 1, depth - 1)]
-        settings.append(
-            MSBlockConfig(
-                num_heads=heads[block + 1],
-                input_channels=width_in,
-                output_channels=width_out,
-                kernel_q=list(POOL_KERNEL),
-                kernel_kv=list(POOL_KERNEL),
-                stride_q=[1, stride, stride],
-                stride_kv=[1, kv_stride, kv_stride],
-            )
-        )
-    return settings

@@ -9,13 +9,12 @@ width. Token sequences are `[B, 1 + N, D]`, the class token first.
 """
 
 import math
-from collections.abc import Mapping
 from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.video.mvit import MViT
+from torchvision.models.video.mvit import MSBlockConfig, MViT
 
 from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
@@ -28,14 +27,17 @@ from islr.models.encoder import (
     Normalisation,
     interpolate_positions,
 )
-from islr.models.mvit.blocks import PooledBlock, block_settings
+from islr.models.mvit.blocks import PooledBlock
+from islr.models.mvit.sizes import MViTSizes, WidenIn, block_settings
 from islr.models.tokens import Grid, resize_mask
 
+PATCH_KERNEL: Grid = (3, 7, 7)  # of the patch convolution, along time, height and width
+PATCH_STRIDE: Grid = (2, 4, 4)
+PATCH_PADDING: Grid = (1, 3, 3)
 SLOWFAST_BIAS = 0.02  # SlowFast starts all Linear and LayerNorm biases here, torchvision at 0
 
 Pool = Literal["mean", "class"]
 Init = Literal["slowfast", "torchvision", "fan_in"]
-WidenIn = Literal["attention", "mlp"]
 
 
 class BlockOutput(NamedTuple):
@@ -51,23 +53,13 @@ class BlockOutput(NamedTuple):
 
 
 class MViTEncoder(Encoder):
-    """An MViTv2 encoder from its numbers; the presets are in `islr.models.mvit.sizes`.
+    """An MViTv2 encoder of given sizes; `islr.models.mvit.presets` names them.
 
     Args:
+        sizes: Depth, widths and strides.
         frames: Frames per clip.
         size: Height and width in pixels. Where a query stride does not divide the grid, the last tokens of a row
             or column cover less, as in the published L (312 pixels are 78, 39, 20 and 10 tokens).
-        depth: Blocks.
-        embed_dim: Width of the patch embedding.
-        num_heads: Heads of block 0.
-        dim_mul: Block -> factor by which its width exceeds the previous block's.
-        head_mul: Block -> the same for heads.
-        q_stride: Block -> spatial stride of its query pooling; blocks not named keep the grid.
-        kv_stride: Spatial stride of key and value pooling in block 0, divided by every query stride on the
-            way ("adaptive", arXiv 2104.11227).
-        patch_kernel: Kernel of the patch convolution (time, height, width).
-        patch_stride: Its stride.
-        patch_padding: Its padding.
         widen_in: Where width grows: in the attention of the block that `dim_mul` names (MViTv2's supervised
             form) or in the MLP of the block before it (MaskFeat's form).
         pool: What `forward` returns of the last block: the mean of the patch tokens, or the class token.
@@ -77,13 +69,13 @@ class MViTEncoder(Encoder):
             with which narrow encoders start to learn many times sooner.
         positions: Add learned absolute positions, separate in space and time (MViTv1's `SEP_POS_EMBED`), to
             the patch embeddings. Where a hand is distinguishes signs, and the mean of the tokens forgets it.
-        change_channels: Share of the patch embedding that sees change alone: from each of its channels the
-            mean over the clip's visible moments at the same place is subtracted. A fixed camera's background
-            and the signer's clothes vanish there and stay in the other channels.
+        change_channels: Share of the patch embedding whose temporal mean is subtracted: at each place, over the
+            clip's visible frames. A fixed camera's background and the signer's clothes vanish there and remain in
+            the other channels.
         normalisation: Mean and std of the pixels it takes.
 
     Raises:
-        UserError: The frame count or size does not fit the strides.
+        UserError: The frame count or size does not fit the strides, or a name or share is impossible.
     """
 
     source = "MViTv2 (arXiv 2112.01526), MaskFeat's form (arXiv 2112.09133); code: facebookresearch/SlowFast"
@@ -91,19 +83,10 @@ class MViTEncoder(Encoder):
 
     def __init__(
         self,
+        sizes: MViTSizes,
         *,
         frames: int,
         size: int,
-        depth: int,
-        embed_dim: int,
-        num_heads: int = 1,
-        dim_mul: Mapping[int, float],
-        head_mul: Mapping[int, float],
-        q_stride: Mapping[int, int],
-        kv_stride: int,
-        patch_kernel: Grid = (3, 7, 7),
-        patch_stride: Grid = (2, 4, 4),
-        patch_padding: Grid = (1, 3, 3),
         widen_in: WidenIn = "mlp",
         pool: Pool = "mean",
         drop_path: float = 0.0,
@@ -113,8 +96,6 @@ class MViTEncoder(Encoder):
         normalisation: Normalisation = "slowfast",
     ) -> None:
         super().__init__()
-        if depth < 2:
-            raise UserError(f"depth={depth}: an MViT has at least two blocks")
         if not 0 <= change_channels <= 1:
             raise UserError(f"change_channels={change_channels} is a share, from 0 to 1")
         for name, value, known in (
@@ -124,50 +105,34 @@ class MViTEncoder(Encoder):
         ):
             if value not in known:
                 raise UserError(f"{name}='{value}' is unknown; it is one of {', '.join(known)}")
-        _check_multiple("frames", frames, patch_stride[0])
-        _check_multiple("size", size, patch_stride[1], patch_stride[1] * math.prod(q_stride.values()))
-        blocks = block_settings(depth, embed_dim, num_heads, dim_mul, head_mul, q_stride, kv_stride, widen_in)
-        trunk = MViT(
-            spatial_size=(size, size),
-            temporal_size=frames,
-            block_setting=blocks,
-            residual_pool=True,
-            residual_with_cls_embed=False,
-            rel_pos_embed=True,
-            proj_after_attn=widen_in == "attention",
-            stochastic_depth_prob=drop_path,
-            block=PooledBlock,
-            norm_layer=partial(nn.LayerNorm, eps=NORM_EPS),
-            patch_embed_kernel=patch_kernel,
-            patch_embed_stride=patch_stride,
-            patch_embed_padding=patch_padding,
-        )
+        _check_multiple("frames", frames, PATCH_STRIDE[0])
+        _check_multiple("size", size, PATCH_STRIDE[1], PATCH_STRIDE[1] * sizes.total_stride)
+        self.block_settings = block_settings(sizes, widen_in)
+        trunk = _trunk(frames, size, self.block_settings, widen_in, drop_path)
         # The trunk's final norm and class head stay behind: what is put on top belongs to the task.
-        self.conv_proj = trunk.conv_proj
-        self.pos_encoding = trunk.pos_encoding
-        self.blocks = trunk.blocks
+        self.conv_proj, self.pos_encoding, self.blocks = trunk.conv_proj, trunk.pos_encoding, trunk.blocks
         self.pool = pool
         if pool == "class":
             # The class token has no place, and the last block's other queries go nowhere.
             unused = ("rel_pos_t", "rel_pos_h", "rel_pos_w", "pool_q.pool.weight")
-            self.zero_gradient += tuple(f"blocks.{depth - 1}.attn.{name}" for name in unused)
-        self.patch_grid: Grid = (frames // patch_stride[0], size // patch_stride[1], size // patch_stride[2])
+            self.zero_gradient += tuple(f"blocks.{sizes.depth - 1}.attn.{name}" for name in unused)
+        self.patch_grid: Grid = (frames // PATCH_STRIDE[0], size // PATCH_STRIDE[1], size // PATCH_STRIDE[2])
         grid = self.patch_grid
         for block in self.blocks:
             grid = block.attn.fit(grid)
-        self.block_settings = blocks
         self.input_spec = InputSpec(frames, size, *NORMALISATIONS[normalisation], "video")
-        self.layer_dims = [block.output_channels for block in blocks]
+        self.layer_dims = [block.output_channels for block in self.block_settings]
         self.dim = self.layer_dims[-1]
         if init != "torchvision":
             self.apply(_slowfast_init if init == "slowfast" else _fan_in_init)
-        self.change_channels = round(embed_dim * change_channels)
+        self.change_channels = round(sizes.embed_dim * change_channels)
         self.pos_space: nn.Parameter | None = None
         self.pos_time: nn.Parameter | None = None
         if positions:
             std = FAN_IN_POSITION_STD if init == "fan_in" else INIT_STD
-            self.pos_space = nn.Parameter(torch.randn(self.patch_grid[1] * self.patch_grid[2], embed_dim) * std)
-            self.pos_time = nn.Parameter(torch.randn(self.patch_grid[0], embed_dim) * std)
+            times, rows, columns = self.patch_grid
+            self.pos_space = nn.Parameter(torch.randn(rows * columns, sizes.embed_dim) * std)
+            self.pos_time = nn.Parameter(torch.randn(times, sizes.embed_dim) * std)
 
     @property
     def grids(self) -> list[Grid]:
@@ -198,7 +163,7 @@ class MViTEncoder(Encoder):
         tokens = self.conv_proj(clip).flatten(3).permute(0, 2, 3, 1)  # [B, t, h * w, D_0]
         hidden = None if mask is None else resize_mask(mask, self.patch_grid).flatten(2)[..., None]
         if self.change_channels:
-            tokens = _less_the_mean(tokens, hidden, self.change_channels)
+            tokens = _subtract_temporal_mean(tokens, hidden, self.change_channels)
         if hidden is not None:
             assert mask_token is not None
             tokens = torch.where(hidden, mask_token.to(tokens.dtype), tokens)
@@ -231,13 +196,31 @@ class MViTEncoder(Encoder):
         return None
 
 
-def _less_the_mean(tokens: Tensor, hidden: Tensor | None, channels: int) -> Tensor:
-    """Subtract the mean over visible moments from the first `channels` of `[B, t, h * w, D]`.
+def _trunk(frames: int, size: int, settings: list[MSBlockConfig], widen_in: WidenIn, drop_path: float) -> MViT:
+    return MViT(
+        spatial_size=(size, size),
+        temporal_size=frames,
+        block_setting=settings,
+        residual_pool=True,
+        residual_with_cls_embed=False,
+        rel_pos_embed=True,
+        proj_after_attn=widen_in == "attention",
+        stochastic_depth_prob=drop_path,
+        block=PooledBlock,
+        norm_layer=partial(nn.LayerNorm, eps=NORM_EPS),
+        patch_embed_kernel=PATCH_KERNEL,
+        patch_embed_stride=PATCH_STRIDE,
+        patch_embed_padding=PATCH_PADDING,
+    )
+
+
+def _subtract_temporal_mean(tokens: Tensor, hidden: Tensor | None, channels: int) -> Tensor:
+    """Subtract the mean over visible frames from the first `channels` of `[B, t, h * w, D]`.
 
     Args:
         tokens: Patch embeddings.
         hidden: bool `[B, t, h * w, 1]`; what is hidden must not enter the mean that visible tokens carry.
-        channels: How many of D see change alone.
+        channels: Of D, from which the mean is subtracted.
     """
     change, rest = tokens.split((channels, tokens.shape[-1] - channels), dim=-1)
     if hidden is None:

@@ -1,165 +1,97 @@
-"""The sizes of MViTv2 by name, as their authors publish them, and one that two CPU cores train.
+"""The sizes of an MViTv2, and the settings of its blocks that follow from them."""
 
-All take frames in multiples of 2 and sizes in multiples of 4.
-"""
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from islr.models.encoder import Normalisation
-from islr.models.mvit.encoder import Init, MViTEncoder, Pool, WidenIn
+from torchvision.models.video.mvit import MSBlockConfig
+
+from islr.errors import UserError
+
+POOL_KERNEL = (3, 3, 3)  # SlowFast's MVIT.POOL_KVQ_KERNEL
+
+WidenIn = Literal["attention", "mlp"]
 
 
-def mvit_tiny(
-    frames: int = 8,
-    size: int = 64,
-    last_stride: int = 2,
-    pool: Pool = "mean",
-    drop_path: float = 0.0,
-    init: Init = "fan_in",
-    positions: bool = True,
-    change_channels: float = 0.5,
-) -> MViTEncoder:
-    """Under a million parameters, for two CPU cores: the shape of `mvit_s` at a width and depth for 8 x 64 x
-    64.
+@dataclass(frozen=True)
+class MViTSizes:
+    """Depth, widths and strides of an MViTv2.
+
+    Attributes:
+        depth: Blocks, two or more.
+        embed_dim: Width of the patch embedding.
+        dim_mul: Block -> factor by which its width exceeds the previous block's.
+        head_mul: Block -> the same for heads.
+        q_stride: Block -> spatial stride of its query pooling; blocks not named keep the grid.
+        kv_stride: Spatial stride of key and value pooling in block 0, divided by every query stride on the way
+            ("adaptive", arXiv 2104.11227).
+        num_heads: Heads of block 0.
+
+    Raises:
+        UserError: Too few blocks, or a block is named that is not there.
+    """
+
+    depth: int
+    embed_dim: int
+    dim_mul: Mapping[int, float]
+    head_mul: Mapping[int, float]
+    q_stride: Mapping[int, int]
+    kv_stride: int
+    num_heads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.depth < 2:
+            raise UserError(f"depth={self.depth}: an MViT has at least two blocks")
+        for name in ("dim_mul", "head_mul", "q_stride"):
+            outside = [block for block in getattr(self, name) if not 0 <= block < self.depth]
+            if outside:
+                raise UserError(f"{name} names block {outside[0]}, the last block is {self.depth - 1}")
+
+    @property
+    def total_stride(self) -> int:
+        """Patches per side of a last token."""
+        return math.prod(self.q_stride.values())
+
+    def with_last_stride(self, stride: int) -> "MViTSizes":
+        """Change the stride of the last query pooling."""
+        return replace(self, q_stride={**self.q_stride, max(self.q_stride): stride})
+
+
+def block_settings(sizes: MViTSizes, widen_in: WidenIn) -> list[MSBlockConfig]:
+    """Return torchvision's setting of each block.
 
     Args:
-        frames: As in `MViTEncoder`.
-        size: As in `MViTEncoder`.
-        last_stride: 1 for MaskFeat pre-training (tokens of 16 pixels at the end), 2 otherwise.
-        pool: As in `MViTEncoder`.
-        drop_path: As in `MViTEncoder`.
-        init: As in `MViTEncoder`.
-        positions: As in `MViTEncoder`.
-        change_channels: As in `MViTEncoder`.
+        sizes: Of the whole network.
+        widen_in: Where width grows, as in `MViTEncoder`.
+
+    Raises:
+        UserError: An unknown `widen_in`.
     """
-    return MViTEncoder(
-        frames=frames,
-        size=size,
-        depth=6,
-        embed_dim=24,
-        dim_mul={1: 2, 3: 2, 5: 2},
-        head_mul={1: 2, 3: 2, 5: 2},
-        q_stride={0: 2, 2: 2, 5: last_stride},
-        kv_stride=8,
-        pool=pool,
-        drop_path=drop_path,
-        init=init,
-        positions=positions,
-        change_channels=change_channels,
-    )
-
-
-def mvit_s(
-    frames: int = 16,
-    size: int = 224,
-    last_stride: int = 2,
-    widen_in: WidenIn = "mlp",
-    pool: Pool = "mean",
-    drop_path: float = 0.0,
-    init: Init = "slowfast",
-) -> MViTEncoder:
-    """MViTv2-S, 16 x 4 (arXiv 2112.01526 table 1; SlowFast `k400_MVITv2_S_16x4_MaskFeat_PT`/`_FT`).
-
-    Args:
-        frames: As in `MViTEncoder`.
-        size: As in `MViTEncoder`.
-        last_stride: Query stride of block 14: 1 for MaskFeat pre-training, 2 otherwise.
-        widen_in: `mlp` for MaskFeat's form, `attention` for the supervised MViTv2-S of SlowFast and
-            torchvision.
-        pool: As in `MViTEncoder`; the supervised form is trained on its class token.
-        drop_path: As in `MViTEncoder`; .1 in MaskFeat's fine-tuning.
-        init: As in `MViTEncoder`.
-    """
-    return MViTEncoder(
-        frames=frames,
-        size=size,
-        depth=16,
-        embed_dim=96,
-        dim_mul={1: 2, 3: 2, 14: 2},
-        head_mul={1: 2, 3: 2, 14: 2},
-        q_stride={1: 2, 3: 2, 14: last_stride},
-        kv_stride=8,
-        widen_in=widen_in,
-        pool=pool,
-        drop_path=drop_path,
-        init=init,
-    )
-
-
-def mvit_b(
-    frames: int = 32,
-    size: int = 224,
-    last_stride: int = 2,
-    widen_in: WidenIn = "attention",
-    pool: Pool = "class",
-    drop_path: float = 0.0,
-    init: Init = "slowfast",
-) -> MViTEncoder:
-    """MViTv2-B, 32 x 3 (arXiv 2112.01526 table 1; SlowFast `Kinetics/MVITv2_B_32x3`, 51.2 M parameters).
-
-    Published as a supervised model alone; MaskFeat's form is had by `widen_in="mlp", pool="mean"`.
-
-    Args:
-        frames: As in `MViTEncoder`.
-        size: As in `MViTEncoder`.
-        last_stride: Query stride of block 21: 1 for MaskFeat pre-training, 2 otherwise.
-        widen_in: As in `MViTEncoder`.
-        pool: As in `MViTEncoder`.
-        drop_path: As in `MViTEncoder`; .3 in the supervised training.
-        init: As in `MViTEncoder`.
-    """
-    return MViTEncoder(
-        frames=frames,
-        size=size,
-        depth=24,
-        embed_dim=96,
-        dim_mul={2: 2, 5: 2, 21: 2},
-        head_mul={2: 2, 5: 2, 21: 2},
-        q_stride={2: 2, 5: 2, 21: last_stride},
-        kv_stride=8,
-        widen_in=widen_in,
-        pool=pool,
-        drop_path=drop_path,
-        init=init,
-    )
-
-
-def mvit_l(
-    frames: int = 16,
-    size: int = 224,
-    last_stride: int = 2,
-    widen_in: WidenIn = "mlp",
-    pool: Pool = "mean",
-    drop_path: float = 0.0,
-    init: Init = "slowfast",
-    normalisation: Normalisation = "slowfast",
-) -> MViTEncoder:
-    """MViTv2-L (arXiv 2112.01526 table 1) in MaskFeat's form (SlowFast `k400_MVITv2_L_16x4_MaskFeat_PT`/`_FT`).
-
-    The supervised model (`Kinetics/MVITv2_L_40x3_test`) is `frames=40, size=312, widen_in="attention",
-    pool="class", normalisation="imagenet"`: unlike the smaller ones it was trained on ImageNet's mean and std.
-
-    Args:
-        frames: As in `MViTEncoder`.
-        size: As in `MViTEncoder`.
-        last_stride: Query stride of block 44: 1 for MaskFeat pre-training, 2 otherwise.
-        widen_in: As in `MViTEncoder`.
-        pool: As in `MViTEncoder`.
-        drop_path: As in `MViTEncoder`; .2 in MaskFeat's fine-tuning, .75 in the supervised training.
-        init: As in `MViTEncoder`.
-        normalisation: As in `MViTEncoder`.
-    """
-    return MViTEncoder(
-        frames=frames,
-        size=size,
-        depth=48,
-        embed_dim=144,
-        num_heads=2,
-        dim_mul={2: 2, 8: 2, 44: 2},
-        head_mul={2: 2, 8: 2, 44: 2},
-        q_stride={2: 2, 8: 2, 44: last_stride},
-        kv_stride=8,
-        widen_in=widen_in,
-        pool=pool,
-        drop_path=drop_path,
-        init=init,
-        normalisation=normalisation,
-    )
+    if widen_in not in ("attention", "mlp"):
+        raise UserError(f"widen_in is 'attention' or 'mlp', not '{widen_in}'")
+    dims, heads = [sizes.embed_dim], [sizes.num_heads]
+    for block in range(sizes.depth):
+        dims.append(int(dims[-1] * sizes.dim_mul.get(block, 1)))
+        heads.append(int(heads[-1] * sizes.head_mul.get(block, 1)))
+    own_dims = dims[1:]  # width of block i once dim_mul[i] has acted
+    settings, kv_stride = [], sizes.kv_stride
+    for block in range(sizes.depth):
+        stride = sizes.q_stride.get(block, 1)
+        kv_stride = max(kv_stride // stride, 1)
+        if widen_in == "attention":
+            width_in, width_out = dims[block], own_dims[block]
+        else:
+            width_in, width_out = own_dims[block], own_dims[min(block + 1, sizes.depth - 1)]
+        settings.append(
+            MSBlockConfig(
+                num_heads=heads[block + 1],
+                input_channels=width_in,
+                output_channels=width_out,
+                kernel_q=list(POOL_KERNEL),
+                kernel_kv=list(POOL_KERNEL),
+                stride_q=[1, stride, stride],
+                stride_kv=[1, kv_stride, kv_stride],
+            )
+        )
+    return settings

@@ -1,15 +1,10 @@
-"""Graph convolution networks on a signer's skeleton: ST-GCN and SL-GCN, as OpenHands trains them.
+"""SL-GCN: decoupled graph convolution, attention over points, frames and channels, and DropGraph.
 
-ST-GCN: Yan et al. (arXiv 1801.07455). SL-GCN: Jiang et al. (arXiv 2103.08833) on the decoupled graph convolution
-and DropGraph of Cheng et al. (ECCV 2020). The forms are those of AI4Bharat/OpenHands (arXiv 2110.05877): x and y of
-27 points, ten blocks, 256 features.
+Jiang et al. (arXiv 2103.08833) on the decoupled graph convolution and DropGraph of Cheng et al. (ECCV 2020), in the
+form of OpenHands (arXiv 2110.05877).
 
-Deviations, in what the networks are given: a point that is not seen lies at 0, 0, the shoulders' midpoint; in OpenHands
-it lies where centring moves the corner of the picture, which tells of the signer's place in it. Pixels are squares;
-there, x and y are shares of the picture's width and height.
-
-Shapes: B batch, C channels, T frames, V = 27 points, K = 3 subsets of a point's neighbours, G groups. Feature maps
-are `[B, C, T, V]`; tokens are (frame, point) places, `[B, T * V, C]`.
+Shapes: B batch, C channels, T frames, V = 27 points, K = 3 subsets of a point's neighbours, G groups. Feature
+maps are `[B, C, T, V]`.
 """
 
 import math
@@ -20,15 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
-from islr.models.encoder import Encoder
-from islr.models.gcn.skeleton import EDGES, POINTS, directed_partition, spatial_partition
-
-COORDINATES = 2
-SUBSETS = 3
-TEMPORAL_KERNEL = 9
-PUBLISHED_CHANNELS = (64, 64, 64, 64, 128, 128, 128, 256, 256, 256)
+from islr.models.gcn.graph import PUBLISHED_CHANNELS, SUBSETS, TINY_CHANNELS, GraphEncoder, block_strides, temporal_conv
+from islr.models.gcn.skeleton import EDGES, POINTS, directed_partition
+from islr.models.presets import Preset
 
 ATTENTION_KERNEL = 9  # frames that SL-GCN's attention over time sees
 ATTENTION_GAIN = 1.5**3  # of its three attentions, whose gates start half open
@@ -41,145 +31,6 @@ DROP_POINTS = 2 * len(EDGES) / len(POINTS)  # neighbours that fall with a point,
 LINKED = 0.001  # weight above which two points are neighbours
 
 Init = Literal["published", "fan_in"]
-
-
-class GraphEncoder(Encoder):
-    """What both networks share: the points, their batch norm, a stack of blocks and the mean over places.
-
-    Batch norm makes clips of a batch see each other in training. A block halves the frames where the channels grow.
-
-    Args:
-        frames: Frames per clip; any number, since nothing depends on it but the check of what comes in.
-        channels: Width of each block, one or more.
-        blocks: The blocks.
-        adjacency: Of the graph, as the blocks take it.
-
-    Raises:
-        UserError: No frames.
-    """
-
-    batch_norm = True
-
-    def __init__(self, *, frames: int, channels: Sequence[int], blocks: Sequence[nn.Module], adjacency: Tensor) -> None:
-        super().__init__()
-        if frames < 1:
-            raise UserError(f"frames={frames}: a pose encoder needs at least one frame")
-        self.register_buffer("adjacency", adjacency)
-        self.point_norm = nn.BatchNorm1d(len(POINTS) * COORDINATES)
-        self.blocks = nn.ModuleList(blocks)
-        self.input_spec = InputSpec(frames, 0, (), (), "pose")
-        self.layer_dims = list(channels)
-        self.dim = channels[-1]
-
-    def forward(self, clip: Tensor) -> Tensor:
-        """Mean over frames and points, `[B, dim]`."""
-        return self.forward_maps(clip)[-1].mean(dim=(2, 3))
-
-    def forward_layers(self, clip: Tensor) -> list[Tensor]:
-        """Places after each block, `[B, T_l * V, C_l]`; a frame's points are neighbours."""
-        return [features.flatten(2).transpose(1, 2) for features in self.forward_maps(clip)]
-
-    def forward_maps(self, clip: Tensor) -> list[Tensor]:
-        """Feature maps after each block, `[B, C_l, T_l, V]`."""
-        self.check_clip(clip)
-        return self.maps_of(graph_points(clip))
-
-    def maps_of(self, points: Tensor) -> list[Tensor]:
-        """Feature maps after each block of points `[B, T, V, 2]`."""
-        batch, frames = points.shape[:2]
-        features = self.point_norm(points.reshape(batch, frames, -1).transpose(1, 2))  # [B, V * 2, T]
-        features = features.view(batch, len(POINTS), COORDINATES, frames).permute(0, 2, 3, 1)  # [B, 2, T, V]
-        outputs = []
-        for block in self.blocks:
-            features = self.run_block(block, features, self.adjacency)
-            outputs.append(features)
-        return outputs
-
-    def layer_of(self, parameter_name: str) -> int:
-        """0 for the batch norm of the points, i + 1 for block i."""
-        if parameter_name.startswith("blocks."):
-            return int(parameter_name.split(".")[1]) + 1
-        assert parameter_name.startswith("point_norm."), parameter_name
-        return 0
-
-
-def graph_points(clip: Tensor) -> Tensor:
-    """x and y of the graph's points, `[B, T, V, 2]`, zero where not seen."""
-    points = clip[:, :, POINTS]
-    return points[..., :2] * (points[..., 2:] > 0)
-
-
-def _strides(channels: Sequence[int]) -> list[tuple[int, int, int]]:
-    """(inputs, outputs, stride in time) per block."""
-    if not channels:
-        raise UserError("channels is empty: a graph network has at least one block")
-    sources = (COORDINATES, *channels[:-1])
-    return [
-        (inputs, outputs, 2 if number and outputs > inputs else 1)
-        for number, (inputs, outputs) in enumerate(zip(sources, channels, strict=True))
-    ]
-
-
-def _temporal_conv(inputs: int, outputs: int, stride: int, kernel: int = TEMPORAL_KERNEL) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, (kernel, 1), (stride, 1), (kernel // 2, 0))
-
-
-class GraphBlock(nn.Module):
-    """ST-GCN's block: spread to neighbours, weighted by learned importance, then convolve in time.
-
-    Args:
-        inputs: Channels.
-        outputs: Channels.
-        stride: Of the convolution in time.
-        shortcut: Whether what comes in is added to what goes out.
-        dropout: Of the convolution's result.
-    """
-
-    def __init__(self, inputs: int, outputs: int, stride: int, shortcut: bool, dropout: float) -> None:
-        super().__init__()
-        self.importance = nn.Parameter(torch.ones(SUBSETS, len(POINTS), len(POINTS)))
-        self.spread = nn.Conv2d(inputs, SUBSETS * outputs, 1)
-        self.spread_norm = nn.BatchNorm2d(outputs)
-        self.temporal = _temporal_conv(outputs, outputs, stride)
-        self.temporal_norm = nn.BatchNorm2d(outputs)
-        self.dropout = nn.Dropout(dropout)
-        self.has_shortcut = shortcut
-        self.shortcut: nn.Module = nn.Identity()
-        if shortcut and (inputs != outputs or stride != 1):
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, (stride, 1)), nn.BatchNorm2d(outputs))
-
-    def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
-        """`[B, C, T, V]` -> `[B, C', T', V]`."""
-        parts = self.spread(x).unflatten(1, (SUBSETS, -1))  # [B, K, C', T, V]
-        y = torch.einsum("bkctv,kvw->bctw", parts, (adjacency * self.importance).to(parts.dtype))
-        y = self.temporal(F.relu(self.spread_norm(y)))
-        y = self.dropout(self.temporal_norm(y))
-        return F.relu(y + self.shortcut(x)) if self.has_shortcut else F.relu(y)
-
-
-class STGCN(GraphEncoder):
-    """ST-GCN with edge importance; `stgcn` and `stgcn_tiny` are presets.
-
-    Args:
-        frames: Frames per clip.
-        channels: Width of each block.
-        dropout: After each block's convolution in time, but the first's.
-
-    Raises:
-        UserError: No frames, or no blocks.
-    """
-
-    source = "ST-GCN (arXiv 1801.07455), OpenHands' form (arXiv 2110.05877)"
-    # A constant in front of a batch norm that averages over all it was added to.
-    zero_gradient = ("temporal.bias", "shortcut.0.bias")
-
-    def __init__(self, *, frames: int, channels: Sequence[int], dropout: float = 0.0) -> None:
-        blocks = [
-            GraphBlock(inputs, outputs, stride, shortcut=number > 0, dropout=dropout if number else 0.0)
-            for number, (inputs, outputs, stride) in enumerate(_strides(channels))
-        ]
-        adjacency = torch.from_numpy(spatial_partition())
-        super().__init__(frames=frames, channels=channels, blocks=blocks, adjacency=adjacency)
 
 
 class DecoupledGraphConv(nn.Module):
@@ -246,13 +97,13 @@ class DecoupledBlock(nn.Module):
         super().__init__()
         self.graph = DecoupledGraphConv(inputs, outputs, groups)
         self.attention = PlaceAttention(outputs)
-        self.temporal = _temporal_conv(outputs, outputs, stride)
+        self.temporal = temporal_conv(outputs, outputs, stride)
         self.temporal_norm = nn.BatchNorm2d(outputs)
         self.drop_graph = drop_graph
         self.has_shortcut = shortcut
         self.shortcut: nn.Module = nn.Identity()
         if shortcut and (inputs != outputs or stride != 1):
-            self.shortcut = nn.Sequential(_temporal_conv(inputs, outputs, stride, kernel=1), nn.BatchNorm2d(outputs))
+            self.shortcut = nn.Sequential(temporal_conv(inputs, outputs, stride, kernel=1), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
         """`[B, C, T, V]` -> `[B, C', T', V]`."""
@@ -330,7 +181,7 @@ class SLGCN(GraphEncoder):
         first_dropping = len(channels) - DROP_BLOCKS
         blocks = [
             DecoupledBlock(inputs, outputs, groups, stride, number > 0, drop_graph if number >= first_dropping else 0.0)
-            for number, (inputs, outputs, stride) in enumerate(_strides(channels))
+            for number, (inputs, outputs, stride) in enumerate(block_strides(channels))
         ]
         adjacency = torch.from_numpy(directed_partition().sum(axis=0))
         super().__init__(frames=frames, channels=channels, blocks=blocks, adjacency=adjacency)
@@ -366,43 +217,8 @@ def _init_decoupled(block: DecoupledBlock, init: Init) -> None:
         nn.init.xavier_normal_(attention.excite.weight)
 
 
-def stgcn(frames: int = 64, dropout: float = 0.0) -> STGCN:
-    """The published ST-GCN, three million parameters.
-
-    Args:
-        frames: Frames per clip.
-        dropout: As in `STGCN`; OpenHands pre-trains with 0.5.
-    """
-    return STGCN(frames=frames, channels=PUBLISHED_CHANNELS, dropout=dropout)
-
-
-def stgcn_tiny(frames: int = 16, dropout: float = 0.0) -> STGCN:
-    """A quarter of a million parameters, four blocks.
-
-    Args:
-        frames: Frames per clip.
-        dropout: As in `STGCN`.
-    """
-    return STGCN(frames=frames, channels=(32, 64, 64, 96), dropout=dropout)
-
-
-def slgcn(frames: int = 64, drop_graph: float = 0.1, init: Init = "published") -> SLGCN:
-    """The published SL-GCN, 3.6 million parameters.
-
-    Args:
-        frames: Frames per clip.
-        drop_graph: As in `SLGCN`; the published `keep_prob` is 0.9.
-        init: As in `SLGCN`.
-    """
-    return SLGCN(frames=frames, channels=PUBLISHED_CHANNELS, drop_graph=drop_graph, init=init)
-
-
-def slgcn_tiny(frames: int = 16, drop_graph: float = 0.0, init: Init = "fan_in") -> SLGCN:
-    """A quarter of a million parameters, four blocks.
-
-    Args:
-        frames: Frames per clip.
-        drop_graph: As in `SLGCN`.
-        init: As in `SLGCN`.
-    """
-    return SLGCN(frames=frames, channels=(32, 64, 64, 96), drop_graph=drop_graph, init=init)
+PRESETS = {
+    "slgcn_tiny": Preset(SLGCN, {"frames": 16, "drop_graph": 0.0, "init": "fan_in"}, {"channels": TINY_CHANNELS}),
+    # 3.6 million parameters; the published `keep_prob` is .9.
+    "slgcn": Preset(SLGCN, {"frames": 64, "drop_graph": 0.1, "init": "published"}, {"channels": PUBLISHED_CHANNELS}),
+}
