@@ -100,7 +100,7 @@ def demo(
 
 def _preload() -> None:
     """Import what the stages need before their processes are forked from this one."""
-    for module in ("islr.synth", "islr.evaluation.finetune", "pretrain.run", "probe.protocol"):
+    for module in ("islr.synth", "islr.evaluation.finetune", "pretrain.run", "probe.run"):
         importlib.import_module(module)
 
 
@@ -155,7 +155,7 @@ def probe(config: ConfigFile, overrides: Overrides = None) -> None:
     """Probe the features of frozen encoders for phonological features."""
     from islr.config import load_config
     from probe.config import ProbeConfig
-    from probe.protocol import run_probe
+    from probe.run import run_probe
     from probe.tables import render
 
     print(render(run_probe(load_config(ProbeConfig, config, overrides or []))))
@@ -213,7 +213,7 @@ def perf(
 
         print(step_speed(frames, size, batch, device))
     if what in ("probe", "all"):
-        from probe.solver.benchmark import PUBLISHED, compare
+        from probe.evidence.solver_benchmark import PUBLISHED, compare
 
         result = compare(*PUBLISHED)
         print(result.table(), result, sep="\n")

@@ -1,7 +1,7 @@
-"""What an analysis finds: a number with its bootstrap draws, before it becomes a record.
+"""Findings: the numbers of an analysis with their bootstrap draws, before they become records.
 
-Findings keep their draws, so that averages over features, means over seeds and differences between rows are
-made draw by draw, as for the probes themselves.
+A finding holds its draws, so that averages over features, means over seeds and differences between rows are computed
+draw by draw, as for the probes themselves.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from probe.npz_cache import keep, kept
+from probe.npz_cache import read_npz, write_npz
 from probe.statistics.scores import CI_METHOD
 
 Key = tuple[str, ...]
@@ -21,16 +21,16 @@ class Finding:
     """One number of one analysis.
 
     Attributes:
-        analysis: Which analysis.
-        metric: What was measured.
-        feature: The feature, bundle or average it is about.
+        analysis: Name of the analysis.
+        metric: Name of the metric.
+        feature: The feature, bundle or average that was measured.
         values: The sample's value and those of the bootstrap draws `[1 + B]`; `[1]` where there is no interval.
         clips: Clips behind the value.
         signs: Sign groups behind the value.
         setting: The condition, such as "k=5"; "" where there is one only.
         layer: Number of a block, or "chosen" (inside the training signs), or "all".
         higher_is_better: Direction.
-        method: How the interval was made, in words.
+        method: Description of how the interval was computed.
     """
 
     analysis: str
@@ -46,16 +46,16 @@ class Finding:
 
     @property
     def key(self) -> Key:
-        """What tells the findings of one row apart."""
+        """Identifier of the finding within its row."""
         return self.analysis, self.metric, self.feature, self.setting, self.layer
 
-    def marked(self, words: str) -> "Finding":
-        """The same with words added to the interval's method."""
-        return replace(self, method=self.method + words)
+    def marked(self, note: str) -> "Finding":
+        """Return the finding with a note added to its method."""
+        return replace(self, method=self.method + note)
 
 
 def mean_over_seeds(parts: Sequence[Sequence[Finding]]) -> list[Finding]:
-    """Findings of several seeds of one row as one, value by value; what a seed lacks is left out."""
+    """Average the findings of several seeds of one row, draw by draw; a finding that a seed lacks is left out."""
     others = [{finding.key: finding for finding in part} for part in parts[1:]]
     return [
         replace(finding, values=np.mean([finding.values, *(other[finding.key].values for other in others)], axis=0))
@@ -64,8 +64,8 @@ def mean_over_seeds(parts: Sequence[Sequence[Finding]]) -> list[Finding]:
     ]
 
 
-def differences(found: Sequence[Finding], floor: Sequence[Finding]) -> list[Finding]:
-    """Paired differences of the findings that have an interval to those of another row, draw by draw."""
+def differences(findings: Sequence[Finding], floor: Sequence[Finding]) -> list[Finding]:
+    """Subtract the findings of another row, draw by draw, from those that have an interval."""
     other = {finding.key: finding for finding in floor}
     return [
         replace(
@@ -74,20 +74,20 @@ def differences(found: Sequence[Finding], floor: Sequence[Finding]) -> list[Find
             values=finding.values - other[finding.key].values,
             clips=min(finding.clips, other[finding.key].clips),
         )
-        for finding in found
+        for finding in findings
         if finding.key in other and len(finding.values) > 1
     ]
 
 
-def save(path: Path, key: str, found: Sequence[Finding]) -> None:
-    """Write findings as one file, whole or not at all."""
-    rows = [{name: value for name, value in asdict(finding).items() if name != "values"} for finding in found]
-    keep(path, key, {str(number): finding.values for number, finding in enumerate(found)}, rows)
+def save(path: Path, key: str, findings: Sequence[Finding]) -> None:
+    """Write findings to one file, atomically."""
+    rows = [{name: value for name, value in asdict(finding).items() if name != "values"} for finding in findings]
+    write_npz(path, key, {str(number): finding.values for number, finding in enumerate(findings)}, rows)
 
 
 def load(path: Path, key: str) -> list[Finding] | None:
-    """What was saved under the same key, or None."""
-    stored = kept(path, key)
+    """Read findings saved under the same key, or return None."""
+    stored = read_npz(path, key)
     if stored is None:
         return None
     arrays, rows = stored

@@ -1,57 +1,28 @@
-"""Probes of one feature set on one split: penalty and layer chosen inside the training clips, every test clip
+"""Probes of one feature set on one split: penalty and layer chosen inside the training clips, every test clip scored
 once.
 
 Shapes: N clips of `Targets`, F features, L layers, R permutations.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field, field_validator
 
-from islr.config import Config
-from probe.npz_cache import keep, kept
-from probe.solver.linear import LinearProbes
+from probe.config import FitConfig
+from probe.npz_cache import read_npz, write_npz
+from probe.solver.linear import Fit, LinearProbes
 from probe.splits import Fold, Split
 from probe.targets import Targets
 
 UNSCORED = -1
-DINOV2_PENALTIES = tuple(float(c) for c in np.logspace(-6, 5, 45))  # facebookresearch/dinov2, eval/log_regression
-
-
-class FitConfig(Config):
-    """How probes are fitted and chosen (protocol probe/1)."""
-
-    inverse_penalties: tuple[float, ...] = Field(
-        tuple(float(c) for c in np.logspace(-5, 2, 15)),
-        min_length=1,
-        description="grid of C, scikit-learn's convention, fitted from strong to weak penalty; or dinov2: its 45",
-    )
-    patience: int = Field(4, ge=1, description="grid points without a better score after which a feature's path ends")
-    min_train_signs: int = Field(10, ge=1, description="classes with fewer sign groups in a fold's training part drop")
-    min_test_signs: int = Field(3, ge=1, description="classes with fewer sign groups in a fold's test part drop")
-    permutations: int = Field(5, ge=0, description="label permutations of the control, at the chosen layer and C")
-
-    @field_validator("inverse_penalties", mode="before")
-    @classmethod
-    def _named_grid(cls, value: Any) -> Any:
-        return DINOV2_PENALTIES if value == "dinov2" else value
-
-    @field_validator("inverse_penalties")
-    @classmethod
-    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if any(c <= 0 for c in value):
-            raise ValueError("every C must be positive")
-        return tuple(sorted(set(value)))
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Predictions of the test clips of all folds, pooled; -1 = not scored.
+class ProbePredictions:
+    """Predictions for the test clips of all folds, pooled; -1 = not scored.
 
     Attributes:
         truth: Labels `[F, N]` of the clips and classes that are scored.
@@ -73,8 +44,20 @@ class Outcome:
     details: list[dict[str, Any]]
 
     @classmethod
-    def joined(cls, parts: Sequence["Outcome"], order: Sequence[int]) -> "Outcome":
-        """Outcomes of disjoint features as one, features in `order` of the concatenation."""
+    def unscored(cls, layers: int, features: int, clips: int, permutations: int) -> "ProbePredictions":
+        """Return arrays of these sizes in which nothing is scored yet."""
+
+        def labels(*leading: int) -> np.ndarray:
+            return np.full((*leading, features, clips), UNSCORED, np.int16)
+
+        losses, confidences = np.zeros((2, features, clips), np.float32)
+        return cls(
+            labels(), labels(), losses, confidences, labels(layers), labels(permutations), labels(permutations), []
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence["ProbePredictions"], order: Sequence[int]) -> "ProbePredictions":
+        """Concatenate predictions of disjoint features, then put the features in `order`."""
         arrays = {}
         for f in fields(cls):
             if f.name != "details":
@@ -84,19 +67,19 @@ class Outcome:
         return cls(**arrays, details=[record for part in parts for record in part.details])
 
     def save(self, path: Path, key: str) -> None:
-        """Write as one file, whole or not at all."""
+        """Write to one file, atomically."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "details"}
-        keep(path, key, arrays, self.details)
+        write_npz(path, key, arrays, self.details)
 
     @classmethod
-    def load(cls, path: Path, key: str) -> "Outcome | None":
-        """What was saved under the same key, or None."""
-        stored = kept(path, key)
+    def load(cls, path: Path, key: str) -> "ProbePredictions | None":
+        """Read predictions saved under the same key, or return None."""
+        stored = read_npz(path, key)
         return None if stored is None else cls(**stored[0], details=stored[1])
 
 
 def scored_labels(targets: Targets, fold: Fold, config: FitConfig) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Labels of a fold without the classes that are too rare to be learnt or scored in it.
+    """Return a fold's labels without the classes that are too rare in it to be trained or tested.
 
     Returns:
         Labels `[F, N]` with -1 for missing and for dropped classes, and for each feature what was dropped. A
@@ -111,15 +94,18 @@ def scored_labels(targets: Targets, fold: Fold, config: FitConfig) -> tuple[np.n
             if train < config.min_train_signs or test < config.min_test_signs:
                 dropped.append({"class": names[label], "train_signs": train, "test_signs": test})
                 row[row == label] = UNSCORED
-        kept = np.unique(row[row >= 0])
-        if len(kept) < 2:
+        classes = len(np.unique(row[row >= 0]))
+        if classes < 2:
             row[:] = UNSCORED
-        notes.append({"feature": feature, "classes": len(kept), "dropped": dropped, "scored": len(kept) > 1})
+        notes.append({"feature": feature, "classes": classes, "dropped": dropped, "scored": classes > 1})
     return labels, notes
 
 
 def permuted_labels(targets: Targets, permutations: int, seed: int) -> np.ndarray:
-    """Labels dealt anew between signs, `[R, F, N]`: all clips of a sign keep one label, class sizes stay."""
+    """Permute labels between signs, `[R, F, N]`; the clips of a sign share a label and class sizes stay.
+
+    The control task of Hewitt and Liang (2019, 1909.03368), with signs as the units.
+    """
     made = np.repeat(targets.labels[None], permutations, 0)
     for number in range(permutations):
         for row in range(made.shape[1]):
@@ -135,7 +121,7 @@ def permuted_labels(targets: Targets, permutations: int, seed: int) -> np.ndarra
 
 
 def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
-    """Macro-F1 over the classes present or predicted; nan without labelled rows."""
+    """Return macro-F1 over the classes present or predicted; nan without labelled rows."""
     known = truth >= 0
     y, p = truth[known], predicted[known]
     if not len(y):
@@ -147,7 +133,7 @@ def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def standardise(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Columns with mean 0 and deviation 1 over `rows` (float64 statistics); constant columns become 0."""
+    """Scale columns to mean 0 and deviation 1 over `rows` (float64 statistics); constant columns become 0."""
     part = x[rows].astype(np.float64)
     mean, deviation = part.mean(0), part.std(0)
     # A constant column's deviation is rounding error of its mean, not spread.
@@ -159,11 +145,10 @@ def standardise(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def choose_penalties(
     x: np.ndarray, labels: np.ndarray, fit: np.ndarray, select: np.ndarray, config: FitConfig, **options: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each feature the C with the best macro-F1 on the held-out rows; of equal ones the smallest.
+    """Choose for each feature the C with the best macro-F1 on the held-out rows; of equal ones the smallest.
 
     Returns:
-        Index of C `[F]` and its score `[F]` (-1 where nothing could be scored: then C is the middle of the
-        grid).
+        Index of C `[F]` and its score `[F]`; where nothing could be scored, the middle of the grid and -1.
     """
     probes = LinearProbes(x[fit], labels[:, fit], **options)
     held = probes.project(x[select])
@@ -172,19 +157,51 @@ def choose_penalties(
     score = np.full(count, -1.0)
     since = np.zeros(count, dtype=int)
     known = (labels[:, select] >= 0).any(1)
-    found = None
+    fitted: Fit | None = None
     for number, c in enumerate(config.inverse_penalties):
         active = np.flatnonzero((since < config.patience) & known)
         if not len(active):
             break
-        found = probes.fit(c, found, only=active.tolist())
-        predicted = probes.predict(found, held)
+        fitted = probes.fit(c, fitted, only=active.tolist())
+        predicted = probes.predict(fitted, held)
         for f in active:
             value = macro_f1(labels[f, select], predicted[f])
             since[f] += 1
             if value > score[f] + 1e-12:
                 best[f], score[f], since[f] = number, value, 0
     return best, score
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Layer, C and convergence of each feature's probe in one fold; of layers with equal scores the first."""
+
+    score: np.ndarray
+    layer: np.ndarray
+    c: np.ndarray
+    converged: np.ndarray
+
+    @classmethod
+    def of(cls, features: int) -> "_Choice":
+        """Start with no layer chosen."""
+        layer, converged = np.zeros(features, dtype=int), np.zeros(features, dtype=bool)
+        return cls(np.full(features, -np.inf), layer, np.zeros(features), converged)
+
+    def improve(self, layer: int, score: np.ndarray, c: np.ndarray, converged: np.ndarray) -> list[int]:
+        """Choose a layer for the features that it scores higher on; return them."""
+        better = score > self.score
+        self.score[better], self.layer[better] = score[better], layer
+        self.c[better], self.converged[better] = c[better], converged[better]
+        return np.flatnonzero(better).tolist()
+
+    def note(self, f: int) -> dict[str, Any]:
+        """Return the choice of one feature for the record."""
+        return {
+            "layer": int(self.layer[f]),
+            "C": float(self.c[f]),
+            "converged": bool(self.converged[f]),
+            "selection_macro_f1": float(self.score[f]),
+        }
 
 
 def run_split(
@@ -195,103 +212,97 @@ def run_split(
     config: FitConfig,
     *,
     seed: int = 0,
-    max_rank: int | None = None,
-    device: str = "cpu",
     progress: Callable[[], None] = lambda: None,
-) -> Outcome:
-    """Fit and score all folds of a split.
+    **options: Any,
+) -> ProbePredictions:
+    """Fit and score the probes of all folds of a split.
 
     Args:
-        layers: `[N, D_l]` of each layer, in the order of `targets`; rows that are not `present` are never
-            read.
+        layers: `[N, D_l]` of each layer, in the order of `targets`; rows that are not `present` are never read.
         present: Which clips have features, `[N]`.
         targets: What to predict.
-        split: Who learns from what.
+        split: Who trains and who is tested.
         config: Grid and thresholds.
         seed: Of the label permutations.
-        max_rank: Keep this many principal directions of the training clips at most.
-        device: Where the solver computes.
         progress: Called after each layer of each fold.
+        options: `max_rank` (principal directions of the training clips kept at most) and `device` of the solver.
     """
-    count, clips = len(targets.features), len(targets)
-    outcome = Outcome(
-        truth=np.full((count, clips), UNSCORED, np.int16),
-        predicted=np.full((count, clips), UNSCORED, np.int16),
-        log_loss=np.zeros((count, clips), np.float32),
-        confidence=np.zeros((count, clips), np.float32),
-        by_layer=np.full((len(layers), count, clips), UNSCORED, np.int16),
-        control_truth=np.full((config.permutations, count, clips), UNSCORED, np.int16),
-        control_predicted=np.full((config.permutations, count, clips), UNSCORED, np.int16),
-        details=[],
-    )
-    shuffled = permuted_labels(targets, config.permutations, seed)
-    options: dict[str, Any] = {"max_rank": max_rank, "device": device}
+    result = ProbePredictions.unscored(len(layers), len(targets.features), len(targets), config.permutations)
+    permuted = permuted_labels(targets, config.permutations, seed)
     for number, fold in enumerate(split.folds):
         labels, notes = scored_labels(targets, fold, config)
-        fit, select, train, test = (rows[present[rows]] for rows in (fold.fit, fold.select, fold.train, fold.test))
-        outcome.truth[:, test] = labels[:, test]
-        best_score = np.full(count, -np.inf)
-        chosen = np.zeros(count, dtype=int)
-        chosen_c = np.zeros(count)
-        converged = np.zeros(count, dtype=bool)
-        for layer, features in enumerate(layers):
-            x = standardise(features, train)
-            index, score = choose_penalties(x, labels, fit, select, config, **options)
-            c = np.array(config.inverse_penalties)[index]
-            probes = LinearProbes(x[train], labels[:, train], **options)
-            found = probes.fit(c)
-            seen = probes.project(x[test])
-            outcome.by_layer[layer][:, test] = probes.predict(found, seen)
-            for f in np.flatnonzero(score > best_score).tolist():
-                best_score[f], chosen[f], chosen_c[f], converged[f] = (
-                    score[f],
-                    layer,
-                    c[f],
-                    found.converged[f],
-                )
-                _score_probabilities(outcome, probes, found, seen, labels[f, test], f, test)
-            progress()
-        for f in range(count):
-            outcome.predicted[f, test] = outcome.by_layer[chosen[f], f, test]
-            notes[f] |= {"fold": number, "layer": int(chosen[f]), "C": float(chosen_c[f])}
-            notes[f] |= {"converged": bool(converged[f]), "selection_macro_f1": float(best_score[f])}
-        kept = [np.unique(row[row >= 0]) for row in labels]
-        for used in np.unique(chosen).tolist() if config.permutations else ():
-            here = np.flatnonzero(chosen == used).tolist()
-            x = standardise(layers[used], train)
-            control = shuffled[:, here].copy()
-            for position, f in enumerate(here):
-                control[:, position][~np.isin(control[:, position], kept[f])] = UNSCORED
-            flat = control.reshape(-1, clips)
-            probes = LinearProbes(x[train], flat[:, train], **options)
-            found = probes.fit(np.tile(chosen_c[here], config.permutations))
-            predicted = probes.predict(found, probes.project(x[test])).reshape(*control.shape[:2], -1)
-            for position, f in enumerate(here):
-                outcome.control_truth[:, f, test] = control[:, position][:, test]
-                outcome.control_predicted[:, f, test] = predicted[:, position]
-        outcome.details.extend(notes)
-    outcome.predicted[outcome.truth == UNSCORED] = UNSCORED
-    return outcome
+        here = fold.at(present)
+        result.truth[:, here.test] = labels[:, here.test]
+        choice = _fit_layers(result, layers, labels, here, config, progress, options)
+        for f, note in enumerate(notes):
+            result.predicted[f, here.test] = result.by_layer[choice.layer[f], f, here.test]
+            note |= {"fold": number} | choice.note(f)
+        if config.permutations:
+            _fit_control(result, layers, labels, permuted, here, choice, options)
+        result.details.extend(notes)
+    result.predicted[result.truth == UNSCORED] = UNSCORED
+    return result
 
 
-def _score_probabilities(
-    outcome: Outcome,
-    probes: LinearProbes,
-    found: Any,
-    seen: Any,
-    truth: np.ndarray,
-    feature: int,
-    test: np.ndarray,
+def _fit_layers(
+    result: ProbePredictions,
+    layers: Sequence[np.ndarray],
+    labels: np.ndarray,
+    fold: Fold,
+    config: FitConfig,
+    progress: Callable[[], None],
+    options: dict[str, Any],
+) -> _Choice:
+    """Probe every layer in one fold, write the predictions of each, and choose a layer for each feature."""
+    choice = _Choice.of(len(labels))
+    for layer, features in enumerate(layers):
+        x = standardise(features, fold.train)
+        index, score = choose_penalties(x, labels, fold.fit, fold.select, config, **options)
+        c = np.array(config.inverse_penalties)[index]
+        probes = LinearProbes(x[fold.train], labels[:, fold.train], **options)
+        fit = probes.fit(c)
+        rotated = probes.project(x[fold.test])
+        result.by_layer[layer][:, fold.test] = probes.predict(fit, rotated)
+        for f in choice.improve(layer, score, c, fit.converged):
+            log = probes.log_probabilities(fit, rotated, f)  # [n, K]
+            _write_probabilities(result, log, probes.classes[f], labels[f, fold.test], f, fold.test)
+        progress()
+    return choice
+
+
+def _fit_control(
+    result: ProbePredictions,
+    layers: Sequence[np.ndarray],
+    labels: np.ndarray,
+    permuted: np.ndarray,
+    fold: Fold,
+    choice: _Choice,
+    options: dict[str, Any],
 ) -> None:
-    log = probes.log_probabilities(found, seen, feature)  # [n, K]
-    if not log.shape[1]:
+    """Fit the permuted labels `[R, F, N]` in one fold, at the layer and C chosen for the true ones."""
+    classes = [np.unique(row[row >= 0]) for row in labels]
+    repeats, _, clips = permuted.shape
+    for layer in np.unique(choice.layer).tolist():
+        here = np.flatnonzero(choice.layer == layer).tolist()
+        x = standardise(layers[layer], fold.train)
+        control = permuted[:, here].copy()
+        for position, f in enumerate(here):
+            control[:, position][~np.isin(control[:, position], classes[f])] = UNSCORED
+        probes = LinearProbes(x[fold.train], control.reshape(-1, clips)[:, fold.train], **options)
+        fit = probes.fit(np.tile(choice.c[here], repeats))
+        predicted = probes.predict(fit, probes.project(x[fold.test])).reshape(*control.shape[:2], -1)
+        for position, f in enumerate(here):
+            result.control_truth[:, f, fold.test] = control[:, position][:, fold.test]
+            result.control_predicted[:, f, fold.test] = predicted[:, position]
+
+
+def _write_probabilities(
+    result: ProbePredictions, log: np.ndarray, classes: np.ndarray, truth: np.ndarray, f: int, test: np.ndarray
+) -> None:
+    """Write log-loss and confidence of one feature's test clips from log-probabilities `[n, K]`."""
+    if not len(classes):
         return
-    column = np.searchsorted(probes.classes[feature], truth).clip(0, log.shape[1] - 1)
-    known = (truth >= 0) & (probes.classes[feature][column] == truth)
-    outcome.log_loss[feature, test] = np.where(known, -log[np.arange(len(log)), column], 0.0)
-    outcome.confidence[feature, test] = np.exp(log.max(1))
-
-
-def work_key(*parts: str) -> str:
-    """sha256 of what a piece of work depends on."""
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    column = np.searchsorted(classes, truth).clip(0, len(classes) - 1)
+    known = (truth >= 0) & (classes[column] == truth)
+    result.log_loss[f, test] = np.where(known, -log[np.arange(len(log)), column], 0.0)
+    result.confidence[f, test] = np.exp(log.max(1))

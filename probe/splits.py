@@ -1,16 +1,16 @@
-"""Which clips a probe learns from and which it is scored on, decided before any feature is seen.
+"""Splits into training and test clips, made before any feature is computed.
 
-`unseen_sign` is the headline: every sign group is tested once, by a probe that saw none of its clips.
-`seen_sign` is
-the companion: the official split, where a probe can also recognise the sign and look its phonology up.
-`unseen_sign_signer` tests unseen groups on unseen signers. Every fold also holds out a part of its training
-clips, by the same kind of boundary as its test clips, on which penalty and layer are chosen.
+`unseen_sign` is the headline: every sign group is tested once, by a probe that was trained on none of its clips.
+`seen_sign` is the companion: the official split, where a probe can also recognise the sign and thereby know its
+phonology. `unseen_sign_signer` tests unseen groups on unseen signers. Every fold also holds out a part of its
+training clips, by the same kind of boundary as its test clips, on which penalty and layer are chosen.
 """
 
 import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,12 @@ from islr.files import write_atomic
 from probe.targets import Targets
 
 VERSION = 1
-MOST_NAMED = 10  # pairs in one message
+MOST_NAMED = 10  # pairs of clips listed in one message
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Rows of `Targets`: `fit` and `select` together are the training clips, and disjoint; `test` is
-    scored.
-    """
+    """Rows of `Targets`: disjoint `fit` and `select` are the training clips; `test` is scored."""
 
     fit: np.ndarray
     select: np.ndarray
@@ -39,15 +37,19 @@ class Fold:
         """All training rows, ascending."""
         return np.sort(np.concatenate([self.fit, self.select]))
 
+    def at(self, present: np.ndarray) -> "Fold":
+        """Return the fold without the clips that are not `present` `[N]`."""
+        return Fold(*(rows[present[rows]] for rows in (self.fit, self.select, self.test)))
+
 
 @dataclass(frozen=True)
 class Split:
-    """A way to divide the clips.
+    """Folds of one kind of split.
 
     Attributes:
         name: "unseen_sign", "seen_sign" or "unseen_sign_signer".
-        folds: Disjoint in their test rows.
-        notes: What was left out or is worth knowing, for the record.
+        folds: The folds; their test rows are disjoint.
+        notes: Facts for the record, such as the clips left out.
     """
 
     name: str
@@ -55,7 +57,7 @@ class Split:
     notes: dict[str, Any] = field(default_factory=dict)
 
     def content(self, targets: Targets) -> dict[str, Any]:
-        """Plain form with clip ids."""
+        """Return the split as plain data with clip ids."""
         return {
             "version": VERSION,
             "name": self.name,
@@ -67,16 +69,16 @@ class Split:
         }
 
     def fingerprint(self, targets: Targets) -> str:
-        """sha256 of the clip ids of every part of every fold."""
+        """Return the sha256 of the clip ids of every part of every fold."""
         text = json.dumps(self.content(targets)["folds"], separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def stratified_groups(labels: np.ndarray, groups: np.ndarray, parts: int, rng: np.random.Generator) -> np.ndarray:
-    """Deal groups into parts so that every class of every feature is spread evenly (Sechidis et al. 2011).
+    """Distribute groups over parts so that every class of every feature is spread evenly (Sechidis et al. 2011).
 
-    The class with the fewest groups left is dealt first, each of its groups to the part that still wants that
-    class most. Independent of the order of rows.
+    The class with the fewest groups left goes first, each of its groups to the part that needs most of that class.
+    The result does not depend on the order of rows.
 
     Args:
         labels: `[F, N]`, -1 = missing.
@@ -96,29 +98,23 @@ def stratified_groups(labels: np.ndarray, groups: np.ndarray, parts: int, rng: n
             columns.append(has)
     member = np.array(columns, dtype=bool).reshape(len(columns), len(names)).T  # [groups, classes]
     part = np.full(len(names), -1)
-    wanted = np.tile(member.sum(0) / parts, (parts, 1))  # [parts, classes]
+    demand = np.tile(member.sum(0) / parts, (parts, 1))  # groups of each class still needed [parts, classes]
     room = np.full(parts, len(names) / parts)
     order = rng.permutation(len(names))
     while (part < 0).any():
         left = member[part < 0].sum(0)
-        if not left.any():
-            waiting = order[part[order] < 0]
-            wish = None
-        else:
-            label = int(np.where(left > 0, left, np.iinfo(np.int64).max).argmin())
-            waiting = order[(part[order] < 0) & member[order, label]]
-            wish = label
-        for group in waiting:
-            first = wanted[:, wish] if wish is not None else np.zeros(parts)
+        rarest = int(np.where(left > 0, left, np.iinfo(np.int64).max).argmin()) if left.any() else None
+        for group in order[(part[order] < 0) & (True if rarest is None else member[order, rarest])]:
+            first = np.zeros(parts) if rarest is None else demand[:, rarest]
             best = np.lexsort((rng.random(parts), -room, -first))[0]
             part[group] = best
-            wanted[best, member[group]] -= 1
+            demand[best, member[group]] -= 1
             room[best] -= 1
     return part[of_row]
 
 
 def _hold_out(targets: Targets, rows: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Training rows cut into (fit, select) between sign groups."""
+    """Split training rows into (fit, select) between sign groups."""
     parts = max(2, round(1 / share))
     part = stratified_groups(targets.labels[:, rows], targets.groups[rows], parts, rng)
     names, sizes = np.unique(part, return_counts=True)  # few groups leave parts empty
@@ -127,7 +123,7 @@ def _hold_out(targets: Targets, rows: np.ndarray, share: float, rng: np.random.G
 
 
 def unseen_sign(targets: Targets, folds: int, share: float, seed: int) -> Split:
-    """Every sign group is tested once, by probes that saw no clip of it.
+    """Test every sign group once, by probes trained on no clip of it.
 
     Raises:
         UserError: Fewer sign groups than two folds could share.
@@ -136,19 +132,18 @@ def unseen_sign(targets: Targets, folds: int, share: float, seed: int) -> Split:
     if count < 2 * folds:
         raise UserError(f"{count} sign groups are too few for {folds} folds; set folds to {max(2, count // 2)} or less")
     part = stratified_groups(targets.labels, targets.groups, folds, np.random.default_rng([seed, 1]))
-    made = []
+    parts = []
     for number in range(folds):
         train, test = np.flatnonzero(part != number), np.flatnonzero(part == number)
         fit, select = _hold_out(targets, train, share, np.random.default_rng([seed, 2, number]))
-        made.append(Fold(fit, select, test))
-    split = Split("unseen_sign", tuple(made), {"groups": count, "folds": folds})
+        parts.append(Fold(fit, select, test))
+    split = Split("unseen_sign", tuple(parts), {"groups": count, "folds": folds})
     check(split, targets)
     return split
 
 
 def unseen_sign_signer(targets: Targets, folds: int, share: float, seed: int) -> Split:
-    """As `unseen_sign`, and the tested signers are not trained on either; each group is tested on its part of
-    them.
+    """Split as `unseen_sign`, and leave the tested signers out of training; each group is tested on some signers.
 
     Raises:
         UserError: Too few groups, or fewer known signers than folds.
@@ -160,23 +155,23 @@ def unseen_sign_signer(targets: Targets, folds: int, share: float, seed: int) ->
             " leave unseen_sign_signer out of splits, or lower folds"
         )
     base = unseen_sign(targets, folds, share, seed)
-    dealt = np.random.default_rng([seed, 3]).permutation(len(signers)) % folds
-    of_row = np.where(targets.signers == "", -1, dealt[np.searchsorted(signers, targets.signers) % len(signers)])
-    made = []
+    part = np.random.default_rng([seed, 3]).permutation(len(signers)) % folds
+    of_row = np.where(targets.signers == "", -1, part[np.searchsorted(signers, targets.signers) % len(signers)])
+    parts = []
     for number, fold in enumerate(base.folds):
         other = (of_row != number) & (of_row >= 0)
         fit, select = (rows[other[rows]] for rows in (fold.fit, fold.select))
-        made.append(Fold(fit, select, fold.test[of_row[fold.test] == number]))
+        parts.append(Fold(fit, select, fold.test[of_row[fold.test] == number]))
     notes = {**base.notes, "signers": len(signers), "clips_without_signer": int((of_row < 0).sum())}
-    split = Split("unseen_sign_signer", tuple(made), notes)
+    split = Split("unseen_sign_signer", tuple(parts), notes)
     check(split, targets)
     return split
 
 
 def seen_sign(targets: Targets, folds: int, share: float, seed: int) -> Split:
-    """The official split: train and val are learnt from, test clips of the same signs are scored.
+    """Use the official split: train on train and val, score the test clips of the same signs.
 
-    Where the official test signers are new, the held-out part has new signers too; else it is dealt within
+    Where the official test signers are unseen, the held-out part has unseen signers too; else it is drawn within
     signs.
 
     Raises:
@@ -204,21 +199,19 @@ def seen_sign(targets: Targets, folds: int, share: float, seed: int) -> Split:
         for group in np.unique(targets.groups[train]):
             here = rng.permutation(np.flatnonzero(targets.groups[train] == group))
             held[here[: round(share * len(here) + rng.random() - 0.5)]] = True
-        held = _whole_recordings(targets.contents[train], held)
+        held = np.isin(targets.contents[train], targets.contents[train][held])  # keep recordings whole
     split = Split("seen_sign", (Fold(train[~held], train[held], test),), notes)
     check(split, targets)
     return split
 
 
-def _whole_recordings(contents: np.ndarray, held: np.ndarray) -> np.ndarray:
-    """Rows of one recording go together."""
-    return np.isin(contents, contents[held])
-
-
 def without_shared(targets: Targets) -> tuple[Targets, list[str]]:
-    """Targets whose official training part has no recording of the official test part, and the clips taken out.
+    """Take recordings of the official test part out of the official training part.
 
     A clip taken out keeps its labels: splits by sign still use it.
+
+    Returns:
+        The targets, and the clips taken out.
     """
     shared = np.isin(targets.official, ("train", "val"))
     shared &= np.isin(targets.contents, targets.contents[targets.official == "test"])
@@ -237,38 +230,42 @@ def check(split: Split, targets: Targets) -> None:
     """Refuse a split that leaks.
 
     Raises:
-        UserError: A part is empty, a clip or recording is on two sides, or a sign group (signer) that should
-            be unseen is not.
+        UserError: A part is empty, a clip or recording is on two sides, or a sign group (signer) that should be unseen
+            is not.
     """
     tested = np.concatenate([fold.test for fold in split.folds])
     if len(np.unique(tested)) != len(tested):
         raise UserError(f"split {split.name}: a clip is tested in two folds")
-    columns = {"clip": targets.clip_ids, "recording": targets.contents}
-    if split.name != "seen_sign":
-        columns["sign group"] = targets.groups
     for number, fold in enumerate(split.folds):
-        parts = {"fit": fold.fit, "select": fold.select, "test": fold.test}
-        for name, rows in parts.items():
-            if not len(rows):
-                raise UserError(f"split {split.name}, fold {number}: no clip to {name}; use fewer folds or more clips")
-        for a, b in (("fit", "select"), ("fit", "test"), ("select", "test")):
-            for what, values in columns.items():
-                shared = np.intersect1d(values[parts[a]], values[parts[b]])
-                if len(shared):
-                    choice = ", or set shared_with_test=drop" if split.name == "seen_sign" and b == "test" else ""
-                    raise UserError(
-                        f"split {split.name}, fold {number}: {what} '{shared[0]}' is in {a} and in {b}"
-                        f" ({_pairs(shared, values, parts[a], parts[b], targets)}); remove the duplicate or correct"
-                        f" its split{choice}"
-                    )
-        if split.name == "unseen_sign_signer":
-            shared = np.intersect1d(targets.signers[fold.train], targets.signers[fold.test])
+        _check_fold(fold, split.name, f"split {split.name}, fold {number}", targets)
+
+
+def _check_fold(fold: Fold, name: str, where: str, targets: Targets) -> None:
+    parts = {"fit": fold.fit, "select": fold.select, "test": fold.test}
+    for part, rows in parts.items():
+        if not len(rows):
+            raise UserError(f"{where}: no clip to {part}; use fewer folds or more clips")
+    columns = {"clip": targets.clip_ids, "recording": targets.contents}
+    if name != "seen_sign":
+        columns["sign group"] = targets.groups
+    for a, b in combinations(parts, 2):
+        for what, values in columns.items():
+            shared = np.intersect1d(values[parts[a]], values[parts[b]])
             if len(shared):
-                raise UserError(f"split {split.name}, fold {number}: signer '{shared[0]}' is in training and test")
+                choice = ", or set shared_with_test=drop" if name == "seen_sign" and b == "test" else ""
+                raise UserError(
+                    f"{where}: {what} '{shared[0]}' is in {a} and in {b}"
+                    f" ({_pairs(shared, values, parts[a], parts[b], targets)}); remove the duplicate or correct"
+                    f" its split{choice}"
+                )
+    if name == "unseen_sign_signer":
+        shared = np.intersect1d(targets.signers[fold.train], targets.signers[fold.test])
+        if len(shared):
+            raise UserError(f"{where}: signer '{shared[0]}' is in training and test")
 
 
 def _pairs(shared: np.ndarray, values: np.ndarray, first: np.ndarray, second: np.ndarray, targets: Targets) -> str:
-    """Pairs of clip ids, one for each shared value."""
+    """List pairs of clip ids, one for each shared value."""
     pairs = [
         " = ".join(str(targets.clip_ids[rows[values[rows] == value][0]]) for rows in (first, second))
         for value in shared[:MOST_NAMED]
@@ -278,23 +275,22 @@ def _pairs(shared: np.ndarray, values: np.ndarray, first: np.ndarray, second: np
 
 
 def save(split: Split, targets: Targets, path: Path) -> str:
-    """Write a split with its hash; a file that is there already has to hold the same split.
+    """Write a split with its hash; an existing file has to hold the same split.
 
     Returns:
         The split's fingerprint.
 
     Raises:
-        UserError: The folder holds another split under this name.
+        UserError: The file holds another split.
     """
-    mark = split.fingerprint(targets)
+    fingerprint = split.fingerprint(targets)
     if path.is_file():
-        _, kept = load(path, targets)
-        if kept != mark:
+        if load(path, targets)[1] != fingerprint:
             raise UserError(f"{path} holds another split; the clips or labels have changed: choose another run.out")
-        return mark
+        return fingerprint
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps({"fingerprint": mark, **split.content(targets)}, indent=1) + "\n")
-    return mark
+    write_atomic(path, json.dumps({"fingerprint": fingerprint, **split.content(targets)}, indent=1) + "\n")
+    return fingerprint
 
 
 def load(path: Path, targets: Targets) -> tuple[Split, str]:
@@ -313,14 +309,14 @@ def load(path: Path, targets: Targets) -> tuple[Split, str]:
             Fold(*(np.array([position[c] for c in fold[part]], dtype=np.int64) for part in ("fit", "select", "test")))
             for fold in content["folds"]
         )
-        split, mark = Split(content["name"], folds, content["notes"]), str(content["fingerprint"])
+        split, fingerprint = Split(content["name"], folds, content["notes"]), str(content["fingerprint"])
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except KeyError as error:
         raise UserError(f"{path}: not a split of these clips (nothing called {error})") from error
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: not a split file ({error})") from error
-    if split.fingerprint(targets) != mark:
-        raise UserError(f"{path}: its clips do not agree with its hash; make it again")
+    if split.fingerprint(targets) != fingerprint:
+        raise UserError(f"{path}: its clips do not agree with its hash; delete it and run again")
     check(split, targets)
-    return split, mark
+    return split, fingerprint

@@ -1,7 +1,6 @@
-"""What else frozen features are asked, beside the linear probe: each analysis is one file and one name in
-`analyses.run`.
+"""Analyses of frozen features beside the linear probe: each is one file and one entry of `ANALYSES`.
 
-All work on the unseen-sign folds, between sign groups; what is chosen is chosen inside training signs.
+All use the unseen-sign folds and test between sign groups; whatever is chosen is chosen inside training signs.
 """
 
 from collections.abc import Callable
@@ -10,28 +9,28 @@ from pathlib import Path
 from islr.config import config_hash
 from probe.analyses import (
     attentive,
+    description_length,
     erasure,
     few_shot,
+    minimal_pairs,
     neighbours,
-    online_code,
-    pairs,
     retrieval,
     rsa,
     weighted_sum,
 )
-from probe.analyses.material import Material
+from probe.analyses.context import AnalysisContext
 from probe.findings import Finding, load, save
-from probe.fitting import work_key
+from probe.npz_cache import work_key
 
-__all__ = ["ANALYSES", "Material", "analyse"]
+__all__ = ["ANALYSES", "AnalysisContext", "analyse"]
 
 VERSION = "analyses/2"
-ANALYSES: dict[str, Callable[[Material], list[Finding]]] = {
-    "mdl": online_code.mdl,
+ANALYSES: dict[str, Callable[[AnalysisContext], list[Finding]]] = {
+    "mdl": description_length.mdl,
     "knn": neighbours.knn,
     "attentive": attentive.attentive,
     "weighted_sum": weighted_sum.weighted_sum,
-    "minimal_pairs": pairs.minimal_pairs,
+    "minimal_pairs": minimal_pairs.minimal_pairs,
     "rsa": rsa.rsa,
     "few_shot": few_shot.few_shot,
     "retrieval": retrieval.retrieval,
@@ -39,23 +38,23 @@ ANALYSES: dict[str, Callable[[Material], list[Finding]]] = {
 }
 
 
-def analyse(material: Material, folder: Path, slug: str, key: str) -> list[Finding]:
-    """The findings of every analysis the config asks for, made or read back.
+def analyse(context: AnalysisContext, folder: Path, slug: str, key: str) -> list[Finding]:
+    """Run every analysis that the config names, or read its findings from the cache.
 
     Args:
-        material: The feature set.
-        folder: Where findings are kept, one file for each analysis.
+        context: The feature set.
+        folder: The cache, one file for each analysis.
         slug: File name of the feature set.
         key: Hash of everything the findings depend on beside the settings of the analyses.
     """
-    found = []
-    settings = material.config.model_copy(update={"run": ()})
-    for name in material.config.run:
+    results = []
+    settings = context.config.model_copy(update={"run": ()})
+    for name in context.config.run:
         path = folder / f"{slug}.{name}.npz"
-        mark = work_key(VERSION, name, key, config_hash(settings))
-        made = load(path, mark)
-        if made is None:
-            made = ANALYSES[name](material)
-            save(path, mark, made)
-        found += made
-    return found
+        cache_key = work_key(VERSION, name, key, config_hash(settings))
+        findings = load(path, cache_key)
+        if findings is None:
+            findings = ANALYSES[name](context)
+            save(path, cache_key, findings)
+        results += findings
+    return results

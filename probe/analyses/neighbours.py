@@ -1,49 +1,49 @@
-"""k-NN: a clip of an unseen sign gets the label of the clips of training signs most like it (cosine).
+"""k-NN classification: a clip of an unseen sign gets the label of its nearest training clips (cosine).
 
-Nothing is trained and k is not chosen, every k is reported. The clips of one sign lie together, so k below the
-number of clips per sign mostly asks the one nearest sign.
+Nothing is trained and k is not tuned: every k is reported. The clips of one sign lie together, so a k below the
+number of clips per sign mostly uses the single nearest sign.
 """
 
 import numpy as np
 import torch
 
-from probe.analyses.material import Material, unit
+from probe.analyses.context import AnalysisContext, unit
 from probe.findings import Finding
-from probe.fitting import UNSCORED, standardise
+from probe.fitting import standardise
 
 ANALYSIS = "knn"
 _QUERIES = 1024  # at once, so that memory stays at queries x gallery
 
 
-def knn(material: Material) -> list[Finding]:
-    """Balanced accuracy for each k, gallery = the fold's training clips, at the linear probe's layer."""
-    wanted = material.config.neighbours
-    predicted = {k: np.full(material.linear.truth.shape, UNSCORED) for k in wanted}
-    for part in material.parts():
-        for layer in np.unique(part.layers).tolist():
-            x = unit(standardise(material.layers[layer], part.train))
-            for f in np.flatnonzero(part.layers == layer).tolist():
-                labels = part.labels[f]
-                gallery, queries = (rows[labels[rows] >= 0] for rows in (part.train, part.test))
+def knn(context: AnalysisContext) -> list[Finding]:
+    """Compute balanced accuracy for each k, with the fold's training clips as gallery, at the linear probe's layer."""
+    counts = context.config.neighbours
+    predicted = {k: context.unscored() for k in counts}
+    for fold in context.folds():
+        for layer, features in fold.by_layer():
+            x = unit(standardise(context.layers[layer], fold.train))
+            for f in features:
+                labels = fold.labels[f]
+                gallery, queries = (rows[labels[rows] >= 0] for rows in (fold.train, fold.test))
                 if not len(gallery):
                     continue
                 for start in range(0, len(queries), _QUERIES):
                     some = queries[start : start + _QUERIES]
-                    near, similarity = nearest(x[some], x[gallery], max(wanted))
-                    for k in wanted:
+                    near, similarity = nearest(x[some], x[gallery], max(counts))
+                    for k in counts:
                         predicted[k][f, some] = vote(labels[gallery][near[:, :k]], similarity[:, :k])
-    return [finding for k in wanted for finding in material.classified(ANALYSIS, [predicted[k]], setting=f"k={k}")]
+    return [finding for k in counts for finding in context.classified(ANALYSIS, [predicted[k]], setting=f"k={k}")]
 
 
 def nearest(queries: np.ndarray, gallery: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the gallery most similar to each query, best first, and their cosines, `[n, min(k, gallery)]`."""
+    """Return the gallery rows most similar to each query, best first, and their cosines, `[n, min(k, gallery)]`."""
     similarity = torch.from_numpy(queries) @ torch.from_numpy(gallery).T
-    found = similarity.topk(min(k, len(gallery)), dim=1)
-    return found.indices.numpy(), found.values.numpy()
+    top = similarity.topk(min(k, len(gallery)), dim=1)
+    return top.indices.numpy(), top.values.numpy()
 
 
 def vote(labels: np.ndarray, similarity: np.ndarray) -> np.ndarray:
-    """The commonest label of each row `[n, k]`; of equally common ones that with the greater similarity in all."""
+    """Return the commonest label of each row `[n, k]`; of equally common ones that with the greater similarity."""
     size = int(labels.max()) + 1
     rows = np.repeat(np.arange(len(labels)), labels.shape[1])
     count, weight = np.zeros((len(labels), size)), np.zeros((len(labels), size))

@@ -1,10 +1,9 @@
-"""Weighted sum of layers (as SUPERB's featuriser, Yang et al. 2021, 2105.01051): the probe learns, together with its
-weights, how much of each layer to read.
+"""Weighted sum of layers (as SUPERB's featuriser, Yang et al. 2021, 2105.01051), learnt together with the probe.
 
-Each layer goes through layer norm without parameters first, else the weights would follow the layers' scales, and is
-standardised over a fold's training clips, so that C means what it means to the linear probe. Each feature has weights
-of its own, a softmax. A sum needs vectors of one width: of an encoder whose width grows, the blocks of the commonest
-width take part, the deeper where several are equally common. Objective and penalty as `probe/solver/linear.py`; C is
+Each layer first goes through layer norm without parameters, else the weights would follow the layers' scales, and is
+standardised over a fold's training clips, so that C is on the scale of the linear probe's. Each feature has its own
+softmax weights. A sum needs vectors of one width: of an encoder whose width grows, the blocks of the commonest width
+are summed, the deeper where several are equally common. Objective and penalty as `probe/solver/linear.py`; C is
 chosen on held-out sign groups inside the training signs.
 
 Shapes: N clips, F features, L layers, D width, K classes at most.
@@ -17,76 +16,86 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from probe.analyses.material import Material
+from probe.analyses.context import AnalysisContext, AnalysisFold
 from probe.findings import Finding
 from probe.fitting import UNSCORED, macro_f1, standardise
-from probe.solver.linear import eigenbasis
+from probe.solver.linear import class_codes, decoded, eigenbasis
+from probe.statistics.scores import NOT_CONVERGED
 
 ANALYSIS = "weighted_sum"
-PENALTIES = 5  # of the grid, evenly spread
-CHOOSING, FITTING = 60, 600  # iterations of L-BFGS at most: at each C of the grid, and for the probe that is reported
+PENALTIES = 5  # values of C, evenly spaced in the grid
+CHOOSING, FITTING = 60, 600  # iterations of L-BFGS at most: at each C of the grid, and for the reported probe
 CURVATURE = 0.1  # of the loss by a logit, typical p (1 - p); only scales steps
-GRADIENT_TOLERANCE = 1e-3  # largest |gradient|, as an unconverged probe is marked
-NO_CLASS = -1e9  # logit of a place beyond a feature's classes
+GRADIENT_TOLERANCE = 1e-3  # largest |gradient| of a converged probe
+NO_CLASS = -1e9  # logit of a position beyond a feature's classes
 
 
-def weighted_sum(material: Material) -> list[Finding]:
-    """Balanced accuracy, its paired difference to the linear probe on one layer, and the mean weight of each layer.
+def weighted_sum(context: AnalysisContext) -> list[Finding]:
+    """Compute balanced accuracy, its paired difference to the single-layer probe, and the mean weight of each layer.
 
     Features with one layer, or without two of one width, have no sum.
     """
-    used = summed_layers([layer.shape[1] for layer in material.layers])
+    used = summed_layers([layer.shape[1] for layer in context.layers])
     if len(used) < 2:
         return []
-    normed = [_normed(material.layers[layer]) for layer in used]
-    predicted = np.full(material.linear.truth.shape, UNSCORED)
-    shares, missed, count = [], 0, 0
-    grid = material.fit.inverse_penalties
-    penalties = sorted({grid[i] for i in np.linspace(0, len(grid) - 1, PENALTIES).round().astype(int)})
-    for part in material.parts():
-        labels = part.labels
-        scaled = [torch.from_numpy(standardise(layer, part.train)) for layer in normed]
-        x = torch.stack(scaled, 1).to(material.device)  # [N, L, D]
-        learnt, held = Mixer(x[part.fit], labels[:, part.fit]), x[part.select]
-        best, score = np.zeros(len(labels), dtype=int), np.full(len(labels), -1.0)
-        for number, c in enumerate(penalties):
-            learnt.minimise(np.full(len(labels), c), CHOOSING)
-            guess = learnt.predict(held)
-            for f, row in enumerate(labels[:, part.select]):
-                value = macro_f1(row, guess[f])
-                if value > score[f] + 1e-12:
-                    best[f], score[f] = number, value
-            material.alive()
-        final = Mixer(x[part.train], labels[:, part.train])
-        gradient = final.minimise(np.array(penalties)[best], FITTING)
-        predicted[:, part.test] = final.predict(x[part.test])
-        fitted = final.classes > 1
+    normed = [_normed(context.layers[layer]) for layer in used]
+    predicted = context.unscored()
+    weights, missed, count = [], 0, 0
+    for fold in context.folds():
+        scaled = [torch.from_numpy(standardise(layer, fold.train)) for layer in normed]
+        x = torch.stack(scaled, 1).to(context.device)  # [N, L, D]
+        final = Mixer(x[fold.train], fold.labels[:, fold.train])
+        gradient = final.minimise(choose_penalties(x, fold, context), FITTING)
+        predicted[:, fold.test] = final.predict(x[fold.test])
+        fitted = final.count > 1
         missed += int((gradient[fitted] > GRADIENT_TOLERANCE).sum())
         count += int(fitted.sum())
-        shares.append(np.where(fitted[:, None], final.shares(), np.nan))
-    setting = "blocks " + ", ".join(material.block(layer) for layer in used)
-    found = material.classified(ANALYSIS, [predicted], setting=setting, layer="all")
-    rows = material.rows_of(material.linear.truth)
-    mean = np.nanmean(shares, axis=0) if count else np.zeros((0, 0))
-    for f, feature in enumerate(material.targets.features):
-        for position, layer in enumerate(used if rows[feature].any() else ()):
-            found.append(
-                material.finding(
-                    ANALYSIS,
-                    "layer_weight",
-                    feature,
-                    mean[f, position : position + 1],
-                    rows[feature],
-                    layer=material.block(layer),
-                    method="",
-                )
-            )
-    mark = f"; {missed} of {count} probes NOT CONVERGED" if missed else ""
-    return [finding if not finding.method else finding.marked(mark) for finding in found]
+        weights.append(np.where(fitted[:, None], final.layer_weights(), np.nan))
+    setting = "blocks " + ", ".join(context.block(layer) for layer in used)
+    findings = context.classified(ANALYSIS, [predicted], setting=setting, layer="all")
+    if count:
+        findings += _weight_findings(context, used, np.nanmean(weights, axis=0))
+    note = f"; {missed} of {count} probes {NOT_CONVERGED}" if missed else ""
+    return [finding if not finding.method else finding.marked(note) for finding in findings]
+
+
+def choose_penalties(x: Tensor, fold: AnalysisFold, context: AnalysisContext) -> np.ndarray:
+    """Choose for each feature the C with the best macro-F1 on the held-out sign groups."""
+    penalties = context.fit.coarse_grid(PENALTIES)
+    labels = fold.labels
+    mixer, held = Mixer(x[fold.fit], labels[:, fold.fit]), x[fold.select]
+    best, score = np.zeros(len(labels), dtype=int), np.full(len(labels), -1.0)
+    for number, c in enumerate(penalties):
+        mixer.minimise(np.full(len(labels), c), CHOOSING)
+        guess = mixer.predict(held)
+        for f, row in enumerate(labels[:, fold.select]):
+            value = macro_f1(row, guess[f])
+            if value > score[f] + 1e-12:
+                best[f], score[f] = number, value
+        context.check_stop()
+    return np.array(penalties)[best]
+
+
+def _weight_findings(context: AnalysisContext, used: list[int], weights: np.ndarray) -> list[Finding]:
+    """Make findings of the mean layer weights `[F, L]` of the features with scored clips."""
+    rows = context.rows_of(context.linear.truth)
+    return [
+        context.finding(
+            ANALYSIS,
+            "layer_weight",
+            feature,
+            weights[f, position : position + 1],
+            rows[feature],
+            layer=context.block(layer),
+            method="",
+        )
+        for f, feature in enumerate(context.targets.features)
+        for position, layer in enumerate(used if rows[feature].any() else ())
+    ]
 
 
 def summed_layers(widths: list[int]) -> list[int]:
-    """Layers of the commonest width, the later of equally common ones."""
+    """Return the layers of the commonest width, the later of equally common ones."""
     width = max(reversed(widths), key=widths.count)
     return [layer for layer, own in enumerate(widths) if own == width]
 
@@ -104,46 +113,43 @@ class Mixer:
         labels: `[F, N]`, -1 = missing.
 
     Attributes:
-        classes: Classes of each feature `[F]`; a feature with fewer than two learns nothing.
+        classes: Sorted classes of each feature.
+        count: Number of classes of each feature `[F]`; a feature with fewer than two is not fitted.
     """
 
     x: Tensor
     labels: np.ndarray
 
     def __post_init__(self) -> None:
-        self.names = [np.unique(row[row >= 0]) for row in self.labels]
-        self.classes = np.array([len(names) for names in self.names])
-        count, device = len(self.labels), self.x.device
-        codes = np.full(self.labels.shape, -1)
-        for f, names in enumerate(self.names):
-            known = self.labels[f] >= 0
-            codes[f, known] = np.searchsorted(names, self.labels[f, known])
+        self.classes, codes = class_codes(self.labels)
+        self.count = np.array([len(own) for own in self.classes])
+        features, device = len(self.labels), self.x.device
         self.codes = torch.from_numpy(codes).to(device)
         self.known = torch.from_numpy((self.labels >= 0).sum(1)).clamp(min=1).to(device)
-        size = max(int(self.classes.max(initial=1)), 1)
+        size = max(int(self.count.max(initial=1)), 1)
         places = torch.arange(size, device=device)
-        self.closed = places >= torch.from_numpy(self.classes).clamp(min=1).to(device)[:, None]  # [F, K]
-        # Layers are centred (biases take that up) and rotated into the eigenbasis of their mean, where `minimise` can
-        # give every direction a step of its own; neither changes what is minimised.
+        self.absent = places >= torch.from_numpy(self.count).clamp(min=1).to(device)[:, None]  # [F, K]
+        # Layers are centred (biases absorb that) and rotated into the eigenbasis of their mean, where `minimise` can
+        # scale every direction separately; neither changes the objective.
         self.center = self.x.mean(0)
         variance, basis = eigenbasis(self.x.mean(1) - self.center.mean(0), None)
         self.basis, self.variance = basis, variance.to(self.x.dtype)
         self.rotated = (self.x - self.center) @ basis
-        self.mix = torch.zeros(count, self.x.shape[1], device=device, requires_grad=True)
-        self.weight = torch.zeros(count, size, len(variance), device=device)
-        self.bias = torch.zeros(count, size, device=device, requires_grad=True)
+        self.mix = torch.zeros(features, self.x.shape[1], device=device, requires_grad=True)
+        self.weight = torch.zeros(features, size, len(variance), device=device)
+        self.bias = torch.zeros(features, size, device=device, requires_grad=True)
 
     def logits(self, x: Tensor) -> Tensor:
-        """`[F, N, K]` of clips `[N, L, D]`."""
+        """Return logits `[F, N, K]` of clips `[N, L, D]`."""
         return self._logits((x - self.center) @ self.basis, self.weight)
 
     def _logits(self, rotated: Tensor, weight: Tensor) -> Tensor:
         summed = torch.einsum("nld,fl->fnd", rotated, self.mix.softmax(1))
         z = torch.baddbmm(self.bias[:, None], summed, weight.transpose(1, 2))
-        return z.masked_fill(self.closed[:, None], NO_CLASS)
+        return z.masked_fill(self.absent[:, None], NO_CLASS)
 
     def minimise(self, inverse_penalty: np.ndarray, iterations: int) -> np.ndarray:
-        """Fit at one C for each feature, from where it stands; largest |gradient| of each feature."""
+        """Fit at one C for each feature, from the current weights; return the largest |gradient| of each feature."""
         penalty = 1 / (torch.from_numpy(inverse_penalty).to(self.x) * self.known)  # [F]
         step = (penalty[:, None] + CURVATURE * self.variance).rsqrt()[:, None]  # [F, 1, r]
         scaled = (self.weight.detach() / step).requires_grad_()
@@ -180,15 +186,11 @@ class Mixer:
         return np.asarray(torch.stack(steep).amax(0).cpu().numpy())
 
     def predict(self, x: Tensor) -> np.ndarray:
-        """Labels `[F, N]`; -1 for a feature without any."""
+        """Predict labels `[F, N]`; -1 for a feature without any."""
         with torch.inference_mode():
             choice = self.logits(x).argmax(2).cpu().numpy()
-        rows = [
-            names[row] if len(names) else np.full(len(row), UNSCORED)
-            for names, row in zip(self.names, choice, strict=True)
-        ]
-        return np.stack(rows)
+        return decoded(self.classes, choice)
 
-    def shares(self) -> np.ndarray:
-        """Weight of each layer `[F, L]`."""
+    def layer_weights(self) -> np.ndarray:
+        """Return the softmax weight of each layer `[F, L]`."""
         return self.mix.softmax(1).detach().cpu().numpy()

@@ -1,4 +1,4 @@
-"""The feature sets of a probing run: made once, kept in the run folder, found there by what they depend on."""
+"""The features of a probing run, computed once and cached in its folder under a key of everything they depend on."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,26 +14,27 @@ from islr.data.views.views import View, eval_view
 from islr.errors import UserError
 from islr.models import Encoder
 from probe.config import ProbeConfig
-from probe.features.features import Features, cached, encode, gather
-from probe.features.tokens import Tokens, cached_tokens, keep_tokens
-from probe.fitting import work_key
+from probe.features.features import Features, encode, gather
+from probe.features.files import cached
+from probe.features.tokens import Tokens, cached_tokens, encode_tokens
+from probe.npz_cache import work_key
 
 
-class Extractor:
-    """Features of a run's clips.
+class FeatureExtractor:
+    """Computes the features of a run's clips, or reads them from its cache.
 
     Args:
         config: The run.
         clips: The labelled clips, present or not.
         device: Where encoders run.
-        folder: Where features are kept.
-        alive: Called between batches; raises to stop.
+        folder: The cache.
+        check_stop: Called between batches; raises to stop.
     """
 
     def __init__(
-        self, config: ProbeConfig, clips: Manifest, device: torch.device, folder: Path, alive: Callable[..., None]
+        self, config: ProbeConfig, clips: Manifest, device: torch.device, folder: Path, check_stop: Callable[..., None]
     ) -> None:
-        self.config, self.clips, self.device, self.folder, self.alive = config, clips, device, folder, alive
+        self.config, self.clips, self.device, self.folder, self.check_stop = config, clips, device, folder, check_stop
         self._store: ClipStore | None = None
         present = [clip.clip_id for clip in clips if clip.status == "ok"]
         self._common = {
@@ -47,62 +48,70 @@ class Extractor:
 
     @property
     def store(self) -> ClipStore:
-        """The clips, opened (and decoded, if the config says so) when first needed."""
+        """The clips, opened when first needed, and decoded then if the config says so."""
         if self._store is None:
             self._store = ClipStore(self.clips, self.config.data)
             self._store.fill_cache()
         return self._store
 
-    def encoded(self, load: Callable[[], Encoder], sha: str, spec: str) -> tuple[Features, str]:
-        """Features of an encoder and their key, from the cache where they are there.
+    def encoded(self, load: Callable[[], Encoder], sha256: str, input_spec: str) -> tuple[Features, str]:
+        """Return the features of an encoder and their key.
 
         Args:
             load: Builds the encoder.
-            sha: Hash of its weights.
-            spec: Its input, as written beside the weights.
+            sha256: Hash of its weights.
+            input_spec: Its input, as written beside the weights.
 
         Raises:
-            UserError: The config asks for a block that it has not, or too many clips cannot be read.
+            UserError: The config names a block that the encoder lacks, or too many clips cannot be read.
         """
-        facts: dict[str, Any] = {"weights": sha, "input": spec, "pool": self.config.pool, "layers": self.config.layers}
+        facts: dict[str, Any] = {
+            "weights": sha256,
+            "input": input_spec,
+            "pool": self.config.pool,
+            "layers": self.config.layers,
+        }
 
         def make() -> Features:
             encoder = load()
             batches = self._batches(eval_view(encoder.input_spec, self.config.sampling))
-            made = encode(encoder, batches, self._ids(), pool=self.config.pool, device=self.device, progress=self.alive)
-            return self._checked(self._some_layers(made))
+            pool, ids = self.config.pool, self._ids()
+            features = encode(encoder, batches, ids, pool=pool, device=self.device, progress=self.check_stop)
+            return self._checked(self._configured_layers(features))
 
         return cached(self.folder, facts | self._sampled, make)
 
     def viewed(self, control: str, view: View) -> tuple[Features, str]:
-        """Features that come straight from a view, and their key.
+        """Return features that come straight from a view, and their key.
 
         Raises:
             UserError: Too many clips cannot be read.
         """
 
         def make() -> Features:
-            return self._checked(gather(lambda batch: [batch["clip"]], self._batches(view), self._ids(), self.alive))
+            return self._checked(
+                gather(lambda batch: [batch["clip"]], self._batches(view), self._ids(), self.check_stop)
+            )
 
         return cached(self.folder, {"control": control, **self._common}, make)
 
-    def tokens(self, load: Callable[[], Encoder], sha: str, spec: str) -> Tokens:
-        """Token features of an encoder for the attentive probe, from the cache where they are there."""
-        wanted = self.config.analyses.attentive
+    def tokens(self, load: Callable[[], Encoder], sha256: str, input_spec: str) -> Tokens:
+        """Return the token features of an encoder for the attentive probe."""
+        attentive = self.config.analyses.attentive
 
         def make() -> Tokens:
             encoder = load()
-            return keep_tokens(
+            return encode_tokens(
                 encoder,
                 self._batches(eval_view(encoder.input_spec, self.config.sampling)),
                 self._ids(),
-                block=wanted.block,
-                max_gigabytes=wanted.max_gigabytes,
+                block=attentive.block,
+                max_gigabytes=attentive.max_gigabytes,
                 device=self.device,
-                progress=self.alive,
+                progress=self.check_stop,
             )
 
-        facts: dict[str, Any] = {"weights": sha, "input": spec, "tokens": wanted.block}
+        facts: dict[str, Any] = {"weights": sha256, "input": input_spec, "tokens": attentive.block}
         return cached_tokens(self.folder, facts | self._sampled, make)
 
     def _ids(self) -> list[str]:
@@ -111,7 +120,7 @@ class Extractor:
     def _batches(self, view: View) -> Any:
         return eval_batches(self.store, view, batch_size=self.config.batch_size)
 
-    def _some_layers(self, features: Features) -> Features:
+    def _configured_layers(self, features: Features) -> Features:
         if self.config.layers is None:
             return features
         last = len(features.layers) - 1

@@ -1,7 +1,7 @@
-"""Token features of one block, kept for the attentive probe only.
+"""Token features of one block, for the attentive probe.
 
-They are kept after layer norm without parameters, which is that probe's first step: every value then lies within
-the square root of the width, so half precision holds it. Size: clips x tokens x width x 2 bytes.
+They are stored after layer norm without parameters, the first step of that probe: every value then lies within the
+square root of the width, so that half precision suffices. Size: clips x tokens x width x 2 bytes.
 """
 
 import json
@@ -20,7 +20,8 @@ from torch.nn import functional
 from islr.errors import UserError
 from islr.files import write_atomic
 from islr.models import Encoder, to_input
-from probe.features.features import cache_key, gather
+from probe.features.features import gather, rows_of
+from probe.features.files import cache_key
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,14 @@ class Tokens:
     block: int
 
     def aligned(self, clip_ids: np.ndarray) -> "Tokens":
-        """In the order of `clip_ids`, zeros where there are none."""
-        place = {clip_id: row for row, clip_id in enumerate(self.clip_ids)}
+        """Return the tokens in the order of `clip_ids`, zeros where there are none."""
+        rows = rows_of(clip_ids, self.clip_ids)
         values = np.zeros((len(clip_ids), *self.values.shape[1:]), np.float16)
-        for row, clip_id in enumerate(clip_ids.tolist()):
-            if clip_id in place:
-                values[row] = self.values[place[clip_id]]
+        values[rows >= 0] = self.values[rows[rows >= 0]]
         return Tokens(tuple(clip_ids.tolist()), values, self.block)
 
 
-def keep_tokens(
+def encode_tokens(
     encoder: Encoder,
     batches: Iterable[Mapping[str, Any]],
     clip_ids: list[str],
@@ -51,7 +50,7 @@ def keep_tokens(
     device: str | torch.device = "cpu",
     progress: Callable[[int], None] = lambda done: None,
 ) -> Tokens:
-    """Tokens of one block; other arguments as `probe.features.features.encode`.
+    """Compute the tokens of one block; other arguments as `probe.features.features.encode`.
 
     Raises:
         UserError: There is no such block, the tokens would take more than `max_gigabytes`, or what `encode` raises.
@@ -76,21 +75,21 @@ def keep_tokens(
         return [functional.layer_norm(tokens, tokens.shape[-1:]).half().flatten(1)]
 
     try:
-        made = gather(flat, batches, clip_ids, progress)
+        features = gather(flat, batches, clip_ids, progress)
     finally:
         encoder.train(mode)
-    return Tokens(made.clip_ids, made.layers[0].reshape(-1, *shape), chosen)
+    return Tokens(features.clip_ids, features.layers[0].reshape(-1, *shape), chosen)
 
 
 def cached_tokens(folder: Path, facts: Mapping[str, Any], make: Callable[[], Tokens]) -> Tokens:
-    """Tokens from the cache, or made and put there, whole or not at all."""
+    """Read tokens from the cache, or compute and write them, atomically."""
     path = folder / f"{cache_key(facts)[:24]}.tokens.safetensors"
     if path.is_file():
         with safe_open(path, framework="np") as file:
             about = file.metadata()
             return Tokens(tuple(json.loads(about["clip_ids"])), file.get_tensor("tokens"), int(about["block"]))
-    made = make()
+    tokens = make()
     folder.mkdir(parents=True, exist_ok=True)
-    about = {"clip_ids": json.dumps(made.clip_ids), "block": str(made.block), "facts": json.dumps(facts)}
-    write_atomic(path, save({"tokens": torch.from_numpy(made.values)}, metadata=about))
-    return made
+    about = {"clip_ids": json.dumps(tokens.clip_ids), "block": str(tokens.block), "facts": json.dumps(facts)}
+    write_atomic(path, save({"tokens": torch.from_numpy(tokens.values)}, metadata=about))
+    return tokens

@@ -1,4 +1,4 @@
-"""The layout of many targets' logits and weights, their losses, and their preconditioner.
+"""Layout of many targets' logits and weights, their losses, and their preconditioner.
 
 Names and shapes as in `probe/solver/linear.py`.
 """
@@ -8,14 +8,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-CURVATURE_FLOOR = 1e-5  # of the class covariance's eigenvalues: a class nobody predicts has a finite step
-SPARE_ELEMENTS = 1 << 14  # logits of no class that cost less than the operations on one more size of target
+CURVATURE_FLOOR = 1e-5  # of the class covariance's eigenvalues: a class that is never predicted has a finite step
+PADDING_ELEMENTS = 1 << 14  # padding logits that cost less than the operations on one more size of target
 
 
 def _onednn_product() -> Callable[[Tensor, Tensor], Tensor] | None:
-    """oneDNN's `left @ right.T` (MKL loses a third of the speed on AMD), only where it exists and agrees
-    with `@`.
-    """
+    """Return oneDNN's `left @ right.T` where it exists and agrees with `@`: on AMD it is 1.5 times as fast as MKL."""
     sample = torch.arange(12, dtype=torch.float32).reshape(3, 4)
     try:
         operator = torch.ops.mkldnn._linear_pointwise
@@ -37,17 +35,17 @@ def product_nt(left: Tensor, right: Tensor) -> Tensor:
 
 
 def row_counts(classes: Sequence[int], samples: int) -> list[int]:
-    """Weight rows of each target: none below two classes, one for two, else at least one per class.
+    """Return the weight rows of each target: none below two classes, one for two, else at least one per class.
 
-    Targets of nearly equal size get rows to spare where the work that saves (a dozen small operations per
-    size) is more than the work it adds, so that few samples are not spent on overhead.
+    Targets of nearly equal size are padded to one size where that saves more work (a dozen small operations per size)
+    than it adds, so that overhead does not dominate on few samples.
     """
     result = [0 if count < 2 else 1 if count == 2 else count for count in classes]
     size, spent = 0, 0
     for count in sorted({count for count in result if count > 1}, reverse=True):
         members = [target for target, own in enumerate(classes) if own == count]
         extra = (size - count) * len(members) * samples
-        if size and spent + extra <= SPARE_ELEMENTS:
+        if size and spent + extra <= PADDING_ELEMENTS:
             spent += extra
             for target in members:
                 result[target] = size
@@ -57,12 +55,12 @@ def row_counts(classes: Sequence[int], samples: int) -> list[int]:
 
 
 class Blocks:
-    """Some targets' rows, ordered so that targets of equal size form one `[n, K, N]` view.
+    """Weight rows of some targets, ordered so that targets of equal size form one `[n, K, N]` view.
 
     Attributes:
         targets: Target of each position.
         spans: (K, first row, first position, number of targets) of each view; K = 1 for two classes.
-        absent: For each span, which rows `[n, K, 1]` are of no class and only fill the view, or None.
+        absent: For each span, which rows `[n, K, 1]` are padding, or None.
         owner: Position of each row, `[P]`.
 
     Args:
@@ -107,7 +105,7 @@ class Blocks:
             self.absent.append(empty[:, :, None] if size > 1 and bool(empty.any()) else None)
 
     def keep(self, kept: Tensor) -> "Blocks":
-        """The positions that are `kept`."""
+        """Return the blocks of the `kept` positions only."""
         return Blocks([t for t, keep in zip(self.targets, kept.tolist(), strict=True) if keep], *self._source)
 
     def per_target(self, row_values: Tensor) -> Tensor:
@@ -116,15 +114,15 @@ class Blocks:
         return total.index_add_(0, self.owner, row_values)
 
     def dot(self, left: Tensor, right: Tensor) -> Tensor:
-        """Inner products of the targets' weights, `[T]`."""
+        """Return the inner products of the targets' weights, `[T]`."""
         return self.per_target((left * right).sum(1, dtype=torch.float64))
 
     def rowwise(self, values: Tensor, dtype: torch.dtype) -> Tensor:
-        """A value per target `[T]` as a column over rows `[P, 1]`."""
+        """Expand a value per target `[T]` to a column over rows `[P, 1]`."""
         return values.to(dtype)[self.owner, None]
 
     def loss(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropies `[T]` and their derivative by the logits `[P, N]`."""
+        """Return mean cross-entropies `[T]` and their derivative by the logits `[P, N]`."""
         losses = []
         residual = torch.empty_like(logits)
         for (size, first, start, count), absent in zip(self.spans, self.absent, strict=True):
@@ -150,7 +148,7 @@ class Blocks:
         return torch.cat(losses), residual
 
     def class_covariance(self, logits: Tensor) -> list[Tensor]:
-        """For each span, mean over samples of diag(p) - p p', `[n, K, K]` (p(1-p) for two classes)."""
+        """Return for each span the mean over samples of diag(p) - p p', `[n, K, K]` (p(1-p) for two classes)."""
         result = []
         for (size, first, start, count), absent in zip(self.spans, self.absent, strict=True):
             weight = self.weight[start : start + count]
@@ -167,7 +165,7 @@ class Blocks:
 
 
 class Preconditioner:
-    """(class covariance) x (feature variance) + penalty, inverted; one eigenbasis and diagonal per span."""
+    """Inverse of (class covariance) x (feature variance) + penalty; one eigenbasis and diagonal per span."""
 
     def __init__(self, blocks: Blocks, logits: Tensor, variance: Tensor, penalty: Tensor) -> None:
         self.parts = []
@@ -178,7 +176,7 @@ class Preconditioner:
             self.parts.append((basis.to(logits.dtype), (1 / diagonal).to(logits.dtype)))
 
     def keep(self, blocks: Blocks, kept: Tensor) -> None:
-        """Forget the positions of `blocks` that are not `kept`."""
+        """Drop the positions of `blocks` that are not `kept`."""
         spans = [kept[start : start + count] for _, _, start, count in blocks.spans]
         self.parts = [
             (basis[chosen], inverse[chosen])

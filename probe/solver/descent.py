@@ -1,6 +1,6 @@
-"""Minimises many penalised multinomial objectives at once: preconditioned L-BFGS with shared matrix products.
+"""Preconditioned L-BFGS that minimises many penalised multinomial objectives at once, with shared matrix products.
 
-Names and shapes as in `probe/solver/linear.py`, which says what is minimised and why this way.
+Names and shapes as in `probe/solver/linear.py`, which states the objective and the reasons for this method.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from probe.solver.blocks import Blocks, Preconditioner, product_nt
 HISTORY = 10
 REFRESH = 5  # iterations between two computations of the preconditioner
 ARMIJO = 1e-4
-ROUNDING = 1e-7  # relative error of a float32 objective: differences below it are no increase
+ROUNDING = 1e-7  # relative error of a float32 objective: smaller differences are not an increase
 MAX_BACKTRACKS = 12
 COMPACT_BELOW = 0.75  # drop converged targets' rows when this part of the rows or less is still active
 EXTRAPOLATIONS = (0.5, 1.0)
@@ -37,13 +37,13 @@ class History:
         self.order: list[int] = []  # slots, oldest first
 
     def _dot(self, blocks: Blocks, stack: Tensor, vector: Tensor) -> Tensor:
-        """Products of every stored vector with `[P, r + 1]`, by target, `[T, m]`."""
+        """Return the products of every stored vector with `[P, r + 1]`, by target, `[T, m]`."""
         rows = torch.bmm(stack, vector[:, :, None])[:, :, 0].double()
         total = torch.zeros(len(blocks.targets), stack.shape[1], dtype=torch.float64, device=rows.device)
         return total.index_add_(0, blocks.owner, rows)
 
     def _combine(self, blocks: Blocks, stack: Tensor, coefficients: Tensor) -> Tensor:
-        """Sum of stored vectors with coefficients `[T, m]`, `[P, r + 1]`."""
+        """Return the sum of stored vectors with coefficients `[T, m]`, `[P, r + 1]`."""
         rows = coefficients.to(stack.dtype)[blocks.owner]
         return torch.bmm(rows[:, None], stack)[:, 0]
 
@@ -57,7 +57,7 @@ class History:
         self.valid[:, slot] = self.products[:, slot, slot] > 0
 
     def direction(self, blocks: Blocks, preconditioner: Preconditioner, gradient: Tensor) -> Tensor:
-        """The direction `[P, r + 1]`."""
+        """Return the L-BFGS direction `[P, r + 1]`."""
         if not self.order:
             return -preconditioner.apply(blocks, gradient)
         valid = self.valid[:, self.order]  # [T, h], oldest first
@@ -78,13 +78,13 @@ class History:
         return -(r + self._combine(blocks, steps, delta))
 
     def keep(self, rows: Tensor, kept: Tensor) -> None:
-        """Forget all but the given rows and positions."""
+        """Drop all but the given rows and positions."""
         self.steps, self.changes = self.steps[rows], self.changes[rows]
         self.products, self.valid = self.products[kept], self.valid[kept]
 
 
 class Descent:
-    """One call of `minimise` fits the wanted targets, each at its own penalty.
+    """Minimisation of the objectives of some targets, each at its own penalty.
 
     Args:
         rotated: Features with a column of ones, `[N, r + 1]`.
@@ -110,29 +110,29 @@ class Descent:
         self.rows = torch.arange(blocks.rows, device=rotated.device)  # where the active rows are in the result
 
     def penalties(self) -> Tensor:
-        """Penalty of every weight, `[P, r + 1]`; none on the bias."""
+        """Return the penalty of every weight, `[P, r + 1]`; the bias has none."""
         column = self.blocks.rowwise(self.penalty, self.rotated.dtype).expand(-1, self.rotated.shape[1]).clone()
         column[:, -1] = 0
         return column
 
     def value(self, weights: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Objectives `[T]` and the cross-entropy's derivative by the logits."""
+        """Return objectives `[T]` and the cross-entropy's derivative by the logits."""
         loss, residual = self.blocks.loss(logits)
         squares = self.blocks.per_target(weights[:, :-1].square().sum(1, dtype=torch.float64))
         return loss + self.penalty * squares / 2, residual
 
     def slope(self, weights: Tensor, residual: Tensor) -> Tensor:
-        """Gradient `[P, r + 1]`."""
+        """Return the gradient `[P, r + 1]`."""
         return residual @ self.rotated + self.penalties() * weights
 
     def precondition(self) -> Preconditioner:
-        """The preconditioner at the current point."""
+        """Compute the preconditioner at the current point."""
         penalty = self.penalty[:, None].expand(-1, len(self.variance)).clone()
         penalty[:, -1] = 0
         return Preconditioner(self.blocks, self.logits, self.variance, penalty)
 
     def begin(self, weights: Tensor, change: Tensor | None) -> None:
-        """Start at `weights`, moved on along `change` for the targets whose objective that lowers."""
+        """Start at `weights`, extrapolated along `change` for the targets whose objective that lowers."""
         self.weights, self.logits = weights, product_nt(weights, self.rotated)
         self.objective, residual = self.value(self.weights, self.logits)
         if change is not None:
@@ -152,13 +152,13 @@ class Descent:
         self.stalled = torch.zeros_like(self.objective)
 
     def largest_gradient(self) -> Tensor:
-        """Largest |gradient| of each target in the centred features' coordinates, `[T]`."""
+        """Return the largest |gradient| of each target in the centred features' coordinates, `[T]`."""
         g = torch.cat([self.gradient[:, :-1] @ self.basis.T, self.gradient[:, -1:]], 1).abs().amax(1)
         largest = torch.zeros(len(self.blocks.targets), dtype=g.dtype, device=g.device)
         return largest.scatter_reduce_(0, self.blocks.owner, g, "amax")
 
     def decrement(self) -> Tensor:
-        """Half the Newton decrement, which estimates how far each objective is above its minimum, `[T]`."""
+        """Return half the Newton decrement, an estimate of how far each objective is above its minimum, `[T]`."""
         return self.blocks.dot(self.gradient, self.preconditioner.apply(self.blocks, self.gradient)) / 2
 
     def minimise(self, weights: Tensor, change: Tensor | None) -> dict[str, np.ndarray | Tensor]:
@@ -206,9 +206,7 @@ class Descent:
         return {name: value if name == "weights" else value.numpy() for name, value in result.items()}
 
     def advance(self, finished: Tensor) -> None:
-        """One iteration of every target that has not finished: direction, step by cached logits, new
-        gradient.
-        """
+        """Run one iteration of every unfinished target: direction, line search on cached logits, new gradient."""
         blocks, dtype = self.blocks, self.weights.dtype
         direction = self.history.direction(blocks, self.preconditioner, self.gradient)
         descent = blocks.dot(self.gradient, direction)
@@ -225,7 +223,7 @@ class Descent:
                 break
             step = torch.where(short, step / 2, step)
         else:
-            # No step lowers these targets' objectives: forget their history, and give up on the second time.
+            # No step lowers these targets' objectives: drop their history; the second time, stop them.
             step = torch.where(short, 0.0, step)
             self.stalled += short
             self.history.valid[short] = False
@@ -238,7 +236,7 @@ class Descent:
         self.weights, self.logits, self.objective, self.gradient = weights, logits, objective, gradient
 
     def compact(self, kept: Tensor) -> None:
-        """Go on with the `kept` positions only."""
+        """Continue with the `kept` positions only."""
         rows = kept[self.blocks.owner]
         self.preconditioner.keep(self.blocks, kept)
         self.blocks = self.blocks.keep(kept)

@@ -9,11 +9,11 @@ C_t, minimise
 which is scikit-learn's LogisticRegression objective divided by C_t n_t. As there, the bias is not penalised
 and a target with two classes has one weight row.
 
-How: features are centred and rotated once into the eigenbasis of their covariance. L-BFGS is preconditioned
+Method: features are centred and rotated once into the eigenbasis of their covariance. L-BFGS is preconditioned
 by the Hessian that would hold if probabilities and features were independent: (class covariance of the
 predictions) x (eigenvalues) + penalty, diagonal in the two eigenbases. Logits are cached, so a line search
 costs no matrix product and an iteration costs two. Each target has its own step, history and stop rule, and
-its rows leave the products once it has converged. A start is carried along from strong to weak penalty,
+its rows leave the products once it has converged. Each fit starts from the one at the next stronger penalty,
 extrapolated where that lowers the objective. Products are in the features' dtype (float32); every sum over
 rows and every inner product is in float64.
 
@@ -46,12 +46,11 @@ CONSTANT = 1e-13  # a variance below this part of the squared mean is rounding o
 
 @dataclass(frozen=True)
 class Fit:
-    """All targets, each at one penalty.
+    """Fitted weights of all targets, each at one penalty.
 
     Attributes:
         weights: `[P, r + 1]` in the rotated basis.
-        change: What `weights` gained on the fit it started from, or None.
-        inverse_penalty: C of each target `[T]`.
+        change: Difference of `weights` from the fit it started from, or None.
         objective: Mean objective, `[T]`; 0 for a target with fewer than two classes.
         gradient: Largest |gradient| in the centred features' coordinates, `[T]`.
         iterations: L-BFGS iterations, `[T]`.
@@ -60,7 +59,6 @@ class Fit:
 
     weights: Tensor
     change: Tensor | None
-    inverse_penalty: np.ndarray
     objective: np.ndarray
     gradient: np.ndarray
     iterations: np.ndarray
@@ -109,17 +107,13 @@ class LinearProbes:
         variance, self.basis = eigenbasis(x - self.center, max_rank)
         self.variance = torch.cat([variance, torch.ones(1, dtype=torch.float64, device=x.device)])  # bias: 1
         self.rotated = self.project(x)
-        self.classes = [np.unique(row[row >= 0]) for row in labels]
-        codes = np.full(labels.shape, -1)
-        for target, present in enumerate(self.classes):
-            known = labels[target] >= 0
-            codes[target, known] = np.searchsorted(present, labels[target, known])
+        self.classes, codes = class_codes(labels)
         self.labels = torch.as_tensor(codes, dtype=torch.int64, device=x.device)
         counts = [len(present) for present in self.classes]
         self.sizes = row_counts(counts, len(x))
         self.fitted = [target for target, count in enumerate(counts) if count > 1]
         self._layout = (self.sizes, counts, self.labels, self.dtype)
-        self.rows: dict[int, slice] = {}  # of the classes; rows to spare follow and stay zero
+        self.rows: dict[int, slice] = {}  # of the classes; padding rows follow and stay zero
         row = 0
         for target in Blocks(self.fitted, *self._layout).targets:
             self.rows[target] = slice(row, row + min(self.sizes[target], counts[target]))
@@ -127,12 +121,12 @@ class LinearProbes:
         self.total_rows = row
 
     def project(self, features: np.ndarray | Tensor) -> Tensor:
-        """Features in the rotated basis with a column of ones, `[N, r + 1]`."""
+        """Project features onto the rotated basis and append a column of ones, `[N, r + 1]`."""
         x = torch.as_tensor(features, device=self.center.device).to(self.dtype) - self.center
         return torch.cat([x @ self.basis, torch.ones(len(x), 1, dtype=x.dtype, device=x.device)], 1).contiguous()
 
     def _prior(self) -> Tensor:
-        """The optimum under an infinite penalty: no weights, log class frequencies as biases."""
+        """Return the optimum under an infinite penalty: zero weights, log class frequencies as biases."""
         weights = torch.zeros(self.total_rows, self.rotated.shape[1], dtype=self.dtype, device=self.rotated.device)
         for target, rows in self.rows.items():
             known = self.labels[target][self.labels[target] >= 0]
@@ -148,9 +142,8 @@ class LinearProbes:
 
         Args:
             inverse_penalty: scikit-learn's C, one for all or `[T]`.
-            start: A fit to start from, best at a somewhat stronger penalty.
-            only: Targets to fit (default all); the others keep `start`'s weights and are marked not
-                converged.
+            start: A fit to start from, ideally at a somewhat stronger penalty.
+            only: Targets to fit (default all); the others keep the weights of `start` and are marked not converged.
         """
         count = len(self.classes)
         c = np.broadcast_to(np.asarray(inverse_penalty, dtype=np.float64), (count,)).copy()
@@ -159,30 +152,30 @@ class LinearProbes:
         trivial = np.array([len(present) < 2 for present in self.classes], dtype=bool)
         objective, gradient = np.zeros(count), np.zeros(count)
         iterations, converged = np.zeros(count, dtype=np.int64), trivial.copy()
-        wanted = [target for target in self.fitted if only is None or target in set(only)]
-        if wanted:
-            blocks = Blocks(wanted, *self._layout)
+        requested = [target for target in self.fitted if only is None or target in set(only)]
+        if requested:
+            blocks = Blocks(requested, *self._layout)
             first = [self.rows[target].start for target in blocks.targets]
             rows = torch.cat([torch.arange(f, f + self.sizes[t]) for f, t in zip(first, blocks.targets, strict=True)])
             penalty = 1 / (torch.as_tensor(c[blocks.targets], device=blocks.count.device) * blocks.count)
             descent = Descent(self.rotated, self.variance, self.basis, blocks, penalty, self.limits)
             change = start.change[rows] if start is not None and start.change is not None else None
-            found = descent.minimise(base[rows], change)
-            weights[rows] = torch.as_tensor(found["weights"])
-            objective[blocks.targets], gradient[blocks.targets] = found["objective"], found["gradient"]
-            iterations[blocks.targets], converged[blocks.targets] = found["iterations"], found["converged"]
+            optimum = descent.minimise(base[rows], change)
+            weights[rows] = torch.as_tensor(optimum["weights"])
+            objective[blocks.targets], gradient[blocks.targets] = optimum["objective"], optimum["gradient"]
+            iterations[blocks.targets], converged[blocks.targets] = optimum["iterations"], optimum["converged"]
         change = None if start is None else weights - base
-        return Fit(weights, change, c, objective, gradient, iterations, converged)
+        return Fit(weights, change, objective, gradient, iterations, converged)
 
     def path(self, inverse_penalties: Sequence[float]) -> list[Fit]:
-        """Fits along increasing C, each started from the one before."""
+        """Fit along increasing C, each fit started from the one before."""
         fits: list[Fit] = []
         for c in inverse_penalties:
             fits.append(self.fit(c, fits[-1] if fits else None))
         return fits
 
     def log_probabilities(self, fit: Fit, rotated: Tensor, target: int) -> np.ndarray:
-        """Log-probabilities of `classes[target]` for `project`ed features, float64 `[N, K]`."""
+        """Return log-probabilities of `classes[target]` for `project`ed features, float64 `[N, K]`."""
         if len(self.classes[target]) < 2:
             return np.zeros((len(rotated), len(self.classes[target])))
         z = product_nt(rotated, fit.weights[self.rows[target]].contiguous()).double()
@@ -191,7 +184,7 @@ class LinearProbes:
         return torch.log_softmax(z, 1).cpu().numpy()
 
     def predict(self, fit: Fit, rotated: Tensor) -> np.ndarray:
-        """Predicted labels `[T, N]` for `project`ed features; -1 for a target without any label."""
+        """Predict labels `[T, N]` from `project`ed features; -1 for a target without any label."""
         predicted = np.full((len(self.classes), len(rotated)), -1, dtype=np.int64)
         logits = product_nt(fit.weights, rotated) if self.total_rows else None
         for target, present in enumerate(self.classes):
@@ -205,24 +198,40 @@ class LinearProbes:
         return predicted
 
     def coefficients(self, fit: Fit, target: int) -> tuple[np.ndarray, np.ndarray]:
-        """Weights `[K or 1, D]` and biases `[K or 1]` in the given features' coordinates, float64."""
+        """Return weights `[K or 1, D]` and biases `[K or 1]` in the given features' coordinates, float64."""
         rows = fit.weights[self.rows[target]].double()
         weights = rows[:, :-1] @ self.basis.double().T
         return weights.cpu().numpy(), (rows[:, -1] - weights @ self.center.double()).cpu().numpy()
 
 
+def class_codes(labels: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return the sorted classes of each target, and labels `[T, N]` as positions in them, -1 = missing."""
+    classes = [np.unique(row[row >= 0]) for row in labels]
+    codes = np.full(labels.shape, -1)
+    for target, present in enumerate(classes):
+        known = labels[target] >= 0
+        codes[target, known] = np.searchsorted(present, labels[target, known])
+    return classes, codes
+
+
+def decoded(classes: Sequence[np.ndarray], codes: np.ndarray) -> np.ndarray:
+    """Return positions `[T, N]` as the labels at them; -1 for a target without any label."""
+    rows = [own[row] if len(own) else np.full(len(row), -1) for own, row in zip(classes, codes, strict=True)]
+    return np.stack(rows)
+
+
 def _badly_scaled(x: Tensor) -> bool:
-    """Whether the columns' variances differ by more than `SCALE_LIMIT`; constant ones do not count."""
+    """Return whether the columns' variances differ by more than `SCALE_LIMIT`; constant columns do not count."""
     variance, mean = torch.var_mean(x.double(), 0, correction=0)
     variance = variance[variance > CONSTANT * mean.square()]
     return bool(len(variance) and variance.max() > SCALE_LIMIT * variance.min())
 
 
 def eigenbasis(centred: Tensor, max_rank: int | None) -> tuple[Tensor, Tensor]:
-    """Variances (float64 `[r]`, largest first) and directions `[D, r]` of centred features that hold data.
+    """Return variances (float64 `[r]`, largest first) and principal directions `[D, r]` of centred features.
 
-    Of float32 features from their covariance, which is cheaper; that squares the differences of scale, so float64
-    features are decomposed themselves.
+    float32 features are decomposed through their covariance, which is cheaper; it squares the differences of scale,
+    so float64 features are decomposed directly.
     """
     n, d = centred.shape
     if centred.dtype == torch.float64:

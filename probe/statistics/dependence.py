@@ -1,13 +1,13 @@
-"""How much wider than its bootstrap the interval of a cross-validated score has to be.
+"""Variance that a bootstrap over sign groups misses in cross-validation, and the factor that widens intervals for it.
 
-A bootstrap over sign groups takes the groups' predictions as given, and so as independent. In cross-validation
-they are not: sign i helps to train the probe that reads sign j, and sign j the one that reads sign i, and both
-act through the same product of their features. Where the two signs look alike by chance and have the same label
-both are read rightly, else both wrongly: their hits are correlated. A linear probe's prediction is, to first
-order, a weighted sum of its training labels with weights H_ij = H_ji, so the correlations add up to the same
-part of the variance however many signs there are; more signs do not cure it.
+A bootstrap over sign groups treats the groups' predictions as independent. In cross-validation they are not: sign i
+helps to train the probe that classifies sign j, and sign j the one that classifies sign i, and both act through the
+same product of their features. Where the two signs look alike by chance and have the same label, both are classified
+correctly, else both wrongly: their hits are correlated. A linear probe's prediction is, to first order, a weighted
+sum of its training labels with weights H_ij = H_ji, so the correlations add up to the same part of the variance
+however many signs there are; more signs do not help.
 
-What they add up to follows from the score alone. Let the K logits of a tested sign vary independently with unit
+Their sum follows from the score alone. Let the K logits of a tested sign vary independently with unit
 variance over training sets, with the true class ahead by d, so that p(d) is the chance of a hit, and let a(d) be
 its derivative. Summing the first-order effect of each training sign on the hits gives
 
@@ -15,13 +15,13 @@ its derivative. Summing the first-order effect of each training sign on the hits
 
 which at chance (d = 0) is 2 / pi = 0.64 for two classes, 0.39 for six, 0.11 for fifty. Where a part of the
 variation between signs is their own (some signs are easy) rather than the training set's, the true part is
-smaller, so above chance the intervals are on the wide side. No unbiased estimate from the predictions of one
-cross-validation exists (Bengio and Grandvalet 2004), which is why this is computed and not estimated;
-`probe.statistics.coverage` measures what it achieves.
+smaller, so above chance the intervals are conservative. No unbiased estimate from the predictions of one
+cross-validation exists (Bengio and Grandvalet 2004), so the part is computed and not estimated;
+`probe.evidence.coverage` measures the coverage that results.
 
-The bootstrap's own shortcomings with few signs are made up for here too: the spread around a class's recall in n
-signs is too small by (n - 1) / n, and its normal quantile by the ratio of Student's, with the effective degrees of
-freedom of a mean over classes of unequal size (Satterthwaite 1946).
+A second factor corrects the bootstrap with few signs: the variance of a class's recall in n signs is too small by
+(n - 1) / n, and the normal quantile by its ratio to Student's, with the effective degrees of freedom of a mean over
+classes of unequal size (Satterthwaite 1946).
 """
 
 from functools import lru_cache
@@ -36,18 +36,18 @@ _LEADS = np.linspace(0.0, 8.0, 161)
 
 @lru_cache(maxsize=128)
 def _hits(classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Chance of a hit and its derivative by the lead of the true class, at each of `_LEADS`."""
-    others = ndtr(_LOGITS) ** (classes - 1)  # that no other class is ahead
+    """Return the probability of a hit and its derivative by the lead of the true class, at each of `_LEADS`."""
+    others = ndtr(_LOGITS) ** (classes - 1)  # probability that no other class is ahead
     ahead = _LOGITS - _LEADS[:, None]
     density = np.exp(-(ahead**2) / 2) / np.sqrt(2 * np.pi) * (_LOGITS[1] - _LOGITS[0])
     return density @ others, (ahead * density) @ others
 
 
-def shared_part(score: float, classes: int) -> float:
-    """Covariances between signs as a part of the signs' own variances, of a cross-validated share of hits.
+def covariance_ratio(score: float, classes: int) -> float:
+    """Return the covariances between signs over the signs' own variances, for a cross-validated accuracy.
 
     Args:
-        score: Chance of a hit; taken as 1 / classes where it is below.
+        score: Probability of a hit; taken as 1 / classes where it is below.
         classes: Number of classes, at least 2.
     """
     chance, slope = _hits(classes)
@@ -56,10 +56,10 @@ def shared_part(score: float, classes: int) -> float:
     return a**2 * classes / ((classes - 1) * p * (1 - p))
 
 
-def small_sample(groups: np.ndarray) -> float:
-    """Factor on a bootstrap's deviations that makes up for few sign groups, from the groups of each class.
+def small_sample_factor(groups: np.ndarray) -> float:
+    """Return the factor on a bootstrap's deviations for few sign groups, from the number of groups of each class.
 
-    A class of one group is counted as two: a spread cannot be seen in one.
+    A class of one group counts as two, because one has no variance.
     """
     n = np.maximum(groups[groups > 0], 2).astype(float)
     if not len(n):
@@ -69,8 +69,8 @@ def small_sample(groups: np.ndarray) -> float:
     return float(np.sqrt((part * n / (n - 1)).sum() / part.sum()) * stdtrit(freedom, 0.975) / NORMAL_QUANTILE)
 
 
-def widening(score: float, groups: np.ndarray, crossed: bool) -> float:
-    """Factor on the bootstrap's deviations of a score.
+def widening_factor(score: float, groups: np.ndarray, crossed: bool) -> float:
+    """Return the factor on the bootstrap's deviations of a score.
 
     Args:
         score: Balanced accuracy.
@@ -78,15 +78,15 @@ def widening(score: float, groups: np.ndarray, crossed: bool) -> float:
         crossed: Whether tested signs also train the probes of each other, as in cross-validation.
     """
     classes = int((groups > 0).sum())
-    shared = shared_part(score, classes) if crossed and classes > 1 else 0.0
-    return float(np.sqrt(1 + shared)) * small_sample(groups)
+    shared = covariance_ratio(score, classes) if crossed and classes > 1 else 0.0
+    return float(np.sqrt(1 + shared)) * small_sample_factor(groups)
 
 
-def alike(first: np.ndarray, second: np.ndarray, score: float, classes: int) -> float:
-    """Factor on the deviations of a paired difference, at most 1: two rows that agree share their dependence too.
+def difference_factor(first: np.ndarray, second: np.ndarray, score: float, classes: int) -> float:
+    """Return the factor on the deviations of a paired difference; at most 1, as rows that agree share dependence.
 
     With r the correlation of two rows' logits, hits correlate by (2 / pi) asin(r) and the covariances between
-    signs by r, so that what signs share in the difference shrinks faster than the difference's own variance.
+    signs by r, so that the covariances within the difference shrink faster than its own variance.
 
     Args:
         first, second: Draws of the two rows `[B]`.
@@ -97,6 +97,6 @@ def alike(first: np.ndarray, second: np.ndarray, score: float, classes: int) -> 
     left = (first - second).var() / own if own > 0 else 1.0
     if not 0 < left < 1:
         return 1.0
-    shared = shared_part(score, classes)
+    shared = covariance_ratio(score, classes)
     r = np.sin(np.pi / 2 * (1 - left))
     return float(np.sqrt((1 + shared * (1 - r) / left) / (1 + shared)))

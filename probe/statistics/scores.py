@@ -1,8 +1,8 @@
-"""Scores of predictions and their intervals: everything is computed from counts per sign group.
+"""Scores of predictions and their intervals, computed from counts per sign group.
 
-A bootstrap draw is a vector of weights over sign groups; a score of a draw needs only weighted sums of the
-groups' counts, so all draws of a score are one matrix product. All features and encoders share the draws of a
-split, which makes every comparison a paired one.
+A bootstrap draw is a vector of weights over sign groups; a score of a draw needs only weighted sums of the groups'
+counts, so all draws of a score are one matrix product. All features and encoders share the draws of a split, which
+makes every comparison a paired one.
 
 Shapes: N clips, G sign groups, B draws, K classes.
 """
@@ -12,24 +12,21 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr
 
-from islr.evaluation.intervals import holm
-
 CONFIDENCE = 0.95
 CALIBRATION_BINS = 15
 METRICS = ("balanced_accuracy", "macro_f1", "mcc", "accuracy", "bits", "log_loss")
 LIKELIHOODS = ("bits", "log_loss")  # of METRICS, those that need the probabilities
+NOT_CONVERGED = "NOT CONVERGED"  # mark in a record's `ci_method`
 BOOTSTRAP = "cluster bootstrap over sign groups within folds"
 CI_METHOD = f"{BOOTSTRAP}, widened for dependence between signs"
-# What no score leaves, nor its interval.
+# Range of each score and of its interval.
 BOUNDS = {"balanced_accuracy": (0.0, 1.0), "macro_f1": (0.0, 1.0), "accuracy": (0.0, 1.0), "mcc": (-1.0, 1.0)}
 UNBOUNDED = (-np.inf, np.inf)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts of one feature's predictions, `[G, 3 K + 1]`: hits, predictions and truths by class, sum of
-    log-loss.
-    """
+    """Counts of one feature's predictions, `[G, 3 K + 1]`: hits, predictions and truths by class, sum of log-loss."""
 
     table: np.ndarray
     classes: int
@@ -65,34 +62,34 @@ class Counts:
 
     @property
     def groups_of_classes(self) -> np.ndarray:
-        """Tested sign groups of each class `[K]`."""
+        """Number of tested sign groups of each class `[K]`."""
         truth = self.table[:, 2 * self.classes : 3 * self.classes]
         return np.asarray((truth > 0).sum(0))
 
     @property
     def tested(self) -> int:
-        """Tested sign groups."""
+        """Number of tested sign groups."""
         return int(self.table[:, 2 * self.classes : 3 * self.classes].any(1).sum())
 
     def contributions(self) -> np.ndarray:
-        """What each group adds to balanced accuracy `[G]`; they sum to it."""
+        """Return what each group adds to balanced accuracy `[G]`; the sum is balanced accuracy."""
         hits, truth = self.table[:, : self.classes], self.table[:, 2 * self.classes : 3 * self.classes]
         total = truth.sum(0)
         present = total > 0
         return np.asarray((hits[:, present] / total[present]).sum(1) / present.sum())
 
     def scores(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """Each of `METRICS` for each row of weights `[B, G]`; see `scores_of`."""
+        """Compute each of `METRICS` for each row of weights `[B, G]`; see `scores_of`."""
         used = np.flatnonzero(self.table[:, 2 * self.classes : 3 * self.classes].any(1))
         return scores_of(weights[:, used] @ self.table[used], self.classes)
 
 
 def scores_of(total: np.ndarray, classes: int) -> dict[str, np.ndarray]:
-    """Scores from summed counts `[B, 3 K + 1]`; nan where nothing was scored.
+    """Compute scores from summed counts `[B, 3 K + 1]`; nan where nothing was scored.
 
-    Balanced accuracy is the mean recall of the classes present; macro-F1 the mean over classes present or
-    predicted; bits the entropy of the truth less the log-loss (V-information, Xu et al. 2020), comparable
-    between features; log-loss is in nats.
+    Balanced accuracy is the mean recall of the classes present; macro-F1 the mean over classes present or predicted;
+    bits the entropy of the truth minus the log-loss (V-information, Xu et al. 2020), comparable between features;
+    log-loss is in nats.
     """
     hits, predicted, truth = (total[:, i * classes : (i + 1) * classes] for i in range(3))
     n = truth.sum(1)
@@ -116,7 +113,7 @@ def scores_of(total: np.ndarray, classes: int) -> dict[str, np.ndarray]:
 
 
 def draw_weights(stratum: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """Bootstrap weights `[1 + B, G]`: the sample itself, then draws of groups with replacement within strata.
+    """Draw bootstrap weights `[1 + B, G]`: the sample itself, then groups with replacement within strata.
 
     Of a stratum's n groups n - 1 are drawn and weighted by n / (n - 1), which makes the variance of a mean over
     the stratum unbiased (Rao and Wu 1988); n draws are too small by (n - 1) / n, 8 % of the variance for twelve
@@ -125,7 +122,7 @@ def draw_weights(stratum: np.ndarray, draws: int, seed: int) -> np.ndarray:
     Args:
         stratum: Fold in which each group is tested `[G]`.
         draws: Number of draws.
-        seed: Same seed and strata, same draws.
+        seed: Of the draws; the same seed and strata give the same draws.
     """
     rng = np.random.default_rng([seed, 5])
     weights = np.ones((1 + draws, len(stratum)))
@@ -137,18 +134,18 @@ def draw_weights(stratum: np.ndarray, draws: int, seed: int) -> np.ndarray:
     return weights
 
 
-def failures(draws: int, groups: int, seed: int) -> np.ndarray:
-    """Draws `[B]` of the share of wrong groups where none of `groups` was wrong: Beta(1, groups).
+def perfect_score_errors(draws: int, groups: int, seed: int) -> np.ndarray:
+    """Draw the share of misclassified groups `[B]` where none of `groups` was: Beta(1, groups).
 
-    A bootstrap of groups that are all right never draws a wrong one; the 97.5 % point of these is the exact
-    (Clopper-Pearson) bound.
+    A bootstrap of groups that are all classified correctly never draws an error; the 97.5 % point of these draws is
+    the exact (Clopper-Pearson) bound.
     """
     return np.random.default_rng([seed, 8]).beta(1, max(groups, 1), draws)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its 95 % interval, with the draws `[B]` it comes from."""
+    """A value and its 95 % interval, with the draws `[B]` behind it."""
 
     value: float
     low: float
@@ -157,8 +154,9 @@ class Estimate:
 
     @classmethod
     def of(cls, values: np.ndarray, bounds: tuple[float, float] = UNBOUNDED) -> "Estimate":
-        """From values of the sample (first) and of the draws; the interval is widened to hold the value if
-        need be, and cut at `bounds`.
+        """Estimate from the values of the sample (first) and of the draws; percentile interval.
+
+        The interval is extended to hold the value and cut at `bounds`.
         """
         value, draws = float(values[0]), values[1:]
         finite = draws[np.isfinite(draws)]
@@ -169,44 +167,40 @@ class Estimate:
 
     @property
     def p_value(self) -> float:
-        """Two-sided p-value of "the true value is zero", from the draws' deviation.
+        """Two-sided p-value of "the true value is zero", by the normal tail of the draws' deviation.
 
-        By the normal tail, because a count of draws is never below 2 / B, which Holm's factor would push above
-        0.05 in any table of a hundred comparisons. Without any deviation there is nothing to test by: 1.
+        A count of draws would never be below 2 / B, which Holm's factor would push above 0.05 in any table of a
+        hundred comparisons. Without any deviation the p-value is 1.
         """
         deviation = float(self.draws[np.isfinite(self.draws)].std()) if np.isfinite(self.draws).any() else 0.0
         return float(2 * ndtr(-abs(self.value) / deviation)) if deviation > 0 else 1.0
 
 
-def widened(values: np.ndarray, factor: float) -> np.ndarray:
-    """Values of the sample (first) and of the draws `[1 + B]`, the draws' deviations times `factor` and centred on
-    the sample's value, so that sums, means and differences of scores carry the widening with them.
+def widen(values: np.ndarray, factor: float) -> np.ndarray:
+    """Multiply the deviations of the draws by `factor` and centre them on the sample's value, `[1 + B]`.
+
+    Sums, means and differences of widened scores are thereby widened too.
     """
     if len(values) < 2 or not np.isfinite(values[1:]).any():
         return values
     return np.concatenate([values[:1], values[0] + factor * (values[1:] - np.nanmean(values[1:]))])
 
 
-def swapped(moves: np.ndarray, difference: float, draws: int, seed: int) -> float:
-    """Two-sided p-value of a permutation test that swaps two rows' predictions of whole sign groups.
+def swap_test(moves: np.ndarray, difference: float, draws: int, seed: int) -> float:
+    """Return the two-sided p-value of a permutation test that swaps two rows' predictions of whole sign groups.
 
     Args:
-        moves: What each group adds to the difference `[G]`, times the factor its deviations are widened by.
-        difference: The difference observed.
-        draws: Random choices of which groups are swapped.
-        seed: Of the choices.
+        moves: What each group adds to the difference `[G]`, times the factor that widens its deviations.
+        difference: The observed difference.
+        draws: Number of random swaps.
+        seed: Of the swaps.
     """
     sign = np.random.default_rng([seed, 9]).choice(np.array([-1.0, 1.0]), (draws, len(moves)))
     return float((1 + (np.abs(sign @ moves) >= abs(difference) - 1e-12).sum()) / (1 + draws))
 
 
-def adjusted(p_values: dict[tuple[str, ...], float]) -> dict[tuple[str, ...], float]:
-    """Holm-adjusted p-values of one family of comparisons."""
-    return dict(zip(p_values, holm(list(p_values.values())), strict=True))
-
-
 def calibration_error(correct: np.ndarray, confidence: np.ndarray) -> float:
-    """Expected calibration error: mean |accuracy - confidence| over equal-width bins of confidence."""
+    """Return the expected calibration error: mean |accuracy - confidence| over equal-width bins of confidence."""
     if not len(correct):
         return float("nan")
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)

@@ -19,31 +19,32 @@ from islr.data.phonology import FEATURES
 from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
 from islr.reporting import build_report
-from probe.analyses import ANALYSES, Material
+from probe.analyses import ANALYSES, AnalysisContext
+from probe.analyses.context import by_group, unit
+from probe.analyses.description_length import one_order, portions
 from probe.analyses.erasure import Eraser
 from probe.analyses.few_shot import draw_signs, nearest_class
-from probe.analyses.material import average_ranks, by_group, unit
+from probe.analyses.minimal_pairs import abx_error, auc, find_pairs
 from probe.analyses.neighbours import nearest, vote
-from probe.analyses.online_code import one_order, portions
-from probe.analyses.pairs import abx_error, auc, find_pairs
 from probe.analyses.retrieval import ranking_scores
 from probe.analyses.rsa import ceiling, correlation, hamming, mantel, ranks_of
 from probe.analyses.rsa import partial as partial_correlation
 from probe.analyses.weighted_sum import Mixer, summed_layers
-from probe.config import AnalysesConfig, AttentiveConfig, ProbeConfig
-from probe.features.tokens import Tokens, cached_tokens, keep_tokens
+from probe.config import AnalysesConfig, AttentiveConfig, FitConfig, ProbeConfig
+from probe.features.tokens import Tokens, cached_tokens, encode_tokens
 from probe.findings import Finding, differences, load, mean_over_seeds, save
-from probe.fitting import FitConfig, run_split
-from probe.protocol import run_probe
+from probe.fitting import run_split
+from probe.run import run_probe
 from probe.solver.linear import LinearProbes
 from probe.splits import unseen_sign
-from probe.statistics.draws import Board
+from probe.statistics.bootstrap import BootstrapDraws
 from probe.tables import render
 from probe.targets import Targets, make_targets
 
 SIGNS, SIGNERS, WIDTH = 48, 4, 24
 FIT = FitConfig(inverse_penalties=(1e-3, 1e-2, 1e-1), min_train_signs=2, min_test_signs=1, permutations=0)
 SETTINGS = AnalysesConfig(
+    run=tuple(ANALYSES),
     orders=1,
     few_shot_draws=2,
     attentive=AttentiveConfig(heads=2, lrs=(0.01, 0.03), weight_decays=(0.01,), epochs=12, batch_size=32),
@@ -91,19 +92,19 @@ def tokens_of(x: np.ndarray) -> Tokens:
     return Tokens(tuple(map(str, range(len(x)))), values.astype(np.float16), 1)
 
 
-def material(x: np.ndarray, targets: Targets | None = None, **changes: Any) -> Material:
+def context(x: np.ndarray, targets: Targets | None = None, **changes: Any) -> AnalysisContext:
     targets = targets or corpus()
     split = unseen_sign(targets, 3, 0.25, 0)
     present = changes.pop("present", np.ones(len(targets), dtype=bool))
     rng = np.random.default_rng(4)
     layers = changes.pop("layers", [rng.normal(size=x.shape).astype("f4"), x])
-    return Material(
+    return AnalysisContext(
         layers=layers,
         present=present,
         targets=targets,
         lexicon=changes.pop("lexicon", targets.features),
         split=split,
-        board=Board(targets, split, 100, 0),
+        bootstrap=BootstrapDraws(targets, split, 100, 0),
         linear=run_split(layers, present, targets, split, FIT),
         fit=FIT,
         config=changes.pop("config", SETTINGS),
@@ -128,7 +129,7 @@ def point(found: list[Finding], metric: str, feature: str = "Handshape", **wante
 @cache
 def result(analysis: str, features: str, seed: int = 0) -> list[Finding]:
     make = {"planted": planted, "identity": identity}[features]
-    return ANALYSES[analysis](material(make(corpus(seed), seed=seed), corpus(seed)))
+    return ANALYSES[analysis](context(make(corpus(seed), seed=seed), corpus(seed)))
 
 
 HEADLINES = {
@@ -170,7 +171,7 @@ def test_permuted_labels_find_nothing(analysis: str) -> None:
     sign = np.unique(targets.signs, return_inverse=True)[1]
     first = np.arange(SIGNS) * SIGNERS
     wrong = replace(targets, features={n: labels[first][other][sign] for n, labels in targets.features.items()})
-    found = ANALYSES[analysis](material(planted(targets), wrong))
+    found = ANALYSES[analysis](context(planted(targets), wrong))
     for wanted in HEADLINES.get(analysis, []):
         assert point(found, "balanced_accuracy", **wanted) < 0.55
     if analysis == "mdl":
@@ -213,8 +214,8 @@ def test_absent_clips_are_read_nowhere(analysis: str) -> None:
     present = np.random.default_rng(6).random(len(targets)) > 0.15
     clean = planted(targets)
     spoilt = np.where(present[:, None], clean, 1e6).astype(np.float32)
-    one = ANALYSES[analysis](replace(material(clean, present=present), tokens=lambda: tokens_of(clean)))
-    made = material(spoilt, present=present)
+    one = ANALYSES[analysis](replace(context(clean, present=present), tokens=lambda: tokens_of(clean)))
+    made = context(spoilt, present=present)
     layers = [np.where(present[:, None], made.layers[0], -1e6).astype(np.float32), spoilt]
 
     def spoilt_tokens() -> Tokens:
@@ -233,15 +234,15 @@ def test_absent_clips_are_read_nowhere(analysis: str) -> None:
 def test_choices_and_fits_never_see_the_test_clips(analysis: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other labels on the test signs of a fold leave the predictions for them as they were."""
     targets = corpus()
-    base = material(planted(targets, noise=2.0), targets)
+    base = context(planted(targets, noise=2.0), targets)
     seen: list[np.ndarray] = []
-    score = Board.series
+    score = BootstrapDraws.series
 
-    def spy(board: Board, truth: np.ndarray, predicted: np.ndarray) -> Any:
+    def spy(bootstrap: BootstrapDraws, truth: np.ndarray, predicted: np.ndarray) -> Any:
         seen.append(predicted)
-        return score(board, truth, predicted)
+        return score(bootstrap, truth, predicted)
 
-    monkeypatch.setattr(Board, "series", spy)
+    monkeypatch.setattr(BootstrapDraws, "series", spy)
     test = base.split.folds[0].test
     changed = {name: labels.copy() for name, labels in targets.features.items()}
     for name, k in CLASSES.items():
@@ -273,7 +274,7 @@ def test_the_first_block_is_paid_in_full_and_blocks_are_of_signs() -> None:
     assert portions(48) == [1, 2, 3, 6, 12, 24, 48]
     # Perfect features cannot shorten the code below what is sent before anything was learnt: one sign of 48.
     perfect = np.eye(6, dtype=np.float32)[corpus().features["Handshape"] * 2 + corpus().features["MajorLocation"]]
-    found = ANALYSES["mdl"](material(perfect))
+    found = ANALYSES["mdl"](context(perfect))
     assert point(found, "codelength", "MajorLocation") >= 1.0
     # Clips of one sign are no blocks of their own: sign identity, free by clip, costs the whole code.
     assert point(result("mdl", "identity"), "codelength") > 0.9 * SIGNS * np.log2(3)
@@ -282,7 +283,7 @@ def test_the_first_block_is_paid_in_full_and_blocks_are_of_signs() -> None:
 def test_a_sign_is_coded_before_its_label_or_any_later_one_is_seen() -> None:
     """The code of a block depends on the labels of the blocks before it, and on nothing after."""
     targets = corpus()
-    base = material(planted(targets, noise=1.0))
+    base = context(planted(targets, noise=1.0))
     order = np.random.default_rng([base.seed, 9, 0]).permutation(SIGNS)[base.groups]
     half = order >= 24  # the last block
     changed = {
@@ -314,7 +315,7 @@ def test_few_shot_draws_signs_of_each_class_and_more_of_them_help() -> None:
     assert np.bincount(labels[drawn]).tolist() == [2, 2, 1]
     assert len(set(drawn.tolist())) == 5
     assert nearest_class(np.array([[1.0, 0.1]]), np.array([[0.0, 1], [1, 0]]), np.array([4, 7])).tolist() == [7]
-    found = ANALYSES["few_shot"](material(planted(corpus(), noise=0.8)))
+    found = ANALYSES["few_shot"](context(planted(corpus(), noise=0.8)))
     scores = [point(found, "balanced_accuracy", setting=f"{s} sign{'s' * (s > 1)} per class") for s in (1, 5, 10)]
     assert scores[0] + 0.05 < scores[1] <= scores[2] + 0.03
 
@@ -331,7 +332,7 @@ def test_attention_finds_the_token_that_the_mean_dilutes() -> None:
     values[here] = 1.2 * planted(targets, noise=0.1)
     values[..., 0] = 0
     values[..., 0][here] = 8
-    made = material(values.mean(1).astype("f4"), layers=[values.mean(1).astype("f4")])
+    made = context(values.mean(1).astype("f4"), layers=[values.mean(1).astype("f4")])
     settings = AttentiveConfig(heads=2, lrs=(0.03,), weight_decays=(0.01,), epochs=25, batch_size=32)
     made = replace(
         made,
@@ -352,7 +353,7 @@ def test_the_weighted_sum_reads_the_informative_layer() -> None:
     assert not any("NOT CONVERGED" in f.method for f in found)
     assert summed_layers([48, 48, 96, 96]) == [2, 3]
     assert summed_layers([48, 96, 96, 192]) == [1, 2]
-    assert ANALYSES["weighted_sum"](material(planted(corpus()), layers=[planted(corpus())])) == []
+    assert ANALYSES["weighted_sum"](context(planted(corpus()), layers=[planted(corpus())])) == []
 
 
 def test_a_sum_of_one_layer_twice_is_the_linear_probe() -> None:
@@ -373,7 +374,7 @@ def test_only_the_bundle_that_is_encoded_is_told_apart() -> None:
     targets = corpus()
     rng = np.random.default_rng(8)
     place = rng.normal(size=(2, WIDTH))[targets.features["MajorLocation"]]
-    found = ANALYSES["minimal_pairs"](material((place + 0.3 * rng.normal(size=place.shape)).astype("f4")))
+    found = ANALYSES["minimal_pairs"](context((place + 0.3 * rng.normal(size=place.shape)).astype("f4")))
     assert point(found, "auc", "location") > 0.95
     assert point(found, "d_prime", "location") > 2
     assert point(found, "abx_error", "location") < 0.05
@@ -399,8 +400,8 @@ def test_pairs_differ_in_one_bundle_and_the_other_hand_may_follow() -> None:
         signs=[i[:2] for i in ids],
     )
     weights = type("Groups", (), {"groups": 5, "cluster": np.repeat(np.arange(5), 4)})()
-    made = replace(material(planted(corpus())), targets=targets, lexicon=repeated, present=np.ones(20, bool))
-    made = replace(made, board=weights)
+    made = replace(context(planted(corpus())), targets=targets, lexicon=repeated, present=np.ones(20, bool))
+    made = replace(made, bootstrap=weights)
     assert find_pairs(made, "handshape").tolist() == [[0, 1], [0, 3], [0, 4], [3, 4]][:3]
     assert find_pairs(made, "location").tolist() == [[0, 2]]
     assert find_pairs(made, "movement").tolist() == []
@@ -444,7 +445,7 @@ def test_sign_type_is_held_constant() -> None:
     hands = np.repeat(rng.permutation(SIGNS) % 2, SIGNERS)
     lexicon = {**targets.features, "SignType": hands, "NonDominantHandshape": np.where(hands == 0, -1, 0)}
     x = (rng.normal(size=(2, WIDTH))[hands] + 0.3 * rng.normal(size=(len(targets), WIDTH))).astype("f4")
-    found = ANALYSES["rsa"](material(x, lexicon=lexicon))
+    found = ANALYSES["rsa"](context(x, lexicon=lexicon))
     assert point(found, "rho", "all features") > 0.5
     assert abs(point(found, "rho_partial", "all features")) < 0.1
     assert point(found, "p_mantel", "all features") < 0.01 < point(found, "p_mantel_partial", "all features")
@@ -469,8 +470,6 @@ def test_correlations_are_scipys() -> None:
     cov = np.average((x - mean[0]) * (y - mean[1]), weights=w)
     spread = np.prod([np.average((v - m) ** 2, weights=w) for v, m in zip((x, y), mean, strict=True)])
     assert correlation(draw, *matrices[:2])[0] == pytest.approx(cov / np.sqrt(spread))
-    values = rng.integers(0, 5, 30)
-    np.testing.assert_allclose(average_ranks(values), rankdata(values))
 
 
 def test_hamming_and_ceiling_by_hand() -> None:
@@ -529,9 +528,9 @@ def test_clips_of_the_same_signer_and_constant_features_are_no_help() -> None:
     targets = corpus()
     rng = np.random.default_rng(0)
     signer = rng.normal(size=(SIGNERS, WIDTH))[np.unique(targets.signers, return_inverse=True)[1]]
-    found = ANALYSES["retrieval"](material((signer + 0.1 * rng.normal(size=signer.shape)).astype("f4")))
+    found = ANALYSES["retrieval"](context((signer + 0.1 * rng.normal(size=signer.shape)).astype("f4")))
     assert point(found, "recall_at_1", "sign") < 0.08
-    blank = ANALYSES["retrieval"](material(np.zeros((len(targets), WIDTH), np.float32)))
+    blank = ANALYSES["retrieval"](context(np.zeros((len(targets), WIDTH), np.float32)))
     assert point(blank, "recall_at_1", "sign") < 0.08
 
 
@@ -613,7 +612,7 @@ def test_tokens_of_one_block_are_kept_and_cached(tmp_path: Path) -> None:
         clip = torch.zeros(2, 3, 2, 4, 4, dtype=torch.uint8)
         return [{"clip": clip, "index": torch.tensor([1, 0]), "failed": [(2, "gone")]}]
 
-    make = partial(keep_tokens, Blocks(), batches(), ["a", "b", "c"], max_gigabytes=1)
+    make = partial(encode_tokens, Blocks(), batches(), ["a", "b", "c"], max_gigabytes=1)
     tokens = cached_tokens(tmp_path, {"x": 1}, partial(make, block=None))
     assert (tokens.clip_ids, tokens.block, tokens.values.shape) == (("b", "a"), 1, (2, 3, 6))
     assert tokens.values.dtype == np.float16
@@ -626,7 +625,7 @@ def test_tokens_of_one_block_are_kept_and_cached(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"blocks are 0\.\.1"):
         make(block=2)
     with pytest.raises(UserError, match=r"more than analyses\.attentive\.max_gigabytes"):
-        keep_tokens(Blocks(), batches(), ["a", "b", "c"], block=0, max_gigabytes=1e-9)
+        encode_tokens(Blocks(), batches(), ["a", "b", "c"], block=0, max_gigabytes=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -700,7 +699,12 @@ def test_a_run_records_prints_and_reports_its_analyses(study: dict[str, Any], tm
     # The pairs are those of the whole lexicon, also of features that are not probed: the movement is shared by two.
     assert {r.group["setting"] for r in found if r.group["analysis"] == "minimal_pairs"} == pairs_of(study)
     printed = render(results)
-    for title in ("Code length of labels", "Nearest neighbours", "Similarity to phonology", "Change after erasing"):
+    for title in (
+        "Description length of labels",
+        "Nearest neighbours",
+        "Similarity to phonology",
+        "Change after erasing",
+    ):
         assert title in printed
     # The probe's own numbers are what they are without analyses.
     plain = run_probe(validate(ProbeConfig, study | {"analyses": [], "run": {"out": str(tmp_path / "b")}}, "s"), quiet)

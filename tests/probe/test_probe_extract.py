@@ -19,9 +19,11 @@ from islr.evaluation.results import Result
 from islr.models import create_model, to_input
 from islr.models.weights import export_encoder
 from probe import controls
-from probe.config import Source, check_forms, check_labels
-from probe.features.features import Features, cache_key, cached, encode, is_features_file, read_features
-from probe.protocol import ProbeConfig, run_probe
+from probe.config import ProbeConfig
+from probe.encoders import EncoderSource, refuse_label_trained, refuse_mixed_arguments
+from probe.features.features import Features, encode
+from probe.features.files import cache_key, cached, is_features_file, read_features
+from probe.run import run_probe
 
 SMALL = {"frames": 4, "size": 32}
 
@@ -260,23 +262,23 @@ def test_the_number_of_workers_changes_nothing(mini_corpus: Path, tmp_path: Path
 
 
 def test_encoders_that_saw_sign_labels_are_refused_when_asked() -> None:
-    def source(name: str, **facts: str) -> Source:
-        return Source(name, Path(name), "", {"architecture": "mvit_tiny", "arguments": "{}", **facts})
+    def source(name: str, **facts: str) -> EncoderSource:
+        return EncoderSource(name, Path(name), "", {"architecture": "mvit_tiny", "arguments": "{}", **facts})
 
     free = source("free", pretraining=json.dumps([{"recipe": "maskfeat"}]))
     tuned = source("tuned", classes='["a", "b"]')
     taught = source("taught", pretraining=json.dumps([{"recipe": "maskfeat"}, {"recipe": "supervised"}]))
-    check_labels([free, Source("external", Path("x.npz"), "", {})])
+    refuse_label_trained([free, EncoderSource("external", Path("x.npz"), "", {})])
     with pytest.raises(UserError, match=r"^tuned, taught: trained with sign labels"):
-        check_labels([free, tuned, taught])
+        refuse_label_trained([free, tuned, taught])
     assert [stage["recipe"] for stage in tuned.stages] == ["fine-tuning"]
 
 
 def test_one_random_start_must_fit_every_encoder_of_an_architecture() -> None:
-    def source(name: str, stride: int, drop_path: float = 0.0) -> Source:
+    def source(name: str, stride: int, drop_path: float = 0.0) -> EncoderSource:
         arguments = {"frames": 8, "last_stride": stride, "drop_path": drop_path}
-        return Source(name, Path(name), "", {"architecture": "mvit_tiny", "arguments": json.dumps(arguments)})
+        return EncoderSource(name, Path(name), "", {"architecture": "mvit_tiny", "arguments": json.dumps(arguments)})
 
-    check_forms([source("a", 1), source("b", 1, drop_path=0.1)])
+    refuse_mixed_arguments([source("a", 1), source("b", 1, drop_path=0.1)])
     with pytest.raises(UserError, match="a and b are both mvit_tiny built with different arguments"):
-        check_forms([source("a", 1), source("b", 2)])
+        refuse_mixed_arguments([source("a", 1), source("b", 2)])

@@ -15,8 +15,9 @@ from islr.data.manifest import Clip, Manifest
 from islr.errors import Interrupted, UserError
 from islr.evaluation.results import Result
 from probe import controls
-from probe.fitting import FitConfig, Outcome, permuted_labels, run_split, scored_labels, standardise
-from probe.protocol import ProbeConfig, run_probe
+from probe.config import FitConfig, ProbeConfig
+from probe.fitting import ProbePredictions, permuted_labels, run_split, scored_labels, standardise
+from probe.run import run_probe
 from probe.solver.linear import LinearProbes
 from probe.splits import SPLITS, seen_sign, unseen_sign
 from probe.statistics.scores import METRICS, Counts, Estimate, calibration_error, draw_weights
@@ -62,7 +63,7 @@ def identity_features(targets: Targets, seed: int = 0) -> np.ndarray:
     return (vectors + 0.3 * rng.normal(size=vectors.shape)).astype(np.float32)
 
 
-def probe_one(features: np.ndarray, targets: Targets, split: str, **options: Any) -> Outcome:
+def probe_one(features: np.ndarray, targets: Targets, split: str, **options: Any) -> ProbePredictions:
     folds = SPLITS[split](targets, 5, 0.2, 0)
     return run_split([features], np.ones(len(targets), bool), targets, folds, FIT, **options)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from probe.solver.benchmark import compare
+from probe.evidence.solver_benchmark import compare
 from probe.solver.blocks import row_counts
 from probe.solver.linear import LinearProbes
 

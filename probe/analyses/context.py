@@ -1,5 +1,4 @@
-"""What every analysis works on: one feature set, its clips, the unseen-sign folds, and the linear probe's
-choices inside them.
+"""The input of every analysis: one feature set, its clips, the unseen-sign folds, and the linear probe's choices there.
 
 Shapes: N clips, F probed features, A features of the whole lexicon, G sign groups, B bootstrap draws.
 """
@@ -9,32 +8,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from probe.config import AnalysesConfig
+from probe.config import AnalysesConfig, FitConfig
 from probe.features.tokens import Tokens
 from probe.findings import Finding
-from probe.fitting import UNSCORED, FitConfig, Outcome, scored_labels, standardise
-from probe.splits import Split
-from probe.statistics.draws import HEADLINE, Board, over_seeds
+from probe.fitting import UNSCORED, ProbePredictions, scored_labels, standardise
+from probe.splits import Fold, Split
+from probe.statistics.bootstrap import BUNDLES_MEAN, FEATURES_MEAN, HEADLINE, BootstrapDraws, over_seeds
 from probe.statistics.scores import CI_METHOD
 from probe.targets import Targets
 
 
 @dataclass(frozen=True)
-class Part:
-    """One fold: rows that have features, and the layer the linear probe chose for each feature inside its
-    training signs.
+class AnalysisFold(Fold):
+    """One fold without the clips that have no features.
 
     Attributes:
+        number: Its number.
         labels: Scored labels `[F, N]`, -1 = missing or dropped in this fold.
-        layers: Chosen layer of each feature `[F]`.
+        layers: Layer that the linear probe chose for each feature inside its training signs `[F]`.
     """
 
     number: int
     labels: np.ndarray
-    fit: np.ndarray
-    select: np.ndarray
-    train: np.ndarray
-    test: np.ndarray
     layers: np.ndarray
 
     @property
@@ -43,27 +38,32 @@ class Part:
         count = np.bincount(self.layers)
         return int(np.flatnonzero(count == count.max())[-1])
 
+    def by_layer(self) -> Iterator[tuple[int, list[int]]]:
+        """Yield every chosen layer with the features it was chosen for."""
+        for layer in np.unique(self.layers).tolist():
+            yield layer, np.flatnonzero(self.layers == layer).tolist()
+
 
 @dataclass(frozen=True)
-class Material:
+class AnalysisContext:
     """One feature set and everything an analysis may use.
 
     Attributes:
         layers: `[N, D_l]` of each layer, in the order of `targets`; rows that are not `present` are never read.
         present: Which clips have features, `[N]`.
         targets: The probed features.
-        lexicon: All features of the lexicon for the same clips, int64 `[A, N]` each row under its name.
+        lexicon: Labels of all features of the lexicon for the same clips, `[N]` for each of A features.
         split: The unseen-sign split.
-        board: Groups and bootstrap weights of that split.
-        linear: What the linear probe chose and predicted on it.
+        bootstrap: Sign groups and bootstrap weights of that split.
+        linear: Choices and predictions of the linear probe on it.
         fit: Grid and thresholds of the linear probe.
         config: Settings of the analyses.
-        seed: Of everything random.
+        seed: Of every random number.
         max_rank: Principal directions used at most, as by the linear probe.
         device: Where probes are fitted.
-        blocks: Block behind each layer; None = all of them, in order.
-        tokens: Gives the token features of one block, aligned with `targets`; None where there are none.
-        alive: Called between pieces of work.
+        blocks: Block behind each layer; None = all blocks, in order.
+        tokens: Computes the token features of one block, aligned with `targets`; None where there are none.
+        check_stop: Called between pieces of work; raises to stop.
     """
 
     layers: Sequence[np.ndarray]
@@ -71,8 +71,8 @@ class Material:
     targets: Targets
     lexicon: Mapping[str, np.ndarray]
     split: Split
-    board: Board
-    linear: Outcome
+    bootstrap: BootstrapDraws
+    linear: ProbePredictions
     fit: FitConfig
     config: AnalysesConfig
     seed: int = 0
@@ -80,44 +80,47 @@ class Material:
     device: str = "cpu"
     blocks: tuple[int, ...] | None = None
     tokens: Callable[[], Tokens] | None = None
-    alive: Callable[[], None] = lambda: None
+    check_stop: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         assert len(self.present) == len(self.targets), "one mark per clip"
 
     @property
     def groups(self) -> np.ndarray:
-        """Number of the sign group of each clip `[N]`, the column of `board.weights`."""
-        return self.board.cluster
+        """Number of the sign group of each clip `[N]`, the column of `bootstrap.weights`."""
+        return self.bootstrap.cluster
 
-    def parts(self) -> Iterator[Part]:
-        """The folds."""
-        count = len(self.targets.features)
+    def folds(self) -> Iterator[AnalysisFold]:
+        """Yield the folds of the split."""
         place = {feature: f for f, feature in enumerate(self.targets.features)}
         for number, fold in enumerate(self.split.folds):
-            self.alive()
-            layers = np.zeros(count, dtype=np.int64)
+            self.check_stop()
+            layers = np.zeros(len(place), dtype=np.int64)
             for record in self.linear.details:
                 if record["fold"] == number:
                     layers[place[record["feature"]]] = record["layer"]
             labels, _ = scored_labels(self.targets, fold, self.fit)
-            fit, select, train, test = (
-                rows[self.present[rows]] for rows in (fold.fit, fold.select, fold.train, fold.test)
-            )
-            yield Part(number, labels, fit, select, train, test, layers)
+            here = fold.at(self.present)
+            yield AnalysisFold(here.fit, here.select, here.test, number, labels, layers)
+
+    def unscored(self) -> np.ndarray:
+        """Return an array for predicted labels `[F, N]` in which nothing is scored yet."""
+        return np.full(self.linear.truth.shape, UNSCORED)
 
     def block(self, layer: int) -> str:
-        """Number of the block behind a layer."""
+        """Return the number of the block behind a layer."""
         return str(layer if self.blocks is None else self.blocks[layer])
 
     def fixed_layers(self) -> list[int]:
-        """The layers that analyses without any learning read."""
+        """Return the layers that analyses without training use."""
         last = len(self.layers) - 1
         return [last] if self.config.layers == "last" else list(range(last + 1))
 
     def directions(self, layer: int) -> np.ndarray:
-        """Features of the clips present, standardised over all of them without labels, of length one; zeros
-        elsewhere. `[N, D]`"""
+        """Return features standardised over all present clips, without labels, and scaled to unit length, `[N, D]`.
+
+        Absent clips are zero.
+        """
         return unit(np.where(self.present[:, None], standardise(self.layers[layer], self.present.nonzero()[0]), 0))
 
     # ---- findings
@@ -135,66 +138,58 @@ class Material:
         higher_is_better: bool = True,
         method: str = CI_METHOD,
     ) -> Finding:
-        """A finding about the clips marked in `rows` (`[N]` bool)."""
+        """Make a finding about the clips marked in `rows` (`[N]` bool)."""
         signs = len(np.unique(self.groups[rows]))
         return Finding(
             analysis, metric, feature, values, int(rows.sum()), signs, setting, layer, higher_is_better, method
         )
 
     def with_averages(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Features and the averages over bundles."""
-        return dict(values) | self.board.averages(values)
+        """Add the averages over features and bundles to the values of features."""
+        return dict(values) | self.bootstrap.averages(values)
 
     def rows_of(self, truth: np.ndarray) -> dict[str, np.ndarray]:
-        """For each feature and average which clips are scored, `[N]`, from labels `[F, N]`."""
+        """Return for each feature and average which clips `[N]` are scored, from labels `[F, N]`."""
         known = dict(zip(self.targets.features, truth >= 0, strict=True))
-        anyone = (truth >= 0).any(0)
-        names = ("mean:bundles", "mean:features", *(f"mean:{bundle}" for bundle in self.targets.bundles))
-        return known | dict.fromkeys(names, anyone)
+        names = (BUNDLES_MEAN, FEATURES_MEAN, *(f"mean:{bundle}" for bundle in self.targets.bundles))
+        return known | dict.fromkeys(names, (truth >= 0).any(0))
 
     def classified(
         self, analysis: str, predictions: Sequence[np.ndarray], setting: str = "", layer: str = "chosen"
     ) -> list[Finding]:
-        """Balanced accuracy of predicted labels, and the paired difference to the linear probe's.
+        """Score predicted labels: balanced accuracy, and its paired difference to the linear probe's.
 
         Args:
             analysis: Its name.
-            predictions: Predicted labels `[F, N]` on the linear probe's test clips, -1 = none; several are
-                averaged, value by value.
+            predictions: Predicted labels `[F, N]` of the linear probe's test clips, -1 = none; several are averaged,
+                draw by draw.
             setting: The condition.
-            layer: What was read.
+            layer: The layer used.
         """
         truth = self.linear.truth
-        rows = self.rows_of(np.where(predictions[0] >= 0, truth, UNSCORED))
-        found = []
-        series = [self.board.series(truth, predicted) for predicted in predictions]
+        scored = np.where(predictions[0] >= 0, truth, UNSCORED)
+        rows = self.rows_of(scored)
+        series = [self.bootstrap.series(truth, predicted) for predicted in predictions]
         scores = {feature: metrics[HEADLINE] for feature, metrics in over_seeds(series).items()}
-        base = self.board.series(np.where(predictions[0] >= 0, truth, UNSCORED), self.linear.predicted)
-        gains = {f: values - base[f][HEADLINE] for f, values in scores.items() if f in base}
-        for metric, table in ((HEADLINE, scores), ("over_linear", gains)):
-            for feature, values in self.with_averages(table).items():
-                found.append(
-                    self.finding(analysis, metric, feature, values, rows[feature], setting=setting, layer=layer)
-                )
-        return found
+        linear = self.bootstrap.series(scored, self.linear.predicted)
+        gains = {feature: values - linear[feature][HEADLINE] for feature, values in scores.items() if feature in linear}
+        return [
+            self.finding(analysis, metric, feature, values, rows[feature], setting=setting, layer=layer)
+            for metric, table in ((HEADLINE, scores), ("over_linear", gains))
+            for feature, values in self.with_averages(table).items()
+        ]
 
 
 def unit(x: np.ndarray) -> np.ndarray:
-    """Rows of length one; zero rows stay."""
+    """Scale rows to length one; zero rows stay zero."""
     length = np.linalg.norm(x, axis=1, keepdims=True)
     return (x / np.where(length > 0, length, 1)).astype(np.float32)
 
 
 def by_group(values: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
-    """Mean of rows `[n, ...]` by group, `[count, ...]`; nan for a group without rows."""
+    """Average rows `[n, ...]` by group, `[count, ...]`; nan for a group without rows."""
     total = np.zeros((count, *values.shape[1:]))
     np.add.at(total, groups, values)
     size = np.bincount(groups, minlength=count).astype(float)
     size[size == 0] = np.nan
     return total / size.reshape(-1, *[1] * (values.ndim - 1))
-
-
-def average_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1, equal values share the mean of theirs."""
-    _, inverse, count = np.unique(values, return_inverse=True, return_counts=True)
-    return (count.cumsum() - (count - 1) / 2)[inverse.reshape(values.shape)]

@@ -1,13 +1,13 @@
-"""Evidence for the intervals and tests of the protocol: the whole procedure on simulated corpora of known truth.
+"""Coverage simulation: the intervals and tests of the protocol on simulated corpora whose true scores are known.
 
-    python -m probe.statistics.coverage [--datasets 500] [--seed 0] [--settings few-null,...]
+    python -m probe.evidence.coverage [--datasets 500] [--seed 0] [--settings few-null,...]
 
 Each data set has signs, some of which share a group, with unequal numbers of clips; two features of two and five
 classes of unequal size; and two sets of features, made alike but independently, so that their difference is zero in
 truth. Features are noise of the sign plus noise of the clip; in a planted setting every class also has a direction of
 its own, the same in every data set. Everything after that is the protocol's own code: five folds by sign group,
-penalty chosen inside them, scores, intervals and paired tests. An interval that keeps its word covers the truth in
-95 % of the data sets, a test that keeps its word rejects in 5 %; with 500 data sets either is known to about 2 points.
+penalty chosen inside them, scores, intervals and paired tests. A calibrated interval covers the truth in 95 % of the
+data sets, a calibrated test rejects in 5 %; 500 data sets measure either to about 2 points.
 
 Truth is chance (1 / classes) without a planted signal, else the mean score over all data sets.
 """
@@ -21,10 +21,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from islr.errors import UserError
-from probe.fitting import FitConfig, run_split
-from probe.records import Recorder
+from probe.config import FitConfig
+from probe.fitting import run_split
 from probe.splits import unseen_sign
-from probe.statistics.draws import HEADLINE, Board
+from probe.statistics.bootstrap import HEADLINE, BootstrapDraws
+from probe.statistics.paired import paired_differences
 from probe.statistics.scores import Estimate
 from probe.targets import Targets, make_targets
 
@@ -89,7 +90,7 @@ def simulate(setting: Setting, seed: int) -> tuple[Targets, list[np.ndarray]]:
 
 @dataclass
 class Tally:
-    """What all data sets of a setting gave for one feature.
+    """Scores, intervals and p-values of one feature over all data sets of a setting.
 
     Attributes:
         scores: Balanced accuracies, two for each data set.
@@ -104,85 +105,86 @@ class Tally:
     p_values: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, kind: str, low: float, high: float, deviation: float) -> None:
-        """One interval of one kind."""
+        """Add one interval of one kind."""
         self.intervals.setdefault(kind, []).append((low, high))
         self.deviations.setdefault(kind, []).append(deviation)
 
     def coverage(self, kind: str, truth: float) -> float:
-        """Share of the intervals that hold the truth."""
+        """Return the share of the intervals that hold the truth."""
         low, high = np.array(self.intervals[kind]).T
         return float(((low <= truth) & (truth <= high)).mean())
 
     def rejected(self, kind: str) -> float:
-        """Share of the tests that reject."""
+        """Return the share of the tests that reject."""
         return float((np.array(self.p_values[kind]) < LEVEL).mean())
 
     def variance_ratio(self, kind: str) -> float:
-        """Variance of the scores over the mean squared deviation: 1 for honest deviations."""
+        """Return the variance of the scores over the mean squared deviation: 1 for calibrated deviations."""
         return float(np.var(self.scores, ddof=1) / np.mean(np.square(self.deviations[kind])))
 
 
-NAIVE, PLAIN, OURS, SWAPPED = "clips", "signs", "protocol", "permutation"
+CLIPS, SIGNS, PROTOCOL, PERMUTATION = "clips", "signs", "protocol", "permutation"
 
 
 def measure(
     setting: Setting, datasets: int, seed: int = 0, progress: Callable[[int], None] = lambda done: None
 ) -> dict[str, Tally]:
-    """Run the procedure on simulated data sets; feature -> what came out.
+    """Run the procedure on simulated data sets and tally the results of each feature.
 
-    The kinds compared: `clips` takes clips for independent (normal approximation), `signs` is the bootstrap over
-    sign groups as it is, `protocol` what the records carry.
+    The kinds compared: `clips` treats clips as independent (normal approximation), `signs` is the unwidened bootstrap
+    over sign groups, `protocol` is what the records carry.
     """
     tallies: dict[str, Tally] = {}
     for number in range(datasets):
         targets, sides = simulate(setting, seed + number)
         split = unseen_sign(targets, FOLDS, HELD_OUT, seed + number)
         everyone = np.ones(len(targets), dtype=bool)
-        outcomes = [run_split([side], everyone, targets, split, FIT, seed=number) for side in sides]
-        recorder = Recorder(targets, {split.name: split}, DRAWS, seed + number)
-        board = recorder.boards[split.name]
-        for outcome in outcomes:
-            wide = board.series(outcome.truth, outcome.predicted)
+        rows = [run_split([side], everyone, targets, split, FIT, seed=number) for side in sides]
+        bootstrap = BootstrapDraws(targets, split, DRAWS, seed + number)
+        for row in rows:
+            wide = bootstrap.series(row.truth, row.predicted)
             for f, feature in enumerate(targets.features):
                 tally = tallies.setdefault(feature, Tally())
-                _add_intervals(tally, board, f, outcome.truth[f], outcome.predicted[f], wide[feature][HEADLINE])
-        for feature, draws, permuted, _ in recorder.paired(board, [outcomes[0]], [outcomes[1]]):
-            if feature in tallies:
-                kinds = tallies[feature].p_values
-                kinds.setdefault(OURS, []).append(Estimate.of(draws).p_value)
-                kinds.setdefault(SWAPPED, []).append(permuted)
+                _add_intervals(tally, bootstrap, f, row.truth[f], row.predicted[f], wide[feature][HEADLINE])
+        for difference in paired_differences(bootstrap, [rows[0]], [rows[1]]):
+            if difference.feature in tallies:
+                kinds = tallies[difference.feature].p_values
+                kinds.setdefault(PROTOCOL, []).append(Estimate.of(difference.values).p_value)
+                kinds.setdefault(PERMUTATION, []).append(difference.p_permutation)
         for f, feature in enumerate(targets.features):
-            raw = [board.counts(f, o.truth[f], o.predicted[f]).scores(board.weights)[HEADLINE] for o in outcomes]
-            tallies[feature].p_values.setdefault(PLAIN, []).append(Estimate.of(raw[0] - raw[1]).p_value)
+            raw = [
+                bootstrap.counts(f, row.truth[f], row.predicted[f]).scores(bootstrap.weights)[HEADLINE] for row in rows
+            ]
+            tallies[feature].p_values.setdefault(SIGNS, []).append(Estimate.of(raw[0] - raw[1]).p_value)
         progress(number + 1)
     return tallies
 
 
 def _add_intervals(
-    tally: Tally, board: Board, f: int, truth: np.ndarray, predicted: np.ndarray, wide: np.ndarray
+    tally: Tally, bootstrap: BootstrapDraws, f: int, truth: np.ndarray, predicted: np.ndarray, wide: np.ndarray
 ) -> None:
-    raw = board.counts(f, truth, predicted).scores(board.weights)[HEADLINE]
+    raw = bootstrap.counts(f, truth, predicted).scores(bootstrap.weights)[HEADLINE]
     value = float(raw[0])
     tally.scores.append(value)
     deviation = float(np.sqrt(value * (1 - value) / (truth >= 0).sum()))
-    tally.add(NAIVE, value - 1.96 * deviation, value + 1.96 * deviation, deviation)
-    for kind, draws in ((PLAIN, raw), (OURS, wide)):
+    tally.add(CLIPS, value - 1.96 * deviation, value + 1.96 * deviation, deviation)
+    for kind, draws in ((SIGNS, raw), (PROTOCOL, wide)):
         estimate = Estimate.of(draws, (0.0, 1.0))
         tally.add(kind, estimate.low, estimate.high, float(np.std(draws[1:])))
 
 
 def truth_of(setting: Setting, feature: str, tally: Tally) -> float:
-    """Chance without a signal, else the mean score."""
+    """Return chance without a signal, else the mean score."""
     return float(np.mean(tally.scores)) if setting.signal else 1 / int(feature.split()[0])
 
 
-def row(name: str, setting: Setting, feature: str, tally: Tally) -> str:
-    """One line of the table, percent."""
+def table_line(name: str, setting: Setting, feature: str, tally: Tally) -> str:
+    """Format one line of the table, in percent."""
     truth = truth_of(setting, feature, tally)
-    cells = [f"{100 * tally.coverage(kind, truth):5.1f}" for kind in (NAIVE, PLAIN, OURS)]
-    cells += [f"{100 * tally.rejected(kind):5.1f}" for kind in (PLAIN, OURS, SWAPPED)]
+    cells = [f"{100 * tally.coverage(kind, truth):5.1f}" for kind in (CLIPS, SIGNS, PROTOCOL)]
+    cells += [f"{100 * tally.rejected(kind):5.1f}" for kind in (SIGNS, PROTOCOL, PERMUTATION)]
     scores = f"{100 * np.mean(tally.scores):5.1f} +- {100 * np.std(tally.scores):4.1f}"
-    return f"{name:13} {setting.signs:5} {feature:10} {scores}   {'  '.join(cells)}   {tally.variance_ratio(PLAIN):.2f}"
+    return f"{name:13} {setting.signs:5} {feature:10} {scores}   {'  '.join(cells)}   {tally.variance_ratio(SIGNS):.2f}"
 
 
 HEADER = (
@@ -195,10 +197,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table.
 
     Raises:
-        UserError: An unknown setting is asked for.
+        UserError: A setting is unknown.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m probe.statistics.coverage", description="coverage of the probe intervals"
+        prog="python -m probe.evidence.coverage", description="coverage of the probe intervals"
     )
     parser.add_argument("--datasets", type=int, default=500, help="data sets for each setting")
     parser.add_argument("--seed", type=int, default=0, help="of the first data set")
@@ -212,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in names:
         start = time.process_time()
         for feature, tally in measure(SETTINGS[name], options.datasets, options.seed).items():
-            print(row(name, SETTINGS[name], feature, tally), flush=True)
+            print(table_line(name, SETTINGS[name], feature, tally), flush=True)
         print(f"  ({options.datasets} data sets, {time.process_time() - start:.0f} s CPU)", flush=True)
 
 

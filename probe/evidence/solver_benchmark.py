@@ -1,6 +1,4 @@
-"""The probe solver beside scikit-learn's LogisticRegression: same objective, same tolerance, one thread,
-one run.
-"""
+"""Benchmark of the probe solver against scikit-learn's LogisticRegression: same objective and tolerance, one thread."""
 
 import time
 from dataclasses import dataclass
@@ -25,11 +23,12 @@ EXACT_GRADIENT, EXACT_DECREMENT = 1e-7, 1e-10
 
 @dataclass(frozen=True)
 class TargetComparison:
-    """One target's fits: classes, scikit-learn's CPU seconds, and as in `Comparison` over its penalties."""
+    """One target's fits: number of classes, and over its penalties the fields of `Comparison`."""
 
     classes: int
     theirs: float
     objective_gap: float
+    objective_excess: float
     accuracy_gap: float
     ours_to_optimum: float
     theirs_to_optimum: float
@@ -37,17 +36,17 @@ class TargetComparison:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What one run measured.
+    """CPU time and numerical differences of the two solvers.
 
     Attributes:
         samples, width, fits: Size of the problem; fits = targets x penalties.
         ours, theirs: CPU seconds for all fits.
         ratio: theirs / ours.
         objective_gap: Largest |relative difference| of the final objectives.
-        objective_excess: Largest relative amount by which ours is above theirs (negative: always below).
+        objective_excess: Largest relative excess of our objective over theirs (negative: always below).
         accuracy_gap: Largest |difference| of the accuracies on fresh signs.
-        ours_to_optimum, theirs_to_optimum: The same of each solver to a float64 fit far below the tolerance: the
-            part of the gap that each of the two is to blame for.
+        ours_to_optimum, theirs_to_optimum: Largest difference of each solver's accuracy to that of a float64 fit far
+            below the tolerance.
         converged: Whether all our fits met the stop rule.
     """
 
@@ -66,7 +65,7 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """How many times less CPU time ours took."""
+        """Speed-up over scikit-learn, in CPU time."""
         return self.theirs / self.ours
 
     def __str__(self) -> str:
@@ -79,7 +78,7 @@ class Comparison:
         )
 
     def table(self) -> str:
-        """A line for each target: classes, scikit-learn's time, and the gaps."""
+        """Format a line for each target: classes, scikit-learn's time, and the differences."""
         lines = ["classes  scikit-learn CPU s  objective gap  accuracy gap  ours-optimum  theirs-optimum (points)"]
         lines += [
             f"{t.classes:7} {t.theirs:19.1f} {t.objective_gap:14.1e} {100 * t.accuracy_gap:13.2f}"
@@ -90,7 +89,7 @@ class Comparison:
 
 
 def sample(samples: int, width: int, targets: int, seed: int = 0) -> tuple[np.ndarray, ...]:
-    """Standardised features with a power-law spectrum, and labels of training and fresh signs.
+    """Generate standardised features with a power-law spectrum, and labels, of training and fresh signs.
 
     Returns:
         Features and labels `[T, N]` of the training signs, then of the fresh ones (a quarter as many).
@@ -123,61 +122,87 @@ def compare(
     penalties: tuple[float, ...] = PENALTIES,
     seed: int = 0,
 ) -> Comparison:
-    """Fit everything with both solvers on one thread; scikit-learn in its default float64, cold start for
-    each fit.
+    """Fit every target at every penalty with both solvers, on one thread.
 
-    The published probing setup is `compare(*PUBLISHED)`.
+    scikit-learn runs with its default float64 and a cold start for each fit. The published probing setup is
+    `compare(*PUBLISHED)`.
     """
-    x, labels, fresh, fresh_labels = sample(samples, width, targets, seed)
+    data = sample(samples, width, targets, seed)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with threadpool_limits(1):
-            start = time.process_time()
-            probes = LinearProbes(x, labels)
-            fits = probes.path(penalties)
-            ours = time.process_time() - start
-            rotated = probes.project(fresh)
-            predicted = [probes.predict(fit, rotated) for fit in fits]
-            wide, wide_fresh = x.astype(np.float64), fresh.astype(np.float64)
-            exact = LinearProbes(wide, labels, gradient_tolerance=EXACT_GRADIENT, decrement_tolerance=EXACT_DECREMENT)
-            best = [exact.predict(fit, exact.project(wide_fresh)) for fit in exact.path(penalties)]
-            rows, excesses = [], []
-            for target, y in enumerate(labels):
-                known, scored = y >= 0, fresh_labels[target] >= 0
-                inputs, truth = wide[known], y[known]
-                right = fresh_labels[target, scored]
-                seconds, excess = 0.0, []
-                accuracies = []  # of ours, theirs and the optimum, at each penalty
-                for number, c in enumerate(penalties):
-                    start = time.process_time()
-                    model = LogisticRegression(C=c, tol=GRADIENT_TOLERANCE, max_iter=SKLEARN_ITERATIONS)
-                    model.fit(inputs, truth)
-                    seconds += time.process_time() - start
-                    log = model.predict_log_proba(inputs)
-                    loss = -log[np.arange(len(truth)), np.searchsorted(model.classes_, truth)].mean()
-                    objective = loss + (model.coef_**2).sum() / (2 * c * len(truth))
-                    excess.append(float(fits[number].objective[target]) / objective - 1)
-                    own, reference = (table[number][target, scored] for table in (predicted, best))
-                    guesses = (own, model.predict(wide_fresh[scored]), reference)
-                    accuracies.append([float((guess == right).mean()) for guess in guesses])
-                mine, theirs, optimum = np.array(accuracies).T
-                gaps = [float(np.abs(a - b).max()) for a, b in ((mine, theirs), (mine, optimum), (theirs, optimum))]
-                rows.append(TargetComparison(len(model.classes_), seconds, max(map(abs, excess)), *gaps))
-                excesses += excess
+            return _compare(data, penalties)
     finally:
         torch.set_num_threads(threads)
+
+
+def _compare(data: tuple[np.ndarray, ...], penalties: tuple[float, ...]) -> Comparison:
+    x, labels, fresh, fresh_labels = data
+    start = time.process_time()
+    probes = LinearProbes(x, labels)
+    fits = probes.path(penalties)
+    ours = time.process_time() - start
+    rotated = probes.project(fresh)
+    predicted = [probes.predict(fit, rotated) for fit in fits]
+    wide, wide_fresh = x.astype(np.float64), fresh.astype(np.float64)
+    exact = LinearProbes(wide, labels, gradient_tolerance=EXACT_GRADIENT, decrement_tolerance=EXACT_DECREMENT)
+    best = [exact.predict(fit, exact.project(wide_fresh)) for fit in exact.path(penalties)]
+    rows = []
+    for target, y in enumerate(labels):
+        known, scored = y >= 0, fresh_labels[target] >= 0
+        rows.append(
+            _compare_target(
+                (wide[known], y[known]),
+                (wide_fresh[scored], fresh_labels[target, scored]),
+                penalties,
+                [float(fit.objective[target]) for fit in fits],
+                [(ours[target, scored], exact[target, scored]) for ours, exact in zip(predicted, best, strict=True)],
+            )
+        )
     return Comparison(
         samples=len(x),
-        width=width,
-        fits=len(excesses),
+        width=x.shape[1],
+        fits=len(rows) * len(penalties),
         ours=ours,
         theirs=sum(row.theirs for row in rows),
         objective_gap=max(row.objective_gap for row in rows),
-        objective_excess=max(excesses),
+        objective_excess=max(row.objective_excess for row in rows),
         accuracy_gap=max(row.accuracy_gap for row in rows),
         ours_to_optimum=max(row.ours_to_optimum for row in rows),
         theirs_to_optimum=max(row.theirs_to_optimum for row in rows),
         converged=all(bool(fit.converged.all()) for fit in fits),
         targets=tuple(rows),
     )
+
+
+def _compare_target(
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    penalties: tuple[float, ...],
+    objectives: list[float],
+    predictions: list[tuple[np.ndarray, np.ndarray]],
+) -> TargetComparison:
+    """Fit one target with scikit-learn at each penalty.
+
+    Args:
+        train: Features and labels of the labelled training clips.
+        test: Features and labels of the labelled fresh clips.
+        penalties: Values of C.
+        objectives: Our final objective at each.
+        predictions: Our predictions for the fresh clips at each, and those of the float64 optimum.
+    """
+    (inputs, truth), (fresh, fresh_truth) = train, test
+    seconds, excess, accuracies = 0.0, [], []
+    for c, objective, (own, exact) in zip(penalties, objectives, predictions, strict=True):
+        start = time.process_time()
+        model = LogisticRegression(C=c, tol=GRADIENT_TOLERANCE, max_iter=SKLEARN_ITERATIONS)
+        model.fit(inputs, truth)
+        seconds += time.process_time() - start
+        log = model.predict_log_proba(inputs)
+        loss = -log[np.arange(len(truth)), np.searchsorted(model.classes_, truth)].mean()
+        excess.append(objective / (loss + (model.coef_**2).sum() / (2 * c * len(truth))) - 1)
+        accuracies.append([float((guess == fresh_truth).mean()) for guess in (own, model.predict(fresh), exact)])
+    mine, theirs, optimum = np.array(accuracies).T
+    gaps = [float(np.abs(a - b).max()) for a, b in ((mine, theirs), (mine, optimum), (theirs, optimum))]
+    return TargetComparison(len(model.classes_), seconds, max(map(abs, excess)), max(excess), *gaps)

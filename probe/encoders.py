@@ -1,0 +1,137 @@
+"""The encoders and feature files that a probing run names, before any of them is loaded."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from islr.errors import UserError
+from islr.files import file_sha256
+from islr.models import Encoder
+from islr.models.weights import load_encoder, read_metadata
+from probe.features.files import is_features_file
+
+ENCODER_FILE, CLASSIFIER_FILE = "encoder.safetensors", "classifier.safetensors"
+FINE_TUNING = "fine-tuning"  # the last training stage of an encoder taken out of a classifier
+LABELLED_STAGES = ("supervised", FINE_TUNING)  # training stages whose targets are sign labels
+
+
+def trained_with_labels(stages: Iterable[Mapping[str, Any]]) -> bool:
+    """Return whether the targets of any training stage were sign labels."""
+    return any(stage.get("recipe") in LABELLED_STAGES for stage in stages)
+
+
+@dataclass(frozen=True)
+class EncoderSource:
+    """One encoder or feature file to probe, not yet loaded.
+
+    Attributes:
+        name: Row of the tables.
+        path: Its file.
+        sha256: Hash of that file.
+        facts: Metadata beside the weights; empty for a feature file.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+    facts: dict[str, str]
+
+    @property
+    def external(self) -> bool:
+        """Whether this is a feature file, made elsewhere."""
+        return not self.facts
+
+    @property
+    def architecture(self) -> str:
+        """Registered name, or "features" for a feature file."""
+        return self.facts.get("architecture", "features")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments that build the architecture."""
+        return dict(json.loads(self.facts["arguments"]))
+
+    @property
+    def stages(self) -> list[dict[str, str]]:
+        """Stages of its training, fine-tuning included."""
+        stages = list(json.loads(self.facts.get("pretraining", "[]")))
+        if "classes" in self.facts:
+            stages.append({"recipe": FINE_TUNING, "manifest": "", "fingerprint": "", "clips": ""})
+        return stages
+
+    def load(self) -> Encoder:
+        """Load the encoder with its weights."""
+        if self.path.name == CLASSIFIER_FILE:
+            from islr.evaluation.evaluate import load_classifier  # fine-tuned encoders only
+
+            return load_classifier(self.path)[0].encoder
+        return load_encoder(self.path)
+
+
+def find_encoders(paths: Sequence[str]) -> list[EncoderSource]:
+    """Resolve the paths of a config to encoders and feature files.
+
+    Raises:
+        UserError: A path holds neither weights in our format nor features, or two rows would have the same name.
+    """
+    sources = [_find_encoder(Path(path)) for path in paths]
+    names = [source.name for source in sources]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two encoders are called '{name}'; rename one's file or the run's name")
+    return sources
+
+
+def _find_encoder(path: Path) -> EncoderSource:
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir():
+        files = [path / name for name in (ENCODER_FILE, CLASSIFIER_FILE) if (path / name).is_file()]
+        if not files:
+            raise UserError(f"{path}: holds no {ENCODER_FILE}; give a finished run folder, weights or features")
+        path = files[0]
+    if not path.is_file():
+        raise UserError(f"{path}: no such run folder, weights or feature file")
+    external = is_features_file(path)
+    facts = {} if external else read_metadata(path)
+    if not external and "architecture" not in facts:
+        raise UserError(f"{path}: no architecture in its metadata; feature files need clip ids")
+    standard = path.name in (ENCODER_FILE, CLASSIFIER_FILE)
+    name = facts.get("name") or (folder.resolve().name if standard else path.stem)
+    return EncoderSource(name, path, file_sha256(path), facts)
+
+
+def refuse_label_trained(sources: Sequence[EncoderSource]) -> None:
+    """Refuse encoders trained with sign labels.
+
+    Raises:
+        UserError: There is one; the message names all of them.
+    """
+    names = [source.name for source in sources if trained_with_labels(source.stages)]
+    if names:
+        raise UserError(
+            f"{', '.join(names)}: trained with sign labels, so no sign is certain to be unseen; leave out, train"
+            " without the test signs, or set label_trained=mark"
+        )
+
+
+def refuse_mixed_arguments(sources: Sequence[EncoderSource]) -> None:
+    """Refuse encoders for which no single random initialisation is a fair control.
+
+    Raises:
+        UserError: Two encoders of one architecture were built with different arguments. Drop path is exempt: it
+            does nothing in a frozen encoder.
+    """
+    first: dict[str, tuple[str, dict[str, Any]]] = {}
+    for source in sources:
+        if source.external:
+            continue
+        form = {name: value for name, value in source.arguments.items() if name != "drop_path"}
+        name, known = first.setdefault(source.architecture, (source.name, form))
+        if form != known:
+            raise UserError(
+                f"{name} and {source.name} are both {source.architecture} built with different arguments, so one random"
+                " initialisation cannot be the control of both; probe them in two runs, or leave random-init out of"
+                " controls"
+            )
