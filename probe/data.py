@@ -8,7 +8,7 @@ from islr.data.loading.mixing import load_manifests
 from islr.data.manifest import Manifest
 from islr.data.phonology import join, read_asl_lex
 from probe.config import ProbeConfig
-from probe.npz_cache import work_key
+from probe.features.npz_cache import work_key
 from probe.splits import SPLITS, Split, without_shared
 from probe.targets import Targets, targets_from
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from probe.npz_cache import read_npz, write_npz
+from probe.features.npz_cache import read_npz, write_npz
 from probe.statistics.scores import CI_METHOD
 
 Key = tuple[str, ...]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from probe.config import FitConfig
-from probe.npz_cache import read_npz, write_npz
+from probe.features.npz_cache import read_npz, write_npz
 from probe.solver.linear import Fit, LinearProbes
 from probe.splits import Fold, Split
 from probe.targets import Targets

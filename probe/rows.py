@@ -21,14 +21,14 @@ from probe import controls
 from probe.analyses import AnalysisContext, analyse
 from probe.config import UNSEEN_SIGN, ProbeConfig
 from probe.data import ProbeData
-from probe.encoders import EncoderSource
+from probe.features.encoders import EncoderSource
 from probe.features.extractor import FeatureExtractor
 from probe.features.features import Features
 from probe.features.files import read_features
+from probe.features.npz_cache import work_key
 from probe.features.tokens import Tokens
 from probe.findings import Finding
 from probe.fitting import ProbePredictions, run_split
-from probe.npz_cache import work_key
 from probe.protocols import PROTOCOL
 from probe.records import ResultRow
 from probe.statistics.bootstrap import BootstrapDraws

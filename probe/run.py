@@ -16,7 +16,7 @@ from islr.training.run_folder import run_folder
 from islr.training.wandb_run import WandbRun
 from probe.config import ProbeConfig
 from probe.data import ProbeData
-from probe.encoders import find_encoders, refuse_label_trained, refuse_mixed_arguments
+from probe.features.encoders import find_encoders, refuse_label_trained, refuse_mixed_arguments
 from probe.records import Recorder, ResultRow, details
 from probe.rows import RowProber
 from probe.splits import save

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from islr.evaluation.results import Result
-from probe.encoders import trained_with_labels
+from probe.features.encoders import trained_with_labels
 from probe.records import CHOSEN, DIFFERENCE
 from probe.statistics.bootstrap import BUNDLES_MEAN, HEADLINE
 from probe.statistics.scores import NOT_CONVERGED

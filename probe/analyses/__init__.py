@@ -19,8 +19,8 @@ from probe.analyses import (
     weighted_sum,
 )
 from probe.analyses.context import AnalysisContext
+from probe.features.npz_cache import work_key
 from probe.findings import Finding, load, save
-from probe.npz_cache import work_key
 
 __all__ = ["ANALYSES", "AnalysisContext", "analyse"]
 

@@ -16,8 +16,8 @@ from islr.models import Encoder
 from probe.config import ProbeConfig
 from probe.features.features import Features, encode, gather
 from probe.features.files import cached
+from probe.features.npz_cache import work_key
 from probe.features.tokens import Tokens, cached_tokens, encode_tokens
-from probe.npz_cache import work_key
 
 
 class FeatureExtractor:

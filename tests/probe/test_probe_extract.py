@@ -20,7 +20,7 @@ from islr.models import create_model, to_input
 from islr.models.weights import export_encoder
 from probe import controls
 from probe.config import ProbeConfig
-from probe.encoders import EncoderSource, refuse_label_trained, refuse_mixed_arguments
+from probe.features.encoders import EncoderSource, refuse_label_trained, refuse_mixed_arguments
 from probe.features.features import Features, encode
 from probe.features.files import cache_key, cached, is_features_file, read_features
 from probe.run import run_probe
