@@ -52,22 +52,22 @@ def read_labels(files: str | Path | Sequence[str | Path], names: str | Path | No
         UserError: A file is missing, has neither layout, or gives one video two classes.
     """
     paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
-    found: dict[str, str | int] = {}
+    label_of: dict[str, str | int] = {}
     for path in paths:
         for video, label in _read_pairs(path):
-            if found.setdefault(video, label) != label:
-                raise UserError(f"{path}: video {video} has two classes, '{found[video]}' and '{label}'")
-    if not found:
+            if label_of.setdefault(video, label) != label:
+                raise UserError(f"{path}: video {video} has two classes, '{label_of[video]}' and '{label}'")
+    if not label_of:
         raise UserError(f"{paths[0]}: holds no labels")
     sources = {path.name: file_sha256(path) for path in [*paths, *([Path(names)] if names else [])]}
-    numbered = [label for label in found.values() if isinstance(label, int)]
+    numbered = [label for label in label_of.values() if isinstance(label, int)]
     if not numbered:
         if names is not None:
             raise UserError(f"{paths[0]}: names its classes itself, so {names} is not needed")
-        classes = tuple(sorted({str(label) for label in found.values()}))
+        classes = tuple(sorted({str(label) for label in label_of.values()}))
         index = {name: number for number, name in enumerate(classes)}
-        return Labels(classes, {video: index[str(label)] for video, label in found.items()}, sources)
-    if len(numbered) != len(found):
+        return Labels(classes, {video: index[str(label)] for video, label in label_of.items()}, sources)
+    if len(numbered) != len(label_of):
         raise UserError(f"{paths[0]}: some classes are numbers and some are names")
     if names is None:
         classes = tuple(str(number) for number in range(max(numbered) + 1))
@@ -75,7 +75,7 @@ def read_labels(files: str | Path | Sequence[str | Path], names: str | Path | No
         classes = tuple(_text(Path(names)).splitlines())
         if max(numbered) >= len(classes):
             raise UserError(f"{names}: has {len(classes)} names but class {max(numbered)} is used")
-    return Labels(classes, {video: int(label) for video, label in found.items()}, sources)
+    return Labels(classes, {video: int(label) for video, label in label_of.items()}, sources)
 
 
 def revise(manifest: Manifest, labels: Labels, *, only_used: bool = False) -> Manifest:

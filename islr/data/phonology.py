@@ -206,9 +206,9 @@ def join(
     words = [clip.form if by == "form" else clip.gloss for clip in manifest]
     all_entries = {entry.name for entry in table.entries} >= set(words) - {""}
     finder = _Finder(table, own_names=by == "form" and all_entries)
-    found = {word: finder.entries(word) for word in set(words)}
-    targets = {feature: _targets(words, found, table, feature, policies[feature]) for feature in table.features}
-    signs = tuple("|".join(sorted({entry.name for entry in found[word]})) for word in words)
+    entries_of = {word: finder.entries(word) for word in set(words)}
+    targets = {feature: _targets(words, entries_of, table, feature, policies[feature]) for feature in table.features}
+    signs = tuple("|".join(sorted({entry.name for entry in entries_of[word]})) for word in words)
     if not any(signs):
         raise UserError(f"no {by} of manifest '{manifest.name}' is in the lexicon {table.name}")
     coverage = {
@@ -222,12 +222,12 @@ def join(
             if any(clip.split == split for clip in manifest)
         },
         "words": len(set(words) - {""}),
-        "words_matched": sum(bool(entries) for entries in found.values()),
-        "words_matched_by_name": sum(finder.by_name(word) for word, entries in found.items() if entries),
-        "words_with_several_entries": sum(len(entries) > 1 for entries in found.values()),
-        "clips_with_several_entries": sum(len(found[word]) > 1 for word in words),
+        "words_matched": sum(bool(entries) for entries in entries_of.values()),
+        "words_matched_by_name": sum(finder.by_name(word) for word, entries in entries_of.items() if entries),
+        "words_with_several_entries": sum(len(entries) > 1 for entries in entries_of.values()),
+        "clips_with_several_entries": sum(len(entries_of[word]) > 1 for word in words),
         "features": {
-            feature: _feature_coverage(feature, targets[feature], signs, words, found) | {"levels": len(levels)}
+            feature: _feature_coverage(feature, targets[feature], signs, words, entries_of) | {"levels": len(levels)}
             for feature, levels in table.levels.items()
         },
     }
@@ -235,11 +235,11 @@ def join(
 
 
 def _targets(
-    words: Sequence[str], found: Mapping[str, Sequence[Entry]], table: Lexicon, feature: str, policy: Policy
+    words: Sequence[str], entries_of: Mapping[str, Sequence[Entry]], table: Lexicon, feature: str, policy: Policy
 ) -> np.ndarray:
     """Return int64 `[clips]`: the level of a feature that each clip's word has, or -1."""
     index = {level: number for number, level in enumerate(table.levels[feature])}
-    levels = {word: _decide(word, entries, feature, policy) for word, entries in found.items()}
+    levels = {word: _decide(word, entries, feature, policy) for word, entries in entries_of.items()}
     numbers = {word: UNKNOWN if level is None else index[level] for word, level in levels.items()}
     return np.array([numbers[word] for word in words], dtype=np.int64)
 
@@ -249,9 +249,9 @@ def _feature_coverage(
     targets: np.ndarray,
     signs: Sequence[str],
     words: Sequence[str],
-    found: Mapping[str, Sequence[Entry]],
+    entries_of: Mapping[str, Sequence[Entry]],
 ) -> dict[str, int]:
-    several = {word for word, entries in found.items() if len({entry.levels[feature] for entry in entries}) > 1}
+    several = {word for word, entries in entries_of.items() if len({entry.levels[feature] for entry in entries}) > 1}
     known = targets != UNKNOWN
     return {
         "clips_with_target": int(known.sum()),

@@ -83,7 +83,7 @@ def from_wlasl(
         if instance.video_id in files
     ]
     results = scan(jobs, base, workers=workers, cache=cache_beside(out), progress=progress)
-    found = {job.path: result for job, result in zip(jobs, results, strict=True)}
+    scanned = {job.path: result for job, result in zip(jobs, results, strict=True)}
     counts: Counter[str] = Counter()
     clips = []
     for instance in listing.instances:
@@ -91,7 +91,7 @@ def from_wlasl(
             instance = replace(instance, span=(None, None))
             counts["ranges_of_clips_already_cut"] += 1
         path = files.get(instance.video_id, folder / f"{instance.video_id}.mp4")
-        clip = _clip(instance, path, found.get(path, _ABSENT), base, counts)
+        clip = _clip(instance, path, scanned.get(path, _ABSENT), base, counts)
         if pose_folder is not None:
             clip = replace(clip, pose=pose_path(pose_folder, instance.video_id, base))
             counts["clips_with_video_but_no_pose"] += clip.status == OK and not clip.pose
@@ -166,7 +166,7 @@ def _same_origin(instances: list[Instance]) -> list[list[str]]:
     return [ids for ids in groups.values() if len(ids) > 1]
 
 
-def _clip(instance: Instance, path: Path, found: Scanned, base: Path, counts: Counter[str]) -> Clip:
+def _clip(instance: Instance, path: Path, scanned: Scanned, base: Path, counts: Counter[str]) -> Clip:
     clip = Clip(
         clip_id=instance.video_id,
         path=path.relative_to(base).as_posix(),
@@ -176,33 +176,33 @@ def _clip(instance: Instance, path: Path, found: Scanned, base: Path, counts: Co
         variation=instance.variation,
         signer=instance.signer,
         source=instance.source,
-        status=found.status,
+        status=scanned.status,
     )
-    if found.status != OK:
+    if scanned.status != OK:
         return clip
-    clip = replace(clip, frames=found.frames, fps=round(found.fps, 4), width=found.width, height=found.height)
+    clip = replace(clip, frames=scanned.frames, fps=round(scanned.fps, 4), width=scanned.width, height=scanned.height)
     if instance.span != (None, None):
-        if _is_uncut(instance.span, found):
+        if _is_uncut(instance.span, scanned):
             counts["ranges_used"] += 1
-            clip = replace(clip, start=instance.span[0], end=instance.span[1], frames=found.counts[0])
+            clip = replace(clip, start=instance.span[0], end=instance.span[1], frames=scanned.counts[0])
         else:
             counts["ranges_of_clips_already_cut"] += 1
     if instance.box is not None:
-        box, scaled = fit_box(instance.box, found.width, found.height)
+        box, scaled = fit_box(instance.box, scanned.width, scanned.height)
         counts["boxes_scaled_to_the_file"] += scaled
         counts["boxes_outside_the_picture"] += box is None
         clip = replace(clip, box=box)
     return clip
 
 
-def _is_uncut(span: Range, found: Scanned) -> bool:
+def _is_uncut(span: Range, scanned: Scanned) -> bool:
     """Return whether a range counts from this file's beginning; False if the file is cut to the range already."""
     start, end = span[0] or 0.0, span[1]
     if end is None:
-        return start < found.duration - _PRE_CUT_TOLERANCE_S and found.counts[0] > 0
-    if abs(found.duration - (end - start)) <= _PRE_CUT_TOLERANCE_S:
+        return start < scanned.duration - _PRE_CUT_TOLERANCE_S and scanned.counts[0] > 0
+    if abs(scanned.duration - (end - start)) <= _PRE_CUT_TOLERANCE_S:
         return False
-    return end <= found.duration + _PRE_CUT_TOLERANCE_S and found.counts[0] > 0
+    return end <= scanned.duration + _PRE_CUT_TOLERANCE_S and scanned.counts[0] > 0
 
 
 def _match(files: Iterable[Path], requested: set[str], pattern: str) -> tuple[dict[str, Path], int]:
@@ -213,20 +213,20 @@ def _match(files: Iterable[Path], requested: set[str], pattern: str) -> tuple[di
     for field, meaning in (("id", r"(?P<id>[A-Za-z0-9-]+)"), ("gloss", r".+"), ("n", r"\d+")):
         expression = expression.replace(re.escape(f"{{{field}}}"), meaning, 1)
     shape = re.compile(expression)
-    found: dict[str, Path] = {}
+    files_of: dict[str, Path] = {}
     unused = 0
     for path in files:
         match = shape.fullmatch(path.stem)
         video_id = match["id"] if match else ""
         if video_id not in requested and video_id.isdecimal():
             video_id = video_id.zfill(5)  # some mirrors lost the leading zeros
-        if video_id in requested and video_id not in found:
-            found[video_id] = path
+        if video_id in requested and video_id not in files_of:
+            files_of[video_id] = path
         else:
             unused += 1
-    if not found:
+    if not files_of:
         raise UserError(f"no video is named '{pattern}' with an id of the json; use --pattern for other names")
-    return found, unused
+    return files_of, unused
 
 
 def _check_nslt(instances: list[Instance], glosses: list[str], path: Path, notes: dict[str, Any]) -> list[Instance]:

@@ -82,9 +82,9 @@ class ClipFiles:
             if row.outcome == table.OK and file_sha256(path) == row.sha256:
                 return True
         elif path is not None:
-            found = self._result(path)
-            if isinstance(found, CheckedVideo):
-                self._rows.put(_row(instance, "was there before", path, found, "", 0))
+            checked = self._result(path)
+            if isinstance(checked, CheckedVideo):
+                self._rows.put(_row(instance, "was there before", path, checked, "", 0))
                 return True
         return row is not None and row.outcome in table.FINAL and row.url == instance.url and not retry_dead
 
@@ -129,9 +129,9 @@ class ClipFiles:
             )
         )
 
-    def _name(self, instance: Instance, path: Path, found: CheckedVideo, trimmed: str, attempts: int) -> None:
+    def _name(self, instance: Instance, path: Path, checked: CheckedVideo, trimmed: str, attempts: int) -> None:
         """Give a good file the name of its clip."""
-        target = self._folder / f"{instance.video_id}{found.suffix}"
+        target = self._folder / f"{instance.video_id}{checked.suffix}"
         if trimmed == "yes":
             os.replace(path, target)
         else:
@@ -139,7 +139,7 @@ class ClipFiles:
         old = self._existing.get(instance.video_id)
         if old is not None and old != target:
             old.unlink(missing_ok=True)  # the same clip in another container
-        self._rows.put(_row(instance, "", target, found, trimmed, attempts))
+        self._rows.put(_row(instance, "", target, checked, trimmed, attempts))
 
     def _result(self, path: Path) -> CheckedVideo | DecodeError:
         try:
@@ -155,7 +155,9 @@ class ClipFiles:
             self._idle.put(checker)
 
 
-def _row(instance: Instance, detail: str, path: Path, found: CheckedVideo, trimmed: str, attempts: int) -> FetchedClip:
+def _row(
+    instance: Instance, detail: str, path: Path, checked: CheckedVideo, trimmed: str, attempts: int
+) -> FetchedClip:
     return FetchedClip(
         video_id=instance.video_id,
         outcome=table.OK,
@@ -164,10 +166,10 @@ def _row(instance: Instance, detail: str, path: Path, found: CheckedVideo, trimm
         url=instance.url,
         file=path.name,
         trimmed=trimmed,
-        frames=found.frames,
-        fps=round(found.fps, 4),
-        width=found.width,
-        height=found.height,
+        frames=checked.frames,
+        fps=round(checked.fps, 4),
+        width=checked.width,
+        height=checked.height,
         bytes=path.stat().st_size,
         sha256=file_sha256(path),
         attempts=attempts,

@@ -91,11 +91,11 @@ def _attempt(url: str, partial: Path, about: Path, limits: TransferLimits, stop:
     with contextlib.closing(_open(url, headers, limits, clock)) as answer:
         total = _number(answer.headers.get("Content-Length"))
         if answer.status == http.client.PARTIAL_CONTENT:
-            found = _RANGE.match(answer.headers.get("Content-Range", ""))
-            if found is None or int(found[1]) != have:
+            match = _RANGE.match(answer.headers.get("Content-Range", ""))
+            if match is None or int(match[1]) != have:
                 partial.unlink(missing_ok=True)
                 raise FetchFailure(table.SERVER_ERROR, "an answer that does not continue the file", retry=True)
-            total = int(found[2])
+            total = int(match[2])
         else:
             have = 0
         if total is not None and total > limits.max_bytes:

@@ -171,9 +171,9 @@ def summarise(rows: Sequence[FetchedClip]) -> str:
     used = [outcome for outcome in OUTCOMES if any(row.outcome == outcome for row in rows)]
     lines = [("source", "clips", *used)]
     for source in [*sorted({row.source for row in rows}), None]:
-        found = Counter(row.outcome for row in rows if source in (None, row.source))
+        counts = Counter(row.outcome for row in rows if source in (None, row.source))
         name = "all" if source is None else source or "(none)"
-        lines.append((name, str(found.total()), *(str(found[outcome] or "-") for outcome in used)))
+        lines.append((name, str(counts.total()), *(str(counts[outcome] or "-") for outcome in used)))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = [
         "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])

@@ -116,12 +116,12 @@ class ClipStore:
             return
         workers = min(self.config.workers, len(self))
         rows = range(len(self))
-        found: Iterable[tuple[int, np.ndarray | str | None]] = (
+        results: Iterable[tuple[int, np.ndarray | str | None]] = (
             in_workers(self._whole, rows, workers, seconds=self._seconds, lost=str, method=METHOD)
             if workers
             else ((row, self._whole(row)) for row in rows)
         )
-        for done, (row, frames) in enumerate(found, start=1):
+        for done, (row, frames) in enumerate(results, start=1):
             if isinstance(frames, str):
                 self.lost[row] = frames
             elif frames is not None:

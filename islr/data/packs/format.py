@@ -147,10 +147,10 @@ class Record:
     def _read(self, start: int, stop: int) -> bytes:
         if stop <= len(self._begin):
             return self._begin[start:stop]
-        found = os.pread(self._descriptor, stop - start, self._offset + start)
-        if len(found) < stop - start:
-            raise DecodeError("truncated", self._where, f"{stop - start - len(found)} bytes are missing")
-        return found
+        content = os.pread(self._descriptor, stop - start, self._offset + start)
+        if len(content) < stop - start:
+            raise DecodeError("truncated", self._where, f"{stop - start - len(content)} bytes are missing")
+        return content
 
     def picture(self, index: int) -> bytes:
         """Return the JPEG bytes of a frame, verified."""

@@ -86,12 +86,12 @@ class Shards:
         return index if whole else None
 
     def _same(self, ids: Sequence[str], done: int, records: list[dict[str, Any]]) -> int:
-        found = [record["facts"]["id"] for record in records]
-        assert found == list(ids[done : done + len(found)]), self._path()  # the caller has compared the clips
+        packed = [record["facts"]["id"] for record in records]
+        assert packed == list(ids[done : done + len(packed)]), self._path()  # the caller has compared the clips
         self.failed += [
             f"{record['facts']['id']} ({record['facts']['failed']})" for record in records if failed_kind(record)
         ]
-        return done + len(found)
+        return done + len(packed)
 
 
 def _shard_name(number: int) -> str:

@@ -194,7 +194,7 @@ def _in_order(
     if not workers:
         yield from zip(clips, map(function, clips), strict=True)
         return
-    found = in_workers(
+    results = in_workers(
         function,
         clips,
         min(workers, len(clips)),
@@ -204,7 +204,7 @@ def _in_order(
     )
     early: dict[int, PackedClip] = {}
     following = 0
-    for place, packed in found:
+    for place, packed in results:
         early[place] = packed
         while following in early:
             yield clips[following], early.pop(following)
@@ -243,11 +243,11 @@ def _claim(out: Path, about: dict[str, Any]) -> None:
     """
     path = out / ABOUT
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        other = [key for key in about if found.get(key) != about[key]]
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        other = [key for key in about if stored.get(key) != about[key]]
         if other:
             raise UserError(
-                f"{out} holds a pack with another {other[0]} ({found.get(other[0])}, not {about[other[0]]});"
+                f"{out} holds a pack with another {other[0]} ({stored.get(other[0])}, not {about[other[0]]});"
                 " choose another folder, or delete this one"
             )
     elif any(out.glob("*.pack")):

@@ -135,10 +135,10 @@ def _thumbnails(path: Path) -> tuple[np.ndarray, np.ndarray]:
         _cache[key] = _cache.pop(key)
         return _cache[key]
     with Reader(path) as reader:
-        found = [(time, _thumbnail(reader.picture(frame, None))) for time, frame in reader.frames()]
-    if not found:
+        frames = [(time, _thumbnail(reader.picture(frame, None))) for time, frame in reader.frames()]
+    if not frames:
         raise DecodeError("no frames", path)
-    _cache[key] = np.array([time for time, _ in found]), np.stack([thumbnail for _, thumbnail in found])
+    _cache[key] = np.array([time for time, _ in frames]), np.stack([thumbnail for _, thumbnail in frames])
     while (
         len(_cache) > 1
         and sum(times.nbytes + thumbnails.nbytes for times, thumbnails in _cache.values()) > _CACHE_BYTES

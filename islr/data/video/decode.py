@@ -51,16 +51,16 @@ def measure(
         DecodeError: The file cannot be decoded from its first frame to its last.
     """
     path = check_path(path, root)
-    found: list[float] = []
+    seconds: list[float] = []
     size: tuple[int, int] | None = None
     with Reader(path) as reader:
         for time, frame in reader.frames():
             size = size or reader.upright_size(frame)
-            found.append(time)
+            seconds.append(time)
         fallback = reader.header_fps
     if size is None:
         raise DecodeError("no frames", path)
-    times = np.array(found)
+    times = np.array(seconds)
     fps = (len(times) - 1) / float(times[-1]) if times[-1] > 0 else fallback
     counts = tuple(int(inside(times, start, end).sum()) for start, end in ranges)
     return VideoInfo(len(times), fps, *size), counts

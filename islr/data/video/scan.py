@@ -76,15 +76,15 @@ def find_videos(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of videos")
-    found = [
+    videos = [
         Path(parent) / name
         for parent, _, names in os.walk(folder)
         for name in names
         if not name.startswith(".") and Path(name).suffix.lower() in VIDEO_SUFFIXES
     ]
-    if not found:
+    if not videos:
         raise UserError(f"{folder}: holds no video file ({', '.join(sorted(VIDEO_SUFFIXES))})")
-    return sorted(found)
+    return sorted(videos)
 
 
 def cache_beside(manifest: str | Path | None) -> Path | None:
