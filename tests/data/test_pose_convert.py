@@ -120,7 +120,7 @@ def test_rate_and_size_come_from_the_option_or_the_manifest(tmp_path: Path) -> N
 def test_what_cannot_be_converted_is_said(source: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no pose could be read; the first error: .*--fps"):
         convert(source, tmp_path / "out")
-    with pytest.raises(UserError, match="write them elsewhere"):
+    with pytest.raises(UserError, match="write elsewhere"):
         convert(source, source / "canonical", given=FACTS)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "outcomes.csv").write_text("clip_id,status\na,fine\n")

@@ -325,8 +325,8 @@ def test_backend_that_gives_another_picture_is_caught(
 
 
 def test_thumbnails_kept_are_bounded(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "_kept", {})
-    monkeypatch.setattr(backends, "_KEPT_BYTES", 2 * FRAMES * (8 + 64))
+    monkeypatch.setattr(backends, "_cache", {})
+    monkeypatch.setattr(backends, "_CACHE_BYTES", 2 * FRAMES * (8 + 64))
     paths = [make_video(tmp_path / f"{number}.mp4") for number in range(3)]
     for path in (*paths[:2], paths[0], paths[2]):
         backends._thumbnails(path)
