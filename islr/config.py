@@ -144,3 +144,13 @@ def config_hash(config: Config) -> str:
     """sha256 of the canonical JSON of a config."""
     text = json.dumps(config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def refuse_idle(config: Config, key: str, acts: bool, needs: str) -> None:
+    """Refuse an option that was changed and cannot act. A run's `config.yaml` writes every default, which is no change.
+
+    Raises:
+        ValueError: Says with what the option acts.
+    """
+    if not acts and getattr(config, key) != type(config).model_fields[key].default:
+        raise ValueError(f"{key} acts only with {needs}; leave {key} out")

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from islr.config import refuse_idle
 from islr.data.loading.loader import Batch
 from islr.data.views.input_spec import InputSpec
 from islr.data.views.poses import PoseAugmentConfig
@@ -35,7 +36,7 @@ from islr.models.tokens import hide_tokens
 from islr.training.distributed.collectives import share
 from pretrain.masks.draw import block_mask, block_tube_mask
 from pretrain.pictures import VISIBLE_DIM, enlarge, hide_cells, token_colours
-from pretrain.recipe import Recipe, VideoRecipeConfig, refuse_idle
+from pretrain.recipe import Recipe, VideoRecipeConfig
 from pretrain.targets.codebook import Codebook
 from pretrain.targets.frame_tokenizer import PixelTokenizer
 from pretrain.targets.tokenizer_files import load_tokenizer, save_tokenizer

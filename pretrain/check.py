@@ -11,7 +11,7 @@ from islr.training.classification import Classification
 from islr.training.optim import parameter_groups
 from pretrain import find_recipe
 from pretrain.recipe import Recipe, VideoRecipeConfig
-from pretrain.run import PretrainConfig, build_recipe, clips_to_see
+from pretrain.run import PretrainConfig, build_recipe, clips_to_see, exposure_of
 
 HELD_OUT_EVERY = 5  # clips of each class, for the control of a recipe that learns labels
 
@@ -22,7 +22,7 @@ def pretrain_subject(config: PretrainConfig) -> Subject:
     Raises:
         UserError: As `run_pretrain`, before any work.
     """
-    manifest = clips_to_see(config)
+    manifest = clips_to_see(config, exposure_of(config))
     recipe, options = find_recipe(config.recipe.name), config.recipe
     spec = build_recipe(config, manifest).encoder.input_spec
 

@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from islr.checks.goal import Goal
+from islr.config import refuse_idle
 from islr.data.loading.loader import Batch
 from islr.data.views.crops import to_cthw
 from islr.data.views.input_spec import InputSpec
@@ -35,7 +36,7 @@ from pretrain.best_constant import half_of_best_constant
 from pretrain.masks.draw import cube_mask, exact_cube_mask, weighted_cube_mask
 from pretrain.masks.saliency import cell_hands, cell_motion, check_poses, guided_share
 from pretrain.pictures import VISIBLE_DIM, cell_contrast, enlarge, hide_cells, hog_picture
-from pretrain.recipe import Recipe, VideoRecipeConfig, refuse_idle
+from pretrain.recipe import Recipe, VideoRecipeConfig
 from pretrain.targets.hog import BINS, CHANNELS, hog_targets, motion_targets, reference_hog_targets, target_dim
 
 FRAMES_PER_TOKEN = 2  # time stride of the patch embedding

@@ -234,13 +234,3 @@ def _add_trivial(recipe: nn.Module, inputs: tuple[Batch], logged: dict[str, Tens
         return None
     with torch.no_grad():
         return logged | recipe.trivial(*inputs)
-
-
-def refuse_idle(config: RecipeConfig, key: str, acts: bool, needs: str) -> None:
-    """Refuse an option that was changed and cannot act.
-
-    Raises:
-        ValueError: Says with what the option acts.
-    """
-    if not acts and getattr(config, key) != type(config).model_fields[key].default:
-        raise ValueError(f"{key} acts only with {needs}; leave {key} out")

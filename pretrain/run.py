@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 
 from islr import plugins
@@ -15,7 +15,6 @@ from islr.config import ChosenByName, config_hash
 from islr.data.loading.batches import TrainBatches
 from islr.data.loading.config import DataConfig
 from islr.data.loading.loader import pin_threads
-from islr.data.loading.mixing import load_manifests
 from islr.data.loading.store import ClipStore
 from islr.data.manifest import Manifest
 from islr.environment import commit
@@ -29,7 +28,7 @@ from islr.training.harness import Run, TrainingConfig, open_run, prepare
 from islr.training.optim import OptimConfig
 from islr.training.run_config import RunConfig
 from pretrain import RECIPES, find_recipe
-from pretrain.leakage import check_unseen, seen_facts, seen_manifest, without_judged
+from pretrain.leakage import Exposure
 from pretrain.monitor import Health, HealthConfig
 from pretrain.recipe import ENCODER, Recipe, RecipeConfig
 
@@ -53,18 +52,25 @@ class PretrainConfig(TrainingConfig):
     encoder: EncoderConfig
     data: DataConfig
     splits: tuple[Literal["train", "val", "test", "none"], ...] = Field(
-        ("train", "none"), min_length=1, description="splits of the manifests that are seen"
+        ("train", "none"), min_length=1, description="splits of the manifests to train on"
     )
     downstream: tuple[str, ...] = Field(
-        (), description="manifests of the tasks the encoder will be judged on; their val and test stay unseen"
+        (), description="manifests of the tasks the encoder will be evaluated on; their val and test stay unseen"
     )
     shared_with_downstream: Literal["error", "drop"] = Field(
-        "error", description="a seen clip that is val or test of downstream, by its bytes or id: stop, or leave it out"
+        "error",
+        description="training clips that are val or test of downstream, by bytes or id: stop, or drop them",
     )
-    transductive: bool = Field(False, description="declare that unlabelled val or test clips of downstream are seen")
+    transductive: bool = Field(False, description="declare training on unlabelled val or test clips of downstream")
     health: HealthConfig = HealthConfig()
     optim: OptimConfig
     run: RunConfig
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> "PretrainConfig":
+        if self.optim.layer_decay != 1:
+            raise ValueError("optim.layer_decay acts only in fine-tuning; leave it out")
+        return self
 
 
 def run_pretrain(config: PretrainConfig) -> None:
@@ -75,7 +81,8 @@ def run_pretrain(config: PretrainConfig) -> None:
         Interrupted: Stopped by a signal, state saved.
     """
     world = prepare(config)
-    manifest = clips_to_see(config)
+    exposure = exposure_of(config)
+    manifest = clips_to_see(config, exposure)
     note = find_recipe(config.recipe.name).check_clips(config.recipe, manifest)
     if note:
         logger.info("%s: %s", config.name, note)
@@ -95,18 +102,17 @@ def run_pretrain(config: PretrainConfig) -> None:
             batches,
             run,
             title=f"{config.name}: pre-training",
-            evaluate=_monitor(config, batches, run),
+            evaluate=_monitor(config, exposure.monitored(), batches, run),
             evaluate_start=True,
         ).train()
         world.at("writing the encoder")
         if world.main:
-            _export(config, manifest, recipe, batches, run)
+            _export(recipe, _facts(config, exposure, manifest), batches, run)
         world.barrier()
 
 
-def _monitor(config: PretrainConfig, batches: TrainBatches, run: Run) -> Evaluate:
+def _monitor(config: PretrainConfig, monitored: Manifest, batches: TrainBatches, run: Run) -> Evaluate:
     """Return the evaluation of features during training; W&B gets the recipe's pictures with it."""
-    monitored = load_manifests(config.downstream[:1] or config.data.manifest)
     health = Health(config.health, monitored, config.data, config.optim.epochs, run.world)
 
     def evaluate(recipe: nn.Module, epoch: float) -> dict[str, float]:
@@ -119,15 +125,20 @@ def _monitor(config: PretrainConfig, batches: TrainBatches, run: Run) -> Evaluat
     return evaluate
 
 
-def _export(config: PretrainConfig, manifest: Manifest, recipe: Recipe, batches: TrainBatches, run: Run) -> None:
+def _export(recipe: Recipe, facts: dict[str, str], batches: TrainBatches, run: Run) -> None:
     """Write the report's pictures and, last, the encoder."""
     if panels := _panels(recipe, batches, run.world):
         write_atomic_with(run.folder / PICTURES, lambda file: np.savez_compressed(file, **panels))
-    recipe.export(run.folder, _facts(config, manifest))
+    recipe.export(run.folder, facts)
 
 
-def clips_to_see(config: PretrainConfig) -> Manifest:
-    """The clips a run sees, checked against what its encoder will be judged on.
+def exposure_of(config: PretrainConfig) -> Exposure:
+    """Load the corpora of a run."""
+    return Exposure.load(config.data.manifest, config.splits, config.downstream)
+
+
+def clips_to_see(config: PretrainConfig, exposure: Exposure) -> Manifest:
+    """Return the clips a run sees, checked against what its encoder will be evaluated on.
 
     Raises:
         UserError: Nothing is left, labels are needed and absent, or a downstream clip would be seen undeclared or with
@@ -136,13 +147,13 @@ def clips_to_see(config: PretrainConfig) -> Manifest:
     labels = find_recipe(config.recipe.name).needs_labels
     if labels and config.transductive:
         raise UserError(f"recipe {config.recipe.name} learns labels; only recipes without labels can be transductive")
-    manifest = seen_manifest(config.data.manifest, config.splits)
+    manifest = exposure.training_clips()
     if not config.transductive and config.shared_with_downstream == "drop":
-        manifest, left_out = without_judged(manifest, config.data.manifest, config.splits, config.downstream)
+        manifest, left_out = exposure.without_judged(manifest)
         if left_out:
             logger.info("%s: %d clips left out, val or test clips of downstream", config.name, len(left_out))
     elif not config.transductive:
-        check_unseen(config.data.manifest, config.splits, config.downstream)
+        exposure.check()
     if labels:
         bare = [clip.clip_id for clip in manifest if clip.label is None]
         if bare:
@@ -175,8 +186,8 @@ def build_recipe(config: PretrainConfig, manifest: Manifest) -> Recipe:
     return build(encoder, config.recipe, **classes)
 
 
-def _facts(config: PretrainConfig, manifest: Manifest) -> dict[str, str]:
-    """Metadata of the exported encoder: how it came to be, all stages included."""
+def _facts(config: PretrainConfig, exposure: Exposure, manifest: Manifest) -> dict[str, str]:
+    """Return the metadata of the exported encoder: how it was pre-trained, earlier stages included."""
     stages = []
     if config.encoder.weights:
         stages = json.loads(read_metadata(config.encoder.weights).get("pretraining", "[]"))
@@ -186,8 +197,8 @@ def _facts(config: PretrainConfig, manifest: Manifest) -> dict[str, str]:
         "manifest": manifest.name,
         "fingerprint": manifest.fingerprint(),
         "clips": str(len(manifest.select())),
-        "left_out": str(len(seen_manifest(config.data.manifest, config.splits)) - len(manifest)),
-        "seen": seen_facts(config.data.manifest, config.splits),
+        "left_out": str(len(exposure.training_clips()) - len(manifest)),
+        "seen": exposure.facts(),
         "transductive": "declared" if config.transductive else "",
     }
     return {

@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from islr.checks.goal import Goal
+from islr.config import refuse_idle
 from islr.data.loading.loader import Batch
 from islr.data.views.crops import to_cthw
 from islr.data.views.input_spec import InputSpec
@@ -34,7 +35,7 @@ from pretrain.best_constant import half_of_best_constant
 from pretrain.masks.draw import motion_tube_mask, tube_mask, weighted_tube_mask
 from pretrain.masks.saliency import cell_hands, check_poses, guided_share
 from pretrain.pictures import enlarge, hide_cells
-from pretrain.recipe import Recipe, VideoRecipeConfig, refuse_idle
+from pretrain.recipe import Recipe, VideoRecipeConfig
 
 COLOURS = 3
 TARGET_EPS = 1e-6  # added to a patch's deviation, on pixels of 0..1

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from islr.checks.goal import Goal
-from islr.checks.subject import CheckLimits, CheckOutcome, Subject, autocast, disable_dropout, evenly
+from islr.checks.subject import CheckLimits, CheckOutcome, Subject, disable_dropout, evenly
 from islr.data.loading.batches import TrainBatches
 from islr.data.loading.loader import Batch
 from islr.data.loading.store import ClipStore
@@ -62,7 +62,7 @@ def overfit(subject: Subject, module: nn.Module, batch: Batch, world: World, lim
     values: list[float] = []
     for step in range(limits.steps + 1):
         seed_step(subject.run.seed, step, 0)
-        with autocast(world, subject.run):
+        with world.autocast(subject.run.precision):
             found = module(batch)
         values.append(float(found[goal.key].detach()))
         loss = found["loss"]

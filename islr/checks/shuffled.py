@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from scipy.stats import binomtest
 
-from islr.checks.subject import CheckLimits, CheckOutcome, Labelled, Subject, autocast, evenly
+from islr.checks.subject import CheckLimits, CheckOutcome, Labelled, Subject, evenly
 from islr.data.audit.duplicates import same_content
 from islr.data.loading.batches import TrainBatches
 from islr.data.loading.store import ClipStore
@@ -60,7 +60,7 @@ def shuffled(subject: Subject, world: World, limits: CheckLimits) -> CheckOutcom
     for step, (batch,) in enumerate(batches.iterate(0, limits.steps)):
         seed_step(subject.run.seed, step, 0)
         task.train()
-        with autocast(world, subject.run):
+        with world.autocast(subject.run.precision):
             found = task(to_device(batch, world.device))
         found["loss"].backward()
         clip_gradients(task.parameters(), subject.optim)

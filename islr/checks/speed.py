@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from islr.checks.subject import CheckLimits, CheckOutcome, Subject, autocast, evenly
+from islr.checks.subject import CheckLimits, CheckOutcome, Subject, evenly
 from islr.data.loading.batches import TrainBatches
 from islr.data.loading.loader import Batch
 from islr.data.loading.store import ClipStore
@@ -111,7 +111,7 @@ def _step_seconds(subject: Subject, module: nn.Module, batch: Batch, world: Worl
 
     def step() -> None:
         for _ in range(subject.optim.accumulate):
-            with autocast(world, subject.run):
+            with world.autocast(subject.run.precision):
                 loss = trained(batch)["loss"]
             (loss / subject.optim.accumulate).backward()
         clip_gradients(module.parameters(), subject.optim)
@@ -175,7 +175,7 @@ def _memory(
     module.train()
 
     def forward() -> object:
-        with autocast(world, subject.run):
+        with world.autocast(subject.run.precision):
             return module(batch)["loss"]
 
     kept = saved_bytes(forward, module)

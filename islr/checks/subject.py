@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from timm.layers import DropPath
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
@@ -19,7 +18,6 @@ from islr.data.views.input_spec import InputSpec
 from islr.data.views.sampling import SamplingConfig
 from islr.data.views.views import View
 from islr.training.classification import Classification, ClassificationConfig
-from islr.training.distributed.world import World
 from islr.training.optim import OptimConfig
 from islr.training.run_config import RunConfig
 
@@ -133,11 +131,6 @@ def disable_dropout(module: nn.Module) -> None:
 def evenly(clips: list[Clip], most: int) -> list[Clip]:
     """Return at most `most` clips, evenly spaced."""
     return [clips[place * len(clips) // most] for place in range(most)] if len(clips) > most else clips
-
-
-def autocast(world: World, run: RunConfig) -> torch.autocast:
-    """Return the context of the run's precision."""
-    return torch.autocast(world.device.type, torch.bfloat16, enabled=run.precision == "bf16")
 
 
 def unmixed(config: ClassificationConfig) -> ClassificationConfig:

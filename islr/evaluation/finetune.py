@@ -1,4 +1,4 @@
-"""Fine-tuning: an encoder, fresh or pre-trained, becomes a recogniser; chosen on val, scored on test once."""
+"""Fine-tuning: train a recogniser on an encoder, choose its epoch on val, score it on test once."""
 
 import json
 import time
@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field, model_validator
 from torch import nn
 
-from islr.config import load_config
+from islr.config import load_config, refuse_idle
 from islr.data.audit.duplicates import check_disjoint, without_shared
 from islr.data.loading.batches import TrainBatches
 from islr.data.loading.config import DataConfig
@@ -58,36 +58,42 @@ class FinetuneConfig(TrainingConfig):
     tags: dict[str, str] = Field(default_factory=dict, description="facts for reports: a grid's method and regime")
     encoder: EncoderConfig
     mode: Literal["full", "partial", "linear"] = Field(
-        "full", description="linear: the encoder is frozen; partial: its embeddings and first frozen_blocks blocks are"
+        "full",
+        description="linear: the encoder is frozen; partial: its embeddings and first frozen_blocks blocks are frozen",
     )
-    frozen_blocks: int = Field(0, ge=0, description="of mode partial")
+    frozen_blocks: int = Field(0, ge=0, description="frozen blocks in mode partial")
     data: DataConfig
     classification: ClassificationConfig = ClassificationConfig()
     video: AugmentConfig = AugmentConfig()
     pose: PoseAugmentConfig = PoseAugmentConfig()
     class_balance: Literal["none", "sampling", "loss"] = Field(
-        "none", description="sampling: clips of all classes equally often; loss: clips of rare classes weigh more"
+        "none", description="sampling: draw all classes equally often; loss: weigh clips of rare classes more"
     )
     balance_beta: float = Field(
-        0.999, ge=0, lt=1, description="of class_balance loss: 0 = all alike, towards 1 = by one over the count"
+        0.999,
+        ge=0,
+        lt=1,
+        description="with class_balance loss: 0 = equal weights, towards 1 = inverse class counts",
     )
     optim: OptimConfig
     patience: int | None = Field(
-        None, ge=1, description="stop after so many epochs without a better score on the selection clips; none = never"
+        None,
+        ge=1,
+        description="epochs without a better score on the selection clips before stopping; none = never",
     )
     select_on: Literal["val", "train_held_out"] = Field(
         "val",
-        description="clips that choose the epoch: the val split, or a part held out of train; never test",
+        description="clips on which the epoch is chosen: val, or a part held out of train; never test",
     )
     shared_with_test: Literal["error", "drop"] = Field(
         "error",
-        description="a selection clip that is also in test, by id or by its file's bytes: stop, or leave it out",
+        description="selection clips that are also in test, by id or by the bytes of the file: stop, or leave them out",
     )
     held_out: float = Field(0.1, gt=0, lt=0.5, description="share of train for select_on: train_held_out")
     views: str = Field("1x1", pattern=r"^[1-9]\d?x[1-9]$", description="test views, temporal x spatial")
     allow_partial: bool = Field(False, description="score a test set with clips missing, as n/expected")
     cluster: Literal["signer"] | None = Field(
-        None, description="what intervals and tests draw: whole signers, or (null) single clips"
+        None, description="unit that intervals and tests resample: whole signers, or (null) single clips"
     )
     run: RunConfig
 
@@ -95,11 +101,13 @@ class FinetuneConfig(TrainingConfig):
     def _possible(self) -> "FinetuneConfig":
         if (self.mode == "partial") != (self.frozen_blocks > 0):
             raise ValueError("mode partial and frozen_blocks go together: set both, or neither")
+        refuse_idle(self, "balance_beta", self.class_balance == "loss", "class_balance: loss")
+        refuse_idle(self, "held_out", self.select_on == HELD_OUT, f"select_on: {HELD_OUT}")
         return self
 
     @classmethod
     def read(cls, run: Path) -> "FinetuneConfig":
-        """The resolved configuration of a finished fine-tuning run.
+        """Return the resolved configuration of a finished fine-tuning run.
 
         Raises:
             UserError: The folder holds no such run.
@@ -110,7 +118,7 @@ class FinetuneConfig(TrainingConfig):
 
 
 class Clips(NamedTuple):
-    """What a fine-tuning run trains on, chooses by and is scored on; `left_out` of the selection are in test, too."""
+    """Clips of a fine-tuning run: to train, to choose the epoch, to score. `left_out`: selection clips also in test."""
 
     manifest: Manifest
     train: Manifest
@@ -225,10 +233,10 @@ def _test(
 
 
 def clips_of(config: FinetuneConfig) -> Clips:
-    """The clips of a run, after checking that its number would mean something.
+    """Return the clips of a run, after checking that its result will be valid.
 
     Raises:
-        UserError: They do not fit the configuration, the test set is incomplete, or was seen before.
+        UserError: The clips do not fit the configuration, the test set is incomplete, or pre-training saw it.
     """
     if len(config.data.manifest) != 1:
         raise UserError("fine-tuning takes one manifest; data.manifest names several")
@@ -261,13 +269,13 @@ def check_test_unseen(weights: str, manifest: Manifest) -> None:
 
 
 def class_counts(train: Manifest) -> list[int]:
-    """Training clips that can be read, by class."""
+    """Return the number of readable training clips of each class."""
     labels = [clip.label for clip in train.select() if clip.label is not None]
     return np.bincount(labels, minlength=len(train.classes)).tolist()
 
 
 def selection_sets(manifest: Manifest, config: FinetuneConfig) -> tuple[Manifest, Manifest]:
-    """Training clips and the clips that choose the epoch.
+    """Return the training clips and the clips on which the epoch is chosen.
 
     Raises:
         UserError: There is nothing to train or to select on.
@@ -295,8 +303,16 @@ def log_results(wandb_run: WandbRun, results: Sequence[Result], predictions: Pre
 
 
 def task_of(config: FinetuneConfig, train: Manifest, classification: ClassificationConfig) -> Classification:
-    """The module that is trained: an encoder, frozen as the mode says, its head, and the loss."""
+    """Return the module to train: an encoder, frozen as the mode says, its head, and the loss.
+
+    Raises:
+        UserError: The augmentation of the other modality was configured.
+    """
     encoder = build_encoder(config.encoder)
+    modality = encoder.input_spec.modality
+    other, block = ("pose", config.pose) if modality == "video" else ("video", config.video)
+    if block != type(block)():
+        raise UserError(f"{other} augments {other} clips; {config.encoder.name} takes {modality}: leave {other} out")
     if config.mode != "full":
         encoder.freeze(config.frozen_blocks or None)
     weights = None
@@ -306,7 +322,7 @@ def task_of(config: FinetuneConfig, train: Manifest, classification: Classificat
 
 
 def classifier_facts(config: FinetuneConfig, manifest: Manifest, train: Manifest) -> dict[str, Any]:
-    """What a classifier's file says beside its weights: classes and labels of the corpus, and who was trained on."""
+    """Return the metadata of a classifier's file: classes, labels, training clips, and the encoder's pre-training."""
     inherited: dict[str, Any] = {"pretraining": "[]", "recipe": ""}
     if config.encoder.weights:
         facts = read_metadata(config.encoder.weights)
@@ -320,7 +336,7 @@ def classifier_facts(config: FinetuneConfig, manifest: Manifest, train: Manifest
 
 
 def groups_of(task: Classification, optim: OptimConfig) -> list[dict[str, Any]]:
-    """The optimiser's groups, with the learning rate decaying from the head down."""
+    """Return the optimiser's groups, whose learning rate decays from the head down."""
     classifier = task.classifier
     return parameter_groups(
         task, optim, lambda name: classifier.layer_of(name.removeprefix("classifier.")), classifier.num_layers
@@ -328,10 +344,10 @@ def groups_of(task: Classification, optim: OptimConfig) -> list[dict[str, Any]]:
 
 
 def _selection_numbers(scores: Scores, manifest: Manifest) -> dict[str, float]:
-    """Loss and top-1 of the selection set; `score` prefers top-1 and breaks ties by the lower loss."""
+    """Return loss and top-1 of the selection set; `score` prefers top-1 and breaks ties by the lower loss."""
     labels = np.array([manifest.clips[row].label for row in scores.rows], np.int64)
     chosen = scores.probabilities[np.arange(len(labels)), labels]
     top1 = float((scores.probabilities.argmax(axis=1) == labels).mean())
     loss = float(-np.log(np.maximum(chosen, 1e-12)).mean())
-    # A loss never counts as much as one clip: it is squeezed below half a clip's share.
+    # The loss only breaks ties: it is squeezed below half the share of one clip.
     return {"loss": loss, "top1": top1, "score": top1 - 0.5 / len(labels) * loss / (1 + loss)}

@@ -1,6 +1,5 @@
 """What a grid costs: the time its stages still train, by the rates of its finished runs or by declared ones."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,9 +8,9 @@ from statistics import median
 from islr.progress import duration
 from islr.study.expand import Grid
 from islr.study.stages import Stage
+from islr.training.tracking import METRICS, read_metrics
 
 Rates = dict[tuple[str, str], float]  # kind of stage -> clips a second
-METRICS = "metrics.jsonl"
 
 
 def rates_of(grid: Grid) -> Rates:
@@ -27,11 +26,7 @@ def rates_of(grid: Grid) -> Rates:
 
 
 def _measured(run: Path) -> list[float]:
-    path = run / METRICS
-    if not path.is_file():
-        return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    return [line["clips_per_s"] for line in lines if line.get("clips_per_s", 0) > 0]
+    return [row["clips_per_s"] for row in read_metrics(run / METRICS) if row.get("clips_per_s", 0) > 0]
 
 
 def seconds(stage: Stage, grid: Grid, rates: Rates) -> float | None:

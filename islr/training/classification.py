@@ -1,4 +1,4 @@
-"""Learning labels: the objective shared by fine-tuning and supervised pre-training.
+"""Classification: the supervised objective shared by fine-tuning and supervised pre-training.
 
 Shapes: B batch, K classes; clips as the encoder takes them.
 """
@@ -6,12 +6,12 @@ Shapes: B batch, K classes; clips as the encoder takes them.
 from collections.abc import Sequence
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms.v2 import CutMix, MixUp
 
-from islr.config import Config
+from islr.config import Config, refuse_idle
 from islr.data.loading.loader import Batch
 from islr.errors import UserError
 from islr.models.encoder import Classifier, Encoder, HeadNorm, to_input
@@ -31,10 +31,16 @@ class ClassificationConfig(Config):
     mixup: float = Field(0.0, ge=0, description="alpha of the Beta distribution; 0 = off; video only")
     cutmix: float = Field(0.0, ge=0, description="alpha of the Beta distribution; 0 = off; video only")
     mix_prob: float = Field(1.0, gt=0, le=1, description="share of batches that are mixed, where mixing is on")
-    switch_prob: float = Field(0.5, ge=0, le=1, description="share of them that cutmix gets, where both are on")
+    switch_prob: float = Field(0.5, ge=0, le=1, description="share of mixed batches that cutmix gets, if both are on")
     repeats: int = Field(1, ge=1, description="augmentations of each clip of a batch; rates and epochs count clips")
     head_init_scale: float = Field(0.001, gt=0, description="factor on the fresh head's weights")
     head_norm: HeadNorm = Field("layer", description="before the head; batch: without affine, for small encoders")
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> "ClassificationConfig":
+        refuse_idle(self, "mix_prob", bool(self.mixup or self.cutmix), "mixup or cutmix")
+        refuse_idle(self, "switch_prob", bool(self.mixup and self.cutmix), "both mixup and cutmix")
+        return self
 
 
 class Classification(nn.Module):
@@ -47,7 +53,7 @@ class Classification(nn.Module):
         encoder: Fresh or pre-trained.
         num_classes: K.
         config: Regularisation.
-        class_weights: Factor of each class's loss `[K]`; none = 1. A mixed clip has the mixture of its weights.
+        class_weights: Factor of each class's loss `[K]`; None = 1. A mixed clip gets the mixture of its weights.
 
     Raises:
         UserError: mixup or cutmix for a pose encoder (a mean of two skeletons is no skeleton).
@@ -73,14 +79,14 @@ class Classification(nn.Module):
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder inside the classifier."""
+        """The classifier's encoder."""
         return self.classifier.encoder
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Loss and training accuracy of a batch with `clip`, `[B, R, ...]` of R = `repeats` > 1, and `label` `[B]`."""
+        """Return loss and accuracy of a batch with `clip` (`[B, R, ...]` where R = `repeats` > 1) and `label` `[B]`."""
         clip, label = batch["clip"], batch["label"]
         if self.config.repeats > 1:
-            # All clips once, then all clips again: a clip's neighbour, which is what it is mixed with, is another one.
+            # All clips once, then all again: mixing pairs a clip with its neighbour, which must be another clip.
             clip, label = clip.transpose(0, 1).flatten(0, 1), label.repeat(self.config.repeats)  # [R * B, ...]
         clip, target = self._mixed(to_input(clip, self.encoder.input_spec), label)
         logits = self.classifier(clip)  # [B, K]
@@ -96,25 +102,25 @@ class Classification(nn.Module):
         return {"loss": losses.mean() * weight, "accuracy": accuracy}
 
     def _mixed(self, clip: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised clips and their targets: labels `[B]`, or when mixed in training shares of classes `[B, K]`."""
+        """Return clips and their targets: labels `[B]`, or shares of classes `[B, K]` where clips were mixed."""
         mixes = [mix for mix in (self._mixup, self._cutmix) if mix is not None]
         if not (mixes and self.training) or float(torch.rand(())) >= self.config.mix_prob:
             return clip, label
         mix = mixes[0]
         if len(mixes) == 2:
             mix = mixes[int(float(torch.rand(())) < self.config.switch_prob)]
-        pictures, target = mix(clip.flatten(1, 2), label)  # [B, C * T, H, W]: torchvision takes a clip for one picture
+        pictures, target = mix(clip.flatten(1, 2), label)  # [B, C * T, H, W], so that torchvision mixes whole clips
         return pictures.view_as(clip), target
 
 
 def effective_weights(counts: Sequence[int], beta: float) -> Tensor:
-    """Class weights by the effective number of samples, `(1 - beta^n) / (1 - beta)` (Cui et al., arXiv 1901.05555).
+    """Return class weights by the effective number of samples, `(1 - beta^n) / (1 - beta)` (arXiv 1901.05555).
 
     Deviation: the mean over all clips is 1, not that over classes, so that the loss and its gradient keep their size.
 
     Args:
         counts: Training clips of each class; a class without any has weight 0.
-        beta: 0 makes all alike; towards 1 the weights go to one over the counts.
+        beta: At 0 all weights are equal; towards 1 they approach the inverse of the counts.
     """
     number = torch.tensor(counts, dtype=torch.float64)
     weights = torch.where(number > 0, (1 - beta) / (1 - beta**number).clamp_min(1e-300), 0.0)

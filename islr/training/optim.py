@@ -9,13 +9,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from islr.config import Config
+from islr.config import Config, refuse_idle
 
 STEP_FACTOR = 0.1  # of the learning rate at each of `lr_steps`
 
 
 class OptimConfig(Config):
-    """AdamW, or SGD, with linear warm-up and then a cosine, or steps, down.
+    """AdamW or SGD, with a linear warm-up and then a cosine or steps.
 
     With `lr_batch` set, `lr`, `min_lr` and `start_lr` are stated for that batch size and scale linearly with
     `batch_size` (Goyal et al. 2017); left empty, they are used as written.
@@ -27,20 +27,24 @@ class OptimConfig(Config):
     min_lr: float = Field(1e-6, ge=0)
     start_lr: float = Field(1e-6, ge=0, description="learning rate at the first warm-up step")
     lr_steps: tuple[float, ...] = Field(
-        (), description="epochs at which the learning rate falls to a tenth; none = half a cosine down to min_lr"
+        (), description="epochs at which the learning rate falls to a tenth; none = half a cosine to min_lr"
     )
     epochs: float = Field(gt=0)
     warmup_epochs: float = Field(0, ge=0)
     batch_size: int = Field(ge=1, description="clips per optimiser step over all processes")
-    accumulate: int = Field(1, ge=1, description="parts a step is cut into to save memory")
+    accumulate: int = Field(1, ge=1, description="parts into which a step is cut to save memory")
     weight_decay: float = Field(0.05, ge=0)
-    weight_decay_end: float | None = Field(None, ge=0, description="at the last step, by a cosine; none = constant")
+    weight_decay_end: float | None = Field(
+        None, ge=0, description="value at the last step, reached by a cosine; none = constant"
+    )
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd, as are the next")
-    nesterov: bool = False
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
+    nesterov: bool = Field(False, description="Nesterov's momentum, with SGD")
     clip_grad: float | None = Field(None, gt=0, description="largest L2 norm of the gradient")
-    clip_mode: Literal["global", "parameter"] = Field("global", description="of all together, or of each parameter's")
+    clip_mode: Literal["global", "parameter"] = Field(
+        "global", description="clip the norm over all parameters, or that of each one"
+    )
     layer_decay: float = Field(1.0, gt=0, le=1, description="learning-rate factor per layer below the head")
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the averaged weights used for evaluation")
 
@@ -55,6 +59,11 @@ class OptimConfig(Config):
             raise ValueError(f"lr_steps must rise from the end of the warm-up to epoch {self.epochs:g}")
         if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
             raise ValueError("nesterov is for optimizer sgd with momentum")
+        for key in ("betas", "eps"):
+            refuse_idle(self, key, self.optimizer == "adamw", "optimizer: adamw")
+        refuse_idle(self, "momentum", self.optimizer == "sgd", "optimizer: sgd")
+        refuse_idle(self, "min_lr", not self.lr_steps, "a cosine, which is without lr_steps")
+        refuse_idle(self, "clip_mode", self.clip_grad is not None, "clip_grad")
         return self
 
     @property
@@ -64,12 +73,12 @@ class OptimConfig(Config):
 
 
 def cosine(start: float, end: float, progress: float) -> float:
-    """Half a cosine from `start` to `end` as `progress` goes from 0 to 1."""
+    """Return the value of half a cosine from `start` to `end` at `progress` 0 to 1."""
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 def schedule_description(config: OptimConfig, processes: int) -> str:
-    """The batch and the learning rate of a run, as stated and as used."""
+    """Describe the batch and the learning rate of a run, as configured and as used."""
     part = config.batch_size // (processes * config.accumulate)
     batch = f"batch {config.batch_size}"
     if part != config.batch_size:
@@ -81,7 +90,7 @@ def schedule_description(config: OptimConfig, processes: int) -> str:
 
 
 def learning_rate(config: OptimConfig, epoch: float) -> float:
-    """Learning rate at a fractional epoch: linear warm-up, then half a cosine down to `min_lr`, or `lr_steps`."""
+    """Return the learning rate at a fractional epoch: linear warm-up, then half a cosine to `min_lr`, or `lr_steps`."""
     low, high, start = (config.scale * value for value in (config.min_lr, config.lr, config.start_lr))
     if epoch < config.warmup_epochs:
         return start + (high - start) * epoch / config.warmup_epochs
@@ -92,9 +101,10 @@ def learning_rate(config: OptimConfig, epoch: float) -> float:
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay applies: not to biases and norms, but to tokens, as in SlowFast's MViT recipes.
+    """Return whether weight decay applies to a parameter.
 
-    Nor to Swin's tables of position biases, as in its own recipes and BEVT's.
+    It spares biases and norms but not tokens, as SlowFast's MViT recipes do, and Swin's tables of position biases, as
+    Swin's own recipes and BEVT's do.
     """
     last = name.rpartition(".")[2]
     return (parameter.ndim > 1 and last != "relative_position_bias_table") or "token" in last
@@ -109,7 +119,7 @@ def parameter_groups(
     """Group trainable parameters by weight decay and layer.
 
     Args:
-        module: Whose parameters; frozen ones are left out. It may name some in `no_weight_decay`.
+        module: Its frozen parameters are left out; it may name some that weight decay spares in `no_weight_decay`.
         config: Gives `weight_decay` and `layer_decay`.
         layer_of: Parameter name -> layer, 0 the embedding, `num_layers - 1` the head. None = no layer decay.
         num_layers: Number of layers; layer l learns at `layer_decay ** (num_layers - 1 - l)` (BEiT; SlowFast FT).
@@ -133,7 +143,7 @@ def parameter_groups(
 
 
 def build_optimizer(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The config's optimiser over `groups`; `names` stays out of its state."""
+    """Build the configured optimiser over `groups`; `names` stays out of its state."""
     for group in groups:
         group.setdefault("lr_scale", 1.0)
         group.setdefault("decays", group.get("weight_decay", 0.0) > 0)
@@ -144,13 +154,13 @@ def build_optimizer(config: OptimConfig, groups: list[dict[str, Any]]) -> torch.
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Set every group to `value` times its `lr_scale`."""
+    """Set each group's learning rate to `value` times its `lr_scale`."""
     for group in optimizer.param_groups:
         group["lr"] = value * group["lr_scale"]
 
 
 def set_weight_decay(optimizer: torch.optim.Optimizer, config: OptimConfig, progress: float) -> None:
-    """Move the weight decay of the groups that have any along its schedule; `progress` goes from 0 to 1."""
+    """Set the scheduled weight decay, in the groups that have any, at `progress` 0 to 1."""
     if config.weight_decay_end is None:
         return
     for group in optimizer.param_groups:
@@ -159,7 +169,7 @@ def set_weight_decay(optimizer: torch.optim.Optimizer, config: OptimConfig, prog
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], config: OptimConfig) -> Tensor:
-    """Shorten gradients in place as `clip_grad` and `clip_mode` say; returns the norm that all had together before."""
+    """Clip gradients in place as `clip_grad` and `clip_mode` say; return the norm over all of them before."""
     given = [parameter for parameter in parameters if parameter.grad is not None]
     limit = config.clip_grad if config.clip_grad is not None else float("inf")
     if config.clip_mode == "global":

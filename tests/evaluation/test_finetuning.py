@@ -397,3 +397,19 @@ def test_presets_build_their_model_and_never_mirror(name: str) -> None:
     comment = path.read_text(encoding="utf-8").split("task:")[0].split("base:")[0]
     for word in ("Command:", "Hardware:", "Expect:", "Source:", "Departs:"):
         assert word in comment, f"{name} says no {word}"
+
+
+@pytest.mark.parametrize(
+    ("option", "refused"),
+    [
+        ("classification.mix_prob=0.5", "mix_prob acts only with mixup or cutmix"),
+        ("classification={mixup: 0.8, switch_prob: 0.3}", "switch_prob acts only with both mixup and cutmix"),
+        ("balance_beta=0.9", "balance_beta acts only with class_balance: loss"),
+        ("held_out=0.2", "held_out acts only with select_on: train_held_out"),
+        ("pose.jitter=0.1", "pose augments pose clips; .* takes video"),
+    ],
+)
+def test_an_option_that_cannot_act_is_refused(option: str, refused: str, mini_corpus: Path, tmp_path: Path) -> None:
+    path = write_config(FINETUNE, tmp_path / "f.yaml", mini_corpus / "manifest.csv", tmp_path / "f")
+    with pytest.raises(UserError, match=refused):
+        run_finetune(load_config(FinetuneConfig, path, [option]))

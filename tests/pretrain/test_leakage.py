@@ -14,8 +14,8 @@ from islr.errors import UserError
 from islr.evaluation.finetune import FinetuneConfig, check_test_unseen, run_finetune
 from islr.models.weights import read_metadata
 from islr.synth import SynthOptions, write_corpus
-from pretrain.leakage import check_unseen
-from pretrain.run import ENCODER, PretrainConfig, clips_to_see, run_pretrain
+from pretrain.leakage import Exposure
+from pretrain.run import ENCODER, PretrainConfig, clips_to_see, exposure_of, run_pretrain
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +30,23 @@ def relabelled(mini_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder / "manifest.csv"
 
 
+def visible_clips(config: PretrainConfig) -> Manifest:
+    return clips_to_see(config, exposure_of(config))
+
+
 def test_splits_of_the_same_corpus(mini_corpus: Path) -> None:
     manifest = str(mini_corpus / "manifest.csv")
-    check_unseen([manifest], ["train", "none"], [manifest])
+    Exposure.load([manifest], ["train", "none"], [manifest]).check()
     count = len(Manifest.load(manifest).select("test"))
     with pytest.raises(UserError, match=rf"^{count} val or test clips of .* declare it with transductive=true"):
-        check_unseen([manifest], ["train", "test"], [manifest])
+        Exposure.load([manifest], ["train", "test"], [manifest]).check()
 
 
 def test_the_same_pictures_under_another_name(mini_corpus: Path, relabelled: Path) -> None:
     manifest = Manifest.load(mini_corpus / "manifest.csv")
     judged = len(manifest.select("val")) + len(manifest.select("test"))
     with pytest.raises(UserError, match=rf"^{judged} val or test clips of .* are among the clips of other"):
-        check_unseen([str(relabelled)], ["train"], [str(mini_corpus / "manifest.csv")])
+        Exposure.load([str(relabelled)], ["train"], [str(mini_corpus / "manifest.csv")]).check()
 
 
 def test_shared_clips_can_be_left_out(mini_corpus: Path, relabelled: Path, tmp_path: Path) -> None:
@@ -52,8 +56,8 @@ def test_shared_clips_can_be_left_out(mini_corpus: Path, relabelled: Path, tmp_p
         path = write_config(PRETRAIN, tmp_path / "p.yaml", mini_corpus / "manifest.csv", tmp_path / "run")
         options = [f"data.manifest={json.dumps(corpora)}", f"downstream=[{manifest}]"]
         with pytest.raises(UserError, match="shared_with_downstream=drop"):
-            clips_to_see(load_config(PretrainConfig, path, options))
-        kept = clips_to_see(load_config(PretrainConfig, path, [*options, "shared_with_downstream=drop"]))
+            visible_clips(load_config(PretrainConfig, path, options))
+        kept = visible_clips(load_config(PretrainConfig, path, [*options, "shared_with_downstream=drop"]))
         whole = sum(len(Manifest.load(corpus).select("train")) for corpus in corpora)
         assert len(kept.select()) == whole - judged
         assert len(kept.select())
@@ -79,10 +83,10 @@ def test_equal_ids_of_unlike_corpora_are_a_coincidence(mini_corpus: Path, tmp_pa
     ids = dict(zip((c.clip_id for c in unlike), (c.clip_id for c in target), strict=True))
     unlike.replace(replace(clip, clip_id=ids[clip.clip_id]) for clip in unlike).save(tmp_path / "manifest.csv")
     seen, judge = str(tmp_path / "manifest.csv"), str(mini_corpus / "manifest.csv")
-    check_unseen([seen], ["train", "val", "test"], [judge])
+    Exposure.load([seen], ["train", "val", "test"], [judge]).check()
     replace(Manifest.load(seen), name=target.name).save(tmp_path / "manifest.csv")
     with pytest.raises(UserError, match=r"^12 val or test clips of"):  # of the same corpus, they are the same clips
-        check_unseen([seen], ["train", "val", "test"], [judge])
+        Exposure.load([seen], ["train", "val", "test"], [judge]).check()
 
 
 def test_a_declared_transductive_run_says_so(mini_corpus: Path, relabelled: Path, tmp_path: Path) -> None:
@@ -90,9 +94,9 @@ def test_a_declared_transductive_run_says_so(mini_corpus: Path, relabelled: Path
     changes = {"downstream": [str(target)], "optim": {"epochs": 1, "warmup_epochs": 0}}
     path = write_config(PRETRAIN, tmp_path / "p.yaml", relabelled, tmp_path / "run", **changes)
     with pytest.raises(UserError, match="declare it with transductive=true"):
-        clips_to_see(load_config(PretrainConfig, path))
+        visible_clips(load_config(PretrainConfig, path))
     with pytest.raises(UserError, match="recipe supervised learns labels"):
-        clips_to_see(load_config(PretrainConfig, path, ["transductive=true", "recipe={name: supervised}"]))
+        visible_clips(load_config(PretrainConfig, path, ["transductive=true", "recipe={name: supervised}"]))
     run_pretrain(load_config(PretrainConfig, path, ["transductive=true"]))
     stage = json.loads(read_metadata(tmp_path / "run" / ENCODER)["pretraining"])[0]
     assert stage["transductive"] == "declared"

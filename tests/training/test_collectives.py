@@ -16,7 +16,7 @@ from islr.data.loading.order import epoch_order
 from islr.training.checkpoint import read_checkpoint
 from islr.training.tracking import read_metrics
 from pretrain import RECIPES
-from pretrain.leakage import seen_manifest
+from pretrain.leakage import Exposure
 from pretrain.run import PretrainConfig, run_pretrain
 from pretrain.targets.tokenizer_files import TOKENIZER
 
@@ -113,7 +113,7 @@ def uneven_corpus(corpus: Path, folder: Path) -> Path:
     """A copy in which the last clip of the first batch cannot be read, so that the second process has one less."""
     copy = folder / "corpus"
     shutil.copytree(corpus, copy)
-    manifest = seen_manifest((str(copy / "manifest.csv"),), ("train", "none")).select(status="ok")
+    manifest = Exposure.load([str(copy / "manifest.csv")], ["train", "none"]).training_clips().select(status="ok")
     row = int(epoch_order(len(manifest), seed=0, epoch=0)[PRETRAIN["optim"]["batch_size"] - 1])
     clip = manifest.clips[row]
     for path in (clip.path, clip.pose):

@@ -353,6 +353,24 @@ def test_sgd_steps_with_momentum() -> None:
         validate(OptimConfig, {"lr": 1, "epochs": 1, "batch_size": 1, "nesterov": True}, "here")
 
 
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"optimizer": "sgd", "betas": (0.9, 0.95)}, "betas"),
+        ({"optimizer": "sgd", "eps": 1e-6}, "eps"),
+        ({"momentum": 0.5}, "momentum"),
+        ({"lr_steps": (2, 3), "min_lr": 0.0}, "min_lr"),
+        ({"clip_mode": "parameter"}, "clip_mode"),
+    ],
+)
+def test_an_option_that_cannot_act_is_refused(options: dict[str, Any], key: str) -> None:
+    required = {"lr": 1, "epochs": 4, "batch_size": 1}
+    with pytest.raises(UserError, match=f"{key} acts only with"):
+        validate(OptimConfig, required | options, "here")
+    defaults = OptimConfig.model_validate(required | {"optimizer": "sgd", "lr_steps": (2, 3)}).model_dump()
+    assert validate(OptimConfig, defaults, "a run's config.yaml").lr_steps == (2, 3)
+
+
 def test_groups_decay_weights_by_layer() -> None:
     encoder = create_model("mvit_tiny")
     optim = OptimConfig(lr=1.0, epochs=1, batch_size=1, weight_decay=0.3, layer_decay=0.5)

@@ -11,15 +11,23 @@ from islr.errors import UserError
 
 
 def load_manifests(paths: Sequence[str]) -> Manifest:
-    """Load one manifest, or join several into a mixed corpus.
+    """Load one manifest, or join several into a mixed corpus, see `join_manifests`.
+
+    Raises:
+        UserError: A manifest cannot be read, two have the same name, or a name contains a slash.
+    """
+    return join_manifests([Manifest.load(path) for path in paths])
+
+
+def join_manifests(parts: Sequence[Manifest]) -> Manifest:
+    """Return the one manifest, or several joined into a mixed corpus.
 
     A mixed corpus keeps labels only when all its manifests name the same classes; clip ids get the manifest's name as a
     prefix.
 
     Raises:
-        UserError: A manifest cannot be read, two have the same name, or a name contains a slash.
+        UserError: Two manifests have the same name, or a name contains a slash.
     """
-    parts = [Manifest.load(path) for path in paths]
     if len(parts) == 1:
         return parts[0]
     names = [part.name for part in parts]
