@@ -13,21 +13,15 @@ import numpy as np
 
 from islr.data.poses.pose import Pose
 from islr.synth.difficulty import DIFFICULTIES
+from islr.synth.drawing.camera import Camera
+from islr.synth.drawing.look import Look
+from islr.synth.drawing.projection import Projection, project_performance
 from islr.synth.drawing.recording import record
-from islr.synth.drawing.render import Painter, Projection, project_performance
+from islr.synth.drawing.render import Painter
 from islr.synth.kinematics.body import Body
 from islr.synth.kinematics.motion import perform
-from islr.synth.kinematics.signer import (
-    FRAME_RATES,
-    Camera,
-    Look,
-    clip_camera,
-    clip_generator,
-    clip_quality,
-    clip_style,
-    make_signer,
-)
 from islr.synth.lexicon import Sign
+from islr.synth.signer import FRAME_RATES, clip_camera, clip_generator, clip_quality, clip_style, make_signer
 
 _PRESET = "veryfast"
 # x264's look-ahead gives other bytes from run to run for very small pictures, also with one thread. Without it, and

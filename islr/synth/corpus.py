@@ -9,10 +9,9 @@ from typing import Any, Protocol
 
 from islr.data.manifest import Clip
 from islr.synth.clip import Footage, Take
-from islr.synth.kinematics.signer import make_signer
 from islr.synth.options import SynthOptions
-
-SHEET_ROWS, SHEET_COLUMNS = 8, 6
+from islr.synth.sheet import SheetCell
+from islr.synth.signer import make_signer
 
 
 @dataclass(frozen=True)
@@ -23,15 +22,6 @@ class Written:
     frames: int
     fps: float
     box: tuple[int, int, int, int]
-
-
-@dataclass(frozen=True)
-class SheetCell:
-    """One picture of the sample sheet: a clip, how far into it (0..1), and a caption."""
-
-    name: str
-    share: float
-    caption: str = ""
 
 
 class SynthCorpus(Protocol):

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from islr.synth.kinematics.body import LOCATIONS
-from islr.synth.kinematics.hand import HANDSHAPES
+from islr.synth.kinematics.handshapes import HANDSHAPES
+from islr.synth.kinematics.places import LOCATIONS
 from islr.synth.lexicon import AWAY, COLUMNS, PHONOLOGY, VIOLATIONS, Sign
 
 MOVING_BOTH = ("SymmetricalOrAlternating", "SymmetryViolation")

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from islr.errors import UserError
-from islr.synth.kinematics.hand import HANDSHAPES
+from islr.synth.kinematics.handshapes import HANDSHAPES
 from islr.synth.lexicon import IDENTITY, Sign
 
 VARIANTS = ("a", "b")

@@ -14,8 +14,9 @@ from typing import Any
 
 from islr.errors import UserError
 from islr.files import write_atomic
-from islr.synth.kinematics.body import LOCATIONS
-from islr.synth.kinematics.hand import FLEXION, HANDSHAPES
+from islr.synth.kinematics.hand import FLEXION
+from islr.synth.kinematics.handshapes import HANDSHAPES
+from islr.synth.kinematics.places import LOCATIONS
 
 MOVEMENTS = ("None", "Straight", "Curved", "Circular", "BackAndForth", "Z-shaped", "X-shaped", "Other")
 SIGN_TYPES = (

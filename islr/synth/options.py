@@ -10,7 +10,7 @@ from pathlib import Path
 from islr.errors import UserError
 from islr.synth.difficulty import DIFFICULTIES
 from islr.synth.kinematics.actions import ACTIONS
-from islr.synth.kinematics.signer import FRAME_RATES
+from islr.synth.signer import FRAME_RATES
 
 KINDS = ("isolated", "continuous", "actions")
 DEFAULT_SIGNS = 48

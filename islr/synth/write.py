@@ -14,28 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 
 from islr.data.manifest import Manifest
 from islr.data.poses.pose import read_pose, write_pose
-from islr.data.video.decode import decode, probe_video
+from islr.data.video.decode import probe_video
 from islr.data.video.guard import DecodeError
 from islr.errors import Interrupted, RunFailed, UserError
 from islr.files import file_sha256, write_atomic
 from islr.processes.pool import in_workers
 from islr.processes.signals import StopSignal
 from islr.synth.clip import Take, box_around, encode, pose_of
-from islr.synth.corpus import SheetCell, SynthCorpus, Written
+from islr.synth.corpus import SynthCorpus, Written
 from islr.synth.design import built_in_lexicon
 from islr.synth.kinds.actions import Actions
 from islr.synth.kinds.continuous import ContinuousSigning
 from islr.synth.kinds.isolated import IsolatedSigns
 from islr.synth.lexicon import Sign, read_lexicon
 from islr.synth.options import SynthOptions
+from islr.synth.sheet import sample_sheet
 
 RENDER_VERSION = 3  # raised whenever the same options give other pixels or poses
 OPTIONS_FILE = "synth.json"
-_SHEET_CELL = 160
 _LONGEST_S = 3600.0  # for one clip, in its worker process
 
 Progress = Callable[[int, int], None]
@@ -192,27 +191,3 @@ def _rendered(out: Path, corpus: SynthCorpus, takes: list[Take]) -> Iterator[tup
 
 def _longest(take: Take) -> float:
     return _LONGEST_S
-
-
-def sample_sheet(out: Path, cells: list[list[SheetCell]]) -> bytes:
-    """Rows of pictures from the encoded videos, as png bytes."""
-    rows = []
-    for row in cells:
-        pictures = []
-        for cell in row:
-            frames = len(read_pose(out / "poses" / f"{cell.name}.npz").keypoints)
-            index = np.array([min(int(cell.share * frames), frames - 1)])
-            picture = decode(out / "videos" / f"{cell.name}.mp4", index)[0]
-            small = cv2.resize(picture, (_SHEET_CELL, _SHEET_CELL), interpolation=cv2.INTER_AREA)
-            pictures.append(_captioned(small, cell.caption))
-        rows.append(np.concatenate(pictures, axis=1))
-    done, data = cv2.imencode(".png", cv2.cvtColor(np.concatenate(rows), cv2.COLOR_RGB2BGR))
-    assert done
-    return data.tobytes()
-
-
-def _captioned(cell: np.ndarray, text: str) -> np.ndarray:
-    cell = np.ascontiguousarray(cell)
-    for color, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-        cv2.putText(cell, text, (5, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, color, width, cv2.LINE_AA)
-    return cell

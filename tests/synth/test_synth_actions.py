@@ -10,9 +10,9 @@ from islr.synth import SynthOptions, write_corpus
 from islr.synth.clip import Take, pose_of
 from islr.synth.kinds.actions import SECONDS, Actions
 from islr.synth.kinematics.actions import ACTIONS
-from islr.synth.kinematics.signer import generator, make_signer
 from islr.synth.kinematics.strokes import Style
 from islr.synth.kinematics.wholebody import Motion, act
+from islr.synth.signer import generator, make_signer
 
 OPTIONS = SynthOptions(kind="actions", signs=2, signers=3, reps=1, size=48, val_signers=1, test_signers=1)
 

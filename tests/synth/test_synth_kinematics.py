@@ -8,15 +8,16 @@ import pytest
 
 from islr.synth import built_in_lexicon
 from islr.synth.difficulty import DIFFICULTIES
-from islr.synth.drawing.solid import TOUCH, depth_inside, hand_flesh
 from islr.synth.kinematics import hand as hands
 from islr.synth.kinematics.arm import ELBOW_POLE, Track, follow, resting
-from islr.synth.kinematics.body import LOCATIONS, MIRROR, Body, fixed_place, place_on_other_arm, solve_arm
+from islr.synth.kinematics.body import MIRROR, Body, solve_arm
 from islr.synth.kinematics.motion import Performance, perform, perform_sequence
 from islr.synth.kinematics.path import clip_timeline
-from islr.synth.kinematics.signer import generator, make_signer
+from islr.synth.kinematics.places import LOCATIONS, fixed_place, place_on_other_arm
+from islr.synth.kinematics.solid import TOUCH, depth_inside, hand_flesh
 from islr.synth.kinematics.strokes import REST, Style, alternates
 from islr.synth.lexicon import Sign
+from islr.synth.signer import generator, make_signer
 
 LEXICON = built_in_lexicon(48)
 STILL = Style()  # no noise: what is coded is what is done

@@ -10,11 +10,11 @@ import pytest
 from islr.errors import UserError
 from islr.synth import built_in_lexicon, coverage, fallbacks, read_lexicon, summary, write_lexicon
 from islr.synth.difficulty import DIFFICULTIES
-from islr.synth.drawing.solid import TOUCH, depth_inside, hand_flesh
 from islr.synth.kinematics.motion import perform
-from islr.synth.kinematics.signer import generator, make_signer
+from islr.synth.kinematics.solid import TOUCH, depth_inside, hand_flesh
 from islr.synth.kinematics.strokes import Style
 from islr.synth.lexicon import BUNDLES, PHONOLOGY, Sign, morpheme_column
+from islr.synth.signer import generator, make_signer
 
 LEXICON = built_in_lexicon(48)
 

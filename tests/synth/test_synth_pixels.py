@@ -11,8 +11,9 @@ from islr.errors import UserError
 from islr.synth import SynthOptions, built_in_lexicon
 from islr.synth.clip import Take, film, pose_of
 from islr.synth.difficulty import DIFFICULTIES
+from islr.synth.drawing.look import Recording
 from islr.synth.drawing.recording import record
-from islr.synth.kinematics.signer import Recording, generator, make_signer
+from islr.synth.signer import generator, make_signer
 
 LEXICON = built_in_lexicon(48)
 _PRESETS = ("easy", "medium", "hard")

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from islr.synth.drawing.camera import Camera
 from islr.synth.drawing.canvas import Color, capsule, disc, ellipse, fixed, polygon, rectangle, scale, segment
-from islr.synth.drawing.render import HEAD, Painter, Projection
+from islr.synth.drawing.look import Look
+from islr.synth.drawing.projection import Projection
+from islr.synth.drawing.render import HEAD, Painter
 from islr.synth.kinematics.body import Body
-from islr.synth.kinematics.signer import Camera, Look
 
 _TROUSERS: tuple[Color, ...] = ((44, 50, 74), (60, 60, 64), (112, 96, 74), (36, 36, 40))
 _SHOE: Color = (34, 32, 34)

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 from islr.synth.drawing.canvas import add_noise
-from islr.synth.drawing.render import Projection
-from islr.synth.kinematics.signer import Recording
+from islr.synth.drawing.look import Recording
+from islr.synth.drawing.projection import Projection
 
 _NOISE_MARGIN = 32  # pixels by which the noise tile is larger than the picture
 _LEAST_SMEAR = 1.5  # pixels: less motion than this leaves no smear

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from islr.synth.drawing.backdrop import paint_backdrop
+from islr.synth.drawing.camera import Camera
 from islr.synth.drawing.canvas import (
     Color,
     capsule,
@@ -28,9 +28,9 @@ from islr.synth.drawing.canvas import (
     shrink,
 )
 from islr.synth.drawing.face import Face, lips_of
-from islr.synth.kinematics.body import Body, landmarks
-from islr.synth.kinematics.motion import Performance
-from islr.synth.kinematics.signer import Camera, Look
+from islr.synth.drawing.look import Look
+from islr.synth.drawing.projection import Projection
+from islr.synth.kinematics.body import Body
 
 _CANVAS = 256  # smallest canvas side: below this a finger is too few pixels to shade
 # Metres of an average hand, from the palm outwards.
@@ -56,45 +56,6 @@ _HAND_START = (54, 33)  # first point of the right and of the left hand among th
 _ARM_JOINTS = ((12, 14, 16), (11, 13, 15))  # shoulder, elbow, wrist of the right and of the left arm
 _KNUCKLES_AND_WRIST = [0, 5, 9, 13, 17]
 _PALM, _FOREARM, _UPPER_ARM, HEAD = 5, 6, 7, 8  # units of a side; 0-4 are the fingers, thumb first
-
-
-@dataclass(frozen=True)
-class Projection:
-    """One clip before it is drawn: 3-D performance projected by a camera. Pixels are those of the final
-    picture.
-    """
-
-    points: np.ndarray  # [T, 75, 2] pixels
-    depth: np.ndarray  # [T, 75] metres, larger is nearer
-    per_metre: np.ndarray  # [T, 75] pixels
-    palm_side: np.ndarray  # [2, T] -1 back of the hand seen .. 1 palm seen
-    pad_side: np.ndarray  # [2, T, 4, 3] the same of every finger segment
-    sway: np.ndarray  # [T, 2] pixels
-    size: int
-
-
-def project_performance(performance: Performance, body: Body, camera: Camera, size: int) -> Projection:
-    """Project a performance into a square picture of `size` pixels."""
-    world = landmarks(body, performance.elbows, performance.hands) + performance.sway[:, None]
-    return project_points(world, performance.palms, performance.pads, performance.sway, camera, size)
-
-
-def project_points(
-    world: np.ndarray, palms: np.ndarray, pads: np.ndarray, sway: np.ndarray, camera: Camera, size: int
-) -> Projection:
-    """Project 75 points [T, 75, 3], palm and finger normals [2, T, ..., 3] and the body's offset [T, 3]."""
-    points, depth, per_metre = camera.project(world, size)
-    still, _, _ = camera.project(np.zeros((1, 3)), size)
-    swayed, _, _ = camera.project(sway, size)
-    return Projection(
-        points=points,
-        depth=depth,
-        per_metre=per_metre,
-        palm_side=camera.face_on(palms),
-        pad_side=camera.face_on(pads),
-        sway=swayed - still,
-        size=size,
-    )
 
 
 def supersampling(size: int) -> int:

@@ -12,14 +12,16 @@ import numpy as np
 from islr.data.manifest import Clip
 from islr.files import write_atomic
 from islr.synth.clip import Footage, Take, recorded
-from islr.synth.corpus import SHEET_COLUMNS, SheetCell, Written, every_take, left_handed, manifest_row
+from islr.synth.corpus import Written, every_take, left_handed, manifest_row
 from islr.synth.difficulty import DIFFICULTIES
+from islr.synth.drawing.camera import whole_body
 from islr.synth.drawing.figure import FigurePainter
-from islr.synth.drawing.render import project_points
+from islr.synth.drawing.projection import project_points
 from islr.synth.kinematics.actions import ACTIONS
-from islr.synth.kinematics.signer import clip_camera, clip_quality, clip_style, generator, make_signer, whole_body
 from islr.synth.kinematics.wholebody import act
 from islr.synth.options import SynthOptions
+from islr.synth.sheet import SHEET_COLUMNS, SheetCell
+from islr.synth.signer import clip_camera, clip_quality, clip_style, generator, make_signer
 
 SECONDS = 4  # of every clip; Kinetics' names carry whole seconds
 _STREAM = 6  # of random numbers, unlike those of signers and of signed clips

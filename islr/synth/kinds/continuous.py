@@ -18,14 +18,16 @@ import numpy as np
 from islr.data.manifest import Clip
 from islr.files import write_atomic
 from islr.synth.clip import Footage, Take, recorded
-from islr.synth.corpus import SHEET_COLUMNS, SHEET_ROWS, SheetCell, Written, manifest_row
+from islr.synth.corpus import Written, manifest_row
 from islr.synth.difficulty import DIFFICULTIES
-from islr.synth.drawing.render import Painter, project_performance
+from islr.synth.drawing.projection import project_performance
+from islr.synth.drawing.render import Painter
 from islr.synth.kinds.isolated import LEXICON, sign_notes
 from islr.synth.kinematics.motion import perform_sequence
-from islr.synth.kinematics.signer import clip_camera, clip_quality, clip_style, generator, make_signer
 from islr.synth.lexicon import Sign, write_lexicon
 from islr.synth.options import SynthOptions
+from islr.synth.sheet import SHEET_COLUMNS, SHEET_ROWS, SheetCell
+from islr.synth.signer import clip_camera, clip_quality, clip_style, generator, make_signer
 
 SECONDS = (10.0, 30.0)  # shortest and longest clip
 _STREAM = 5  # of random numbers, unlike those of signers and of clips of one sign

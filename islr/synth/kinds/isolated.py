@@ -13,10 +13,11 @@ import numpy as np
 from islr.data.manifest import Clip
 from islr.files import write_atomic
 from islr.synth.clip import Footage, Take, film
-from islr.synth.corpus import SHEET_COLUMNS, SHEET_ROWS, SheetCell, Written, every_take, left_handed, manifest_row
+from islr.synth.corpus import Written, every_take, left_handed, manifest_row
 from islr.synth.coverage import coverage
 from islr.synth.lexicon import Sign, write_lexicon
 from islr.synth.options import SynthOptions
+from islr.synth.sheet import SHEET_COLUMNS, SHEET_ROWS, SheetCell
 
 LEXICON = "lexicon.csv"
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from islr.synth.drawing.solid import TOUCH, depth_inside, hand_flesh, ways_out
 from islr.synth.kinematics import hand as hands
 from islr.synth.kinematics.body import MIRROR, Body, solve_arm, unit
 from islr.synth.kinematics.path import Timeline
+from islr.synth.kinematics.solid import TOUCH, depth_inside, hand_flesh, ways_out
 
 _WRIST_LIMIT = np.radians(72.0)  # largest angle between forearm and hand
 _WRIST_PASSES = 8  # until the limited wrist and the arm agree to about a millimetre

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from islr.synth.drawing.solid import depth_inside, hand_flesh
 from islr.synth.kinematics.arm import ELBOW_POLE, hand_frame, rotate
-from islr.synth.kinematics.body import Body, Place, reference_point, solve_arm, unit
-from islr.synth.kinematics.hand import FINGERTIPS, HANDSHAPES
+from islr.synth.kinematics.body import Body, reference_point, solve_arm, unit
+from islr.synth.kinematics.hand import FINGERTIPS
+from islr.synth.kinematics.handshapes import HANDSHAPES
+from islr.synth.kinematics.places import Place
+from islr.synth.kinematics.solid import depth_inside, hand_flesh
 from islr.synth.lexicon import Sign
 
 # Degrees by which knuckles tip towards the viewer, who sees the palm or the back of the hand. Flexions that are not

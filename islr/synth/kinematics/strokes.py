@@ -10,20 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from islr.synth.kinematics import hand as hands
-from islr.synth.kinematics.arm import Arm, Stance, Track, follow, from_rest_and_back, hand_frame, stroke_track
-from islr.synth.kinematics.body import (
-    HOVER,
-    LOCATIONS,
-    MIRROR,
-    Body,
-    Place,
-    base_pose,
-    fixed_place,
-    place_on_other_arm,
-    reference_point,
-)
+from islr.synth.kinematics.arm import Stance, Track, follow, from_rest_and_back, hand_frame, stroke_track
+from islr.synth.kinematics.body import MIRROR, Body, reference_point
 from islr.synth.kinematics.orientation import held
 from islr.synth.kinematics.path import Timeline, progress_of, stroke_path
+from islr.synth.kinematics.places import HOVER, LOCATIONS, Place, base_pose, fixed_place, place_on_other_arm
 from islr.synth.lexicon import AWAY, Sign
 
 _TWIST = np.radians(62.0)  # wrist twist to either side of the middle
@@ -129,62 +120,20 @@ def _ends(sign: Sign, first: Place, second: Place | None, size: float) -> tuple[
 
 def plan_strokes(sign: Sign, body: Body, style: Style, timeline: Timeline, rng: np.random.Generator) -> Strokes:
     """Plan a sign once. All randomness comes from `rng`; the same arguments give the same strokes."""
-    repeated = sign.repeated_movement == "1"
-    frames = len(timeline.phase)
+    repeated, frames = sign.repeated_movement == "1", len(timeline.phase)
     offset = rng.normal(0.0, style.location_noise, 3)
     size = style.amplitude * rng.uniform(0.94, 1.06)
     onset = sign_posture(sign).perturbed(rng, style.handshape_noise)
     change = progress_of(timeline.phase, repeated)[0]
-    if sign.movement == "None" and repeated and sign.flexion_change != "1" and sign.ulnar_rotation != "1":
-        trill = (
-            9.0
-            * np.sin(2 * np.pi * (3 * timeline.phase[:, None] + np.arange(4) / 4))
-            * (timeline.phase[:, None] % 1 > 0)
-        )
-    else:
-        trill = np.zeros((frames, 4))
-    posture = _postures(onset, _changed_posture(sign), change)
-    flexion = posture.flexion.copy()
-    flexion[:, :, 0] = np.clip(flexion[:, :, 0] + trill, -8, 90)
-    posture = replace(posture, flexion=flexion)
+    posture = _moving_posture(sign, onset, timeline.phase, change)
     twist = _TWIST * (2 * change - 1) if sign.ulnar_rotation == "1" else np.zeros(frames)
-
-    mirrored = sign.sign_type in ("SymmetricalOrAlternating", "SymmetryViolation")
     rest = _jittered(REST[style.rest], rng)
-    other_shape = sign.other_handshape()
-    other_posture = (
-        None if other_shape is None else hands.named_posture(other_shape).perturbed(rng, style.handshape_noise)
-    )
-    base = base_pose(*first_place(sign))
-    if base is None and sign.sign_type not in ("OneHanded", "SymmetricalOrAlternating", "SymmetryViolation"):
-        # an unequal pair of hands away from each other: the other hand waits
-        base = base_pose("Hand", "Palm")
-    waits = not mirrored and base is None
-    waiting: Track | None = None
-    other: Arm | None = None
-    if not mirrored:
-        waiting = _other_track(body, frames, base, other_posture or hands.RELAXED, rest)
-        other = follow(body, from_rest_and_back(waiting, quiet(timeline) if waits else timeline, rest)).mirrored()
+    shape = sign.other_handshape()
+    other_posture = None if shape is None else hands.named_posture(shape).perturbed(rng, style.handshape_noise)
+    mirrored = sign.sign_type in ("SymmetricalOrAlternating", "SymmetryViolation")
+    other = None if mirrored else _other_hand(sign, body, timeline, other_posture or hands.RELAXED, rest)
 
-    def place(region: str | None, minor: str) -> Place | None:
-        """Where a place is in this performance; None for a place on a hand that does not take part."""
-        if region in ("Hand", "Arm"):
-            if other is None or base is None:
-                return None if minor != "UpperArm" or other is None else on_other(minor)
-            return on_other(minor)
-        return None if region is None else fixed_place(body, region, minor, mirrored)
-
-    def on_other(minor: str) -> Place:
-        assert other is not None
-        there = int(np.argmax(timeline.envelope))
-        return place_on_other_arm(minor, other.hand[there], other.elbow[there], body.shoulder_right * MIRROR)
-
-    region, minor = first_place(sign)
-    first = place(region, minor) or fixed_place(body, "Neutral", "Neutral", mirrored)
-    moves_on = sign.second_minor_location != sign.minor_location and not sign.second_minor_location.endswith(
-        ("Away", "Other")
-    )
-    second = place(sign.second_region(), sign.second_minor_location) if moves_on else None
+    first, second = _places(sign, body, other)
     if sign.contact == "1" and sign.major_location != "Neutral":
         offset = offset - (offset @ first.normal) * first.normal  # stay in touch
     start, end = _ends(sign, first, second, size)
@@ -196,17 +145,75 @@ def plan_strokes(sign: Sign, body: Body, style: Style, timeline: Timeline, rng: 
     if not in_space and second is None:
         points = _off_the_skin(points, first, sign)
     dominant = stroke_track(body, points, rotation, twist, posture, reference)
-    if waiting is None:
-        points_other, posture_other = points, posture
-        if alternates(sign):
-            points_other = (
-                points.min(axis=0) + points.max(axis=0) - points
-            )  # half a cycle apart: the path turned around
-        if other_posture is not None and sign.nondominant_handshape != sign.handshape:
-            posture_other = _postures(other_posture, None, np.zeros(frames))
-        waiting = stroke_track(body, points_other, rotation, twist, posture_other, reference)
-        dominant, waiting = _each_on_its_side(body, sign, dominant, waiting)
-    return Strokes(rest, dominant, waiting, waits)
+    if other is not None:
+        return Strokes(rest, dominant, other.track, not other.is_place)
+    points_other, posture_other = points, posture
+    if alternates(sign):  # half a cycle apart: the path turned around
+        points_other = points.min(axis=0) + points.max(axis=0) - points
+    if other_posture is not None and sign.nondominant_handshape != sign.handshape:
+        posture_other = _postures(other_posture, None, np.zeros(frames))
+    mirror = stroke_track(body, points_other, rotation, twist, posture_other, reference)
+    dominant, mirror = _each_on_its_side(body, sign, dominant, mirror)
+    return Strokes(rest, dominant, mirror, False)
+
+
+def _moving_posture(sign: Sign, onset: hands.HandConfig, phase: np.ndarray, change: np.ndarray) -> hands.HandConfig:
+    """Return the dominant hand in every frame: its aperture or spread changes, or its fingers wiggle."""
+    posture = _postures(onset, _changed_posture(sign), change)
+    flexion = posture.flexion.copy()
+    still = sign.movement == "None" and sign.flexion_change != "1" and sign.ulnar_rotation != "1"
+    if still and sign.repeated_movement == "1":
+        trill = 9.0 * np.sin(2 * np.pi * (3 * phase[:, None] + np.arange(4) / 4)) * (phase[:, None] % 1 > 0)
+    else:
+        trill = np.zeros((len(phase), 4))
+    flexion[:, :, 0] = np.clip(flexion[:, :, 0] + trill, -8, 90)
+    return replace(posture, flexion=flexion)
+
+
+@dataclass(frozen=True)
+class _OtherHand:
+    """The other hand of a sign whose hands do not mirror each other.
+
+    Attributes:
+        track: Where it goes, in its own mirrored frame.
+        hand, elbow: Joints [21, 3] and [3] in the middle of the stroke, when it can be a place.
+        is_place: Whether it is held as a place; otherwise it waits and takes no part.
+    """
+
+    track: Track
+    hand: np.ndarray
+    elbow: np.ndarray
+    is_place: bool
+
+
+def _other_hand(sign: Sign, body: Body, timeline: Timeline, config: hands.HandConfig, rest: Stance) -> _OtherHand:
+    """Hold the other hand as the place of the sign, or let it rest."""
+    base = base_pose(*first_place(sign))
+    if base is None and sign.sign_type != "OneHanded":
+        base = base_pose("Hand", "Palm")  # two different hands away from each other: the other one waits
+    track = _other_track(body, len(timeline.phase), base, config, rest)
+    moves = quiet(timeline) if base is None else timeline
+    arm = follow(body, from_rest_and_back(track, moves, rest)).mirrored()
+    there = int(np.argmax(timeline.envelope))
+    return _OtherHand(track, arm.hand[there], arm.elbow[there], base is not None)
+
+
+def _places(sign: Sign, body: Body, other: _OtherHand | None) -> tuple[Place, Place | None]:
+    """Return the first place of a sign, and the second where the path ends at one."""
+
+    def place(region: str | None, minor: str) -> Place | None:
+        """Return a place in this performance; None for one on a hand that does not take part."""
+        if region not in ("Hand", "Arm"):
+            return None if region is None else fixed_place(body, region, minor, other is None)
+        if other is None or not (other.is_place or minor == "UpperArm"):
+            return None
+        return place_on_other_arm(minor, other.hand, other.elbow, body.shoulder_right * MIRROR)
+
+    first = place(*first_place(sign)) or fixed_place(body, "Neutral", "Neutral", other is None)
+    goal = sign.second_minor_location
+    if goal == sign.minor_location or goal.endswith(("Away", "Other")):
+        return first, None
+    return first, place(sign.second_region(), goal)
 
 
 def _off_the_skin(points: np.ndarray, place: Place, sign: Sign) -> np.ndarray:
