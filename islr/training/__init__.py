@@ -1,1 +1,1 @@
-"""The training loop and what it stands on: optimiser, checkpoints, runtime, tracking."""
+"""Training: the engine (`Trainer`), the run harness, optimiser, checkpoints, tracking, and what many ranks share."""

@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or absent: written beside, synced, renamed; checked by sha256 when read.
+"""Checkpoints that are whole or absent: written to a temporary file, synced, renamed; checked by sha256 when read.
 
-A checkpoint file is a `torch.save` archive followed by a footer with the sha256 of the archive. The one before
-it is kept as `previous.ckpt`. Only tensors and plain values are loaded (`weights_only=True`); there is no other way.
+A checkpoint file is a `torch.save` archive followed by a footer with the sha256 of the archive. The previous one is
+kept as `previous.ckpt`. Only tensors and plain values are loaded (`weights_only=True`); there is no other way.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> Path:
-    """Write `state` as the folder's last checkpoint and keep the one before.
+    """Write `state` as the folder's last checkpoint and keep the previous one.
 
     Raises:
         OSError: The disk is full or not writable; the earlier checkpoints are untouched.

@@ -1,4 +1,4 @@
-"""Memory that a backward pass needs."""
+"""Memory that a backward pass needs: the bytes that autograd saves."""
 
 from collections.abc import Callable
 
@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 def saved_bytes(forward: Callable[[], object], model: nn.Module) -> int:
-    """Bytes that a forward pass keeps for its backward pass, each storage once, without the model's own tensors."""
+    """Return the bytes that a forward pass saves for its backward pass, each storage once, without model tensors."""
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
-    # What is saved is held until the count is over: a freed storage's address would be given out again.
+    # Saved tensors are held until the count is over: the address of a freed storage could be used again.
     alive: list[Tensor] = []
 
     def note(tensor: Tensor) -> Tensor:

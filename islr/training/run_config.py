@@ -17,9 +17,9 @@ class RunConfig(Config):
     threads: int = Field(1, ge=1, description="CPU threads; results are bit-identical for a fixed count")
     compile: bool = Field(False, description="torch.compile the training module")
     sync_batch_norm: bool = Field(
-        False, description="batch norms see the batches of all processes; otherwise each its own, as DDP has it"
+        False, description="batch norms use the batches of all ranks; otherwise each rank its own, as DDP does"
     )
     log_every: int = Field(10, ge=1, description="steps between rows of metrics.jsonl")
     checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints; none = every epoch")
-    timeout_s: float = Field(600.0, gt=0, description="seconds that processes of a run wait for one that is late")
+    timeout_s: float = Field(600.0, gt=0, description="seconds that ranks of a run wait for one that is late")
     wandb: Literal["offline", "online", "disabled"] = "offline"

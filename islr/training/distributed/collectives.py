@@ -1,11 +1,11 @@
-"""Numbers over all processes of a run, so that many processes compute what one would with the same batch.
+"""Collectives over the ranks of a run, so that many ranks compute what one rank would with the same batch.
 
-DDP averages gradients over processes. A loss that is a mean over items (hidden tokens, visible points, clips) is then a
-mean of means, which is the mean over all items only where every process holds as many. A recipe therefore weighs its
-mean by `share`, or divides its sum by an `average` count. What looks at other clips of the batch (negatives, codebooks,
-batch normalisation) takes them from all processes.
+DDP averages gradients over ranks. A loss that is a mean over items (masked tokens, visible points, clips) then becomes
+a mean of means, which equals the mean over all items only where every rank holds as many. A recipe therefore weighs
+its mean by `share`, or divides its sum by an `average` count. Whatever depends on other clips of the batch (negatives,
+codebooks, batch normalisation) gathers them from all ranks.
 
-With one process all of this is the identity, bit for bit.
+With one rank each function is the identity, bit for bit.
 """
 
 from typing import Any
@@ -16,13 +16,13 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # the common bas
 
 
 def processes() -> int:
-    """How many processes are connected."""
+    """Return how many ranks are connected."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 @torch.no_grad()
 def total(value: Tensor) -> Tensor:
-    """The sum of a value over processes; no gradient flows through it."""
+    """Return the sum of a value over ranks, without a gradient."""
     if processes() == 1:
         return value
     value = value.detach().clone(memory_format=torch.contiguous_format)
@@ -31,15 +31,15 @@ def total(value: Tensor) -> Tensor:
 
 
 def average(value: Tensor) -> Tensor:
-    """The mean of a value over processes; no gradient flows through it.
+    """Return the mean of a value over ranks, without a gradient.
 
-    A sum of errors divided by the average count, averaged over processes, is the mean over all items.
+    A sum of errors divided by the average count, averaged over ranks, is the mean over all items.
     """
     return value if processes() == 1 else total(value) / processes()
 
 
 def share(count: int) -> Tensor | float:
-    """What a mean over `count` items is to be multiplied by: its average over processes is the mean over all items."""
+    """Return the weight of a mean over `count` items, with which its average over ranks is the mean over all items."""
     if processes() == 1:
         return 1.0
     counts = torch.tensor(float(count), device=_device())
@@ -47,7 +47,7 @@ def share(count: int) -> Tensor | float:
 
 
 def of_first(value: Tensor) -> Tensor:
-    """The first process's value, on every process."""
+    """Return the value of rank 0, on every rank."""
     if processes() == 1:
         return value
     value = value.detach().clone(memory_format=torch.contiguous_format)
@@ -56,9 +56,9 @@ def of_first(value: Tensor) -> Tensor:
 
 
 def joined(rows: Tensor) -> tuple[Tensor, int]:
-    """The rows `[n, ...]` of all processes, in their order, and where this process's begin.
+    """Return the rows `[n, ...]` of all ranks, in rank order, and the index of this rank's first row.
 
-    Gradients flow to the rows of every process.
+    Gradients flow to the rows of every rank.
     """
     if processes() == 1:
         return rows, 0
@@ -68,11 +68,11 @@ def joined(rows: Tensor) -> tuple[Tensor, int]:
 
 
 def picked(rows: Tensor, places: Tensor) -> Tensor:
-    """The rows at `places` of the rows of all processes joined, without moving the others; no gradient.
+    """Return the rows at `places` among the joined rows of all ranks, moving only those; without a gradient.
 
     Args:
-        rows: This process's, `[n, d]`.
-        places: int64 `[k]`, the same on every process.
+        rows: Rows of this rank, `[n, d]`.
+        places: int64 `[k]`, the same on every rank.
     """
     if processes() == 1:
         return rows[places]
@@ -82,12 +82,12 @@ def picked(rows: Tensor, places: Tensor) -> Tensor:
 
 
 def count_of_all(rows: Tensor) -> int:
-    """How many rows all processes hold together."""
+    """Return how many rows all ranks hold together."""
     return len(rows) if processes() == 1 else _place(rows)[1]
 
 
 def _place(rows: Tensor) -> tuple[int, int]:
-    """Where this process's rows begin among those of all, and how many there are."""
+    """Return the index of this rank's first row among those of all ranks, and the number of all rows."""
     counts = torch.zeros(processes(), dtype=torch.int64, device=rows.device)
     rank = distributed.get_rank()
     counts[rank] = len(rows)
@@ -96,13 +96,13 @@ def _place(rows: Tensor) -> tuple[int, int]:
 
 
 def _device() -> torch.device:
-    """Where collectives of this run take their tensors from."""
+    """Return the device from which collectives of this run take their tensors."""
     on_gpu = distributed.get_backend() == "nccl"
     return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over processes; a gradient is that of the losses of all processes together, as DDP averages them."""
+    """Sum over ranks; its gradient is that of the losses of all ranks together, as DDP averages them."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
@@ -114,13 +114,13 @@ class _Sum(torch.autograd.Function):
 
 
 class SyncBatchNorm(BatchNorm):
-    """What `nn.SyncBatchNorm` computes, which has no kernels for a CPU; parameters and buffers are `BatchNorm*d`'s."""
+    """`nn.SyncBatchNorm` for a CPU, where torch has no kernels for it; parameters and buffers are `BatchNorm*d`'s."""
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of dimensions."""
+        """Accept any number of dimensions."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """`[N, C, ...]`, normalised by the mean and variance over all processes in training."""
+        """Normalise `[N, C, ...]`, in training by the mean and variance over all ranks."""
         if not self.training:
             return super().forward(input)
         places = [place for place in range(input.ndim) if place != 1]
@@ -140,7 +140,7 @@ class SyncBatchNorm(BatchNorm):
 
 
 def synchronise_batch_norms(module: nn.Module, device: torch.device) -> None:
-    """Let every batch norm inside `module` see the batches of all processes; parameters and buffers stay the same."""
+    """Make every batch norm in `module` use the batches of all ranks; parameters and buffers stay the same."""
     if device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(module)
         return
