@@ -14,6 +14,7 @@ from islr.config import validate
 from islr.data.manifest import Clip, Manifest
 from islr.errors import Interrupted, UserError
 from islr.evaluation.results import Result
+from islr.training.run_config import RunConfig
 from probe import controls
 from probe.config import FitConfig, ProbeConfig
 from probe.fitting import ProbePredictions, permuted_labels, run_split, scored_labels, standardise
@@ -463,3 +464,23 @@ def test_features_of_other_clips_are_refused(study: dict[str, Any], tmp_path: Pa
     np.savez(tmp_path / "strange.npz", clip_ids=np.array(["x", "y"]), features=np.zeros((2, 3)))
     with pytest.raises(UserError, match="none of its clip ids"):
         run_probe(validate(ProbeConfig, study | {"encoders": [str(tmp_path / "strange.npz")]}, "study"), quiet)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"run": {"out": "o", "precision": "bf16"}}, "run: precision is an option of training"),
+        ({"run": {"out": "o", "log_every": 5}}, "run: log_every is an option of training"),
+        ({"data": {"manifest": ["a.csv", "b.csv"], "balance": 0.5}}, r"data\.balance is an option of training"),
+        ({"splits": "unseen_sign", "shared_with_test": "drop"}, "shared_with_test has no effect without seen_sign"),
+        ({"analyses": {"run": "knn", "shots": [2]}}, "shots has no effect without few_shot"),
+    ],
+)
+def test_an_option_that_cannot_act_is_refused(study: dict[str, Any], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        validate(ProbeConfig, study | changes, "study")
+
+
+def test_defaults_of_training_written_by_older_runs_are_accepted(study: dict[str, Any]) -> None:
+    run = RunConfig(out="o").model_dump()
+    assert validate(ProbeConfig, study | {"run": run}, "study").run.out == "o"
