@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.probe_signs import CLASSES, FIT, SIGNERS, SIGNS, corpus, planted
 from torch import Tensor, nn
 
 from islr.config import validate
@@ -22,7 +23,6 @@ from probe.features.tokens import cached_tokens, encode_tokens
 from probe.findings import Finding, differences, load, mean_over_seeds, save
 from probe.run import run_probe
 from probe.tables import render
-from tests.support.probe_signs import CLASSES, FIT, SIGNERS, SIGNS, corpus, planted
 
 
 def test_findings_average_compare_and_survive_a_file(tmp_path: Path) -> None:

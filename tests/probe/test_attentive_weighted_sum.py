@@ -5,13 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-
-from probe.analyses import ANALYSES
-from probe.analyses.weighted_sum import Mixer, summed_layers
-from probe.config import AttentiveConfig
-from probe.features.tokens import Tokens
-from probe.solver.linear import LinearProbes
-from tests.support.probe_signs import (
+from support.probe_signs import (
     SETTINGS,
     WIDTH,
     context_of,
@@ -21,6 +15,12 @@ from tests.support.probe_signs import (
     result,
     value,
 )
+
+from probe.analyses import ANALYSES
+from probe.analyses.weighted_sum import Mixer, summed_layers
+from probe.config import AttentiveConfig
+from probe.features.tokens import Tokens
+from probe.solver.linear import LinearProbes
 
 
 def test_attention_finds_the_token_that_the_mean_dilutes() -> None:

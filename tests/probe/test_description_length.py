@@ -4,10 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
-from probe.analyses import ANALYSES
-from probe.analyses.description_length import one_order, portions
-from tests.support.probe_signs import (
+from support.probe_signs import (
     CLASSES,
     SIGNS,
     context_of,
@@ -16,6 +13,9 @@ from tests.support.probe_signs import (
     point,
     result,
 )
+
+from probe.analyses import ANALYSES
+from probe.analyses.description_length import one_order, portions
 
 
 def test_a_planted_feature_has_a_short_code_and_identity_has_none() -> None:

@@ -1,10 +1,10 @@
 """Erasure removes one feature and moves the representation least."""
 
 import numpy as np
+from support.probe_signs import CLASSES, point, result
 
 from probe.analyses.erasure import Eraser
 from probe.solver.linear import LinearProbes
-from tests.support.probe_signs import CLASSES, point, result
 
 
 def test_an_erased_feature_is_at_majority_and_an_independent_one_stays() -> None:

@@ -5,17 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from sklearn import metrics as reference
-
-from probe.analyses import ANALYSES
-from probe.analyses.minimal_pairs import abx_error, auc, find_pairs
-from probe.targets import make_targets
-from tests.support.probe_signs import (
+from support.probe_signs import (
     WIDTH,
     context_of,
     corpus,
     planted,
     point,
 )
+
+from probe.analyses import ANALYSES
+from probe.analyses.minimal_pairs import abx_error, auc, find_pairs
+from probe.targets import make_targets
 
 
 def test_only_the_bundle_that_is_encoded_is_told_apart() -> None:

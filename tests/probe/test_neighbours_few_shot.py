@@ -1,12 +1,12 @@
 """k-NN and few-shot classification on cases worked out by hand."""
 
 import numpy as np
+from support.probe_signs import context_of, corpus, planted, point
 
 from probe.analyses import ANALYSES
 from probe.analyses.context import unit
 from probe.analyses.few_shot import draw_signs, nearest_class
 from probe.analyses.neighbours import nearest, vote
-from tests.support.probe_signs import context_of, corpus, planted, point
 
 
 def test_nearest_and_vote_by_hand() -> None:

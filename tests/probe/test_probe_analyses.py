@@ -5,11 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from probe.analyses import ANALYSES
-from probe.features.tokens import Tokens
-from probe.statistics.bootstrap import BootstrapDraws
-from tests.support.probe_signs import (
+from support.probe_signs import (
     CLASSES,
     SIGNERS,
     SIGNS,
@@ -22,6 +18,10 @@ from tests.support.probe_signs import (
     tokens_of,
     value,
 )
+
+from probe.analyses import ANALYSES
+from probe.features.tokens import Tokens
+from probe.statistics.bootstrap import BootstrapDraws
 
 HEADLINES = {
     "mdl": [],

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from sklearn import metrics as reference
+from support.probe_signs import SIGNERS, SIGNS, WIDTH, context_of, corpus, point, result
 
 from probe.analyses import ANALYSES
 from probe.analyses.retrieval import ranking_scores
-from tests.support.probe_signs import SIGNERS, SIGNS, WIDTH, context_of, corpus, point, result
 
 
 def test_ranking_scores_by_hand() -> None:

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 from scipy.stats import rankdata, spearmanr
+from support.probe_signs import SIGNERS, SIGNS, WIDTH, context_of, corpus, point, result, value
 
 from probe.analyses import ANALYSES
 from probe.analyses.rsa import ceiling, correlation, hamming, mantel, ranks_of
 from probe.analyses.rsa import partial as partial_correlation
-from tests.support.probe_signs import SIGNERS, SIGNS, WIDTH, context_of, corpus, point, result, value
 
 
 def test_rsa_finds_planted_phonology_and_its_ceiling_bounds_it() -> None:
