@@ -10,7 +10,7 @@ from islr.checks.goal import classification_goal
 from islr.checks.subject import Labelled, Subject, frames_spanned, unmixed, unrepeated
 from islr.data.manifest import Manifest
 from islr.data.views.views import train_view
-from islr.evaluation.evaluate import save_classifier
+from islr.evaluation.classifier import save_classifier
 from islr.evaluation.finetune import FinetuneConfig, classifier_facts, clips_of, groups_of, task_of
 from islr.models import Classifier
 from islr.models.weights import build_encoder

@@ -19,7 +19,7 @@ from islr.data.loading.batches import eval_batches
 from islr.data.loading.store import ClipStore
 from islr.data.views.views import eval_view
 from islr.errors import UserError
-from islr.evaluation.evaluate import load_classifier
+from islr.evaluation.classifier import load_classifier
 from islr.models.encoder import to_input
 from islr.models.weights import load_encoder, read_metadata
 from islr.training.determinism import prepare_process

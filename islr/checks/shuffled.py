@@ -23,7 +23,7 @@ from islr.data.loading.batches import TrainBatches
 from islr.data.loading.store import ClipStore
 from islr.data.manifest import Clip, Manifest
 from islr.data.views.views import eval_view
-from islr.evaluation.evaluate import ViewsConfig, score
+from islr.evaluation.scoring import ViewsConfig, score
 from islr.training.determinism import seed_step
 from islr.training.distributed.world import World
 from islr.training.engine import to_device

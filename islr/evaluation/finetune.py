@@ -19,24 +19,11 @@ from islr.data.manifest import Manifest
 from islr.data.views.poses import PoseAugmentConfig
 from islr.data.views.views import AugmentConfig, train_view
 from islr.errors import UserError
-from islr.evaluation.evaluate import (
-    CLASSIFIER,
-    Scores,
-    ViewsConfig,
-    label_fingerprint,
-    labelled_split,
-    load_classifier,
-    provenance,
-    ranked,
-    refuse_unread,
-    save_classifier,
-    score,
-    trained_signers,
-    training_facts,
-    write_scores,
-)
+from islr.evaluation.classifier import CLASSIFIER, load_classifier, save_classifier, trained_signers, training_facts
 from islr.evaluation.predictions import Predictions
+from islr.evaluation.provenance import label_fingerprint, provenance
 from islr.evaluation.results import Result, as_table, load_results
+from islr.evaluation.scoring import Scores, ViewsConfig, labelled_split, ranked, refuse_unread, score, write_scores
 from islr.models import EncoderConfig
 from islr.models.weights import build_encoder, read_metadata
 from islr.training.classification import Classification, ClassificationConfig, effective_weights

@@ -1,14 +1,14 @@
-"""Other people's models enter the same tables by their predictions alone: no weights, no videos.
+"""Scores of other people's models from a file of their predictions; neither weights nor videos are needed.
 
-Three layouts are read, by their content:
+Three layouts are recognised by their content:
 
 - csv, ranked: `clip_id, rank1, rank2, ...` with class names, best first; optional `score1, score2, ...` (falling) and
   `true_probability`. Top-k is known for as many ranks as are listed.
 - csv, one column for each class: `clip_id` and the class names, probabilities in the cells.
 - npz: `clip_ids [N]`, `classes [K]` (text), and `probabilities` or `logits` `[N, K]`.
 
-Truth, signers and sources always come from the manifest. Classes go by name, never by number: an order of labels that
-differs silently is the commonest way to a number that nobody can repeat.
+True classes, signers and sources always come from the manifest. Classes are matched by name, never by index: a silently
+different label order is the commonest cause of irreproducible scores.
 """
 
 import csv
@@ -20,16 +20,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from islr.config import Config, config_hash
+from islr.config import Config
 from islr.data.manifest import Manifest
-from islr.environment import commit, libraries
 from islr.errors import UserError, one_line
-from islr.evaluation.evaluate import PROTOCOL, label_fingerprint, labelled_rows, write_scores
 from islr.evaluation.predictions import Predictions, rank_scores, read_predictions
-from islr.evaluation.rescore import Split
-from islr.evaluation.results import Provenance, Result
+from islr.evaluation.provenance import provenance_now
+from islr.evaluation.rescore import EvalSplit
+from islr.evaluation.results import Result
+from islr.evaluation.scoring import NOT_COMPARABLE, labelled_rows, write_scores
 from islr.files import file_sha256
-from islr.training.distributed.world import World, device_name
+from islr.training.distributed.world import World
 from islr.training.run_folder import run_folder
 
 NOT_STATED = "not stated"
@@ -38,7 +38,7 @@ _ARRAYS = ("clip_ids", "classes")
 
 
 class ForeignConfig(Config):
-    """What a foreign row depends on; the `config.yaml` of its folder."""
+    """What the scores of a foreign model depend on; saved as the `config.yaml` of their folder."""
 
     task: Literal["evaluate"] = "evaluate"
     kind: Literal["foreign"] = "foreign"
@@ -46,7 +46,7 @@ class ForeignConfig(Config):
     predictions: str
     sha256: str
     manifest: str
-    split: Split
+    split: EvalSplit
     allow_partial: bool
     cluster: Literal["signer"] | None
 
@@ -55,19 +55,19 @@ def evaluate_predictions(
     path: Path,
     manifest_path: Path,
     *,
-    split: Split = "test",
+    split: EvalSplit = "test",
     name: str | None = None,
     out: Path | None = None,
     allow_partial: bool = False,
     cluster: Literal["signer"] | None = None,
 ) -> list[Result]:
-    """Score a file of predictions as our own runs are scored.
+    """Score a file of predictions by the rules that our own runs are scored by.
 
     Args:
         path: The predictions, in one of the three layouts.
         manifest_path: The corpus; its clips need no files here.
         split: The split that was predicted.
-        name: The row; default the file's name.
+        name: Name of the row in tables; default the file's name.
         out: Folder for the results; default `<file>_<split>` beside the file.
         allow_partial: Score n of the expected clips.
         cluster: "signer" draws whole signers in intervals.
@@ -80,14 +80,8 @@ def evaluate_predictions(
     manifest = Manifest.load(manifest_path)
     rows = labelled_rows(manifest, split, cluster)
     predictions = read_foreign(path, rows)
-    scored = set(predictions.clip_ids)
-    missing = [clip.clip_id for clip in rows if clip.clip_id not in scored]
-    if missing and not allow_partial:
-        raise UserError(
-            f"{path}: predictions for {len(scored)} of the {len(rows)} clips of split {split} of {manifest.name}; "
-            f"{len(missing)} are missing, such as {missing[0]}. A number on part of a test set compares with nothing: "
-            "complete it, or ask for it with --allow-partial, which prints n/expected"
-        )
+    if not allow_partial:
+        _refuse_missing(path, predictions, rows, split)
     world = World("cpu")
     config = ForeignConfig(
         name=name or path.stem,
@@ -98,36 +92,45 @@ def evaluate_predictions(
         allow_partial=allow_partial,
         cluster=cluster,
     )
-    record = Provenance(
-        protocol=PROTOCOL,
-        manifest=manifest.name,
+    record = provenance_now(
+        manifest=manifest,
         split=split,
-        split_fingerprint=manifest.fingerprint(split),
-        label_space=str(manifest.notes.get("label_space", "original")),
-        label_fingerprint=label_fingerprint(manifest),
-        clips_present=len(predictions),
-        clips_expected=len(rows),
+        present=len(predictions),
+        config=config,
+        world=world,
+        started=started,
+        cluster=cluster,
         selection_set=NOT_STATED,
         views=NOT_STATED,
         decoder="",
         encoder="",
         pretraining=[],
         seed=0,
-        config_hash=config_hash(config),
         checkpoint_hash="",
-        commit=commit(),
-        libraries=libraries(),
-        device=device_name(world.device),
-        wall_time_s=time.monotonic() - started,
-        cluster=cluster or "",
     )
     folder = out or path.with_name(f"{path.stem}_{split}")
     with run_folder(config, str(folder), world):
         return write_scores(folder, predictions, config.name, manifest, split, record, signers=None)
 
 
+def _refuse_missing(path: Path, predictions: Predictions, rows: Manifest, split: str) -> None:
+    """Stop when clips of the split were not predicted.
+
+    Raises:
+        UserError: Names the first of them.
+    """
+    scored = set(predictions.clip_ids)
+    missing = [clip.clip_id for clip in rows if clip.clip_id not in scored]
+    if missing:
+        raise UserError(
+            f"{path}: predictions for {len(scored)} of the {len(rows)} clips of split {split} of {rows.name}; "
+            f"{len(missing)} are missing, such as {missing[0]}. {NOT_COMPARABLE}: add them, or pass --allow-partial "
+            "to report n/expected"
+        )
+
+
 def read_foreign(path: Path, rows: Manifest) -> Predictions:
-    """Predictions for clips of `rows`, their truth from it.
+    """Read predictions for clips of `rows`, the manifest that holds their true classes.
 
     Raises:
         UserError: The file is not one of the three layouts, or disagrees with the manifest.
@@ -224,11 +227,11 @@ def _probabilities(path: Path, table: NDArray[np.float64], ids: list[str]) -> ND
 def _from_table(
     path: Path, ids: list[str], classes: list[str], table: NDArray[np.float64], rows: Manifest
 ) -> Predictions:
-    """Ranks of a whole table, its columns brought into the manifest's order."""
+    """Rank a full table of scores, its columns reordered as the manifest orders its classes."""
     for what, names in (("clip", ids), ("class", classes)):
         if len(set(names)) < len(names):
             repeated = next(name for name in names if names.count(name) > 1)
-            raise UserError(f"{path}: {what} {repeated} is there more than once")
+            raise UserError(f"{path}: {what} {repeated} occurs more than once")
     odd = sorted(set(classes) ^ set(rows.classes))
     if odd:
         whose = "the manifest" if odd[0] not in rows.classes else "this file"
@@ -237,7 +240,7 @@ def _from_table(
     unknown = [clip_id for clip_id in ids if clip_id not in truth]
     if unknown:
         raise UserError(
-            f"{path}: {len(unknown)} clips are not labelled clips of {rows.name} that are scored here, such as "
+            f"{path}: {len(unknown)} clips are not among the labelled clips of this split of {rows.name}, such as "
             f"'{unknown[0]}'"
         )
     place = {name: column for column, name in enumerate(classes)}

@@ -1,13 +1,13 @@
-"""Late fusion: several finished runs answer together, each from its own input (video, pose, other seeds).
+"""Late fusion of finished runs, each scored on its own input (video, poses, another seed).
 
-The scores are made again from the checkpoints, so that any runs can be fused, whatever their files keep. Each run
-reads its own manifest; they must list the same clips with the same labels. The fused row names its parents.
+Every run is scored again from its checkpoint, because `predictions.csv` holds the top five classes only. Each run reads
+its own manifest; all of them must list the same clips with the same labels. The fused record names its parents.
 """
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import sha256
-from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -17,103 +17,39 @@ from numpy.typing import NDArray
 from islr.config import Config, config_hash
 from islr.data.manifest import Manifest
 from islr.errors import UserError
-from islr.evaluation.evaluate import Scores, labelled_split, provenance, ranked, trained_signers, write_scores
-from islr.evaluation.rescore import Device, Model, Split
+from islr.evaluation.classifier import trained_signers
+from islr.evaluation.pooling import Pooling, choose_weights, parse_weights, pool_scores
+from islr.evaluation.rescore import Device, EvalSplit, FinishedRun
 from islr.evaluation.results import Provenance, Result
+from islr.evaluation.scoring import Scores, labelled_split, ranked, write_scores
+from islr.files import file_sha256
 from islr.training.distributed.world import World
 from islr.training.run_folder import run_folder
 
-Pool = Literal["probabilities", "logits"]
-_LEAST = 1e-12  # a probability below counts as this, so that one stream cannot forbid a class
-_STEPS = {2: 20, 3: 20}  # the weights of a search are multiples of one over this; of more runs, over _COARSE
-_COARSE = 10
-_MOST_SEARCHED = 5  # runs; 1001 combinations
-
 
 class FusionConfig(Config):
-    """What a fused row depends on; the `config.yaml` of its folder."""
+    """What fused scores depend on; saved as the `config.yaml` of their folder."""
 
     task: Literal["evaluate"] = "evaluate"
     kind: Literal["fusion"] = "fusion"
     name: str
     runs: tuple[str, ...]
     checkpoints: tuple[str, ...]
-    pool: Pool
+    pool: Pooling
     weights: str
-    split: Split
+    split: EvalSplit
     views: str
     manifest: str | None
     allow_partial: bool
     cluster: Literal["signer"] | None
 
 
-def pool_scores(tables: Sequence[NDArray[np.float64]], weights: Sequence[float], pool: Pool) -> NDArray[np.float64]:
-    """Fused probabilities `[N, K]` of several tables `[N, K]` of probabilities over the same clips and classes.
-
-    `probabilities` is the weighted mean; `logits` the softmax of the weighted mean of log-probabilities, which is
-    that of the logits themselves for single views (softmax does not see what is added to all classes).
-    Weights are scaled to sum to one.
-    """
-    shares = np.asarray(weights, np.float64) / np.sum(weights)
-    if pool == "probabilities":
-        return np.asarray(sum(share * table for share, table in zip(shares, tables, strict=True)))
-    logs = sum(share * np.log(np.maximum(table, _LEAST)) for share, table in zip(shares, tables, strict=True))
-    powers = np.exp(logs - np.max(logs, axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
-
-
-def choose_weights(tables: Sequence[NDArray[np.float64]], labels: NDArray[np.int64], pool: Pool) -> tuple[float, ...]:
-    """The weights of highest top-1 on held-out clips; ties go to the lower loss, as for the choice of an epoch.
-
-    All multiples of 1/20 that sum to one are tried (1/10 for four or five runs); zero is among them.
-
-    Raises:
-        UserError: More runs than can be searched.
-    """
-    count = len(tables)
-    if count > _MOST_SEARCHED:
-        raise UserError(f"weights can be chosen for at most {_MOST_SEARCHED} runs; give them, or weigh all alike")
-    steps = _STEPS.get(count, _COARSE)
-    rows = np.arange(len(labels))
-    best: tuple[float, float] | None = None
-    chosen: tuple[float, ...] = ()
-    for parts in product(range(steps + 1), repeat=count):
-        if sum(parts) != steps:
-            continue
-        weights = tuple(part / steps for part in parts)
-        fused = pool_scores(tables, weights, pool)
-        true = fused[rows, labels]
-        # As for predictions, a tie counts against the model.
-        right = ((fused >= true[:, None]).sum(axis=1) == 1).mean()
-        score = (float(right), float(np.log(np.maximum(true, _LEAST)).mean()))
-        if best is None or score > best:
-            best, chosen = score, weights
-    return chosen
-
-
-def parse_weights(text: str, count: int) -> tuple[float, ...]:
-    """`2,1` -> (2/3, 1/3).
-
-    Raises:
-        UserError: Not one number for each run, one is negative, or all are zero.
-    """
-    try:
-        weights = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(f"weights '{text}' are not 'equal', 'val' or numbers with commas such as 2,1") from None
-    if len(weights) != count:
-        raise UserError(f"{len(weights)} weights for {count} runs; give one for each, such as 2,1")
-    if not np.isfinite(weights).all() or min(weights) < 0 or sum(weights) == 0:
-        raise UserError(f"weights '{text}' must not be negative, and not all zero")
-    return tuple(weight / sum(weights) for weight in weights)
-
-
 def fuse_runs(
     runs: Sequence[Path],
     *,
     weights: str = "equal",
-    pool: Pool = "probabilities",
-    split: Split = "test",
+    pool: Pooling = "probabilities",
+    split: EvalSplit = "test",
     views: str | None = None,
     manifest_path: str | None = None,
     name: str | None = None,
@@ -131,95 +67,158 @@ def fuse_runs(
         split: What is scored.
         views: `CxS` for every run; default each run's own. Poses have no spatial crops.
         manifest_path: Another corpus for every run; default each run's own.
-        name: The row; default the runs' names joined by +.
+        name: Name of the row in tables; default the runs' names joined by +.
         out: Folder for the results; default beside the first run.
         allow_partial: Score the clips that every run could score.
         cluster: "signer" draws whole signers in intervals; default so where a run's configuration says so.
         device: Default as the first run's configuration says.
 
     Raises:
-        UserError: The runs have other classes or other test clips, or the weights cannot be had.
+        UserError: The runs have different classes or test clips, or the weights do not fit them.
     """
     started = time.monotonic()
+    given = _given_weights(weights, runs, split)
+    models = tuple(FinishedRun.load(run) for run in runs)
+    _same_classes(models)
+    config = FusionConfig(
+        name=name or " + ".join(model.config.name for model in models),
+        runs=tuple(run.as_posix() for run in runs),
+        checkpoints=tuple(file_sha256(model.weights) for model in models),
+        pool=pool,
+        weights=weights,
+        split=split,
+        views=_joined([str(model.views(views)) for model in models]),
+        manifest=manifest_path,
+        allow_partial=allow_partial,
+        cluster=cluster or next((model.config.cluster for model in models if model.config.cluster), None),
+    )
+    streams = _Streams.load(models, config, views)
+    selection = streams.selection()
+    world = World(device or models[0].config.run.device)
+    with world.connected(models[0].config.run.timeout_s):
+        rows, tables, scored = _aligned(streams.score(world))
+        shares = given or (1 / len(models),) * len(models)
+        if weights == "val":
+            held, labels = streams.selection_scores(world)
+            shares = choose_weights(held, labels, pool)
+            selection += f"; weights chosen on {len(labels)} of the same clips"
+        predictions = ranked(Scores(np.array(rows, np.int64), pool_scores(tables, shares, pool), {}), scored)
+        record = _fused_record(models, streams.records(len(rows), selection, world, started), shares, config)
+        default = _default_folder(runs, split, views or models[0].config.views, pool, weights)
+        with run_folder(config, str(out or default), world) as folder:
+            if not world.main:
+                return []
+            manifest = streams.manifests[0]
+            signers = _signers(models, manifest)
+            return write_scores(folder, predictions, config.name, manifest, split, record, signers)
+
+
+@dataclass(frozen=True)
+class _Streams:
+    """The fused runs, each with its corpus and the clips it is scored on.
+
+    Attributes:
+        models: The runs.
+        config: What is fused, and how.
+        views: `CxS` for every run, or None for each run's own.
+        manifests: The corpus of each run.
+        tests: The scored split of each corpus.
+    """
+
+    models: tuple[FinishedRun, ...]
+    config: FusionConfig
+    views: str | None
+    manifests: tuple[Manifest, ...]
+    tests: tuple[Manifest, ...]
+
+    @classmethod
+    def load(cls, models: tuple[FinishedRun, ...], config: FusionConfig, views: str | None) -> "_Streams":
+        """Read the runs' manifests.
+
+        Raises:
+            UserError: They list different clips, or clips are missing.
+        """
+        manifests = tuple(Manifest.load(model.data(config.manifest).manifest[0]) for model in models)
+        _same_clips(models, manifests, config.split)
+        tests = tuple(labelled_split(one, config.split, config.allow_partial, config.cluster) for one in manifests)
+        return cls(models, config, views, manifests, tests)
+
+    def selection(self) -> str:
+        """Name the runs' selection sets; refuse test clips that a run has used."""
+        sets = [
+            model.checked_selection(test, self.config.split, self.config.manifest)
+            for model, test in zip(self.models, self.tests, strict=True)
+        ]
+        return " / ".join(dict.fromkeys(sets))
+
+    def score(self, world: World) -> list[tuple[Scores, Manifest]]:
+        """Score every run on its clips."""
+        config = self.config
+        return [
+            model.score(test, model.data(config.manifest), model.views(self.views), world, config.allow_partial)
+            for model, test in zip(self.models, self.tests, strict=True)
+        ]
+
+    def selection_scores(self, world: World) -> tuple[list[NDArray[np.float64]], NDArray[np.int64]]:
+        """Return each run's probabilities on the clips that chose the runs' epochs, and the labels.
+
+        Raises:
+            UserError: The runs have different selection sets, or their corpus is not on this machine.
+        """
+        held = [model.selection(test) for model, test in zip(self.models, self.tests, strict=True)]
+        if len({(part.classes, part.fingerprint()) for part in held}) > 1:
+            names = " and ".join(str(model.folder) for model in self.models)
+            raise UserError(f"{names} have different selection sets, so there is no common one to choose weights on")
+        scores = [
+            model.score(part, model.data(None), model.views(self.views), world, allow_partial=True)
+            for model, part in zip(self.models, held, strict=True)
+        ]
+        rows, tables, scored = _aligned(scores)
+        return tables, np.array([scored.clips[row].label for row in rows], np.int64)
+
+    def records(self, present: int, selection: str, world: World, started: float) -> list[Provenance]:
+        """Return the provenance that each run alone would have."""
+        return [
+            model.provenance(
+                manifest,
+                self.config.split,
+                present,
+                model.views(self.views),
+                data=model.data(self.config.manifest),
+                selection=selection,
+                world=world,
+                started=started,
+                cluster=self.config.cluster,
+            )
+            for model, manifest in zip(self.models, self.manifests, strict=True)
+        ]
+
+
+def _given_weights(weights: str, runs: Sequence[Path], split: EvalSplit) -> tuple[float, ...] | None:
+    """Return the weights that the user gave as numbers, else None.
+
+    Raises:
+        UserError: The runs are not two or more different ones, or the weights do not fit them or the split.
+    """
     if len(runs) < 2 or len({run.resolve() for run in runs}) < len(runs):
         raise UserError("--fuse takes two or more different runs")
     if weights == "val" and split == "val":
-        raise UserError("weights chosen on val would be judged on the clips that chose them; score test, or give them")
-    given = None if weights in ("equal", "val") else parse_weights(weights, len(runs))
-    models = [Model.load(run) for run in runs]
-    cluster = cluster or next((model.config.cluster for model in models if model.config.cluster), None)
-    _same_classes(models)
-    manifests = [Manifest.load(model.data(manifest_path).manifest[0]) for model in models]
-    _same_clips(models, manifests, split)
-    tests = [labelled_split(manifest, split, allow_partial, cluster) for manifest in manifests]
-    selections = [
-        model.check_unseen(part, manifest_path) if split == "test" else model.config.select_on
-        for model, part in zip(models, tests, strict=True)
-    ]
-    selection = " / ".join(dict.fromkeys(selections))
-    world = World(device or models[0].config.run.device)
-    with world.connected(models[0].config.run.timeout_s):
-        scored = [
-            model.score(part, model.data(manifest_path), model.views(views), world, allow_partial)
-            for model, part in zip(models, tests, strict=True)
-        ]
-        rows, tables = _aligned(scored)
-        shares = given or (1 / len(models),) * len(models)
-        if weights == "val":
-            held, labels = _selection_scores(models, tests, views, world)
-            shares = choose_weights(held, labels, pool)
-            selection += f"; weights chosen on {len(labels)} of the same clips"
-        records = [
-            provenance(
-                manifest=manifest,
-                split=split,
-                present=len(rows),
-                views=model.views(views),
-                data=model.data(manifest_path),
-                weights=model.weights,
-                config=model.config,
-                selection=selection,
-                seed=model.config.run.seed,
-                world=world,
-                started=started,
-                cluster=cluster,
-            )
-            for model, manifest in zip(models, manifests, strict=True)
-        ]
-        config = FusionConfig(
-            name=name or " + ".join(model.config.name for model in models),
-            runs=tuple(run.as_posix() for run in runs),
-            checkpoints=tuple(record.checkpoint_hash for record in records),
-            pool=pool,
-            weights=weights,
-            split=split,
-            views=_joined([record.views for record in records]),
-            manifest=manifest_path,
-            allow_partial=allow_partial,
-            cluster=cluster,
-        )
-        record = _fused_record(models, records, shares, config)
-        fused = Scores(np.array(rows, np.int64), pool_scores(tables, shares, pool), {})
-        asked = views or models[0].config.views
-        with run_folder(config, str(out or _beside(runs, split, asked, pool, weights)), world) as folder:
-            if not world.main:
-                return []
-            predictions, signers = ranked(fused, scored[0][1]), _signers(models, manifests[0])
-            return write_scores(folder, predictions, config.name, manifests[0], split, record, signers)
+        raise UserError("weights chosen on val cannot be judged on val: score test, or give the weights as numbers")
+    return None if weights in ("equal", "val") else parse_weights(weights, len(runs))
 
 
-def _same_classes(models: Sequence[Model]) -> None:
+def _same_classes(models: Sequence[FinishedRun]) -> None:
     first = models[0]
     for model in models[1:]:
         if set(model.classes) != set(first.classes):
             odd = sorted(set(model.classes) ^ set(first.classes))[0]
             raise UserError(
-                f"{first.folder} and {model.folder} know different classes ({len(first.classes)} and "
-                f"{len(model.classes)}; only one knows '{odd}'); only answers to one question can be fused"
+                f"{first.folder} and {model.folder} have different classes ({len(first.classes)} and "
+                f"{len(model.classes)}; only one of them has '{odd}'); only runs with the same classes can be fused"
             )
 
 
-def _same_clips(models: Sequence[Model], manifests: Sequence[Manifest], split: str) -> None:
+def _same_clips(models: Sequence[FinishedRun], manifests: Sequence[Manifest], split: str) -> None:
     first = manifests[0]
     for model, manifest in zip(models[1:], manifests[1:], strict=True):
         if manifest.classes != first.classes or manifest.fingerprint(split) != first.fingerprint(split):
@@ -230,11 +229,15 @@ def _same_clips(models: Sequence[Model], manifests: Sequence[Manifest], split: s
             )
 
 
-def _aligned(scored: Sequence[tuple[Scores, Manifest]]) -> tuple[list[int], list[NDArray[np.float64]]]:
-    """Rows, in the first run's manifest, of the clips that every run scored, and each run's table in that order.
+def _aligned(scored: Sequence[tuple[Scores, Manifest]]) -> tuple[list[int], list[NDArray[np.float64]], Manifest]:
+    """Align scores by clip.
+
+    Returns:
+        Rows, in the first run's manifest, of the clips that every run scored; each run's probabilities in that order;
+        and that manifest.
 
     Raises:
-        UserError: There is none.
+        UserError: No clip was scored by every run.
     """
     places = [
         {manifest.clips[row].clip_id: place for place, row in enumerate(scores.rows)} for scores, manifest in scored
@@ -247,28 +250,7 @@ def _aligned(scored: Sequence[tuple[Scores, Manifest]]) -> tuple[list[int], list
         scores.probabilities[[place[clip_id] for clip_id in common]]
         for (scores, _), place in zip(scored, places, strict=True)
     ]
-    return [int(first[places[0][clip_id]]) for clip_id in common], tables
-
-
-def _selection_scores(
-    models: Sequence[Model], tests: Sequence[Manifest], views: str | None, world: World
-) -> tuple[list[NDArray[np.float64]], NDArray[np.int64]]:
-    """Each run's table on the clips that chose the runs' epochs, and the labels.
-
-    Raises:
-        UserError: The runs were chosen on different clips, or their corpus is not here.
-    """
-    held = [model.selection(test) for model, test in zip(models, tests, strict=True)]
-    same = {(part.classes, part.fingerprint()) for part in held}
-    if len(same) > 1:
-        names = " and ".join(str(model.folder) for model in models)
-        raise UserError(f"{names} were chosen on different clips, so no common ones are left to choose weights on")
-    scored = [
-        model.score(part, model.data(None), model.views(views), world, allow_partial=True)
-        for model, part in zip(models, held, strict=True)
-    ]
-    rows, tables = _aligned(scored)
-    return tables, np.array([scored[0][1].clips[row].label for row in rows], np.int64)
+    return [int(first[places[0][clip_id]]) for clip_id in common], tables, scored[0][1]
 
 
 def _joined(words: Sequence[str]) -> str:
@@ -277,7 +259,7 @@ def _joined(words: Sequence[str]) -> str:
 
 
 def _fused_record(
-    models: Sequence[Model], records: Sequence[Provenance], shares: Sequence[float], config: FusionConfig
+    models: Sequence[FinishedRun], records: Sequence[Provenance], shares: Sequence[float], config: FusionConfig
 ) -> Provenance:
     """The provenance of the fused row: the parents' where they agree, all of them by name where not."""
     parents = [
@@ -305,15 +287,15 @@ def _fused_record(
     return Provenance.model_validate(records[0].model_dump() | fused)
 
 
-def _signers(models: Sequence[Model], manifest: Manifest) -> frozenset[str] | None:
+def _signers(models: Sequence[FinishedRun], manifest: Manifest) -> frozenset[str] | None:
     """Signers that any of the runs was trained on; None where one does not say."""
     known = [trained_signers(model.weights, manifest) for model in models]
     parts = [part for part in known if part is not None]
     return frozenset().union(*parts) if len(parts) == len(known) else None
 
 
-def _beside(runs: Sequence[Path], split: Split, views: str, pool: Pool, weights: str) -> Path:
-    """Where a fusion goes when nobody says: beside its first run, under a name that tells it from the others."""
+def _default_folder(runs: Sequence[Path], split: EvalSplit, views: str, pool: Pooling, weights: str) -> Path:
+    """Return the default folder of a fusion: beside its first run, under a name that no other fusion has."""
     names = "+".join(run.resolve().name for run in runs)
     chosen = {"equal": "", "val": "_val"}.get(weights, f"_{weights.replace(',', '-')}")
     return runs[0].resolve().parent / f"fusion_{names}_{split}_{views}_{pool}{chosen}"

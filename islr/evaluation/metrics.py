@@ -11,7 +11,7 @@ Conventions:
 - Intervals, over clips or whole signers, are those of `islr/evaluation/intervals.py`.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,45 +127,82 @@ def accuracy_results(
     Raises:
         ValueError: There are no clips, or whole signers are to be drawn and a clip has none.
     """
-    n = len(predictions)
-    if n == 0:
+    if not len(predictions):
         raise ValueError("no clips to score")
-    clusters = np.array(signer_clusters(predictions)) if provenance.cluster == "signer" else None
-    ks = defined_ks(num_classes, predictions.known_ranks)
-    found: list[Result] = []
+    score = _Scorer(predictions, name, num_classes, provenance, draws)
+    return [
+        *score.overall(),
+        *score.by_group(),
+        *score.over_signers(),
+        *score.by_exposure(trained_signers),
+        *score.facts(),
+    ]
 
-    def add(metric: str, interval: Interval, count: int, group: dict[str, str], higher_is_better: bool = True) -> None:
-        found.append(interval.record(name, metric, count, provenance, group, higher_is_better))
 
-    def score(values: NDArray[np.float64], labels: NDArray[np.int64] | None, chosen: NDArray[np.bool_]) -> Interval:
-        drawn = None if clusters is None else clusters[chosen].tolist()
-        return bootstrap(values[chosen], None if labels is None else labels[chosen], drawn, draws)
+class _Scorer:
+    """Records of one run; clips are chosen by masks `[N]`."""
 
-    everything = np.ones(n, dtype=bool)
-    for k in ks:
-        right = hits(predictions, k)
-        add(f"top{k}", score(right, None, everything), n, {})
-        add(f"top{k}_per_class", score(right, predictions.labels, everything), n, {})
-    right = hits(predictions, 1)
-    signers = np.array(predictions.signers)
-    for key, names in (("signer", signers), ("source", np.array(predictions.sources))):
-        known = sorted(set(names.tolist()) - {""})
-        for member in known if len(known) > 1 else []:
-            chosen = names == member
-            # One signer is one cluster, so the interval within it is over its clips.
-            interval = bootstrap(right[chosen], draws=draws) if key == "signer" else score(right, None, chosen)
-            add("top1", interval, int(chosen.sum()), {key: member})
-    named = signers != ""
-    people = np.unique(signers[named], return_inverse=True)[1].astype(np.int64)
-    if named.any() and people.max() > 0:
-        drawn = None if clusters is None else clusters[named].tolist()
-        add("top1_per_signer", bootstrap(right[named], people, drawn, draws), int(named.sum()), {})
-    if trained_signers is not None:
-        trained = np.isin(signers, sorted(trained_signers)) & named
+    def __init__(
+        self, predictions: Predictions, name: str, num_classes: int, provenance: Provenance, draws: int
+    ) -> None:
+        self._predictions, self._name, self._num_classes = predictions, name, num_classes
+        self._provenance, self._draws = provenance, draws
+        self._all = np.ones(len(predictions), dtype=bool)
+        self._signers = np.array(predictions.signers)
+        self._clusters = np.array(signer_clusters(predictions)) if provenance.cluster == "signer" else None
+        self._ks = defined_ks(num_classes, predictions.known_ranks)
+
+    def _record(
+        self, metric: str, interval: Interval, n: int, group: dict[str, str] | None = None, higher: bool = True
+    ) -> Result:
+        return interval.record(self._name, metric, n, self._provenance, group, higher)
+
+    def _mean(
+        self, values: NDArray[np.float64], chosen: NDArray[np.bool_], labels: NDArray[np.int64] | None = None
+    ) -> Interval:
+        """Bootstrap the mean of the chosen clips, over whole signers where the provenance says so."""
+        drawn = None if self._clusters is None else self._clusters[chosen].tolist()
+        return bootstrap(values[chosen], labels, drawn, self._draws)
+
+    def overall(self) -> Iterator[Result]:
+        """Top-k over all clips, and as the mean over classes."""
+        for k in self._ks:
+            right, n = hits(self._predictions, k), len(self._predictions)
+            yield self._record(f"top{k}", self._mean(right, self._all), n)
+            yield self._record(f"top{k}_per_class", self._mean(right, self._all, self._predictions.labels), n)
+
+    def by_group(self) -> Iterator[Result]:
+        """Top-1 of each signer and of each source, where there are at least two."""
+        right = hits(self._predictions, 1)
+        for key, names in (("signer", self._signers), ("source", np.array(self._predictions.sources))):
+            known = sorted(set(names.tolist()) - {""})
+            for member in known if len(known) > 1 else []:
+                chosen = names == member
+                # One signer is one cluster, so the interval within it is over its clips.
+                interval = bootstrap(right[chosen], draws=self._draws) if key == "signer" else self._mean(right, chosen)
+                yield self._record("top1", interval, int(chosen.sum()), {key: member})
+
+    def over_signers(self) -> Iterator[Result]:
+        """The mean over signers of top-1."""
+        named = self._signers != ""
+        people = np.unique(self._signers[named], return_inverse=True)[1].astype(np.int64)
+        if named.any() and people.max() > 0:
+            right = hits(self._predictions, 1)
+            yield self._record("top1_per_signer", self._mean(right, named, people), int(named.sum()))
+
+    def by_exposure(self, trained_signers: Collection[str] | None) -> Iterator[Result]:
+        """Top-k of the clips whose signer was in training, and of those whose signer was not."""
+        if trained_signers is None:
+            return
+        named = self._signers != ""
+        trained = np.isin(self._signers, sorted(trained_signers)) & named
         for answer, chosen in (("yes", trained), ("no", named & ~trained)):
-            for k in ks if chosen.any() else ():
-                add(f"top{k}", score(hits(predictions, k), None, chosen), int(chosen.sum()), {SEEN_KEY: answer})
-    add("chance_top1", Interval(1 / num_classes, None, None, ""), n, {})
-    absent = num_classes - len(np.unique(predictions.labels))
-    add("classes_absent", Interval(float(absent), None, None, ""), n, {}, higher_is_better=False)
-    return found
+            for k in self._ks if chosen.any() else ():
+                interval = self._mean(hits(self._predictions, k), chosen)
+                yield self._record(f"top{k}", interval, int(chosen.sum()), {SEEN_KEY: answer})
+
+    def facts(self) -> Iterator[Result]:
+        """Chance, and the number of classes without a scored clip."""
+        n, absent = len(self._predictions), self._num_classes - len(np.unique(self._predictions.labels))
+        yield self._record("chance_top1", Interval(1 / self._num_classes, None, None, ""), n)
+        yield self._record("classes_absent", Interval(float(absent), None, None, ""), n, higher=False)

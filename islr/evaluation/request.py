@@ -1,4 +1,4 @@
-"""What `islr evaluate` was asked for: one run, several to be fused, or a file of predictions."""
+"""The options of `islr evaluate`: one run, several to be fused, or a file of predictions."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,17 +6,18 @@ from typing import Literal
 
 from islr.errors import UserError
 from islr.evaluation.foreign import evaluate_predictions
-from islr.evaluation.fusion import Pool, fuse_runs
-from islr.evaluation.rescore import Device, Split, evaluate_run
+from islr.evaluation.fusion import fuse_runs
+from islr.evaluation.pooling import Pooling
+from islr.evaluation.rescore import Device, EvalSplit, evaluate_run
 from islr.evaluation.results import Result
 
 
 @dataclass(frozen=True)
 class Request:
-    """The options of the command; None and False are what was not given."""
+    """The options of the command; None and False stand for options that were not given."""
 
     runs: list[Path] | None = None
-    split: Split = "test"
+    split: EvalSplit = "test"
     views: str | None = None
     manifest: Path | None = None
     allow_partial: bool = False
@@ -24,11 +25,16 @@ class Request:
     temperature: bool = False
     fuse: bool = False
     weights: str | None = None
-    pool: Pool | None = None
+    pool: Pooling | None = None
     predictions: Path | None = None
     name: str | None = None
     out: Path | None = None
     device: Device | None = None
+
+    @property
+    def manifest_path(self) -> str | None:
+        """The manifest as configurations name it."""
+        return str(self.manifest) if self.manifest else None
 
     def refuse(self, kind: str, *options: str) -> None:
         """Refuse options that this kind of evaluation would ignore.
@@ -42,53 +48,59 @@ class Request:
 
 
 def evaluate_request(request: Request) -> list[Result]:
-    """Evaluate what was asked for.
+    """Evaluate one run, the fusion of several, or a file of predictions.
 
     Raises:
         UserError: The options do not belong together, or see `evaluate_run`, `fuse_runs`, `evaluate_predictions`.
     """
-    runs = request.runs or []
-    path = str(request.manifest) if request.manifest else None
     if request.predictions is not None:
-        if runs:
-            raise UserError("give either RUN or --predictions, not both")
-        request.refuse("--predictions", "views", "temperature", "fuse", "weights", "pool", "device")
-        if request.manifest is None:
-            raise UserError("--predictions needs --manifest, which knows what is true")
-        return evaluate_predictions(
-            request.predictions,
-            request.manifest,
-            split=request.split,
-            name=request.name,
-            out=request.out,
-            allow_partial=request.allow_partial,
-            cluster=request.cluster,
-        )
+        return _predictions(request, request.predictions)
     if request.fuse:
-        request.refuse("--fuse", "temperature")
-        return fuse_runs(
-            runs,
-            weights=request.weights or "equal",
-            pool=request.pool or "probabilities",
-            split=request.split,
-            views=request.views,
-            manifest_path=path,
-            name=request.name,
-            out=request.out,
-            allow_partial=request.allow_partial,
-            cluster=request.cluster,
-            device=request.device,
-        )
+        return _fusion(request)
     request.refuse("one run (they are for --fuse or --predictions)", "weights", "pool", "name", "out")
-    if len(runs) != 1:
+    if request.runs is None or len(request.runs) != 1:
         raise UserError("give one RUN, --fuse with several, or --predictions FILE with --manifest")
     return evaluate_run(
-        runs[0],
+        request.runs[0],
         split=request.split,
         views=request.views,
-        manifest_path=path,
+        manifest_path=request.manifest_path,
         allow_partial=request.allow_partial,
         cluster=request.cluster,
         temperature=request.temperature,
+        device=request.device,
+    )
+
+
+def _predictions(request: Request, path: Path) -> list[Result]:
+    if request.runs:
+        raise UserError("give either RUN or --predictions, not both")
+    request.refuse("--predictions", "views", "temperature", "fuse", "weights", "pool", "device")
+    if request.manifest is None:
+        raise UserError("--predictions needs --manifest, which holds the true classes")
+    return evaluate_predictions(
+        path,
+        request.manifest,
+        split=request.split,
+        name=request.name,
+        out=request.out,
+        allow_partial=request.allow_partial,
+        cluster=request.cluster,
+    )
+
+
+def _fusion(request: Request) -> list[Result]:
+    request.refuse("--fuse", "temperature")
+    return fuse_runs(
+        request.runs or [],
+        weights=request.weights or "equal",
+        pool=request.pool or "probabilities",
+        split=request.split,
+        views=request.views,
+        manifest_path=request.manifest_path,
+        name=request.name,
+        out=request.out,
+        allow_partial=request.allow_partial,
+        cluster=request.cluster,
         device=request.device,
     )

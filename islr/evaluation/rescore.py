@@ -1,4 +1,4 @@
-"""Scoring a finished fine-tuning run again: another split, other views, another manifest, calibrated confidences."""
+"""Evaluation of a finished fine-tuning run on another split, views or manifest, or with calibrated confidences."""
 
 import time
 from dataclasses import dataclass, replace
@@ -13,31 +13,21 @@ from islr.data.loading.store import ClipStore
 from islr.data.manifest import Manifest
 from islr.errors import UserError
 from islr.evaluation.calibration import fit_temperature, with_temperature
-from islr.evaluation.evaluate import (
-    CLASSIFIER,
-    Scores,
-    ViewsConfig,
-    labelled_split,
-    load_classifier,
-    provenance,
-    ranked,
-    refuse_unread,
-    score,
-    trained_signers,
-    write_scores,
-)
+from islr.evaluation.classifier import CLASSIFIER, load_classifier, trained_signers
 from islr.evaluation.finetune import FinetuneConfig, selection_sets
 from islr.evaluation.intervals import Interval
+from islr.evaluation.provenance import provenance
 from islr.evaluation.results import Provenance, Result
+from islr.evaluation.scoring import Scores, ViewsConfig, labelled_split, ranked, refuse_unread, score, write_scores
 from islr.models import Classifier
 from islr.training.distributed.world import World
 
-Split = Literal["val", "test"]
+EvalSplit = Literal["val", "test"]
 Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
-class Model:
+class FinishedRun:
     """A finished fine-tuning run, ready to score clips.
 
     Attributes:
@@ -53,7 +43,7 @@ class Model:
     classes: tuple[str, ...]
 
     @classmethod
-    def load(cls, folder: Path) -> "Model":
+    def load(cls, folder: Path) -> "FinishedRun":
         """Read a run folder.
 
         Raises:
@@ -68,7 +58,7 @@ class Model:
         return self.folder / CLASSIFIER
 
     def views(self, text: str | None) -> ViewsConfig:
-        """`CxS`, or the run's own views; a pose has no spatial crops, whatever is asked for video."""
+        """`CxS`, or the run's own views; poses have no spatial crops, whatever is requested for video."""
         chosen = ViewsConfig.parse(text or self.config.views, self.config.video.sampling)
         video = self.classifier.encoder.input_spec.modality == "video"
         return chosen if video else chosen.model_copy(update={"crops": 1})
@@ -104,7 +94,7 @@ class Model:
         index = {name: place for place, name in enumerate(self.classes)}
         absent = [name for name in manifest.classes if name not in index]
         if absent or len(manifest.classes) != len(self.classes):
-            named = f"; it does not know '{absent[0]}'" if absent else ""
+            named = f"; the classifier has no class '{absent[0]}'" if absent else ""
             raise UserError(
                 f"the classes of {manifest.name} ({len(manifest.classes)}) are not those that the classifier of "
                 f"{self.folder} was trained on ({len(self.classes)}){named}"
@@ -119,52 +109,83 @@ class Model:
         """
         path = self.config.data.manifest[0]
         if not Path(path).is_file():
-            raise UserError(f"the clips that chose the epoch of {self.folder} are not here ({path})")
+            raise UserError(f"the manifest of the selection set of {self.folder} does not exist ({path})")
         chosen = selection_sets(Manifest.load(path), self.config)[1]
         if test is not None and self.config.shared_with_test == "drop":
             chosen, _ = without_shared(chosen, test)
         return chosen
 
-    def check_unseen(self, test: Manifest, manifest_path: str | None) -> str:
-        """Refuse test clips of another manifest that the run was trained or selected on.
+    def checked_selection(self, rows: Manifest, split: str, manifest_path: str | None) -> str:
+        """Name the selection set, and refuse test clips of another manifest that the run was trained or selected on.
 
-        Clips are the same when they have one id in corpora of one name, or the same pictures. Pictures that a corpus
-        has in both its own train and test split are that corpus's matter: the audit names them.
+        Clips are the same when they have one id in corpora of one name, or identical content. Content that a corpus
+        has in both its own train and test split is reported by the audit instead.
 
-        Returns:
-            The selection set in words.
+        Args:
+            rows: The clips to score.
+            split: Their split; only test clips are checked.
+            manifest_path: The manifest they come from, where it is not the run's own.
 
         Raises:
-            UserError: Names clips that were seen.
+            UserError: Names clips of the test set that the run has used.
         """
         own_path = self.config.data.manifest[0]
-        if manifest_path is None:
+        if manifest_path is None or split != "test":
             return self.config.select_on
         if not Path(own_path).is_file():
-            return f"{self.config.select_on} of a corpus that is not here ({own_path}), so not compared with this split"
+            return f"{self.config.select_on} of a corpus not on this machine ({own_path}); overlap not checked"
         own = Manifest.load(own_path)
         train, selection = selection_sets(own, self.config)
-        if own.name == test.name:
-            tested = {clip.clip_id for clip in test}
+        if own.name == rows.name:
+            tested = {clip.clip_id for clip in rows}
             seen = [clip.clip_id for clip in train if clip.clip_id in tested]
         else:
             train, selection = with_own_ids(train), with_own_ids(selection)
             mine = {clip.clip_id for clip in train}
-            groups = [{clip.clip_id for clip in group} for group in same_content(train, test)]
+            groups = [{clip.clip_id for clip in group} for group in same_content(train, rows)]
             seen = sorted(name for group in groups if group & mine for name in group - mine)
         if seen:
             raise UserError(
-                f"{len(seen)} clips of split test of {test.name} are clips that {self.folder} was trained on, such as "
-                f"{seen[0]}; a score on them is no test"
+                f"{self.folder} was trained on {len(seen)} clips of the test split of {rows.name}, such as {seen[0]}; "
+                "score clips that it was not trained on"
             )
-        check_disjoint(selection, test)
+        check_disjoint(selection, rows)
         return self.config.select_on
+
+    def provenance(
+        self,
+        manifest: Manifest,
+        split: str,
+        present: int,
+        views: ViewsConfig,
+        *,
+        data: DataConfig,
+        selection: str,
+        world: World,
+        started: float,
+        cluster: Literal["signer"] | None,
+    ) -> Provenance:
+        """Return the provenance of the run's scores on `split`; see `islr.evaluation.provenance.provenance`."""
+        return provenance(
+            manifest=manifest,
+            split=split,
+            present=present,
+            views=views,
+            data=data,
+            weights=self.weights,
+            config=self.config,
+            selection=selection,
+            seed=self.config.run.seed,
+            world=world,
+            started=started,
+            cluster=cluster,
+        )
 
 
 def evaluate_run(
     run: Path,
     *,
-    split: Split = "test",
+    split: EvalSplit = "test",
     views: str | None = None,
     manifest_path: str | None = None,
     allow_partial: bool = False,
@@ -191,53 +212,61 @@ def evaluate_run(
             shares clips with those the run was trained or selected on.
     """
     started = time.monotonic()
-    model = Model.load(run)
+    model = FinishedRun.load(run)
     if temperature and split == "val":
-        raise UserError("the temperature is fitted on the selection set, so that it can be judged on test only")
+        raise UserError("the temperature is fitted on the selection set, so it can be judged on test only")
     cluster = cluster or model.config.cluster
     data = model.data(manifest_path)
     manifest = Manifest.load(data.manifest[0])
     rows = labelled_split(manifest, split, allow_partial, cluster)
-    selection = model.check_unseen(rows, manifest_path) if split == "test" else model.config.select_on
+    selection = model.checked_selection(rows, split, manifest_path)
     chosen = model.views(views)
     world = World(device or model.config.run.device)
     with world.connected(model.config.run.timeout_s):
         scores, scored = model.score(rows, data, chosen, world, allow_partial)
-        divisor = 1.0
-        fitted_on = 0
-        if temperature:
-            held = model.selection(rows)
-            theirs, clips = model.score(held, model.data(None), chosen, world, allow_partial=True)
-            fitted_on = len(theirs.rows)
-            # Both tables have their own manifest's order of classes; the labels are of the same one.
-            divisor = fit_temperature(theirs.probabilities, np.array([clips.clips[i].label for i in theirs.rows]))
-            scores = replace(scores, probabilities=with_temperature(scores.probabilities, divisor))
-            selection += f"; temperature {divisor:.3f} fitted on {fitted_on} of the same clips"
-        record = provenance(
-            manifest=manifest,
-            split=split,
-            present=len(scores.rows),
-            views=chosen,
+        fitted = _fit_temperature(model, rows, chosen, world) if temperature else None
+        if fitted is not None:
+            scores = replace(scores, probabilities=with_temperature(scores.probabilities, fitted.value))
+            selection += f"; temperature {fitted.value:.3f} fitted on {fitted.clips} of the same clips"
+        record = model.provenance(
+            manifest,
+            split,
+            len(scores.rows),
+            chosen,
             data=data,
-            weights=model.weights,
-            config=model.config,
             selection=selection,
-            seed=model.config.run.seed,
             world=world,
             started=started,
             cluster=cluster,
         )
+        if not world.main:
+            return []
         other = "" if manifest_path is None else f"_{manifest.name}"
         suffix = "_temperature" if temperature else ""
         folder = run / f"evaluation_{split}_{chosen.clips}x{chosen.crops}{other}{suffix}"
-        further = [_temperature_result(divisor, fitted_on, model.config.name, record)] if temperature else []
-        if not world.main:
-            return []
         folder.mkdir(exist_ok=True)
         signers = trained_signers(model.weights, manifest)
-        predictions = ranked(scores, scored)
-        return write_scores(folder, predictions, model.config.name, manifest, split, record, signers, further)
+        predictions, name = ranked(scores, scored), model.config.name
+        further = [] if fitted is None else [fitted.record(name, record)]
+        return write_scores(folder, predictions, name, manifest, split, record, signers, further)
 
 
-def _temperature_result(value: float, clips: int, name: str, record: Provenance) -> Result:
-    return Interval(value, None, None, "").record(name, "temperature", clips, record, higher_is_better=False)
+@dataclass(frozen=True)
+class _Temperature:
+    """A fitted temperature and the number of clips it was fitted on."""
+
+    value: float
+    clips: int
+
+    def record(self, name: str, provenance: Provenance) -> Result:
+        """Return its result record."""
+        interval = Interval(self.value, None, None, "")
+        return interval.record(name, "temperature", self.clips, provenance, higher_is_better=False)
+
+
+def _fit_temperature(model: FinishedRun, test: Manifest, views: ViewsConfig, world: World) -> _Temperature:
+    """Fit the temperature on the run's selection set."""
+    scores, scored = model.score(model.selection(test), model.data(None), views, world, allow_partial=True)
+    # Labels index the classes of the selection set's own manifest, and so do the columns of its scores.
+    labels = np.array([scored.clips[row].label for row in scores.rows])
+    return _Temperature(fit_temperature(scores.probabilities, labels), len(scores.rows))

@@ -64,7 +64,7 @@ class EncoderSource:
     def load(self) -> Encoder:
         """Load the encoder with its weights."""
         if self.path.name == CLASSIFIER_FILE:
-            from islr.evaluation.evaluate import load_classifier  # fine-tuned encoders only
+            from islr.evaluation.classifier import load_classifier  # fine-tuned encoders only
 
             return load_classifier(self.path)[0].encoder
         return load_encoder(self.path)

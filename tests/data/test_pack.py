@@ -32,7 +32,7 @@ from islr.data.video.guard import DecodeError
 from islr.data.views.poses import PoseAugmentConfig
 from islr.data.views.views import AugmentConfig, eval_view, train_view
 from islr.errors import UserError
-from islr.evaluation.evaluate import label_fingerprint
+from islr.evaluation.provenance import label_fingerprint
 from islr.models import InputSpec
 
 SPEC = InputSpec(4, 32, (0.45,) * 3, (0.225,) * 3, "video")

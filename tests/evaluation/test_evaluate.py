@@ -23,13 +23,14 @@ from islr.data.manifest import Manifest
 from islr.data.views.sampling import SamplingConfig
 from islr.data.views.views import multi_view
 from islr.errors import UserError
-from islr.evaluation.evaluate import CLASSIFIER, save_classifier, trained_signers, training_facts
+from islr.evaluation.classifier import CLASSIFIER, save_classifier, trained_signers, training_facts
 from islr.evaluation.finetune import FinetuneConfig
 from islr.evaluation.foreign import evaluate_predictions, read_foreign
-from islr.evaluation.fusion import choose_weights, fuse_runs, parse_weights, pool_scores
+from islr.evaluation.fusion import fuse_runs
 from islr.evaluation.metrics import SEEN_KEY
+from islr.evaluation.pooling import choose_weights, parse_weights, pool_scores
 from islr.evaluation.predictions import read_predictions
-from islr.evaluation.rescore import Model, evaluate_run
+from islr.evaluation.rescore import FinishedRun, evaluate_run
 from islr.evaluation.results import Result, load_results
 from islr.models import Classifier, InputSpec, create_model
 from islr.reporting import build_report
@@ -64,7 +65,7 @@ def runs(mini_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def probabilities(run_folder: Path, split: str = "test", views: str = "1x1") -> tuple[list[str], np.ndarray]:
     """Ids and probabilities of a split, from a run's weights."""
-    model = Model.load(run_folder)
+    model = FinishedRun.load(run_folder)
     from islr.training.distributed.world import World
 
     rows = Manifest.load(model.config.data.manifest[0]).select(split)
@@ -122,7 +123,7 @@ def test_views_are_averaged_as_probabilities(runs: Path) -> None:
     from islr.data.loading.batches import eval_batches
     from islr.models import to_input
 
-    model = Model.load(runs / "video")
+    model = FinishedRun.load(runs / "video")
     ids, found = probabilities(runs / "video", views="2x3")
     store = ClipStore(Manifest.load(model.config.data.manifest[0]).select("test"), model.data(None))
     view = multi_view(model.classifier.encoder.input_spec, 2, 3, model.config.video.sampling)
@@ -220,7 +221,7 @@ def test_the_temperature_is_fitted_on_the_selection_set_and_changes_no_choice(ru
         rf"val; temperature {fitted.value:.3f} fitted on {fitted.n} of the same clips", record.selection_set
     )
     ids, table = probabilities(runs / "video", "val")
-    manifest = Manifest.load(Model.load(runs / "video").config.data.manifest[0])
+    manifest = Manifest.load(FinishedRun.load(runs / "video").config.data.manifest[0])
     labels = {clip.clip_id: clip.label for clip in manifest}
 
     def loss(t: float) -> float:
@@ -302,7 +303,7 @@ def test_fusion_weights_are_chosen_on_the_selection_set(runs: Path, tmp_path: Pa
     results = fuse_runs([runs / "video", runs / "pose"], weights="val", pool="logits", out=tmp_path / "fused")
     ids, video = probabilities(runs / "video", "val")
     _, pose = probabilities(runs / "pose", "val")
-    manifest = Manifest.load(Model.load(runs / "video").config.data.manifest[0])
+    manifest = Manifest.load(FinishedRun.load(runs / "video").config.data.manifest[0])
     labels = {clip.clip_id: clip.label for clip in manifest}
     expected = choose_weights([video, pose], np.array([labels[name] for name in ids]), "logits")
     record = top1(results).provenance
@@ -334,7 +335,7 @@ def test_runs_that_answer_different_questions_are_not_fused(runs: Path, mini_cor
     manifest = Manifest.load(mini_corpus / "manifest.csv")
     renamed = other_corpus(mini_corpus, tmp_path / "renamed", classes=("NEW", *manifest.classes[1:]))
     write_model(tmp_path / "a", renamed, VIDEO, 0)
-    with pytest.raises(UserError, match="know different classes"):
+    with pytest.raises(UserError, match="have different classes"):
         fuse_runs([runs / "video", tmp_path / "a"])
     gone = manifest.select("test").clips[0]
     fewer = other_corpus(mini_corpus, tmp_path / "fewer", clips=tuple(c for c in manifest if c is not gone))

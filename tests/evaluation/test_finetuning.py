@@ -25,9 +25,9 @@ from islr.data.views.poses import PoseAugmentConfig
 from islr.data.views.views import AugmentConfig, train_view
 from islr.errors import Interrupted, UserError
 from islr.evaluation import finetune
-from islr.evaluation.evaluate import Scores, score
 from islr.evaluation.finetune import FinetuneConfig, run_finetune
 from islr.evaluation.results import load_results
+from islr.evaluation.scoring import Scores, score
 from islr.models import InputSpec, create_model, to_input
 from islr.training import engine
 from islr.training.checkpoint import latest_checkpoint

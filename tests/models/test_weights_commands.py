@@ -15,7 +15,7 @@ from support.records import result
 from torch import Tensor
 
 from islr.cli import run
-from islr.evaluation.evaluate import save_classifier
+from islr.evaluation.classifier import save_classifier
 from islr.evaluation.results import save_results
 from islr.files import file_sha256
 from islr.models import MODELS, Classifier, create_model, list_models

@@ -1,47 +1,35 @@
-"""Scoring a classifier on a split: views, averaged probabilities, predictions, the result record."""
+"""Scoring of a classifier on a split: views, probabilities averaged over them, predictions, result records."""
 
-import json
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
-from islr.config import Config, config_hash
+from islr.config import Config
 from islr.data.loading.batches import eval_batches
-from islr.data.loading.config import DataConfig
 from islr.data.loading.store import ClipStore
 from islr.data.manifest import Manifest
-from islr.data.packs.reader import decoder_name
 from islr.data.views.sampling import SamplingConfig
 from islr.data.views.views import multi_view
-from islr.environment import commit, libraries
 from islr.errors import UserError
 from islr.evaluation.calibration import calibration_results
 from islr.evaluation.forms import form_results
 from islr.evaluation.metrics import accuracy_results
 from islr.evaluation.predictions import Predictions, rank_scores, write_predictions
 from islr.evaluation.results import Provenance, Result, save_results
-from islr.files import file_sha256, write_atomic
-from islr.models import Classifier, create_model, to_input
-from islr.models.encoder import HeadNorm
-from islr.models.weights import read_metadata, serialise
-from islr.training.distributed.world import World, device_name
+from islr.models import to_input
+from islr.training.distributed.world import World
 from islr.training.engine import to_device
 
-PROTOCOL = "isr/1"
-CLASSIFIER = "classifier.safetensors"
+NOT_COMPARABLE = "Scores on part of a test set are not comparable with scores on all of it"
 
 
 class ViewsConfig(Config):
-    """Which views of a clip are averaged."""
+    """The views of a clip whose probabilities are averaged."""
 
     clips: int = 1
     crops: int = 1
@@ -87,7 +75,7 @@ def score(
     world: World,
     precision: str = "fp32",
 ) -> Scores:
-    """Softmax probabilities averaged over the views, every clip once, whatever the number of processes."""
+    """Return softmax probabilities averaged over the views; every clip is scored once, whatever the number of ranks."""
     spec = classifier.encoder.input_spec  # type: ignore[union-attr]
     view = multi_view(spec, views.clips, views.crops, views.sampling)  # type: ignore[arg-type]
     classifier.to(world.device).eval()
@@ -118,7 +106,7 @@ def score(
 
 
 def ranked(scores: Scores, manifest: Manifest) -> Predictions:
-    """Predictions with the truth from the manifest that the scores' rows refer to."""
+    """Rank the classes of each clip; true classes come from the manifest that the scores' rows refer to."""
     clips = [manifest.clips[row] for row in scores.rows]
     return rank_scores(
         scores.probabilities,
@@ -131,7 +119,7 @@ def ranked(scores: Scores, manifest: Manifest) -> Predictions:
 
 
 def labelled_rows(manifest: Manifest, split: str, cluster: str | None = None) -> Manifest:
-    """All rows of a split, their files present or not.
+    """Return all rows of a split, whether or not their files are present.
 
     Raises:
         UserError: The split is empty or unlabelled, or a clip has no signer where `cluster` is "signer".
@@ -147,7 +135,7 @@ def labelled_rows(manifest: Manifest, split: str, cluster: str | None = None) ->
 
 
 def labelled_split(manifest: Manifest, split: str, allow_partial: bool, cluster: str | None = None) -> Manifest:
-    """All rows of a split, after checking that a number measured on it would be comparable.
+    """Return all rows of a split, after checking that scores on it would be comparable.
 
     Raises:
         UserError: See `labelled_rows`; or clips are missing and `allow_partial` is not set.
@@ -158,109 +146,10 @@ def labelled_split(manifest: Manifest, split: str, allow_partial: bool, cluster:
         raise UserError(f"manifest {manifest.name}: none of the {len(rows)} clips of split {split} is readable")
     if present < len(rows) and not allow_partial:
         raise UserError(
-            f"manifest {manifest.name}: {present} of {len(rows)} clips of split {split} are readable; a "
-            "number on part of a test set compares with nothing: complete it, or ask for it with "
-            "--allow-partial (allow_partial: true), which prints n/expected"
+            f"manifest {manifest.name}: {present} of {len(rows)} clips of split {split} are readable. "
+            f"{NOT_COMPARABLE}: restore the missing clips, or pass --allow-partial (allow_partial: true)"
         )
     return rows
-
-
-def label_fingerprint(manifest: Manifest) -> str:
-    """sha256 of the ordered class names."""
-    return sha256("\n".join(manifest.classes).encode()).hexdigest()
-
-
-def provenance(
-    *,
-    manifest: Manifest,
-    split: str,
-    present: int,
-    views: ViewsConfig,
-    data: DataConfig,
-    weights: Path,
-    config: Config,
-    selection: str,
-    seed: int,
-    world: World,
-    started: float,
-    cluster: str | None = None,
-) -> Provenance:
-    """What a number measured now on `split` depends on."""
-    facts = read_metadata(weights)
-    versions = libraries()
-    return Provenance(
-        protocol=PROTOCOL,
-        manifest=manifest.name,
-        split=split,
-        split_fingerprint=manifest.fingerprint(split),
-        label_space=str(manifest.notes.get("label_space", "original")),
-        label_fingerprint=label_fingerprint(manifest),
-        clips_present=present,
-        clips_expected=len(manifest.select(split, status=None)),
-        selection_set=selection,
-        views=str(views),
-        decoder=decoder_name(manifest, data.backend),
-        encoder=facts["architecture"],
-        pretraining=json.loads(facts.get("pretraining", "[]")),
-        seed=seed,
-        config_hash=config_hash(config),
-        checkpoint_hash=file_sha256(weights),
-        commit=commit(),
-        libraries=versions,
-        device=device_name(world.device),
-        wall_time_s=time.monotonic() - started,
-        cluster="signer" if cluster == "signer" else "",
-    )
-
-
-def save_classifier(path: Path, classifier: Classifier, facts: dict[str, Any]) -> None:
-    """Write a classifier as safetensors with what is needed to rebuild it."""
-    encoder = classifier.encoder
-    metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
-    metadata |= {
-        "format": "pt",
-        "architecture": encoder.architecture,
-        "arguments": json.dumps(dict(encoder.arguments), sort_keys=True),
-        "input_spec": encoder.input_spec.to_json(),
-    }
-    state = {name: value.detach().cpu().contiguous() for name, value in classifier.state_dict().items()}
-    write_atomic(path, serialise(state, metadata))
-
-
-def load_classifier(path: Path) -> tuple[Classifier, tuple[str, ...]]:
-    """Rebuild a saved classifier; returns it with its class names.
-
-    Raises:
-        UserError: No such file, or not a classifier of ours.
-    """
-    facts = read_metadata(path)
-    if "classes" not in facts or "architecture" not in facts:
-        raise UserError(f"{path}: not a classifier written by a fine-tuning run")
-    classes = tuple(json.loads(facts["classes"]))
-    encoder = create_model(facts["architecture"], **json.loads(facts["arguments"]))
-    norm: HeadNorm = "batch" if facts.get("head_norm") == "batch" else "layer"
-    classifier = Classifier(encoder, len(classes), norm=norm)
-    classifier.load_state_dict(load_file(path))
-    return classifier, classes
-
-
-def training_facts(train: Manifest) -> str:
-    """What a classifier's file remembers of its training clips, as JSON: corpus, fingerprint, signers."""
-    signers = sorted({clip.signer for clip in train if clip.signer})
-    facts = {"manifest": train.name, "fingerprint": train.fingerprint(), "clips": len(train), "signers": signers}
-    return json.dumps(facts, ensure_ascii=False)
-
-
-def trained_signers(weights: Path, manifest: Manifest) -> frozenset[str] | None:
-    """Signers of `manifest` that the classifier was trained on.
-
-    None where its file does not say, where its training clips name no signer, or where it was trained on another
-    corpus: names of signers mean nothing beyond their own.
-    """
-    facts = json.loads(read_metadata(weights).get("training", "{}"))
-    if facts.get("manifest") != manifest.name or not facts["signers"]:
-        return None
-    return frozenset(facts["signers"])
 
 
 def write_scores(
@@ -276,14 +165,14 @@ def write_scores(
     """Write `predictions.csv`, then `result.json`: a result never exists without its predictions.
 
     Args:
-        folder: Where to.
+        folder: Where the two files go.
         predictions: Of the clips of `split` that were scored.
-        name: The row.
+        name: Name of the row in tables.
         manifest: The whole corpus.
         split: The scored split.
         record: Where the predictions come from.
         signers: See `trained_signers`.
-        further: Records that only the caller can make.
+        further: Records to add, such as a fitted temperature.
     """
     results = accuracy_results(predictions, name, len(manifest.classes), record, signers)
     results += form_results(predictions, name, manifest, split, record)

@@ -1,0 +1,66 @@
+"""The file of a fine-tuned classifier: its weights, its classes, and what it remembers of its training clips."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from islr.data.manifest import Manifest
+from islr.errors import UserError
+from islr.files import write_atomic
+from islr.models import Classifier, create_model
+from islr.models.encoder import HeadNorm
+from islr.models.weights import read_metadata, serialise
+
+CLASSIFIER = "classifier.safetensors"
+
+
+def save_classifier(path: Path, classifier: Classifier, facts: dict[str, Any]) -> None:
+    """Write a classifier as safetensors with what is needed to rebuild it."""
+    encoder = classifier.encoder
+    metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
+    metadata |= {
+        "format": "pt",
+        "architecture": encoder.architecture,
+        "arguments": json.dumps(dict(encoder.arguments), sort_keys=True),
+        "input_spec": encoder.input_spec.to_json(),
+    }
+    state = {name: value.detach().cpu().contiguous() for name, value in classifier.state_dict().items()}
+    write_atomic(path, serialise(state, metadata))
+
+
+def load_classifier(path: Path) -> tuple[Classifier, tuple[str, ...]]:
+    """Rebuild a saved classifier; returns it with its class names.
+
+    Raises:
+        UserError: No such file, or not a classifier of ours.
+    """
+    facts = read_metadata(path)
+    if "classes" not in facts or "architecture" not in facts:
+        raise UserError(f"{path}: not a classifier written by a fine-tuning run")
+    classes = tuple(json.loads(facts["classes"]))
+    encoder = create_model(facts["architecture"], **json.loads(facts["arguments"]))
+    norm: HeadNorm = "batch" if facts.get("head_norm") == "batch" else "layer"
+    classifier = Classifier(encoder, len(classes), norm=norm)
+    classifier.load_state_dict(load_file(path))
+    return classifier, classes
+
+
+def training_facts(train: Manifest) -> str:
+    """What a classifier's file remembers of its training clips, as JSON: corpus, fingerprint, signers."""
+    signers = sorted({clip.signer for clip in train if clip.signer})
+    facts = {"manifest": train.name, "fingerprint": train.fingerprint(), "clips": len(train), "signers": signers}
+    return json.dumps(facts, ensure_ascii=False)
+
+
+def trained_signers(weights: Path, manifest: Manifest) -> frozenset[str] | None:
+    """Signers of `manifest` that the classifier was trained on.
+
+    None where its file does not say, where its training clips name no signer, or where it was trained on another
+    corpus: names of signers mean nothing beyond their own.
+    """
+    facts = json.loads(read_metadata(weights).get("training", "{}"))
+    if facts.get("manifest") != manifest.name or not facts["signers"]:
+        return None
+    return frozenset(facts["signers"])
