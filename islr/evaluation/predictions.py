@@ -195,7 +195,7 @@ def read_predictions(path: str | Path, manifest: Manifest | None = None) -> Pred
     ids = tuple(p[0] for p in parsed)
     if len(set(ids)) != len(ids):
         repeated = next(clip for clip in ids if ids.count(clip) > 1)
-        raise UserError(f"{path}: clip {repeated} is there more than once")
+        raise UserError(f"{path}: clip {repeated} occurs more than once")
     exact = "true_rank" in columns
     return Predictions(
         ids,
@@ -211,7 +211,7 @@ def read_predictions(path: str | Path, manifest: Manifest | None = None) -> Pred
     )
 
 
-_Row = tuple[str, str, str, int, str, tuple[str, ...], list[float], float, int]
+_ParsedRow = tuple[str, str, str, int, str, tuple[str, ...], list[float], float, int]
 
 
 def _parse(
@@ -221,7 +221,7 @@ def _parse(
     manifest: Manifest | None,
     known: frozenset[str],
     names: dict[str, int],
-) -> _Row:
+) -> _ParsedRow:
     """One row as (clip, signer, source, label, class, ranked, scores, probability of the true class, its
     rank)."""
 
@@ -235,7 +235,7 @@ def _parse(
     if manifest is not None:
         clip = truth.get(clip_id)
         if clip is None or clip.label is None:
-            raise ValueError(f"clip '{clip_id}' is not a labelled clip of {manifest.name} that is scored here")
+            raise ValueError(f"clip '{clip_id}' is not a labelled clip of this split of {manifest.name}")
         named = manifest.classes[clip.label]
         if true and true != named:
             raise ValueError(f"clip '{clip_id}' is '{true}' here and '{named}' in the manifest")

@@ -1,4 +1,4 @@
-"""Reports: run folders in, one page out, with no videos, no weights and no GPU."""
+"""Reports on run folders, rendered as one page; neither videos nor weights nor a GPU are needed."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,23 +6,15 @@ from pathlib import Path
 
 from islr.errors import UserError
 from islr.files import write_atomic
-from islr.reporting import probe_standings, standings
-from islr.reporting.document.blocks import Gallery, Picture, Report, Section, Table
+from islr.reporting.document.blocks import Gallery, Picture, Report, ReportTable, Section
 from islr.reporting.document.render import RENDERERS
+from islr.reporting.findings.collected import Findings
 from islr.reporting.gather import Gathered, scan
-from islr.reporting.sections import (
-    accuracy,
-    confusions,
-    corpora,
-    curves,
-    grid,
-    lineage,
-    probe_analyses,
-    probes,
-    provenance,
-    summary,
-)
+from islr.reporting.records_csv import compact_csv, records_csv
+from islr.reporting.sections import corpora, curves, environment, grid, lineage, pictures, provenance, summary
 from islr.reporting.sections.guide import GLOSSARY
+from islr.reporting.sections.probing import analyses, heat_map
+from islr.reporting.sections.recognition import accuracy, calibration, confusions, signers, trained_signers
 
 __all__ = ["build_report"]
 
@@ -38,7 +30,7 @@ def build_report(runs: Sequence[Path], out: Path, title: str = TITLE, frames: bo
             (tables for a paper), or `.csv` (every record with its whole provenance); a name without a suffix is
             a folder, with every table of the report as a CSV file.
         title: Heading of the report.
-        frames: Show frames of clips; without, nobody can be recognised on the page.
+        frames: Show frames of clips. Without them no signer can be recognised on the page.
 
     Returns:
         The path written.
@@ -53,7 +45,7 @@ def build_report(runs: Sequence[Path], out: Path, title: str = TITLE, frames: bo
         raise UserError(f"{out} is a file; without a suffix --out names a folder for all tables")
     gathered = scan(runs)
     if out.suffix.lower() == ".csv":
-        content = provenance.records_csv(gathered)
+        content = records_csv(gathered)
     else:
         report = compose(gathered, title) if frames else without_frames(compose(gathered, title))
         if not out.suffix:
@@ -65,16 +57,16 @@ def build_report(runs: Sequence[Path], out: Path, title: str = TITLE, frames: bo
 
 
 def _tables(report: Report, out: Path) -> Path:
-    """Every table, and the records, as CSV files in a folder."""
+    """Write every table, and the records, as CSV files in a folder."""
     out.mkdir(parents=True, exist_ok=True)
-    tables = {b.name: b.csv() for section in report.sections for b in section.blocks if isinstance(b, Table)}
+    tables = {b.name: b.csv() for section in report.sections for b in section.blocks if isinstance(b, ReportTable)}
     for name, content in (tables | report.downloads).items():
         write_atomic(out / f"{name}.csv", content)
     return out
 
 
 def without_frames(report: Report) -> Report:
-    """A report without pictures of clips; sections that are left empty go."""
+    """Return a report without pictures of clips, and without sections that this leaves empty."""
     kept = []
     for section in report.sections:
         blocks = tuple(block for block in section.blocks if not isinstance(block, Picture | Gallery))
@@ -84,25 +76,26 @@ def without_frames(report: Report) -> Report:
 
 
 def compose(gathered: Gathered, title: str) -> Report:
-    """Everything a report says, before any format."""
-    colours = standings.palette(gathered)
-    sets, notices = standings.scored_sets(gathered, colours)
-    probed = probe_standings.probe_sets(gathered, colours)
+    """Return everything a report says, before any format."""
+    found = Findings.of(gathered)
     made: list[Section | None] = [
-        grid.section(sets, probed),
-        lineage.lineage(gathered, sets, colours),
-        *accuracy.sections(sets, notices),
-        confusions.section(gathered, sets),
-        *probes.sections(probed),
-        *probe_analyses.sections(gathered, colours),
-        curves.section(gathered, colours),
+        grid.section(found.recognition, found.probed),
+        lineage.section(gathered, found.sets, found.colours),
+        accuracy.section(found.sets, found.notices),
+        signers.section(found.sets),
+        trained_signers.section(found.sets),
+        calibration.section(found.sets),
+        confusions.section(gathered, found.sets),
+        *heat_map.sections(found.probed),
+        *analyses.sections(gathered, found.colours),
+        curves.section(gathered, found.colours),
         corpora.samples(gathered),
-        lineage.pictures(gathered),
+        pictures.section(gathered),
         corpora.audit(gathered),
-        provenance.provenance(gathered),
-        provenance.environment(gathered),
-        provenance.unfinished(gathered),
-        Section("words", "Words used", (GLOSSARY,)),
+        provenance.section(gathered),
+        environment.section(gathered),
+        environment.unfinished(gathered),
+        Section("words", "Glossary", (GLOSSARY,)),
     ]
     finished = sum(not run.problem for run in gathered.runs)
     names = ", ".join(dict.fromkeys(corpus.name for corpus in gathered.corpora))
@@ -110,8 +103,8 @@ def compose(gathered: Gathered, title: str) -> Report:
     return Report(
         title,
         subtitle,
-        summary.headlines(gathered, sets, probed),
-        summary.facts(gathered, sets, probed),
+        summary.headlines(found),
+        summary.facts(found),
         tuple(section for section in made if section is not None),
-        provenance.compact_csv(gathered),
+        compact_csv(gathered),
     )

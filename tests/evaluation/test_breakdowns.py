@@ -12,9 +12,9 @@ from islr.evaluation.metrics import accuracy_results, compare
 from islr.evaluation.predictions import Predictions, read_predictions, write_predictions
 from islr.evaluation.results import Provenance, load_results, save_results
 from islr.reporting import build_report, compose
-from islr.reporting.document.blocks import Chart, Notice, Section, Table
+from islr.reporting.document.blocks import Chart, Notice, ReportTable, Section
+from islr.reporting.findings.standings import palette, scored_sets
 from islr.reporting.gather import scan
-from islr.reporting.standings import palette, scored_sets
 
 PARENTS = [
     {"name": "maskfeat", "weight": "0.65", "pool": "logits", "encoder": "mvit_tiny", "views": "1x3 uniform"},
@@ -41,8 +41,8 @@ def section(root: Path, anchor: str) -> Section:
     return next(found for found in compose(scan([root]), "t").sections if found.anchor == anchor)
 
 
-def table(found: Section) -> Table:
-    return next(block for block in found.blocks if isinstance(block, Table))
+def table(found: Section) -> ReportTable:
+    return next(block for block in found.blocks if isinstance(block, ReportTable))
 
 
 def test_seen_and_unseen_signers_stand_beside_each_other(runs: Path) -> None:
@@ -121,14 +121,16 @@ def test_fused_and_foreign_rows_are_told_from_trained_ones(runs: Path, tmp_path:
     unknown = {"encoder": "", "pretraining": [], "views": "not stated", "checkpoint_hash": "", "decoder": ""}
     write_row(tmp_path / "theirs", "theirs", better, provenance("maskfeat", **unknown), None)
     page = build_report([runs, tmp_path], tmp_path / "report.md").read_text().replace("\\_", "_")
-    assert "Of 3 pre-trained models, maskfeat gained most" in page  # theirs is not known to be one
-    assert "The highest top-1 of all is that of theirs (not trained here): 100.0 %" in page
+    assert "**maskfeat recognises the sign in" in page  # the only one with a random initialisation to compare with
+    assert "2 further pre-trained models could not be compared with their own random initialisation." in page
+    assert "gained most" not in page
+    assert "The highest top-1 overall is that of theirs (not trained here): 100.0 %" in page
     assert "0.65 x maskfeat (mvit_tiny, views 1x3 uniform" in page
     assert "no random-initialisation run of mvit_tiny + pose_transformer_tiny" in page
     assert "its encoder is not stated" in page
     lineage = section(tmp_path, "lineage")
     steps = {row: [kind for kind, _, _ in parts] for row, _, parts in lineage.blocks[0].rows}  # type: ignore[union-attr]
-    assert steps == {"both": ["fused", "fused", "answers", "scored"], "theirs": ["start", "answers", "scored"]}
+    assert steps == {"both": ["fused", "fused", "pooling", "scored"], "theirs": ["start", "scored from", "scored"]}
     gathered = scan([tmp_path])
     (found,), _ = scored_sets(gathered, palette(gathered))
     assert not any(row.random for row in found.rows)
@@ -136,7 +138,7 @@ def test_fused_and_foreign_rows_are_told_from_trained_ones(runs: Path, tmp_path:
 
 
 def test_all_means_over_classes_are_behind_a_fold(runs: Path) -> None:
-    tables = [block for block in section(runs, "accuracy").blocks if isinstance(block, Table)]
+    tables = [block for block in section(runs, "accuracy").blocks if isinstance(block, ReportTable)]
     main, classes = tables[0], next(t for t in tables if t.name.startswith("classes-"))
     assert classes.folded
     assert [c.name for c in main.columns if c.interval] == ["Top-1, %", "Top-5, %", "Top-10, %", "Top-1 per class, %"]

@@ -380,7 +380,7 @@ def test_foreign_ties_count_against_the_model(tmp_path: Path) -> None:
         ("clip,rank1\nx,y\n", "no column 'clip_id'"),
         ("clip_id,rank1\nx,y\n", "no column 'class'"),
         ("clip_id,class,rank1\n", "no predictions"),
-        ("clip_id,class,rank1\nx,a,a\nx,a,a\n", "clip x is there more than once"),
+        ("clip_id,class,rank1\nx,a,a\nx,a,a\n", "clip x occurs more than once"),
         ("clip_id,class,rank1,rank2\nx,a,b,b\n", "line 2: a class is ranked twice"),
         ("clip_id,class,rank1\nx,a,\n", "line 2"),
         ("clip_id,class,rank1,score1\nx,a,a,high\n", "line 2"),

@@ -17,10 +17,11 @@ from islr.errors import UserError
 from islr.evaluation.metrics import hits
 from islr.evaluation.predictions import read_predictions
 from islr.evaluation.results import load_results, save_results
-from islr.reporting import build_report, standings
+from islr.reporting import build_report
+from islr.reporting.findings import standings
+from islr.reporting.findings.grid import grid_cells
+from islr.reporting.findings.probe_standings import HEADLINE, mean_over_seeds, probe_sets
 from islr.reporting.gather import scan
-from islr.reporting.probe_standings import HEADLINE, mean_over_seeds, probe_sets
-from islr.reporting.sections.grid import grid_cells
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +153,7 @@ def test_nothing_gained_is_said_so(runs: Path, tmp_path: Path) -> None:
         if not folder.name.startswith("random"):
             shutil.copy(control, folder)
     page = build_report([tmp_path / "runs"], tmp_path / "r.md").read_text(encoding="utf-8")
-    assert "None of 2 pre-trained models beat the random start of its own encoder." in page
+    assert "None of 2 pre-trained models beat the random initialisation of its own encoder." in page
     assert "gained most" not in page
 
 

@@ -1,4 +1,4 @@
-"""What a report is made of, before any format: sections of prose, notices, tables, charts and pictures.
+"""The parts of a report, before any format: sections of prose, notices, tables, charts and pictures.
 
 The sections are built once; `html`, `markdown`, `latex` and `csv` renderers each show what their format can.
 """
@@ -14,7 +14,7 @@ Series = int | None  # index of a colour in the palette; None, -1, -2, ... are t
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One cell of a table.
 
     Attributes:
@@ -48,6 +48,9 @@ class Cell:
     muted: bool = False
 
 
+ABSENT = TableCell("–", raw="")  # a number that was not measured
+
+
 @dataclass(frozen=True)
 class Column:
     """A column; `interval` columns become three in the CSV (value, low, high)."""
@@ -58,8 +61,18 @@ class Column:
     title: str = ""
 
 
+def number_column(name: str, title: str = "") -> Column:
+    """Return a column of numbers."""
+    return Column(name, numeric=True, title=title)
+
+
+def interval_column(name: str, title: str = "") -> Column:
+    """Return a column of numbers with their intervals."""
+    return Column(name, numeric=True, interval=True, title=title)
+
+
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """A table that every format shows and that can be downloaded as CSV.
 
     `style` "heat" turns the headings upright and shades the cells, "grid" puts intervals below their numbers;
@@ -70,7 +83,7 @@ class Table:
     name: str
     caption: str
     columns: tuple[Column, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[TableCell, ...], ...]
     note: str = ""
     style: Literal["plain", "heat", "grid"] = "plain"
     folded: bool = False
@@ -142,7 +155,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Cards of clips: (title, words, tiles)."""
+    """Cards of clips: (title, description, tiles)."""
 
     caption: str
     cards: tuple[tuple[str, str, tuple[Tile, ...]], ...]
@@ -175,7 +188,7 @@ class Lineage:
     folded: str = ""
 
 
-Block = Table | Chart | Picture | Gallery | Prose | Notice | Lineage
+Block = ReportTable | Chart | Picture | Gallery | Prose | Notice | Lineage
 
 
 @dataclass(frozen=True)

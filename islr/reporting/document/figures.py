@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from islr.evaluation.results import Result
+from islr.reporting.document import text
 from islr.reporting.document.blocks import Series
 
 WIDE, NARROW = 1056, 368
@@ -57,6 +59,11 @@ class Dot:
     series: Series
     title: str = ""
     hollow: bool = False
+
+
+def record_dot(record: Result, label: str, series: Series, hollow: bool = False) -> Dot:
+    """Return the point of a record, with its interval and a tooltip."""
+    return Dot(record.value, record.ci_low, record.ci_high, series, f"{label}: {text.explain(record)}", hollow)
 
 
 def ticks(low: float, high: float, about: int = 5, steps: Sequence[float] = (1, 2, 2.5, 5, 10)) -> list[float]:

@@ -13,7 +13,17 @@ import jinja2
 from markupsafe import Markup, escape
 
 from islr.reporting.document import figures
-from islr.reporting.document.blocks import Cell, Column, Gallery, Lineage, Notice, Prose, Report, Table
+from islr.reporting.document.blocks import (
+    Column,
+    Gallery,
+    Lineage,
+    Notice,
+    Prose,
+    Report,
+    ReportTable,
+    TableCell,
+    number_column,
+)
 
 HEAT_STEPS = 10  # shades of the heat scale in style.css, h0 .. h10
 _LONG = 400_000  # characters of a CSV; beyond, a page holds it compressed
@@ -44,7 +54,7 @@ def _template() -> jinja2.Template:
         "download": download,
         "colour": figures.colour,
         "breakable": lambda words: Markup(str(escape(words)).replace("_", "_<wbr>")),
-        "unbroken": lambda words: words.replace(" %", "\N{NO-BREAK SPACE}%"),
+        "unbroken": lambda words: words.replace(" %", "\N{NO-BREAK SPACE}%").replace("% CI", "%\N{NO-BREAK SPACE}CI"),
         "heat": lambda shade: f"h{round(shade * HEAT_STEPS)}",
     }
     return environment.get_template("page.html")
@@ -67,7 +77,7 @@ def markdown(report: Report) -> str:
         body: list[str] = []
         for block in section.blocks:
             body += _markdown_block(block)
-        folded = [b.caption for b in section.blocks if isinstance(b, Table) and b.folded]
+        folded = [b.caption for b in section.blocks if isinstance(b, ReportTable) and b.folded]
         if folded:
             body += [f"*In the HTML report and as CSV: {_md('; '.join(folded))}.*", ""]
         if any(line and not line.startswith("#") for line in body):  # a section of charts alone is the page's
@@ -77,7 +87,7 @@ def markdown(report: Report) -> str:
 
 
 def _markdown_block(block: object) -> list[str]:
-    if isinstance(block, Table):
+    if isinstance(block, ReportTable):
         return [] if block.folded else _markdown_table(block)
     if isinstance(block, Notice):
         return [f"> {'**Warning.** ' if block.level == 'warning' else ''}{_md(block.text)}", ""]
@@ -104,18 +114,18 @@ def _md(words: str) -> str:
     return re.sub(r"([|*_`<>\[\]\\])", r"\\\1", words)
 
 
-def _turned(table: Table) -> Table:
+def _turned(table: ReportTable) -> ReportTable:
     """A heat map with more columns than rows, its rows as columns: what is narrow fits a page of text."""
     if table.style != "heat" or len(table.columns) <= len(table.rows) + 1:
         return table
-    columns = (Column(""), *(Column(row[0].text, numeric=True) for row in table.rows))
+    columns = (Column(""), *(number_column(row[0].text) for row in table.rows))
     rows = tuple(
-        (Cell(column.name), *(row[i] for row in table.rows)) for i, column in enumerate(table.columns) if i > 0
+        (TableCell(column.name), *(row[i] for row in table.rows)) for i, column in enumerate(table.columns) if i > 0
     )
     return replace(table, columns=columns, rows=rows)
 
 
-def _markdown_table(table: Table) -> list[str]:
+def _markdown_table(table: ReportTable) -> list[str]:
     table = _turned(table)
     heads = "| " + " | ".join(_md(column.name) for column in table.columns) + " |"
     rule = "|" + "|".join(" ---: " if column.numeric else " --- " for column in table.columns) + "|"
@@ -123,7 +133,7 @@ def _markdown_table(table: Table) -> list[str]:
     return [f"**{_md(table.caption)}**", "", heads, rule, *rows, "", _md(table.note), ""]
 
 
-def _md_cell(cell: Cell) -> str:
+def _md_cell(cell: TableCell) -> str:
     words = cell.text + (f" {cell.mark}" if cell.mark else "") + (f" ({cell.bounds})" if cell.bounds else "")
     return _md(words)
 
@@ -135,7 +145,7 @@ def latex(report: Report) -> str:
     parts = [f"% {_tex_comment(report.title)}", "% needs \\usepackage{booktabs,graphicx,amssymb}"]
     parts += [f"% {_tex_comment(sentence)}" for sentence in report.headlines]
     for section in wanted:
-        parts += [_latex_table(b) for b in section.blocks if isinstance(b, Table) and not b.folded]
+        parts += [_latex_table(b) for b in section.blocks if isinstance(b, ReportTable) and not b.folded]
     return "\n".join(parts) + "\n"
 
 
@@ -165,7 +175,7 @@ def _tex(words: str) -> str:
     return "".join(_TEX.get(character, character) for character in words)
 
 
-def _latex_table(table: Table) -> str:
+def _latex_table(table: ReportTable) -> str:
     layout = "".join("r" if column.numeric else "l" for column in table.columns)
     rows = [" & ".join(_tex_cell(cell) for cell in row) + r" \\" for row in table.rows]
     return "\n".join(
@@ -188,12 +198,12 @@ def _latex_table(table: Table) -> str:
     )
 
 
-def _tex_heading(column: Column, table: Table) -> str:
+def _tex_heading(column: Column, table: ReportTable) -> str:
     upright = table.style == "heat" and column.numeric
     return rf"\rotatebox{{90}}{{{_tex(column.name)}}}" if upright else _tex(column.name)
 
 
-def _tex_cell(cell: Cell) -> str:
+def _tex_cell(cell: TableCell) -> str:
     words = _tex(cell.text) + (rf"\,{_tex(cell.mark)}" if cell.mark else "")
     return words + (rf" {{\scriptsize [{_tex(cell.bounds)}]}}" if cell.bounds else "")
 

@@ -1,4 +1,4 @@
-"""How numbers and names are written for readers: percent, intervals, p-values, short hashes."""
+"""Numbers and names as text for readers: percent, intervals, p-values, short hashes."""
 
 import math
 import re
@@ -103,7 +103,7 @@ def number(value: float) -> str:
 
 
 def explain(result: Result) -> str:
-    """The words of a tooltip: value, interval, n and how the interval was made."""
+    """Return the text of a tooltip: value, interval, n and how the interval was made."""
     if not is_fraction(result.metric):
         return f"{metric_name(result.metric)} {number(result.value)}, n = {count(result.n)}"
     text = f"{percent(result.value)} %"

@@ -1,6 +1,5 @@
-"""Frames of clips as small pictures, where the videos can still be read; the report needs none of them."""
+"""Frames of clips as small pictures, where the videos can still be read."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -21,22 +20,13 @@ _QUALITY = 72
 _MOST_BYTES = 600_000  # of all thumbnails of a report
 
 
-@dataclass(frozen=True)
-class _Known:
-    """A manifest whose clips were scored, or why there is none."""
-
-    manifest: Manifest | None
-    problem: str = ""
-
-
-class Clips:
+class ClipPictures:
     """Finds the manifests that the runs name and shows their clips within a budget of bytes."""
 
     def __init__(self, gathered: Gathered) -> None:
         named = [Path(path) for run in gathered.runs for path in _manifests(run.config)]
         beside = [corpus.folder / "manifest.csv" for corpus in gathered.corpora]
         self._paths = list(dict.fromkeys(path for path in (*beside, *named)))
-        self._known: dict[tuple[str, str, str], _Known] = {}
         self._loaded: dict[Path, Manifest | None] = {}
         self._by_corpus: dict[str, Manifest] = {}
         self._left = _MOST_BYTES

@@ -1,4 +1,4 @@
-"""The data behind the numbers: sample frames and the audit of each corpus folder."""
+"""The corpora: sample frames, and the audit of each corpus folder."""
 
 from typing import Any
 
@@ -6,9 +6,22 @@ import cv2
 
 from islr.files import slug
 from islr.reporting.document import text
-from islr.reporting.document.blocks import Block, Cell, Column, Notice, Picture, Prose, Section, Table
-from islr.reporting.gather import Corpus, Gathered
-from islr.reporting.sections.lineage import PHOTO, webp
+from islr.reporting.document.blocks import (
+    ABSENT,
+    Block,
+    Column,
+    Notice,
+    Picture,
+    Prose,
+    ReportTable,
+    Section,
+    TableCell,
+    number_column,
+)
+from islr.reporting.document.cells import hash_cell
+from islr.reporting.gather import Gathered
+from islr.reporting.run_files import ReportedCorpus
+from islr.reporting.sections.pictures import PHOTO, webp
 
 
 def samples(gathered: Gathered) -> Section | None:
@@ -22,7 +35,7 @@ def samples(gathered: Gathered) -> Section | None:
                 continue
             caption = f"Frames of clips from {corpus.name}."
             blocks.append(Picture(caption, (("", webp(sheet, PHOTO)),), half=True))
-    return Section("samples", "What the data looks like", tuple(blocks)) if blocks else None
+    return Section("samples", "Sample frames", tuple(blocks)) if blocks else None
 
 
 def audit(gathered: Gathered) -> Section:
@@ -37,54 +50,48 @@ def audit(gathered: Gathered) -> Section:
             blocks.append(Notice(f"{corpus.name} was not audited (no audit.json in {corpus.label})."))
     if not blocks:
         blocks.append(Notice("No corpus folder (with audit.json) was among the given folders."))
-    lead = "Missing and broken clips stay in the count: a split never gets easier because a file was lost."
+    lead = "Missing and broken clips are counted as expected clips, so that a lost file never makes a split easier."
     return Section("data", "Data audit", tuple(blocks), lead)
 
 
-def audit_blocks(corpus: Corpus) -> list[Block]:
-    """One corpus: its splits, what deserves a warning, what was checked, and all facts folded away."""
+def audit_blocks(corpus: ReportedCorpus) -> list[Block]:
+    """Return the blocks on one corpus: splits, warnings, checks, and folded all facts."""
     splits = corpus.audit.get("splits")
     blocks: list[Block] = [_splits(corpus, splits)] if isinstance(splits, dict) and splits else []
     if corpus.counted:
-        words = f"{corpus.name} has no audit.json: this is counted from its manifest, no file was looked at."
+        words = f"{corpus.name} has no audit.json: these facts are counted from its manifest; no file was opened."
         blocks.append(Notice(words))
     blocks += _warnings(corpus)
     items = _checks(corpus.audit)
     blocks += [Prose(items=tuple(items))] if items else []
-    rows = tuple((Cell(name), _full(value)) for name, value in facts_of(corpus.audit))
+    rows = tuple((TableCell(name), hash_cell(value)) for name, value in facts_of(corpus.audit))
     title, columns = f"Every audited fact of {corpus.name}", (Column("Fact"), Column("Value"))
-    return [*blocks, Table(f"audit-{slug(corpus.label)}", title, columns, rows, folded=bool(blocks))]
+    return [*blocks, ReportTable(f"audit-{slug(corpus.label)}", title, columns, rows, folded=bool(blocks))]
 
 
-def _full(value: str) -> Cell:
-    """Words with their hashes shortened; whole in the tooltip and the CSV."""
-    short = text.short_hash(value)
-    return Cell(short, value, title=value if short != value else "")
-
-
-def _splits(corpus: Corpus, splits: dict[str, Any]) -> Table:
+def _splits(corpus: ReportedCorpus, splits: dict[str, Any]) -> ReportTable:
     counted = ("expected", "present", "missing", "corrupt", "classes_present", "classes", "signers")
     names = ("Listed", "Present", "Missing", "Corrupt", "Classes present", "Classes listed", "Signers")
-    columns = [Column("Split"), *(Column(name, numeric=True) for name in names)]
-    columns += [Column("Median, s", numeric=True), Column("Hours", numeric=True), Column("Fingerprint")]
+    columns = [Column("Split"), *(number_column(name) for name in names)]
+    columns += [number_column("Median, s"), number_column("Hours"), Column("Fingerprint")]
     rows = []
     for split, facts in splits.items():
-        cells = [Cell(split)]
+        cells = [TableCell(split)]
         for key in counted:
             value = facts.get(key)
-            cells.append(Cell("–", "") if value is None else Cell(text.count(value), value))
+            cells.append(ABSENT if value is None else TableCell(text.count(value), value))
         length = (corpus.audit.get("duration_s") or {}).get(split) or {}
         for key, digits in (("p50", 2), ("total_hours", 2)):
             value = length.get(key)
-            cells.append(Cell("–", "") if value is None else Cell(f"{value:.{digits}f}", value))
-        cells.append(_full(str(facts.get("fingerprint", "–"))))
+            cells.append(ABSENT if value is None else TableCell(f"{value:.{digits}f}", value))
+        cells.append(hash_cell(str(facts.get("fingerprint", "–"))))
         rows.append(tuple(cells))
     name = f"splits-{slug(corpus.label)}"
     note = "The fingerprint covers every listed clip and its label, present or not."
-    return Table(name, f"Splits of {corpus.name}", tuple(columns), tuple(rows), note)
+    return ReportTable(name, f"Splits of {corpus.name}", tuple(columns), tuple(rows), note)
 
 
-def _warnings(corpus: Corpus) -> list[Block]:
+def _warnings(corpus: ReportedCorpus) -> list[Block]:
     found: list[str] = []
     audited = corpus.audit
     clips, present = audited.get("clips"), audited.get("present")

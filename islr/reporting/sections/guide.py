@@ -1,4 +1,4 @@
-"""The plain-words texts that stand in every report: how to read probes, and what the words mean."""
+"""Explanatory texts of every report: how to read a probe, and the glossary."""
 
 from islr.reporting.document.blocks import Prose
 
@@ -6,69 +6,66 @@ GUIDE = Prose(
     heading="How to read a probe",
     items=(
         (
-            "What it is.",
-            "The encoder is frozen. A linear classifier on its features predicts one phonological "
-            "feature of the sign: its handshape, its location, its movement. What a linear classifier "
-            "can read is laid out openly in the representation; what it cannot read may still be there "
-            "in another form.",
+            "What a probe is.",
+            "The encoder is frozen, and a linear classifier on its features predicts one phonological feature of the "
+            "sign: its handshape, its location, its movement. A probe shows what the representation encodes linearly; "
+            "information in another form may be there without being found.",
         ),
         (
             "Unseen signs are the headline.",
-            "Every clip of a sign carries the same phonology. If a sign was in the probe's training set, "
-            "recognising the sign is enough to look its features up, so a high score on seen signs may "
-            "be sign identity and no phonology. On unseen signs that shortcut is closed.",
+            "All clips of a sign share its phonology. A probe that was trained on a sign can therefore predict its "
+            "features by recognising the sign, so a high score on seen signs may reflect sign identity instead of "
+            "phonology. On unseen signs this shortcut is not available.",
         ),
         (
             "Balanced accuracy.",
-            "The mean over classes of the share read correctly in each class. Always naming the "
-            "commonest class scores 1 / classes, whatever the class sizes, so compare each column with "
-            "the majority row.",
+            "The mean over classes of the accuracy within each class. Always predicting the most frequent class scores "
+            "1 / classes, whatever the class sizes, so compare each column with the majority row.",
         ),
         (
-            "Random initialisation is the bar to beat.",
-            "Untrained networks keep much of the picture, and a probe can use it. Only what is above the "
-            "random initialisation of the same encoder was learnt.",
+            "Random initialisation is the control.",
+            "The features of an untrained network preserve much of the picture, and a probe can use it. Only what "
+            "exceeds the random initialisation of the same encoder was learned.",
         ),
         (
             "Intervals are over signs.",
-            "Clips of one sign are not independent, so whole signs are drawn in the bootstrap, and the "
-            "result is widened because signs train each other's probes. Intervals over clips would be "
-            "about half as wide, and wrong. They say how far a number could move with other signs like "
-            "these; not with other signers, nor with another seed of the encoder.",
+            "Clips of one sign are not independent, so the bootstrap draws whole signs, and the interval is widened "
+            "because each sign also serves to train probes for the others. Intervals over clips would be about half as "
+            "wide, and too narrow. They cover the choice of signs; not that of signers, nor of the encoder's seed.",
         ),
         (
-            "Many cells.",
-            "A hollow mark stands where the 95 % interval of the paired difference excludes zero, cell "
-            "by cell; among twenty cells without any effect about one would get one. A filled mark "
-            "stands where the difference survives Holm's correction for the number of comparisons.",
+            "Multiple comparisons.",
+            "A hollow mark shows that the 95 % interval of the paired difference excludes zero in that cell alone; of "
+            "twenty cells without any effect about one gets a mark. A filled mark shows that the difference is "
+            "significant after Holm's correction for the number of comparisons.",
         ),
         (
             "What does not follow.",
-            "That a feature can be read does not say that the recogniser uses it, and features hang "
-            "together: handshape nearly determines selected fingers, flexion, spread and thumb.",
+            "That a feature can be decoded does not show that the recogniser uses it. Features are also correlated: "
+            "handshape nearly determines selected fingers, flexion, spread and thumb.",
         ),
     ),
 )
 
 GLOSSARY = Prose(
-    heading="Words used",
+    heading="Terms used in this report",
     folded=True,
     items=(
         (
             "95 % confidence interval (CI).",
-            "Made by bootstrap: the test clips are drawn again with replacement, thousands of times, and "
-            "the interval holds the middle 95 % of the scores. It says how far the number could move "
-            "with another sample of such clips.",
+            "Computed by bootstrap: the test clips are resampled with replacement thousands of times, and the interval "
+            "holds the middle 95 % of the resulting scores. It shows how much the score would vary with another sample "
+            "of such clips.",
         ),
         (
             "Paired difference.",
-            "Two models are compared clip by clip on the same clips, which is sharper than comparing two "
-            "intervals: intervals may overlap although the difference is real.",
+            "Two models are compared clip by clip on the same clips. This is more sensitive than comparing their "
+            "intervals, which may overlap although the difference is significant.",
         ),
         (
-            "Holm.",
-            "When many comparisons are made some look real by luck. Holm's correction raises the "
-            "p-values so that the chance of even one false claim in the table stays below 5 %.",
+            "Holm's correction.",
+            "Among many comparisons some are significant by chance. Holm's correction raises the p-values so that the "
+            "probability of even one false claim in the table stays below 5 %.",
         ),
         (
             "Random initialisation.",
@@ -76,12 +73,12 @@ GLOSSARY = Prose(
         ),
         (
             "Per class.",
-            "The mean of the accuracies of the single signs, so that frequent signs do not count more.",
+            "The mean of the accuracies of the individual signs, so that frequent signs do not count more than others.",
         ),
         (
             "Fingerprint.",
-            "A hash of the list of clips and labels of a split, whether their files were present or not. "
-            "Equal fingerprints mean the same test set.",
+            "A hash of the list of clips and labels of a split, whether or not their files were present. Equal "
+            "fingerprints mean the same test set.",
         ),
     ),
 )

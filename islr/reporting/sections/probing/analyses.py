@@ -1,6 +1,6 @@
-"""What else the frozen features were asked: one table for each analysis, and the heat map of erased features.
+"""Further analyses of frozen features: one table for each, and a heat map of erased features.
 
-Records are told by `group["analysis"]`; `setting` is the condition, `layer` what was read. Columns of a table are
+`group["analysis"]` of a record names its analysis, `setting` the condition, `layer` the block. Columns of a table are
 the measures in the order below, rows are encoders and controls.
 """
 
@@ -10,10 +10,21 @@ from dataclasses import dataclass
 from islr.evaluation.results import Result
 from islr.files import slug
 from islr.reporting.document import text
-from islr.reporting.document.blocks import Block, Cell, Column, Prose, Section, Series, Table
-from islr.reporting.document.cells import result_cell
+from islr.reporting.document.blocks import (
+    ABSENT,
+    Block,
+    Column,
+    Prose,
+    ReportTable,
+    Section,
+    Series,
+    TableCell,
+    interval_column,
+    number_column,
+)
+from islr.reporting.document.cells import bounded_cell, difference_cell, result_cell
+from islr.reporting.findings.standings import Palette, is_random_name, series_of
 from islr.reporting.gather import Gathered
-from islr.reporting.standings import Palette, is_random_name, series_of
 
 DIFFERENCE = "_difference"
 BETTER, WORSE = "△", "▽"  # no correction for many comparisons, hence hollow
@@ -21,7 +32,7 @@ ERASURE = "erasure"
 
 
 @dataclass(frozen=True)
-class Analysis:
+class AnalysisTable:
     """How an analysis is shown: its title, what it says, and (metric, heading, share of one) of each column."""
 
     title: str
@@ -31,28 +42,33 @@ class Analysis:
 
 _READ = (("balanced_accuracy", "Balanced accuracy, %", True), ("over_linear", "Minus linear probe, points", True))
 ANALYSES = {
-    "mdl": Analysis(
+    "mdl": AnalysisTable(
         "Code length of the labels",
-        "Bits that the labels cost somebody who has the features, sign by sign; compression is the uniform code's "
-        "length over it. Above the compression without features, the features help.",
+        "Bits needed to transmit the labels to a receiver who has the features, sign by sign; compression is the "
+        "length "
+        "of the uniform code divided by it. Where it exceeds the compression without features, the features help.",
         (
             ("compression", "Compression", False),
             ("compression_without_features", "Without features", False),
             ("codelength", "Bits", False),
         ),
     ),
-    "knn": Analysis("Nearest neighbours", "Nothing is trained: the label of the most similar training clips.", _READ),
-    "few_shot": Analysis("Few labelled signs", "Nearest class mean from a few training signs of each class.", _READ),
-    "weighted_sum": Analysis("Weighted sum of layers", "The probe learns how much of each layer to read.", _READ),
-    "attentive": Analysis("Attentive probe", "One learnt query looks at the tokens of one block.", _READ),
-    "minimal_pairs": Analysis(
+    "knn": AnalysisTable(
+        "Nearest neighbours", "Nothing is trained: the label of the most similar training clips.", _READ
+    ),
+    "few_shot": AnalysisTable(
+        "Few labelled signs", "Nearest class mean from a few training signs of each class.", _READ
+    ),
+    "weighted_sum": AnalysisTable("Weighted sum of layers", "The probe learns a weight for each layer.", _READ),
+    "attentive": AnalysisTable("Attentive probe", "A learned query attends to the tokens of one block.", _READ),
+    "minimal_pairs": AnalysisTable(
         "Minimal pairs",
         "Signs that differ in one bundle of features only. AUC: how often two clips of one sign by different signers "
-        "are closer than clips of the two signs (0.5 = not told apart). Knowing the sign itself is enough here, so "
+        "are closer than clips of the two signs (0.5 = not distinguished). The identity of the sign suffices here, so "
         "compare bundles with each other and with random initialisation.",
         (("auc", "AUC", False), ("d_prime", "d′", False), ("abx_error", "ABX error, %", True)),
     ),
-    "rsa": Analysis(
+    "rsa": AnalysisTable(
         "Similarity of signs",
         "Rank correlation of distances between signs with the share of phonological features in which they differ; "
         "the second column at equal sign type. The ceiling is what a perfect model of these distances would reach.",
@@ -64,7 +80,7 @@ ANALYSES = {
             ("p_mantel_partial", "p at equal sign type", False),
         ),
     ),
-    "retrieval": Analysis(
+    "retrieval": AnalysisTable(
         "Retrieval without training",
         "The most similar clip of another signer shows the same sign, or (clips of the same sign left out) the same "
         "feature value.",
@@ -78,8 +94,8 @@ ANALYSES = {
     ),
 }
 _LEAD = (
-    "Further questions to the same frozen features, on the same unseen signs. Each stands beside random "
-    "initialisation: what an untrained network does too was not learnt."
+    "Further analyses of the same frozen features on the same unseen signs. Each is shown beside random "
+    "initialisation: what an untrained network achieves too was not learned."
 )
 _GUIDE = Prose(
     heading="How to read these",
@@ -87,13 +103,13 @@ _GUIDE = Prose(
         (
             "Marks.",
             f"{BETTER} / {WORSE}: the 95 % interval of the paired difference to random initialisation excludes zero "
-            "(for errors and bits, less is better). There are many cells and no correction for their number: about one "
-            "in twenty gets a mark without any effect.",
+            "(for errors and bits, less is better). There are many cells and no correction for multiple comparisons: "
+            "about one cell in twenty without any effect gets a mark.",
         ),
         (
-            "What knows signs, not phonology.",
-            "Retrieval of signs and minimal pairs reward features that identify the sign. The others work between "
-            "signs, where identity is no help.",
+            "Sign identity and phonology.",
+            "Retrieval of signs and minimal pairs reward features that identify the sign. The other analyses compare "
+            "different signs, where identity does not help.",
         ),
         (
             "Small numbers.",
@@ -104,7 +120,7 @@ _GUIDE = Prose(
 
 
 def sections(gathered: Gathered, colours: Palette) -> list[Section]:
-    """The section of analyses; none where no run asked for any."""
+    """Return the section on further analyses; none where no run has any."""
     by_set: dict[tuple[str, ...], list[Result]] = {}
     for run in gathered.runs:
         for record in run.results:
@@ -123,15 +139,15 @@ def sections(gathered: Gathered, colours: Palette) -> list[Section]:
     return [Section("analyses", "Beyond the linear probe", (*blocks[:1], _GUIDE, *blocks[1:]), _LEAD)]
 
 
-_Row = tuple[str, str, str]  # name, encoder, control
+_RowKey = tuple[str, str, str]  # name, encoder, control
 
 
-def _key(record: Result) -> _Row:
+def _key(record: Result) -> _RowKey:
     return record.name, record.provenance.encoder, record.group["control"]
 
 
-def _rows(records: Sequence[Result], colours: Palette) -> dict[_Row, tuple[str, Series, bool]]:
-    """Label, colour and quietness of each row, encoders first."""
+def _rows(records: Sequence[Result], colours: Palette) -> dict[_RowKey, tuple[str, Series, bool]]:
+    """Return label, colour and whether it is a control for each row, encoders first."""
     keys = sorted(dict.fromkeys(map(_key, records)), key=lambda key: bool(key[2]))
     made = {}
     for name, encoder, control in keys:
@@ -145,12 +161,12 @@ def _rows(records: Sequence[Result], colours: Palette) -> dict[_Row, tuple[str, 
 
 def _tables(
     name: str,
-    analysis: Analysis,
+    analysis: AnalysisTable,
     title: str,
     records: Sequence[Result],
-    rows: dict[_Row, tuple[str, Series, bool]],
+    rows: dict[_RowKey, tuple[str, Series, bool]],
 ) -> list[Block]:
-    """What stands for the analysis, open, and every number, folded."""
+    """Return the table of summary rows, and folded the table of every number."""
     measures = {metric for metric, _, _ in analysis.columns}
     table = {(_key(r), r.group["feature"], r.group["setting"], r.group["layer"], r.metric): r for r in records}
     lines = list(dict.fromkeys(key[:4] for key, r in table.items() if r.metric in measures))
@@ -165,51 +181,44 @@ def _tables(
             continue
         body = [_line(line, analysis, table, rows) for line in which]
         columns = [Column("Encoder"), Column("About"), Column("Setting"), Column("Block")]
-        columns += [Column(heading, numeric=True, interval=True) for _, heading, _ in analysis.columns]
-        columns += [Column("Clips", numeric=True), Column("Signs", numeric=True)]
+        columns += [interval_column(heading) for _, heading, _ in analysis.columns]
+        columns += [number_column("Clips"), number_column("Signs")]
         caption = f"{analysis.title}, {title}" + (": all numbers" if folded else "")
         methods = sorted({r.ci_method for r in records if r.ci_method})
         note = analysis.words if not folded else f"Intervals: {'; '.join(methods)}."
         table_name = f"analysis-{slug(name)}-{slug(title)}{'-all' if folded else ''}"
-        made.append(Table(table_name, caption, tuple(columns), tuple(body), note, folded=folded))
+        made.append(ReportTable(table_name, caption, tuple(columns), tuple(body), note, folded=folded))
     return made
 
 
 def _line(
-    line: tuple[_Row, str, str, str],
-    analysis: Analysis,
-    table: dict[tuple[_Row, str, str, str, str], Result],
-    rows: dict[_Row, tuple[str, Series, bool]],
-) -> tuple[Cell, ...]:
+    line: tuple[_RowKey, str, str, str],
+    analysis: AnalysisTable,
+    table: dict[tuple[_RowKey, str, str, str, str], Result],
+    rows: dict[_RowKey, tuple[str, Series, bool]],
+) -> tuple[TableCell, ...]:
     key, feature, setting, layer = line
     label, series, muted = rows[key]
-    cells = [Cell(label, series=series, chip=True, muted=muted), Cell(text.feature_name(feature), feature)]
-    cells += [Cell(setting or "–", setting), Cell(layer)]
+    cells = [TableCell(label, series=series, chip=True, muted=muted), TableCell(text.feature_name(feature), feature)]
+    cells += [TableCell(setting or "–", setting), TableCell(layer)]
     some = None
     for metric, _, share in analysis.columns:
         record = table.get((*line, metric))
         some = some or record
         cells.append(_cell(record, share, metric, table.get((*line, metric + DIFFERENCE))))
     assert some is not None, "a line has at least one measure"
-    return (*cells, Cell(text.count(some.n), some.n), Cell(some.group["signs"]))
+    return (*cells, TableCell(text.count(some.n), some.n), TableCell(some.group["signs"]))
 
 
-def _cell(record: Result | None, share: bool, metric: str, difference: Result | None) -> Cell:
+def _cell(record: Result | None, share: bool, metric: str, difference: Result | None) -> TableCell:
     if record is None:
-        return Cell("–", raw="")
-    mark = _mark(difference)
+        return ABSENT
     if share and metric == "over_linear":
-        bounds = text.interval(record.ci_low, record.ci_high, signed=True)
-        shown = text.percent(record.value, True)
-        return Cell(shown, record.value, record.ci_low, record.ci_high, bounds, record.ci_method)
+        return difference_cell(record)
+    mark = _mark(difference)
     if share:
         return result_cell(record, mark)
-    bounds = ""
-    if record.ci_low is not None and record.ci_high is not None:
-        bounds = f"{record.ci_low:.2f} to {record.ci_high:.2f}".replace("-", text.MINUS)
-    digits = 0 if metric == "codelength" else 3
-    shown = f"{record.value:.{digits}f}".replace("-", text.MINUS)
-    return Cell(shown, record.value, record.ci_low, record.ci_high, bounds, record.ci_method, mark)
+    return bounded_cell(record, f"{record.value:.{0 if metric == 'codelength' else 3}f}", mark)
 
 
 def _mark(difference: Result | None) -> str:
@@ -220,7 +229,7 @@ def _mark(difference: Result | None) -> str:
     return BETTER if (difference.value > 0) == difference.higher_is_better else WORSE
 
 
-def _erasure(title: str, records: Sequence[Result], rows: dict[_Row, tuple[str, Series, bool]]) -> list[Block]:
+def _erasure(title: str, records: Sequence[Result], rows: dict[_RowKey, tuple[str, Series, bool]]) -> list[Block]:
     """For each encoder, erased feature x read feature: change in balanced accuracy."""
     changes = {
         (_key(r), r.group["setting"].removeprefix("erased "), r.group["feature"]): r
@@ -235,26 +244,27 @@ def _erasure(title: str, records: Sequence[Result], rows: dict[_Row, tuple[str, 
             continue
         body = []
         for name in erased:
-            cells = [Cell(f"without {text.feature_name(name).lower()}", name)]
+            cells = [TableCell(f"without {text.feature_name(name).lower()}", name)]
             for feature in read:
                 r = changes.get((key, name, feature))
                 if r is None:
-                    cells.append(Cell("–", raw=""))
+                    cells.append(ABSENT)
                     continue
                 words = f"{text.interval(r.ci_low, r.ci_high, signed=True)} points, n = {text.count(r.n)}"
                 shade = max(0.0, min(1.0, -2 * r.value))
                 shown = text.percent(r.value, True)
-                cells.append(Cell(shown, r.value, r.ci_low, r.ci_high, title=words, shade=shade))
+                cells.append(TableCell(shown, r.value, r.ci_low, r.ci_high, title=words, shade=shade))
             body.append(tuple(cells))
         columns = [Column("Erased")]
-        columns += [Column(text.feature_name(f), numeric=True, interval=True, title=f) for f in read]
+        columns += [interval_column(text.feature_name(f), title=f) for f in read]
         note = (
             "Change in balanced accuracy, points, after one feature was erased linearly (least squares) from the "
-            "training clips; intervals in the tooltips. On the diagonal nothing but class frequencies is left. What "
-            "other features lose was carried by the same directions, or the lexicon ties it to the erased feature."
+            "training clips; intervals in the tooltips. On the diagonal only class frequencies remain. A loss "
+            "of another feature means that the same directions encode it, or that the two are correlated in the "
+            "lexicon."
         )
         where = f"erasure-{slug('-'.join(filter(None, key)))}-{slug(title)}"
         caption = f"Erasing one feature, reading the others: {label}, {title}"
         scale = ("no change", "−50 points")
-        made.append(Table(where, caption, tuple(columns), tuple(body), note, "heat", muted, scale))
+        made.append(ReportTable(where, caption, tuple(columns), tuple(body), note, "heat", muted, scale))
     return made

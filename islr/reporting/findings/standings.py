@@ -1,5 +1,4 @@
-"""Who stands where: scored runs grouped by the test set they share, each against its random
-initialisation."""
+"""Scored runs grouped by the test set they share, each against the random initialisation of its encoder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from islr.evaluation.predictions import Predictions
 from islr.evaluation.results import Provenance, Result
 from islr.reporting.document import text
 from islr.reporting.document.blocks import Notice, Series
-from islr.reporting.gather import Gathered, Place, Run
+from islr.reporting.gather import Gathered
+from islr.reporting.run_files import Place, ReportedRun
 
 ALPHA = 0.05
 BETTER, WORSE = "▲", "▼"
@@ -20,7 +20,7 @@ _MOST_DRAWN = 12  # rows of one plot
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoredRow:
     """One model on one test set.
 
     Attributes:
@@ -34,7 +34,7 @@ class Row:
     """
 
     label: str
-    run: Run
+    run: ReportedRun
     overall: dict[str, Result]
     records: tuple[Result, ...]
     predictions: Predictions | None
@@ -56,8 +56,8 @@ class Row:
 class Versus:
     """A row against the random initialisation of the same encoder; `why` says why there is no comparison."""
 
-    row: Row
-    control: Row | None
+    row: ScoredRow
+    control: ScoredRow | None
     difference: Difference | None
     adjusted: float
     why: str = ""
@@ -80,7 +80,7 @@ class ScoredSet:
     """Rows that were scored on the same clips under the same labels, so that they may stand in one table."""
 
     title: str
-    rows: tuple[Row, ...]
+    rows: tuple[ScoredRow, ...]
     versus: tuple[Versus, ...]
 
     @property
@@ -95,17 +95,17 @@ class ScoredSet:
         return found.value if found else None
 
     @property
-    def ranked(self) -> tuple[Row, ...]:
+    def ranked(self) -> tuple[ScoredRow, ...]:
         """Best first; random initialisation after the others."""
         return tuple(sorted(self.rows, key=lambda row: (row.random, -row.top1.value, row.label)))
 
     @property
-    def drawn(self) -> tuple[Row, ...]:
+    def drawn(self) -> tuple[ScoredRow, ...]:
         """Rows for plots of single models, best first: all of them, or of many in a grid for each method the first seed
         of its best regime, and one random initialisation of each encoder."""
         if len(self.rows) <= _MOST_DRAWN or not all(row.run.place for row in self.rows):
             return self.ranked
-        groups: dict[tuple[str, str], dict[str, list[Row]]] = {}
+        groups: dict[tuple[str, str], dict[str, list[ScoredRow]]] = {}
         for row in self.rows:
             method, regime = row.run.place or ("", "")
             line = ("", row.provenance.encoder) if row.random else (method, "")
@@ -116,7 +116,7 @@ class ScoredSet:
         return tuple(row for row in self.ranked if row.label in labels)
 
     @property
-    def leader(self) -> Row | None:
+    def leader(self) -> ScoredRow | None:
         """The pre-trained row furthest above the random initialisation of its own encoder; by score where no row can
         be compared.
 
@@ -127,7 +127,7 @@ class ScoredSet:
         trained = [row for row in self.ranked if not row.random and (not gains or id(row) in gains)]
         return max(trained, key=lambda row: gains.get(id(row), row.top1.value), default=None)
 
-    def of(self, row: Row) -> Versus | None:
+    def of(self, row: ScoredRow) -> Versus | None:
         """The comparison of a row."""
         return next((versus for versus in self.versus if versus.row is row), None)
 
@@ -191,7 +191,7 @@ def _is_foreign(record: Result) -> bool:
 
 def scored_sets(gathered: Gathered, colours: Palette) -> tuple[tuple[ScoredSet, ...], tuple[Notice, ...]]:
     """Group fine-tuned and evaluated runs by what they were scored on; broken predictions become notices."""
-    groups: dict[tuple[str, ...], list[tuple[Run, tuple[Result, ...]]]] = {}
+    groups: dict[tuple[str, ...], list[tuple[ReportedRun, tuple[Result, ...]]]] = {}
     for run in gathered.runs:
         by_set: dict[tuple[str, ...], list[Result]] = {}
         for record in run.results:
@@ -222,8 +222,8 @@ def scored_sets(gathered: Gathered, colours: Palette) -> tuple[tuple[ScoredSet, 
 
 
 def _rows(
-    members: Sequence[tuple[Run, tuple[Result, ...]]], colours: Palette, notices: list[Notice]
-) -> tuple[Row, ...]:
+    members: Sequence[tuple[ReportedRun, tuple[Result, ...]]], colours: Palette, notices: list[Notice]
+) -> tuple[ScoredRow, ...]:
     names = [records[0].name for _, records in members]
     labels = []
     for run, records in members:
@@ -239,7 +239,7 @@ def _rows(
     unique = [
         label if sum(other == label for other, _ in labels) == 1 else f"{label} · {run.label}" for label, run in labels
     ]
-    rows: list[Row] = []
+    rows: list[ScoredRow] = []
     for label, (run, records), name in zip(unique, members, names, strict=True):
         predictions = None
         try:
@@ -249,11 +249,11 @@ def _rows(
         overall = {record.metric: record for record in records if not record.group}
         random = is_random(records[0])
         series = series_of(colours, name, records[0].provenance.encoder, random)
-        rows.append(Row(label, run, overall, records, predictions, series, random))
+        rows.append(ScoredRow(label, run, overall, records, predictions, series, random))
     return tuple(rows)
 
 
-def _versus(rows: Sequence[Row]) -> tuple[Versus, ...]:
+def _versus(rows: Sequence[ScoredRow]) -> tuple[Versus, ...]:
     """Every row that is not random initialisation against the random initialisation of its encoder,
     Holm-adjusted."""
     found: list[Versus] = []
@@ -276,7 +276,7 @@ def _versus(rows: Sequence[Row]) -> tuple[Versus, ...]:
     return tuple(found)
 
 
-def paired(a: Row, b: Row) -> tuple[Difference | None, str]:
+def paired(a: ScoredRow, b: ScoredRow) -> tuple[Difference | None, str]:
     """Paired difference in top-1 of two rows, or None and the reason; over signers where either's intervals are."""
     missing = [row.label for row in (a, b) if row.predictions is None]
     if missing:
@@ -288,3 +288,15 @@ def paired(a: Row, b: Row) -> tuple[Difference | None, str]:
         return compare(a.predictions, b.predictions, cluster_by_signer=by_signer), ""
     except ValueError as error:
         return None, str(error)
+
+
+def all_pairs(rows: Sequence[ScoredRow]) -> dict[tuple[int, int], tuple[Difference, float]]:
+    """Compare every two rows that can be compared.
+
+    Returns:
+        (i, j) with i < j -> paired difference of row i minus row j, and its p-value after Holm over all pairs.
+    """
+    pairs = [(i, j) for i in range(len(rows)) for j in range(i + 1, len(rows))]
+    known = {(i, j): d for i, j in pairs if (d := paired(rows[i], rows[j])[0]) is not None}
+    adjusted = holm([d.p_value for d in known.values()])
+    return {pair: (d, p) for (pair, d), p in zip(known.items(), adjusted, strict=True)}

@@ -15,8 +15,9 @@ from islr.data.phonology import FEATURES
 from islr.evaluation.results import Provenance, Result
 from islr.reporting.document import text
 from islr.reporting.document.blocks import Series
-from islr.reporting.gather import Gathered, Place
-from islr.reporting.standings import ALPHA, BETTER, WORSE, Palette, is_random_name, places, series_of
+from islr.reporting.findings.standings import ALPHA, BETTER, WORSE, Palette, is_random_name, places, series_of
+from islr.reporting.gather import Gathered
+from islr.reporting.run_files import Place
 
 HEADLINE, COMPANION = "unseen_sign", "seen_sign"
 METRIC, DIFFERENCE = "balanced_accuracy", "balanced_accuracy_difference"
@@ -182,6 +183,21 @@ def _mean(records: Sequence[Result]) -> Result:
     return records[0].model_copy(update=changed)
 
 
+def _rows_of(keys: Sequence[tuple[str, str, str]], colours: Palette) -> list[ProbeRow]:
+    """Name and colour the rows (name, encoder, control); the encoder or control is added where names repeat."""
+    names = [(name, control) for name, _, control in keys]
+    rows = []
+    for name, encoder, control in keys:
+        random = is_random_name(name)
+        alike = {other for named, other in names if named == name and other != PERMUTED}
+        label = f"{name} ({control})" if control != PERMUTED and len(alike) > 1 and control else name
+        label += f" · {encoder}" if names.count((name, control)) > 1 and encoder else ""
+        grey = bool(control) or random or not encoder
+        series = series_of(colours, name, encoder, random) if random or not grey else None
+        rows.append(ProbeRow((name, encoder, control), label, series, grey))
+    return rows
+
+
 def _set(records: Sequence[Result], details: dict[str, Any], colours: Palette) -> ProbeSet:
     table: dict[tuple[str, ...], Result] = {}
     keys: dict[tuple[str, str, str], None] = {}
@@ -196,17 +212,7 @@ def _set(records: Sequence[Result], details: dict[str, Any], colours: Palette) -
             keys[key] = None
             features[feature] = None
             splits[split] = None
-    names = [(name, control) for name, _, control in keys]
-    rows: list[ProbeRow] = []
-    for name, encoder, control in keys:
-        random = is_random_name(name)
-        alike = {other for named, other in names if named == name and other != PERMUTED}
-        label = f"{name} ({control})" if control != PERMUTED and len(alike) > 1 and control else name
-        twins = [other for other in names if other == (name, control)]
-        label += f" · {encoder}" if len(twins) > 1 and encoder else ""
-        grey = bool(control) or random or not encoder
-        series = series_of(colours, name, encoder, random) if random or not grey else None
-        rows.append(ProbeRow((name, encoder, control), label, series, grey))
+    rows = _rows_of(list(keys), colours)
     order = {row.key: i for i, row in enumerate(rows)}
     rows.sort(key=lambda row: (row.control, "majority" in row.label.lower(), order[row.key]))
     known_features = {name: i for i, name in enumerate(FEATURES)}

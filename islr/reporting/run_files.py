@@ -1,0 +1,230 @@
+"""Reading of one run folder or one corpus folder: no videos, no weights and no GPU are needed."""
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from islr.config_files import parse_yaml
+from islr.data.audit.corpus import audit
+from islr.data.manifest import Manifest
+from islr.errors import UserError
+from islr.evaluation.predictions import Predictions, read_predictions
+from islr.evaluation.results import Result, load_results
+from islr.files import slug
+from islr.training.tracking import read_metrics
+
+TASKS = ("pretrain", "finetune", "evaluate", "probe")
+
+Place = tuple[str, str]  # method and data regime of a cell of the grid
+
+
+@dataclass(frozen=True)
+class ReportedRun:
+    """One run folder.
+
+    Attributes:
+        folder: Where it is.
+        label: Its path below the scanned folder, which is how the report names it.
+        task: "pretrain", "finetune", "evaluate" or "probe".
+        config: The resolved configuration.
+        env: The environment record.
+        metrics: Rows of metrics.jsonl.
+        results: Records of all its result files.
+        weights: Metadata of encoder.safetensors, empty when absent.
+        problem: Why the run counts as failed or incomplete; empty when it finished.
+    """
+
+    folder: Path
+    label: str
+    task: str
+    config: dict[str, Any]
+    env: dict[str, Any]
+    metrics: tuple[dict[str, Any], ...]
+    results: tuple[Result, ...]
+    weights: dict[str, str]
+    problem: str
+
+    @property
+    def anchor(self) -> str:
+        """Where its provenance stands in the page."""
+        return f"run-{slug(self.label)}"
+
+    @property
+    def name(self) -> str:
+        """The row of its numbers: from its records, else its configuration, else its folder."""
+        if self.task != "probe" and self.results:
+            return self.results[0].name
+        return str(self.config.get("name") or self.recipe or self.folder.name)
+
+    @property
+    def encoder(self) -> str:
+        """Architecture of its encoder, empty when nothing says."""
+        if self.task != "probe" and self.results:
+            return self.results[0].provenance.encoder
+        encoder = self.config.get("encoder")
+        named = encoder.get("name") if isinstance(encoder, dict) else encoder
+        return str(self.weights.get("architecture") or named or "")
+
+    @property
+    def place(self) -> Place | None:
+        """Its method and data regime, where it is part of a grid."""
+        tags = self.config.get("tags") or {}
+        return (str(tags["method"]), str(tags["regime"])) if {"method", "regime"} <= set(tags) else None
+
+    @cached_property
+    def details(self) -> dict[str, Any]:
+        """details.json of a probing run: what was covered and how the splits were made; empty when absent."""
+        return _json(self.folder / "details.json")
+
+    @cached_property
+    def _recipe_facts(self) -> dict[str, Any]:
+        return _json(self.folder / "recipe.json")
+
+    @property
+    def trivial_predictors(self) -> dict[str, str]:
+        """Logged name of each trivial predictor of the recipe -> what it predicts."""
+        return dict(self._recipe_facts.get("trivial_predictors", {}))
+
+    @property
+    def compared_values(self) -> tuple[str, ...]:
+        """Logged values that trivial scores are comparable with; the first that was logged counts."""
+        return tuple(self._recipe_facts.get("compared_values", ()))
+
+    @property
+    def recipe(self) -> str:
+        """Name of the pre-training recipe, empty for other tasks."""
+        recipe = self.config.get("recipe")
+        return str(recipe.get("name", "") if isinstance(recipe, dict) else recipe or "")
+
+    @cached_property
+    def predictions(self) -> Predictions | None:
+        """Its predictions, or None when there are none.
+
+        Raises:
+            UserError: The file is broken.
+        """
+        path = self.folder / "predictions.csv"
+        return read_predictions(path) if path.is_file() else None
+
+    @property
+    def pictures(self) -> Path | None:
+        """Its pictures.npz, if any."""
+        path = self.folder / "pictures.npz"
+        return path if path.is_file() else None
+
+    def rows(self, kind: str, key: str) -> tuple[list[float], list[float]]:
+        """Epochs (or steps where there are none) and finite values of one metric."""
+        rows = [row for row in self.metrics if row.get("kind") == kind and isinstance(row.get(key), int | float)]
+        by_epoch = all("epoch" in row for row in rows)
+        pairs = [(float(row["epoch" if by_epoch else "step"]), float(row[key])) for row in rows]
+        pairs = [(x, y) for x, y in pairs if y == y and abs(y) != float("inf")]
+        return [x for x, _ in pairs], [y for _, y in pairs]
+
+
+@dataclass(frozen=True)
+class ReportedCorpus:
+    """One corpus folder: its audit, its sample sheet, and the notes of its manifest.
+
+    `counted`: there was no audit.json, so the facts are counted from the manifest and no file was opened.
+    """
+
+    folder: Path
+    label: str
+    audit: dict[str, Any]
+    about: dict[str, Any]
+    problem: str
+    counted: bool = False
+
+    @property
+    def name(self) -> str:
+        """The corpus's name."""
+        return str(self.about.get("name") or self.audit.get("name") or self.audit.get("corpus") or self.label)
+
+    @property
+    def samples(self) -> Path | None:
+        """Its samples.png, if any."""
+        path = self.folder / "samples.png"
+        return path if path.is_file() else None
+
+
+def is_results(name: str) -> bool:
+    return name.startswith("result") and name.endswith(".json")
+
+
+def read_run(folder: Path, label: str, files: set[str]) -> ReportedRun | None:
+    """Read the run in a folder; None when its config.yaml is not that of a run.
+
+    A folder with results and no configuration is a later evaluation of the run in its parent folder.
+    """
+    problems = []
+    config: Any = {"task": "evaluate"}
+    if "config.yaml" in files:
+        try:
+            config = parse_yaml((folder / "config.yaml").read_text(encoding="utf-8"), "config.yaml")
+        except (UserError, OSError, UnicodeDecodeError) as error:
+            problems.append(str(error))
+            config = {}
+        if not problems and (not isinstance(config, dict) or config.get("task") not in TASKS):
+            return None
+    results: list[Result] = []
+    for name in sorted(filter(is_results, files)):
+        try:
+            results += load_results(folder / name)
+        except UserError as error:
+            problems.append(str(error).replace(str(folder) + os.sep, ""))
+    task = str(config.get("task", "unknown"))
+    metrics = tuple(read_metrics(folder / "metrics.jsonl"))
+    if "error.txt" in files:
+        lines = (folder / "error.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        problems.insert(0, f"failed: {lines[-1] if lines else 'no message'}")
+    elif not problems and ("encoder.safetensors" if task == "pretrain" else "result.json") not in files:
+        step = max((int(row.get("step", 0)) for row in metrics), default=0)
+        problems.append(f"not finished (last recorded step {step:,})" if step else "not finished (no step recorded)")
+    return ReportedRun(
+        folder,
+        label,
+        task,
+        config,
+        _json(folder / "env.json"),
+        metrics,
+        tuple(results),
+        _weights_metadata(folder / "encoder.safetensors"),
+        "; ".join(problems),
+    )
+
+
+def read_corpus(folder: Path, label: str) -> ReportedCorpus:
+    if (folder / "audit.json").exists():
+        found = _json(folder / "audit.json")
+        problem = "" if found else "audit.json cannot be read"
+        return ReportedCorpus(folder, label, found, _json(folder / "manifest.json"), problem)
+    problem, found = "", {}
+    if (folder / "manifest.csv").is_file():
+        try:
+            found = audit(Manifest.load(folder / "manifest.csv"), poses=False, content=False)
+        except UserError as error:
+            problem = str(error).replace(str(folder) + os.sep, "")
+    return ReportedCorpus(folder, label, found, _json(folder / "manifest.json"), problem, counted=bool(found))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file; empty when it is absent or broken (a report shows what there is)."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _weights_metadata(path: Path) -> dict[str, str]:
+    """Read the metadata of a safetensors file without its weights, nor torch; empty when there is none."""
+    try:
+        with safe_open(path, framework="np") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError):
+        return {}

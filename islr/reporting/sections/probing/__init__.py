@@ -1,0 +1,1 @@
+"""What frozen features encode: the heat map, layer curves and further analyses of linear probes."""

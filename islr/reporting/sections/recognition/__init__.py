@@ -1,0 +1,1 @@
+"""Recognition: accuracy, signers, calibration and confusions of the scored models."""
