@@ -13,9 +13,9 @@ from islr.study.stages import LOST, run_stages
 
 
 def run_bench(config: GridConfig, schema: Schema, execute: Execute, say: Callable[[str], None] = print) -> Path:
-    """Run every stage that is not done yet and render the report; goes on where an earlier launch stopped.
+    """Run every stage that is not done yet and render the report; continue where an earlier launch stopped.
 
-    Failed cells are named and do not stop others; the report is made of what there is.
+    A failed stage does not stop others: the report shows what has finished, and the error names what failed.
 
     Args:
         config: The grid.
@@ -49,7 +49,7 @@ def run_bench(config: GridConfig, schema: Schema, execute: Execute, say: Callabl
 
 
 def plan(config: GridConfig, grid: Grid) -> list[str]:
-    """The stages, what of them is done, and what the others cost."""
+    """Return the stages as lines: which are done, and what the others cost."""
     done = [stage for stage in grid.stages if stage.done.exists()]
     rates = rates_of(grid)
     lines = [
@@ -68,10 +68,10 @@ def plan(config: GridConfig, grid: Grid) -> list[str]:
 
 
 def launcher_of(config: GridConfig, execute: Execute) -> Launcher:
-    """The launcher that a grid asks for.
+    """Return the launcher that a grid names.
 
     Raises:
-        UserError: SLURM is asked for and cannot be used here.
+        UserError: The launcher is SLURM, which cannot be used here.
     """
     backend = config.backend
     if backend.kind == "torchrun":

@@ -1,4 +1,4 @@
-"""What a grid's file says: corpora, data regimes, methods and seeds (`islr/study/expand.py` makes stages of it)."""
+"""Configuration of a grid: corpora, data regimes, methods and seeds; `islr/study/expand.py` turns it into stages."""
 
 from dataclasses import fields
 from typing import Any, Literal
@@ -12,10 +12,12 @@ SYNTH_OPTIONS = tuple(option.name for option in fields(SynthOptions) if option.n
 
 
 class CorpusConfig(Config):
-    """A corpus: a manifest that is there, or a rendered one."""
+    """One corpus: an existing manifest, or a synthetic corpus to render."""
 
-    manifest: str | None = Field(None, description="manifest.csv")
-    synth: SynthOptions | None = Field(None, description="options of `islr synth`, to render it into the grid's folder")
+    manifest: str | None = Field(None, description="path of an existing manifest.csv")
+    synth: SynthOptions | None = Field(
+        None, description="options of `islr synth`; the corpus is rendered into the grid's folder"
+    )
 
     @field_validator("synth", mode="before")
     @classmethod
@@ -33,59 +35,74 @@ class CorpusConfig(Config):
 
 
 class RegimeConfig(Config):
-    """What is seen before fine-tuning: stages in order, each one or several corpora mixed."""
+    """One data regime: the stages of pre-training in order, each on one corpus or a mixture of several."""
 
-    stages: tuple[tuple[str, ...], ...] = Field((), description="names of corpora, stage by stage; none = scratch")
-    labelled: tuple[tuple[str, ...], ...] | None = Field(
-        None, description="the same for methods that learn labels; default: as stages"
+    stages: tuple[tuple[str, ...], ...] = Field(
+        (), description="names of corpora, stage by stage; empty: no pre-training (scratch)"
     )
-    transductive: bool = Field(False, description="declare that val or test clips of the target are seen unlabelled")
+    labelled: tuple[tuple[str, ...], ...] | None = Field(
+        None, description="stages of methods that learn from labels; default: as `stages`"
+    )
+    transductive: bool = Field(
+        False, description="declare that pre-training sees val or test clips of the target without their labels"
+    )
 
 
 class MethodConfig(Config):
-    """One row of the grid: how encoders are pre-trained and fine-tuned."""
+    """One row of the grid: how an encoder is pre-trained and fine-tuned."""
 
-    pretrain: str | None = Field(None, description="config of the recipe; none = only the scratch regime")
+    pretrain: str | None = Field(
+        None, description="config of the pre-training; default: none, for regimes without stages"
+    )
     pretrain_overrides: tuple[str, ...] = ()
     finetune: str = Field(description="config of the fine-tuning")
     finetune_overrides: tuple[str, ...] = ()
     tokenizer: str | None = Field(
-        None, description="config of the tokenizer whose words the recipe predicts; trained on the clips of each stage"
+        None,
+        description="config of the tokenizer whose visual tokens the recipe predicts; trained per stage",
     )
     tokenizer_overrides: tuple[str, ...] = ()
-    labelled: bool = Field(False, description="the recipe learns labels: the regimes' labelled stages are its own")
+    labelled: bool = Field(
+        False, description="the recipe learns from labels, so it uses the `labelled` stages of the regimes"
+    )
     clips_per_s: dict[Literal["pretrain", "tokenizer", "finetune"], PositiveFloat] = Field(
         default_factory=dict,
-        description="rates of training for `--plan`, used until runs of the grid have measured them",
+        description="clips per second in training for `--plan`, until runs of the grid have measured them",
     )
-    regimes: tuple[str, ...] | None = Field(None, description="only these; default: all that pre-train")
-    seeds: tuple[int, ...] | None = Field(None, description="instead of the grid's")
+    regimes: tuple[str, ...] | None = Field(None, description="regimes of this method; default: all that pre-train")
+    seeds: tuple[int, ...] | None = Field(None, description="seeds of this method; default: the grid's")
 
 
 class BackendConfig(Config):
     """Where stages run."""
 
     kind: Literal["processes", "torchrun", "slurm"] = "processes"
-    at_once: int = Field(1, ge=1, description="stages at the same time")
-    processes: int = Field(1, ge=1, description="torchrun, slurm: processes of a training stage, on one machine")
-    cluster: Literal["slurm", "local"] = Field("slurm", description="slurm: local runs submitit on this machine")
-    parameters: dict[str, Any] = Field(default_factory=dict, description="slurm: what sbatch is given, as in submitit")
+    at_once: int = Field(1, ge=1, description="most stages at the same time")
+    processes: int = Field(1, ge=1, description="torchrun, slurm: ranks of a training stage, on one machine")
+    cluster: Literal["slurm", "local"] = Field(
+        "slurm", description="slurm: `local` runs the jobs through submitit on this machine"
+    )
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="slurm: options of sbatch under submitit's names"
+    )
 
 
 class GridConfig(Config):
-    """The whole grid."""
+    """A grid of methods x data regimes x seeds."""
 
     task: Literal["bench"] = "bench"
     name: str = Field(min_length=1)
-    out: str = Field(description="folder of the grid; a second launch continues it")
+    out: str = Field(description="folder of the grid; a second launch continues there")
     corpora: dict[str, CorpusConfig] = Field(min_length=1)
-    target: str = Field(description="corpus that is fine-tuned on, scored and probed")
+    target: str = Field(description="name of the corpus for fine-tuning, scoring and probing")
     regimes: dict[str, RegimeConfig] = Field(min_length=1)
     methods: dict[str, MethodConfig] = Field(min_length=1)
     seeds: tuple[int, ...] = Field((0,), min_length=1)
-    probe: str | None = Field(None, description="config of the probing run over all encoders; none = no probing")
+    probe: str | None = Field(None, description="config of the probing of all encoders; default: no probing")
     probe_overrides: tuple[str, ...] = ()
-    lexicon: str | None = Field(None, description="probing: table of phonology; default: the target's own")
+    lexicon: str | None = Field(
+        None, description="probing: table of phonology; default: lexicon.csv beside the target's manifest"
+    )
     backend: BackendConfig = BackendConfig()
 
     @model_validator(mode="after")

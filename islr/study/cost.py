@@ -1,4 +1,4 @@
-"""What a grid costs: the time its stages still train, by the rates of its finished runs or by declared ones."""
+"""Cost of a grid: the training time that is left, from the measured rates of its runs or from declared rates."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ Rates = dict[tuple[str, str], float]  # kind of stage -> clips a second
 
 
 def rates_of(grid: Grid) -> Rates:
-    """Clips a second in training by kind of stage: declared by the grid's file, or, before that, measured by its runs.
+    """Return clips per second in training by kind of stage: measured by the grid's runs, else declared by its file.
 
     Args:
         grid: The stages; the metrics of those that have begun are read.
@@ -30,7 +30,7 @@ def _measured(run: Path) -> list[float]:
 
 
 def seconds(stage: Stage, grid: Grid, rates: Rates) -> float | None:
-    """Training time of a whole stage; 0 where nothing is trained, None where no rate is known."""
+    """Return the training time of a whole stage; 0 if it trains nothing, None if no rate is known."""
     kind = grid.kinds.get(stage.name)
     if kind is None:
         return 0.0

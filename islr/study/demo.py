@@ -33,7 +33,7 @@ VIDEO, POSE = "smoke/finetune_video.yaml", "smoke/finetune_pose.yaml"
 
 
 def demo_stages(out: Path, workers: int) -> list[Stage]:
-    """The study's stages in `out`; `workers` processes render each of the two corpora, side by side."""
+    """Return the stages of the study in `out`; `workers` processes render each of the two corpora, side by side."""
     target, source = out / "target" / "manifest.csv", out / "source" / "manifest.csv"
     render = ("--workers", str(workers))
     stages = [
@@ -96,7 +96,7 @@ def _finetune(name: str, config: str, out: Path, manifest: Path, row: str = "", 
 
 
 def run_demo(out: Path, execute: Execute, processes: int | None = None) -> Path:
-    """Run the study and render the report; goes on where an earlier launch stopped.
+    """Run the study and render the report; continue where an earlier launch stopped.
 
     Args:
         out: Folder for the corpora, the runs and the report.
@@ -128,7 +128,7 @@ def run_demo(out: Path, execute: Execute, processes: int | None = None) -> Path:
 
 
 def _summary(outcomes: Sequence[StageOutcome]) -> None:
-    """The fine-tuned models and what the frozen encoders know, as two small tables."""
+    """Print the fine-tuned models and what the frozen encoders encode, as two small tables."""
     console = Console()
     table = Table("model", "top-1 %", "95 % interval", "clips", title="Isolated signs, unseen signers")
     chance = 0.0
@@ -161,7 +161,7 @@ def _summary(outcomes: Sequence[StageOutcome]) -> None:
 
 
 def is_headline(result: Result) -> bool:
-    """Whether a probe record is the mean over bundles of an encoder or a baseline on unseen signs."""
+    """Return whether a probe record is the mean over bundles of an encoder or a baseline on unseen signs."""
     group = result.group
     return (
         result.metric == "balanced_accuracy"

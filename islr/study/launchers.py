@@ -23,20 +23,20 @@ from islr.processes.signals import STOP_SIGNALS
 
 Execute = Callable[[list[str]], int]
 _POLL_S = 1.0
-_CLUSTER_POLL_S = 10.0  # schedulers do not like to be asked more often
+_CLUSTER_POLL_S = 10.0  # more frequent queries burden the scheduler
 
 
 class StageJob(Protocol):
     """One started stage."""
 
     def ended(self) -> bool:
-        """Whether it has ended."""
+        """Return whether the stage has ended."""
 
     def wait(self) -> int | None:
-        """Its exit code, once it has ended; None when nobody knows."""
+        """Wait until the stage has ended, and return its exit code; None when that is unknown."""
 
     def stop(self) -> None:
-        """Tell it to save and end."""
+        """Ask the stage to save and end."""
 
 
 class Launcher(Protocol):
@@ -90,7 +90,7 @@ class _Forked:
 
 
 def _child(execute: Execute, arguments: list[str], log: Path, parent: int) -> None:
-    """Body of a job's process: output to its log, signals as in a fresh process, ends with its parent."""
+    """Run a command line in a forked process: output goes to the log, and the process ends with its parent."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     end_with_parent(parent, signal.SIGTERM)  # it saves and ends
@@ -110,7 +110,7 @@ TRAINING = ("pretrain", "finetune")  # commands that several processes can share
 
 
 def command_line(arguments: Sequence[str], processes: int) -> list[str]:
-    """The command line of a job: under torchrun where it trains and is to have several processes of its machine."""
+    """Return the command line of a job; a training job of several ranks runs under torchrun."""
     program = [sys.executable, "-m"]
     if arguments[0] in TRAINING and processes > 1:
         program += ["islr.torchrun", "--standalone", f"--nproc-per-node={processes}", "-m"]
@@ -166,8 +166,8 @@ class _Started:
 class Slurm:
     """Jobs are submitted to a SLURM cluster, or run by submitit on this machine where there is none.
 
-    A job that the scheduler preempts or that reaches its time limit is told so by a signal; it saves, ends with 75,
-    and goes on when the study is run again.
+    A job that the scheduler preempts or that reaches its time limit gets a signal: it saves, ends with 75, and is
+    started again.
 
     Args:
         folder: Where submitit keeps its files; seen by all nodes.
@@ -223,7 +223,7 @@ class _Submitted:
 
 
 def run_command(command: list[str], log: str) -> int:
-    """Body of a submitted job: run a command line, its output appended to `log`; a signal is passed on to it."""
+    """Run the command line of a submitted job: output is appended to `log`, and signals are passed on."""
     with open(log, "a", encoding="utf-8") as file:
         print(f"$ {' '.join(command)}", file=file, flush=True)
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
