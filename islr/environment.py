@@ -22,6 +22,12 @@ RECORDED_LIBRARIES = (
     "scikit-learn",
 )
 
+# What torch.backends.cpu.get_cpu_capability() tells apart on x86, widest first, by the flags it needs.
+VECTOR_EXTENSIONS = {
+    "AVX512": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "fma"},
+    "AVX2": {"avx2", "fma"},
+}
+
 
 @cache
 def commit() -> str:
@@ -51,4 +57,17 @@ def _libraries() -> dict[str, str]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return versions
+    return versions | {"cpu": cpu()}
+
+
+@cache
+def cpu() -> str:
+    """Return the processor's model and the vector extension that torch uses on it, without importing torch."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = set(facts.get("flags", "").split())
+    extension = next((name for name, needed in VECTOR_EXTENSIONS.items() if needed <= flags), "default")
+    return f"{facts.get('model name', platform.machine())} ({extension})"
