@@ -81,9 +81,20 @@ def _fail(message: str, code: int, debug: bool, everywhere: bool = False) -> int
     return code
 
 
+def _print_versions(requested: bool) -> None:
+    if requested:
+        from islr.environment import commit, libraries
+
+        print("\n".join(f"{name} {version}" for name, version in (libraries() | {"commit": commit()}).items()))
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="print the versions", callback=_print_versions, is_eager=True)
+    ] = False,
 ) -> None:
     """`--debug` is taken out of the arguments before they are parsed; it is declared here for `--help`."""
 
