@@ -1,14 +1,14 @@
-"""BEVT: predict the visual tokens of hidden parts of a video (Wang et al., arXiv 2112.01529).
+"""BEVT: predict the visual tokens of masked parts of a video (Wang et al., arXiv 2112.01529).
 
-A frozen tokenizer describes every 16-pixel cell of every frame by one of V words. Hide a tube of blocks of a clip
-behind a learned token, encode the clip with a Video Swin, and from its last two stages tell the word of every
-hidden cell of every frame. A second stream does the same with single images, on the same blocks and the same head.
+A frozen tokenizer assigns one of V visual tokens to every 16-pixel cell of every frame. Replace a tube of blocks of a
+clip by a learned mask token, encode the clip with a Video Swin, and predict from its last two stages the visual token
+of every masked cell of every frame. A second stream does the same with single images, through the same blocks and head.
 The numbers are those of `swin_base_patch244_window877_bevt_in1k_k400` (xyzforever/BEVT). Deviations, each a key
 here unless it is marked at its line: clips are sampled over the whole sign, flips are off (they swap the signer's
 handedness), and the images are frames of the same clips, with a crop and colours of their own, not ImageNet's.
 
-Shapes: B clips, T H W frames and pixels, t moments of two frames, h w cells, M hidden cells of the batch, K images of
-a clip, D width, V words.
+Shapes: B clips, T H W frames and pixels, t moments of two frames, h w cells, M masked cells of the batch, K images of
+a clip, D width, V visual tokens.
 """
 
 from dataclasses import replace
@@ -42,15 +42,15 @@ from pretrain.targets.frame_tokenizer import PixelTokenizer
 from pretrain.targets.tokenizer_files import load_tokenizer, save_tokenizer
 
 FRAMES_PER_TOKEN = PATCH[0]
-CELL = 16  # pixels a side of what one word describes: a token of the last stage but one
+CELL = 16  # side in pixels of the cell of a visual token: a token of the last stage but one
 
 
 class BEVTConfig(VideoRecipeConfig):
     """Options of BEVT; the defaults are the published ones, but for the images."""
 
     name: Literal["bevt"] = "bevt"
-    tokenizer: str = Field("", description="file of the frozen tokenizer whose words are the targets")
-    mask_ratio: float = Field(0.5, gt=0, lt=1, description="share of the cells that the blocks hide")
+    tokenizer: str = Field("", description="file of the frozen tokenizer whose visual tokens are the targets")
+    mask_ratio: float = Field(0.5, gt=0, lt=1, description="share of the cells that the blocks mask")
     smallest_block: float = Field(16 / 196, gt=0, lt=1, description="share of the cells in the smallest block")
     largest_block: float = Field(1.0, gt=0, le=1, description="share of the cells in the largest; 1 = no limit")
     tube: tuple[float, float] = Field((0.5, 1.0), description="shortest and longest tube over the clip's length")
@@ -70,7 +70,7 @@ class BEVTConfig(VideoRecipeConfig):
 
 
 def open_tokenizer(path: str) -> Any:
-    """The tokenizer in a file.
+    """Return the tokenizer in a file.
 
     Raises:
         UserError: No file is named, or it holds no tokenizer.
@@ -81,16 +81,16 @@ def open_tokenizer(path: str) -> Any:
 
 
 class BEVT(Recipe):
-    """The encoder, the token that stands for what is hidden, and a decoder for each stream with a head for both.
+    """A Swin with a mask token, a decoder for each stream, and a common head.
 
     The decoders end in the encoder's own final norm, so that the exported encoder has a trained one. The tokenizer is
-    part of the checkpoints: a resumed run keeps the words it began with.
+    part of the checkpoints, so that a resumed run keeps its targets.
 
     Args:
         encoder: A Swin of four stages.
         config: Options.
-        tokenizer: Module with `vocabulary`, `stride` (pixels per word) and `tokens(frames)`, uint8 `[N, 3, H, W]` to
-            int64 `[N, H / stride, W / stride]`; that of `config.tokenizer` when None. Never trained.
+        tokenizer: Module with `vocabulary`, `stride` (pixels of a visual token) and `tokens(frames)`, uint8
+            `[N, 3, H, W]` to int64 `[N, H / stride, W / stride]`; that of `config.tokenizer` when None. Never trained.
 
     Raises:
         UserError: Another encoder, or no tokenizer.
@@ -104,10 +104,10 @@ class BEVT(Recipe):
 
     @staticmethod
     def views(config: BEVTConfig, input_spec: InputSpec) -> View:
-        """One augmented clip and its mask, bool `[t, h, w]`; K images uint8 `[K, 3, H, W]` and theirs, `[K, h, w]`.
+        """Return the view of a clip and its mask, bool `[t, h, w]`; K images `[K, 3, H, W]` and theirs, `[K, h, w]`.
 
         Raises:
-            UserError: The last two stages would not have whole cells.
+            UserError: The encoder's size does not give whole cells in its last two stages.
         """
         if input_spec.size % (2 * CELL):
             raise UserError(f"bevt needs an encoder of a size that is a multiple of {2 * CELL}, not {input_spec.size}")
@@ -173,47 +173,47 @@ class BEVT(Recipe):
             nn.init.zeros_(linear.bias)
 
     def train(self, mode: bool = True) -> "BEVT":
-        """As `nn.Module.train`, but the tokenizer stays as it is."""
+        """Set the mode as `nn.Module.train` does, but leave the tokenizer in evaluation mode."""
         super().train(mode)
         self.tokenizer.eval()
         return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, its two terms, and what they are to be judged by.
+        """Return the loss, its two terms, and the values that put them in proportion.
 
-        `unigram_entropy` is the cross-entropy of telling every cell the batch's word frequencies, and
-        `target_perplexity` how many words the tokenizer uses: near 1, there is nothing to learn.
+        `unigram_entropy` is the cross-entropy of predicting the batch's frequencies of visual tokens for every cell,
+        and `target_perplexity` the number of visual tokens in use: near 1, there is nothing to learn.
         """
         spec, clip, mask = self.encoder.input_spec, batch["clip"], batch["mask"]
-        words = self.targets(clip)
-        shown = mask.repeat_interleave(FRAMES_PER_TOKEN, dim=1)  # [B, T, h, w]
-        logits, wanted = self.head(self.features(to_input(clip, spec), mask)[shown]), words[shown]  # [M, V], [M]
-        out = {"loss": self.loss(logits, wanted)}
+        tokens = self.targets(clip)
+        masked = mask.repeat_interleave(FRAMES_PER_TOKEN, dim=1)  # [B, T, h, w]
+        logits, target = self.head(self.features(to_input(clip, spec), mask)[masked]), tokens[masked]  # [M, V], [M]
+        out = {"loss": self.loss(logits, target)}
         if self.config.images:
             images, masks = batch["images"].flatten(0, 1), batch["image_masks"].flatten(0, 1)
             pixels = to_input(images[:, :, None], spec)[:, :, 0]
             image_logits = self.head(self.image_features(pixels, masks)[masks])
-            image_wanted = self.targets(images[:, :, None])[:, 0][masks]
-            out["video_loss"], out["image_loss"] = out["loss"], self.loss(image_logits, image_wanted)
+            image_target = self.targets(images[:, :, None])[:, 0][masks]
+            out["video_loss"], out["image_loss"] = out["loss"], self.loss(image_logits, image_target)
             out["loss"] = out["video_loss"] + self.config.image_weight * out["image_loss"]
-            out["image_accuracy"] = (image_logits.argmax(dim=1) == image_wanted).float().mean()
-        out["accuracy"] = (logits.argmax(dim=1) == wanted).float().mean()
-        out["unigram_entropy"] = self.entropy(wanted)
-        out["target_perplexity"] = self.entropy(words).exp()
+            out["image_accuracy"] = (image_logits.argmax(dim=1) == image_target).float().mean()
+        out["accuracy"] = (logits.argmax(dim=1) == target).float().mean()
+        out["unigram_entropy"] = self.entropy(target)
+        out["target_perplexity"] = self.entropy(tokens).exp()
         return out
 
     @torch.no_grad()
     def trivial(self, batch: Batch) -> dict[str, Tensor]:
         """Return the cross-entropy of predicting the frequencies of the batch's hidden visual tokens."""
-        shown = batch["mask"].repeat_interleave(FRAMES_PER_TOKEN, dim=1)
-        return {"unigram_entropy": self.entropy(self.targets(batch["clip"])[shown])}
+        masked = batch["mask"].repeat_interleave(FRAMES_PER_TOKEN, dim=1)
+        return {"unigram_entropy": self.entropy(self.targets(batch["clip"])[masked])}
 
     def features(self, clip: Tensor, mask: Tensor) -> Tensor:
-        """What the head sees of every cell of every frame, `[B, T, h, w, D]`.
+        """Return the head's input for every cell of every frame, `[B, T, h, w, D]`.
 
         Args:
             clip: Normalised `[B, 3, T, H, W]`.
-            mask: bool `[B, t, h, w]`, hidden from the encoder.
+            mask: bool `[B, t, h, w]`, true = masked.
         """
         outputs = self.encoder.forward_tokens(clip, mask, self.mask_token)
         # [B, t, h, w, D'] and [B, t, h / 2, w / 2, D]
@@ -223,7 +223,7 @@ class BEVT(Recipe):
         return self.encoder.norm(self.to_frames(fused.permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1))
 
     def image_features(self, image: Tensor, mask: Tensor) -> Tensor:
-        """As `features`, of normalised images `[B, 3, H, W]` and masks `[B, h, w]`: `[B, h, w, D]`."""
+        """Return `features` of normalised images `[B, 3, H, W]` and masks `[B, h, w]`: `[B, h, w, D]`."""
         tokens = self.image_norm(self.image_embed(image).permute(0, 2, 3, 1))[:, None]  # [B, 1, H / 4, W / 4, D_0]
         tokens = hide_tokens(tokens, mask[:, None], self.mask_token)
         # Deviation: the original's image stream gives the shifted windows' attention mask to blocks that do not shift
@@ -235,10 +235,10 @@ class BEVT(Recipe):
 
     @torch.no_grad()
     def targets(self, clip: Tensor) -> Tensor:
-        """The word of every cell of every frame of a uint8 clip `[B, 3, T, H, W]`: int64 `[B, T, h, w]`.
+        """Return the visual tokens of a uint8 clip `[B, 3, T, H, W]`: int64 `[B, T, h, w]`.
 
-        Frames are resized so that a cell is one word: to half their size for words of 8 pixels. Deviation: bicubic with
-        antialiasing, the original has Lanczos.
+        Frames are resized so that a cell is one visual token: to half their size for tokens of 8 pixels. Deviation:
+        bicubic with antialiasing, the original uses Lanczos.
         """
         batch, _, time, height, width = clip.shape
         frames = clip.transpose(1, 2).flatten(0, 1)  # [B * T, 3, H, W]
@@ -246,37 +246,37 @@ class BEVT(Recipe):
         if size != (height, width):
             resized = F.interpolate(frames.float(), size=size, mode="bicubic", antialias=True)
             frames = resized.round().clamp(0, 255).to(torch.uint8)
-        with torch.autocast(clip.device.type, enabled=False):  # rounding must not change the words
-            words = self.tokenizer.tokens(frames)
-        return words.unflatten(0, (batch, time))
+        with torch.autocast(clip.device.type, enabled=False):  # rounding must not change the targets
+            tokens = self.tokenizer.tokens(frames)
+        return tokens.unflatten(0, (batch, time))
 
     @staticmethod
-    def loss(logits: Tensor, words: Tensor) -> Tensor:
-        """Cross-entropy, mean over hidden cells, of logits `[M, V]` and words `[M]`."""
-        return F.cross_entropy(logits.float(), words) * share(len(words))
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        """Return the cross-entropy, mean over masked cells, of logits `[M, V]` and visual tokens `[M]`."""
+        return F.cross_entropy(logits.float(), target) * share(len(target))
 
-    def entropy(self, words: Tensor) -> Tensor:
-        """Entropy in nats of the frequencies of the given words."""
-        share = torch.bincount(words.flatten(), minlength=self.tokenizer.vocabulary) / words.numel()
+    def entropy(self, tokens: Tensor) -> Tensor:
+        """Return the entropy in nats of the frequencies of visual tokens."""
+        share = torch.bincount(tokens.flatten(), minlength=self.tokenizer.vocabulary) / tokens.numel()
         return -torch.special.xlogy(share, share).sum()
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
-        """A hidden moment of each clip: as seen, what is hidden, the words wanted and told.
+        """Return the most masked moment of each clip: input, masked input, target and predicted visual tokens.
 
-        A word has the mean colour of the cells that it describes in these clips; visible cells are dim in the last.
+        A visual token has the mean colour of its cells in these clips; visible cells are dim in the last panel.
         """
         clip, mask = batch["clip"], batch["mask"]
-        words = self.targets(clip)
+        tokens = self.targets(clip)
         features = self.features(to_input(clip, self.encoder.input_spec), mask)
         frames = clip.permute(0, 2, 3, 4, 1).cpu().numpy()  # [B, T, H, W, 3]
-        colours = token_colours(frames, words.cpu().numpy(), self.tokenizer.vocabulary)
+        colours = token_colours(frames, tokens.cpu().numpy(), self.tokenizer.vocabulary)
         panels: dict[str, list[np.ndarray]] = {"input": [], "masked": [], "target tokens": [], "predicted tokens": []}
         for index in range(len(clip)):
             moment = int(mask[index].sum(dim=(1, 2)).argmax())
             time, hidden = moment * FRAMES_PER_TOKEN, mask[index, moment].cpu().numpy()
-            told = self.head(features[index, time]).argmax(dim=-1)  # [h, w]
-            target, predicted = (colours[ids.cpu().numpy()] for ids in (words[index, time], told))
+            guess = self.head(features[index, time]).argmax(dim=-1)  # [h, w]
+            target, predicted = (colours[ids.cpu().numpy()] for ids in (tokens[index, time], guess))
             shown = np.where(hidden[..., None], predicted, (target * VISIBLE_DIM).astype(np.uint8))
             panels["input"].append(enlarge(frames[index, time]))
             panels["masked"].append(enlarge(hide_cells(frames[index, time], hidden)))

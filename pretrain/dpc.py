@@ -1,8 +1,8 @@
-"""SL-DPC: from the windows of a signer's moving skeleton so far, tell the next ones from all others.
+"""SL-DPC: predict the next windows of a moving skeleton from the previous ones, by contrast with all others.
 
 Dense predictive coding (Han et al., arXiv 1909.04656) on poses, as AI4Bharat/OpenHands does it (arXiv 2110.05877,
 section 4): encode windows of ten frames, gather the first ones with a GRU, predict the features of the last ones step
-by step, and find each among the features of all predicted windows of the batch (InfoNCE).
+by step, and identify each among the features of all predicted windows of the batch (InfoNCE).
 
 Two defects of the published code are not reproduced. Its loss lays predictions out as [clip, feature, step] and then
 cuts rows of features from that, which mixes steps and features; here a row is one step's prediction. Its table of
@@ -69,16 +69,16 @@ class DPCConfig(RecipeConfig):
 def window_positions(
     length: int, frames: int, step: int, crop: tuple[float, float], rng: np.random.Generator
 ) -> np.ndarray:
-    """Where in a clip the frames of all windows lie, float64 `[frames]`, evenly spaced.
+    """Draw the positions of all windows' frames in a clip, float64 `[frames]`, evenly spaced.
 
-    `step` apart at a random place where the clip is long enough; else over a random part of it.
+    They are `step` apart, at a random start, if the clip is long enough; otherwise they span a random part of it.
 
     Args:
         length: Frames of the clip.
         frames: Of all windows together.
-        step: Wanted distance.
+        step: Distance between frames.
         crop: Smallest and largest share of the clip that is used.
-        rng: Of the sample.
+        rng: Generator of the sample.
     """
     whole = length - 1
     span = min(float(step * (frames - 1)), rng.uniform(*crop) * whole)
@@ -86,7 +86,7 @@ def window_positions(
 
 
 class DPC(Recipe):
-    """The encoder, the GRU that gathers windows, and the network that predicts the next.
+    """A pose encoder, a GRU over windows, and a predictor of the next window.
 
     Args:
         encoder: Any pose encoder whose clips have as many frames as a window.
@@ -101,12 +101,12 @@ class DPC(Recipe):
 
     @staticmethod
     def encoder_arguments(config: DPCConfig) -> dict[str, Any]:
-        """The encoder sees one window at a time."""
+        """Build the encoder for one window at a time."""
         return {"frames": config.window_frames}
 
     @staticmethod
     def views(config: DPCConfig, input_spec: InputSpec) -> View:
-        """Consecutive windows of one augmented pose sequence, float32 `[W, T, 75, 3]`."""
+        """Return the view of consecutive windows of one augmented pose sequence, float32 `[W, T, 75, 3]`."""
         shape = (config.windows, config.window_frames)
 
         def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class DPC(Recipe):
                 nn.init.orthogonal_(parameter)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, how often the right window scores highest and what chance would reach, the features' spread."""
+        """Return the loss, the accuracy and its chance level, and the spread of the features."""
         features = self.features(batch["clip"])
         future = features[:, -self.config.predicted :]
         predicted = self.predict(features[:, : -self.config.predicted])
@@ -170,11 +170,11 @@ class DPC(Recipe):
         return Goal("accuracy", 1 - SHARE * (1 - chance), reason, rises=True)
 
     def features(self, clip: Tensor) -> Tensor:
-        """One vector per window, `[B, W, T, 75, 3]` -> `[B, W, D]`."""
+        """Return one vector per window, `[B, W, T, 75, 3]` -> `[B, W, D]`."""
         return self.encoder(clip.flatten(0, 1)).unflatten(0, clip.shape[:2])
 
     def predict(self, context: Tensor) -> Tensor:
-        """Features of the next windows, `[B, S, D]`, each from the last and what came before it.
+        """Return the predicted features of the next windows, `[B, S, D]`, each from all windows before it.
 
         Args:
             context: Features of the first windows, `[B, W - S, D]`.
@@ -187,10 +187,10 @@ class DPC(Recipe):
         return torch.stack(predictions, dim=1)
 
     def scores(self, predicted: Tensor, future: Tensor) -> Tensor:
-        """Inner products of every prediction with every feature, `[B * S, B' * S]`.
+        """Return the inner products of every prediction with every feature, `[B * S, B' * S]`.
 
-        The right ones are on the diagonal that begins at the predictions' own clips. Other windows of the same clip are
-        among the wrong ones.
+        The positives are on the diagonal that begins at the predictions' own clips. Other windows of the same clip are
+        negatives.
 
         Args:
             predicted: `[B, S, D]`.

@@ -1,14 +1,14 @@
 """MaskFeat: predict the HOG features of hidden parts of a video (Wei et al., arXiv 2112.09133).
 
-Hide cuboids of a clip behind a learned token, encode all tokens, and from the encoded hidden tokens regress
-the oriented gradients of what they hide, with one linear layer. The numbers are SlowFast's
+Replace cuboids of a clip by a learned mask token, encode all tokens, and regress the oriented gradients of the masked
+cuboids from their encoded tokens with one linear layer. The numbers are SlowFast's
 `k400_MVITv2_S_16x4_MaskFeat_PT`. Deviations, each a key here or in the optimiser's group: clips are sampled
 over the whole sign, flips are off (they swap the signer's handedness), HOG is computed on pixels
-(`pretrain/targets/hog.py` says why). Options beside the published form: masks that follow movement
-(`mask: motion_cube`) or the signer's hands and face (`mask: hand_cube`), and histograms of change as further
-targets (`motion_bins`).
+(`pretrain/targets/hog.py` says why). Options beside the published form: masks guided by motion
+(`mask: motion_cube`) or by the signer's hands and face (`mask: hand_cube`), and histograms of temporal differences as
+further targets (`motion_bins`).
 
-Shapes: B clips, T H W frames and pixels, t h w a token grid, M hidden tokens of the batch, D width.
+Shapes: B clips, T H W frames and pixels, t h w a token grid, M masked tokens of the batch, D width.
 """
 
 from pathlib import Path
@@ -40,7 +40,7 @@ from pretrain.recipe import Recipe, VideoRecipeConfig
 from pretrain.targets.hog import BINS, CHANNELS, hog_targets, motion_targets, reference_hog_targets, target_dim
 
 FRAMES_PER_TOKEN = 2  # time stride of the patch embedding
-BLIND_MASKS = {"cube": cube_mask, "exact_cube": exact_cube_mask}  # they do not look at the clip
+RANDOM_MASKS = {"cube": cube_mask, "exact_cube": exact_cube_mask}  # independent of the clip
 
 
 class MaskFeatConfig(VideoRecipeConfig):
@@ -49,14 +49,14 @@ class MaskFeatConfig(VideoRecipeConfig):
     name: Literal["maskfeat"] = "maskfeat"
     mask: Literal["cube", "exact_cube", "motion_cube", "hand_cube"] = "cube"
     mask_ratio: float = Field(0.4, gt=0, lt=1)
-    mask_pixels: int = Field(32, ge=1, description="side of the smallest hidden area, in pixels")
-    face_weight: float = Field(0.5, ge=0, le=1, description="hand_cube: what face counts where hands count 1")
+    mask_pixels: int = Field(32, ge=1, description="side of a mask cell, in pixels")
+    face_weight: float = Field(0.5, ge=0, le=1, description="hand_cube: weight of the face relative to the hands")
     depths: tuple[int, ...] = Field((-1,), min_length=1, description="blocks that predict; -1 is the last")
     hog: Literal["pixels", "normalised"] = Field(
         "pixels", description="normalised: the original's numerics, with noise as the target of flat cells"
     )
     motion_bins: int = Field(
-        0, ge=0, description="orientations of a further histogram, of the change between a token's frames; 0 = none"
+        0, ge=0, description="orientations of a further histogram, of the difference between a token's frames; 0 = none"
     )
 
     @model_validator(mode="after")
@@ -68,10 +68,10 @@ class MaskFeatConfig(VideoRecipeConfig):
 
 
 class MaskFeat(Recipe):
-    """The encoder, the token that stands for what is hidden, and one prediction head per depth.
+    """An MViT with a mask token and one prediction head per depth.
 
     Raises:
-        UserError: The encoder cannot hide tokens, or a depth has no tokens of whole HOG cells.
+        UserError: The encoder is no MViT, or a depth has no tokens of whole HOG cells.
     """
 
     Config = MaskFeatConfig
@@ -87,10 +87,10 @@ class MaskFeat(Recipe):
 
     @staticmethod
     def views(config: MaskFeatConfig, input_spec: InputSpec) -> View:
-        """One augmented clip and its mask, bool `[t, H / mask_pixels, W / mask_pixels]`, true = hidden.
+        """Return the view of one augmented clip and its mask, bool `[t, H / mask_pixels, W / mask_pixels]`.
 
         Raises:
-            UserError: The size is no multiple of the mask's cells, or holds too few of them.
+            UserError: The size is no multiple of `mask_pixels`, or smaller than two cells.
         """
         if input_spec.size % config.mask_pixels or input_spec.size < 2 * config.mask_pixels:
             raise UserError(
@@ -102,8 +102,8 @@ class MaskFeat(Recipe):
         def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
             shot = training_crop(source, input_spec, config.video, rng)
             clip = to_cthw(shot.frames)
-            if config.mask in BLIND_MASKS:
-                return {"clip": clip, "mask": BLIND_MASKS[config.mask](window, config.mask_ratio, rng)}
+            if config.mask in RANDOM_MASKS:
+                return {"clip": clip, "mask": RANDOM_MASKS[config.mask](window, config.mask_ratio, rng)}
             if config.mask == "motion_cube":
                 weight = cell_motion(clip.numpy(), window)
             else:
@@ -163,12 +163,12 @@ class MaskFeat(Recipe):
         return self.targets(clip, batch["mask"])
 
     def predict(self, clip: Tensor, mask: Tensor, reported: Tensor | None = None) -> list[Tensor]:
-        """Predicted features per depth, `[M, target_dim]`, in the order (clip, time, row, column).
+        """Return the predicted features per depth, `[M, target_dim]`, in the order (clip, time, row, column).
 
         Args:
             clip: Normalised `[B, 3, T, H, W]`.
-            mask: bool `[B, t, h, w]`, hidden from the encoder.
-            reported: The tokens to predict, as a mask of the same shape; the hidden ones when None.
+            mask: bool `[B, t, h, w]`, true = masked.
+            reported: Tokens to predict, as a mask of the same shape; None = the masked ones.
         """
         outputs = self.encoder.forward_tokens(clip, mask, self.mask_token)
         reported = mask if reported is None else reported
@@ -178,52 +178,52 @@ class MaskFeat(Recipe):
         ]
 
     def targets(self, clip: Tensor, mask: Tensor) -> list[Tensor]:
-        """What `predict` should give; `clip` is uint8, or normalised for the original's numerics.
+        """Return the targets of `predict`; `clip` is uint8, or normalised for the original's numerics.
 
-        HOG comes first in each row, in its order, and the histogram of change after it.
+        Each row holds the HOG first, then the histogram of temporal differences.
         """
         describe = hog_targets if self.config.hog == "pixels" else reference_hog_targets
-        found = []
+        targets = []
         for depth in self.config.depths:
-            wanted = resize_mask(mask, self.encoder.grids[depth])
-            target = describe(clip, wanted)
+            masked = resize_mask(mask, self.encoder.grids[depth])
+            target = describe(clip, masked)
             if self.config.motion_bins:
-                target = torch.cat([target, motion_targets(clip, wanted, self.config.motion_bins)], dim=1)
-            found.append(target)
-        return found
+                target = torch.cat([target, motion_targets(clip, masked, self.config.motion_bins)], dim=1)
+            targets.append(target)
+        return targets
 
     @staticmethod
     def loss(predictions: list[Tensor], targets: list[Tensor]) -> Tensor:
-        """Squared error, mean over tokens and features, summed over depths (equation 1)."""
+        """Return the squared error, mean over tokens and features, summed over depths (equation 1)."""
         errors = [F.mse_loss(p.float(), t) * share(len(t)) for p, t in zip(predictions, targets, strict=True)]
         return torch.stack(errors).sum()
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
-        """The moment of each clip with most hidden: as seen, what is hidden, the features wanted and predicted.
+        """Return the most masked moment of each clip: input, masked input, target and predicted HOG.
 
-        Strokes fade where the frame is flat, whose features are those of faint noise. Visible cells are dim in the
-        last panel and show the features wanted there.
+        Strokes fade in flat cells, whose features are amplified noise. In the last panel, visible cells are dim and
+        show their targets.
         """
         clip, mask = batch["clip"], batch["mask"]
         everywhere = torch.ones_like(mask)
         grid = self.encoder.grids[self.config.depths[-1]]
-        wanted = _cells(hog_targets(clip, resize_mask(everywhere, grid)), grid)
-        predicted = self.predict(to_input(clip, self.encoder.input_spec), mask, everywhere)[-1]
-        guess = _cells(predicted[:, : target_dim(self.encoder.input_spec.size // grid[1])], grid)
+        target_cells = _cells(hog_targets(clip, resize_mask(everywhere, grid)), grid)
+        features = self.predict(to_input(clip, self.encoder.input_spec), mask, everywhere)[-1]
+        predicted_cells = _cells(features[:, : target_dim(self.encoder.input_spec.size // grid[1])], grid)
         panels: dict[str, list[np.ndarray]] = {"input": [], "masked": [], "target HOG": [], "predicted HOG": []}
         for index in range(len(clip)):
             time = int(mask[index].sum(dim=(1, 2)).argmax())
             frame = clip[index, :, time * FRAMES_PER_TOKEN].permute(1, 2, 0).cpu().numpy()
             hidden = mask[index, time].cpu().numpy()
-            target, guessed = wanted[index, time], guess[index, time]  # [rows, columns, 9]
+            target, predicted = target_cells[index, time], predicted_cells[index, time]  # [rows, columns, 9]
             scale = target.shape[0] // hidden.shape[0]
             hidden_cells = hidden.repeat(scale, axis=0).repeat(scale, axis=1)
             contrast = cell_contrast(frame, target.shape[0], target.shape[1])
             panels["input"].append(enlarge(frame))
             panels["masked"].append(enlarge(hide_cells(frame, hidden)))
             panels["target HOG"].append(hog_picture(target, contrast))
-            shown = np.where(hidden_cells[..., None], guessed, target)
+            shown = np.where(hidden_cells[..., None], predicted, target)
             panels["predicted HOG"].append(hog_picture(shown, contrast * np.where(hidden_cells, 1.0, VISIBLE_DIM)))
         return {name: np.stack(images) for name, images in panels.items()}
 
@@ -233,7 +233,7 @@ def _zero_loss(targets: list[Tensor]) -> Tensor:
 
 
 def _cells(features: Tensor, grid: tuple[int, int, int]) -> np.ndarray:
-    """Features of all tokens as histograms per cell, averaged over colours: `[B, t, rows, columns, 9]`."""
+    """Return the features of all tokens as histograms per cell, averaged over colours: `[B, t, rows, columns, 9]`."""
     side = round((features.shape[1] / (CHANNELS * BINS)) ** 0.5)  # cells along a token's side
     tokens = features.float().view(-1, *grid, CHANNELS, BINS, side, side).mean(dim=4)  # [B, t, h, w, 9, cy, cx]
     cells = tokens.permute(0, 1, 2, 5, 3, 6, 4).flatten(4, 5).flatten(2, 3)

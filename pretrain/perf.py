@@ -1,4 +1,4 @@
-"""Speed of the HOG targets beside a dense reference."""
+"""Speed of the HOG targets relative to a dense reference."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from pretrain.targets.hog import CHANNELS, hog_targets, reference_hog_targets
 
 
 def speed_contest(frames: int = 16, size: int = 224) -> Contest:
-    """Targets of one clip under the published mask, beside the dense computation that one writes first."""
+    """Return the contest of the targets of one clip under the published mask, against a dense computation."""
     rng = np.random.Generator(np.random.Philox(0))
     clip = torch.from_numpy(rng.integers(0, 256, (1, CHANNELS, frames, size, size), dtype=np.uint8))
     cells = cube_mask((frames // 2, size // 32, size // 32), 0.4, rng)

@@ -1,4 +1,4 @@
-"""Pictures of what a recipe sees and predicts, for the report: uint8 `[H, W, 3]`, at least `SIDE` a side."""
+"""Drawing of a recipe's inputs and predictions for the report: uint8 `[H, W, 3]`, at least `SIDE` a side."""
 
 import itertools
 import math
@@ -10,7 +10,7 @@ from islr.data.poses.pose import LEFT_HAND, RIGHT_HAND
 
 SIDE = 256
 HIDDEN_GREY = 96
-VISIBLE_DIM = 0.35  # brightness of what was visible, beside what was predicted
+VISIBLE_DIM = 0.35  # brightness of visible cells beside predicted ones
 
 _FINGERS = (
     (0, 1, 2, 3, 4),
@@ -36,14 +36,14 @@ def enlarge(image: np.ndarray) -> np.ndarray:
 
 
 def hide_cells(image: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-    """Grey where `hidden` (bool `[h, w]`, cells of the image) is true."""
+    """Paint grey where `hidden` (bool `[h, w]`, cells of the image) is true."""
     height, width = image.shape[0] // hidden.shape[0], image.shape[1] // hidden.shape[1]
     area = hidden.repeat(height, axis=0).repeat(width, axis=1)
     return np.where(area[..., None], np.uint8(HIDDEN_GREY), image)
 
 
 def cell_contrast(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """How strong the edges of each of `rows` x `columns` cells are, 0..1, 1 for the strongest tenth."""
+    """Return the edge strength of each of `rows` x `columns` cells, 0..1, 1 for the strongest tenth."""
     grey = image.astype(np.float32).mean(axis=2)
     down, across = np.gradient(grey)
     size = (rows, grey.shape[0] // rows, columns, grey.shape[1] // columns)
@@ -52,8 +52,7 @@ def cell_contrast(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 def hog_picture(histogram: np.ndarray, brightness: np.ndarray | None = None) -> np.ndarray:
-    """Draw each cell of a histogram `[rows, columns, 9]` as edges: strokes across the gradient, as bright as
-    strong.
+    """Draw each cell of a histogram `[rows, columns, 9]` as strokes across the gradient, as bright as strong.
 
     Args:
         histogram: Bins of one cell, averaged over colour channels; at most 1 each.
@@ -67,7 +66,7 @@ def hog_picture(histogram: np.ndarray, brightness: np.ndarray | None = None) -> 
 
 
 def _strokes(bins: int, side: int) -> np.ndarray:
-    """One soft line per bin, `[bins, side, side]`; angle a belongs to a gradient (sin a, cos a) in x, y."""
+    """Draw one soft line per bin, `[bins, side, side]`; angle a belongs to a gradient (sin a, cos a) in x, y."""
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
     pictures = []
     for step in range(bins):
@@ -79,7 +78,7 @@ def _strokes(bins: int, side: int) -> np.ndarray:
 
 
 def token_colours(frames: np.ndarray, tokens: np.ndarray, vocabulary: int) -> np.ndarray:
-    """Colours by which tokens can be told apart: the mean of the cells that each describes, uint8 `[V, 3]`.
+    """Return a colour for each visual token, the mean colour of its cells, uint8 `[V, 3]`.
 
     Args:
         frames: uint8 `[..., H, W, 3]`.

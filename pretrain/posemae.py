@@ -1,16 +1,16 @@
-"""PoseMAE: rebuild the hidden parts of a signer's moving skeleton.
+"""PoseMAE: reconstruct the masked parts of a moving skeleton.
 
 A masked autoencoder (He et al., arXiv 2111.06377) over part tokens, one per frame for the body and for each
-hand: hide three quarters of them, moving parts first, encode the visible ones alone, and let a light decoder
-give the hidden parts' points and their motion. The motion target and motion-guided hiding are in the manner
-of MASA (Zhao et al., arXiv 2405.20666).
+hand: mask three quarters of them, moving parts first, encode the visible ones alone, and let a light decoder
+predict points and motion of the masked parts. The motion target and motion-guided masking follow
+MASA (Zhao et al., arXiv 2405.20666).
 
-Deviations from masked autoencoders of poses in the literature: points that were not seen are never targets
-and confidence weights the loss; nothing hidden reaches the encoder except through the palms' median length.
+Deviations from masked autoencoders of poses in the literature: undetected points are never targets,
+and confidence weights the loss; nothing masked reaches the encoder except through the palms' median length.
 Mirroring is off by default (`pose.mirror`), because it swaps the signer's handedness; pre-training on general
 movement may turn it on.
 
-Shapes: B clips, T frames, P = 3 parts, N = T * P tokens, V visible and M hidden ones, K points of a part, D
+Shapes: B clips, T frames, P = 3 parts, N = T * P tokens, V visible and M masked ones, K points of a part, D
 width.
 """
 
@@ -56,7 +56,7 @@ class PoseMAEConfig(RecipeConfig):
 
     name: Literal["posemae"] = "posemae"
     mask_ratio: float = Field(0.75, gt=0, lt=1)
-    guidance: float = Field(1.0, ge=0, description="weight of movement against chance in what is hidden")
+    guidance: float = Field(1.0, ge=0, description="weight of motion against chance in choosing tokens to mask")
     motion_stride: int = Field(2, ge=1, description="frames between the two ends of a motion")
     motion_weight: float = Field(1.0, ge=0, description="weight of the motion loss; 0 = points only")
     beta: float = Field(0.1, gt=0, description="error at which the loss turns from squared to absolute")
@@ -67,14 +67,14 @@ class PoseMAEConfig(RecipeConfig):
 
 
 def part_motion(pose: np.ndarray, stride: int) -> np.ndarray:
-    """Mean absolute displacement over `stride` frames of the points of each part that are seen at both ends.
+    """Return the mean displacement over `stride` frames of the points of each part detected at both ends.
 
     Args:
         pose: `[T, 75, 3]`.
         stride: Frames between the ends; the last frames look back instead.
 
     Returns:
-        `[T, P]`, 0 where nothing is seen.
+        `[T, P]`, 0 where nothing is detected.
     """
     last = len(pose) - 1
     starts = np.minimum(np.arange(len(pose)), max(last - stride, 0))
@@ -87,22 +87,22 @@ def part_motion(pose: np.ndarray, stride: int) -> np.ndarray:
 
 
 def mean_poses(parts: list[PartPoints], mask: Tensor) -> list[Tensor]:
-    """What a predictor that knows no clip says: each hidden point at its mean over the batch, and no motion.
+    """Return the trivial prediction: each masked point at its mean over the batch, and no motion.
 
     Returns:
         Of each part, `[B, T, K, 2 (points, motion), 2 (x, y)]`.
     """
-    found = []
+    predictions = []
     for index, part in enumerate(parts):
         weight = (part.confidence * mask[:, :, index, None])[..., None]  # [B, T, K, 1]
         mean = (part.xy * weight).sum(dim=(0, 1)) / weight.sum(dim=(0, 1)).clamp(min=torch.finfo(weight.dtype).tiny)
         mean = mean.expand_as(part.xy)
-        found.append(torch.stack([mean, torch.zeros_like(mean)], dim=3))
-    return found
+        predictions.append(torch.stack([mean, torch.zeros_like(mean)], dim=3))
+    return predictions
 
 
 class PoseMAE(Recipe):
-    """The encoder, a light decoder, and for each part one head for points and one for motion.
+    """A pose transformer with a light decoder and, for each part, a head for points and motion.
 
     Raises:
         UserError: The encoder is no pose transformer, or the clip is too short for the motion's stride.
@@ -115,7 +115,7 @@ class PoseMAE(Recipe):
 
     @staticmethod
     def views(config: PoseMAEConfig, input_spec: InputSpec) -> View:
-        """One augmented pose sequence and its mask, bool `[T, P]`, true = hidden."""
+        """Return the view of one augmented pose sequence and its mask, bool `[T, P]`, true = masked."""
 
         def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
             pose = augmented_pose(source, input_spec.frames, config.pose, rng)
@@ -160,7 +160,7 @@ class PoseMAE(Recipe):
         nn.init.normal_(self.place_embed, std=FAN_IN_POSITION_STD)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, its two terms, and what the mean pose of the batch, at rest, would score."""
+        """Return the loss, its two terms, and the score of the batch's mean pose at rest."""
         clip, mask = batch["clip"], batch["mask"]
         parts = part_points(clip)
         points, motion = self._compare(parts, self.predict(clip, mask), mask)
@@ -185,7 +185,7 @@ class PoseMAE(Recipe):
         return half_of_best_constant(self, batch, token_dims=3)
 
     def _compare(self, parts: list[PartPoints], predictions: list[Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean errors of points and of motion, over what is hidden and was seen, weighted by confidence."""
+        """Return the errors of points and of motion of masked, detected points, weighted by confidence."""
         stride = self.config.motion_stride
         points_error = points_weight = motion_error = motion_weight = parts[0].xy.new_zeros(())
         for index, (part, predicted) in enumerate(zip(parts, predictions, strict=True)):
@@ -204,17 +204,17 @@ class PoseMAE(Recipe):
         motion_loss = motion_error / average(motion_weight).clamp(min=least)
         return points_loss, motion_loss
 
-    def _error(self, predicted: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
-        """Weighted smooth L1, summed over points, mean over x and y."""
-        error = F.smooth_l1_loss(predicted.float(), wanted, reduction="none", beta=self.config.beta)
+    def _error(self, predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """Return the weighted smooth L1 error, summed over points, mean over x and y."""
+        error = F.smooth_l1_loss(predicted.float(), target, reduction="none", beta=self.config.beta)
         return (error.mean(dim=-1) * weight).sum()
 
     def predict(self, clip: Tensor, mask: Tensor) -> list[Tensor]:
-        """Points and motion of every token of each part, `[B, T, K, 2 (points, motion), 2 (x, y)]`.
+        """Return points and motion of every token of each part, `[B, T, K, 2 (points, motion), 2 (x, y)]`.
 
         Args:
             clip: `[B, T, 75, 3]`.
-            mask: bool `[B, T, P]`, hidden from the encoder; every clip has the same count.
+            mask: bool `[B, T, P]`, true = masked; every clip has the same count.
         """
         hidden = mask.flatten(1)  # [B, N]
         visible = hidden.logical_not().nonzero()[:, 1].view(len(clip), -1)  # [B, V]
@@ -229,30 +229,31 @@ class PoseMAE(Recipe):
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
-        """One frame of each clip near its middle, with two of three parts hidden where there is one.
+        """Return one frame near the middle of each clip, if possible one with two of three parts masked.
 
-        The last panel shows hidden parts as predicted, in the second colour, and visible ones as they are.
+        The last panel shows masked parts as predicted, in the second colour, and visible ones as they are.
         """
         clip, mask = batch["clip"], batch["mask"]
         rebuilt = self.rebuild(clip, mask).cpu().numpy()
         panels: dict[str, list[np.ndarray]] = {"input": [], "visible": [], "predicted": []}
-        for pose, guess, hidden in zip(clip.cpu().numpy(), rebuilt, mask.cpu().numpy(), strict=True):
-            seen = np.stack([pose[:, points, 2].any(axis=1) for points in POSE_POINTS], axis=1)  # [T, P]
-            telling = (hidden.sum(axis=1) == len(PARTS) - 1) & (seen & ~hidden).any(axis=1)
+        for pose, prediction, hidden in zip(clip.cpu().numpy(), rebuilt, mask.cpu().numpy(), strict=True):
+            detected = np.stack([pose[:, points, 2].any(axis=1) for points in POSE_POINTS], axis=1)  # [T, P]
+            candidates = (hidden.sum(axis=1) == len(PARTS) - 1) & (detected & ~hidden).any(axis=1)
             far_from_middle = np.abs(np.arange(len(pose)) - len(pose) // 2)
-            time = int(np.argmin(far_from_middle + len(pose) * ~telling))
+            time = int(np.argmin(far_from_middle + len(pose) * ~candidates))
             marked = np.zeros(pose.shape[1], bool)
             for part, points in enumerate(POSE_POINTS):
                 marked[points] = hidden[time, part]
-            unseen = pose[time].copy()
-            unseen[marked, 2] = 0
+            visible = pose[time].copy()
+            visible[marked, 2] = 0
             panels["input"].append(skeleton_picture(pose[time]))
-            panels["visible"].append(skeleton_picture(unseen))
-            panels["predicted"].append(skeleton_picture(np.where(marked[:, None], guess[time], pose[time]), marked))
+            panels["visible"].append(skeleton_picture(visible))
+            shown = np.where(marked[:, None], prediction[time], pose[time])
+            panels["predicted"].append(skeleton_picture(shown, marked))
         return {name: np.stack(images) for name, images in panels.items()}
 
     def rebuild(self, clip: Tensor, mask: Tensor) -> Tensor:
-        """The predicted points of every token as a normalised pose `[B, T, 75, 3]`; confidences stay."""
+        """Return the predicted points of every token as a normalised pose `[B, T, 75, 3]`; confidences stay."""
         body, *hands = (part[..., 0, :] for part in self.predict(clip, mask))  # [B, T, K, 2] each
         pose = clip.clone()
         pose[:, :, list(BODY_POINTS), :2] = body

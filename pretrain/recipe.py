@@ -204,10 +204,10 @@ def _check_hook(cls: type[Recipe], name: str, value: Any) -> None:
         TypeError: Names the nearest hook, or all of them.
     """
     if name in HOOKS:
-        wanted, given = (_parameters(one) for one in (inspect.getattr_static(Recipe, name, None), value))
-        if wanted is not None and given != wanted:
+        required, given = (_parameters(one) for one in (inspect.getattr_static(Recipe, name, None), value))
+        if required is not None and given != required:
             takes = "nothing" if given is None else f"({', '.join(given)})"
-            raise TypeError(f"{cls.__name__}.{name} takes {takes}; the hook is called with ({', '.join(wanted)})")
+            raise TypeError(f"{cls.__name__}.{name} takes {takes}; the hook is called with ({', '.join(required)})")
         return
     if hasattr(nn.Module, name) or name == "encoder":
         return

@@ -29,7 +29,7 @@ from islr.training.optim import OptimConfig
 from islr.training.run_config import RunConfig
 from pretrain import RECIPES, find_recipe
 from pretrain.leakage import Exposure
-from pretrain.monitor import Health, HealthConfig
+from pretrain.monitor import FeatureMonitor, MonitorConfig
 from pretrain.recipe import ENCODER, Recipe, RecipeConfig
 
 PICTURES = "pictures.npz"
@@ -62,7 +62,7 @@ class PretrainConfig(TrainingConfig):
         description="training clips that are val or test of downstream, by bytes or id: stop, or drop them",
     )
     transductive: bool = Field(False, description="declare training on unlabelled val or test clips of downstream")
-    health: HealthConfig = HealthConfig()
+    health: MonitorConfig = MonitorConfig()
     optim: OptimConfig
     run: RunConfig
 
@@ -113,10 +113,10 @@ def run_pretrain(config: PretrainConfig) -> None:
 
 def _monitor(config: PretrainConfig, monitored: Manifest, batches: TrainBatches, run: Run) -> Evaluate:
     """Return the evaluation of features during training; W&B gets the recipe's pictures with it."""
-    health = Health(config.health, monitored, config.data, config.optim.epochs, run.world)
+    monitor = FeatureMonitor(config.health, monitored, config.data, config.optim.epochs, run.world)
 
     def evaluate(recipe: nn.Module, epoch: float) -> dict[str, float]:
-        numbers = health(recipe, epoch)
+        numbers = monitor(recipe, epoch)
         wandb_run = run.wandb_run
         if numbers and wandb_run and wandb_run.active and (panels := _panels(recipe, batches, run.world)):
             wandb_run.pictures(panels, round(epoch * batches.steps_per_epoch))
@@ -141,7 +141,7 @@ def clips_to_see(config: PretrainConfig, exposure: Exposure) -> Manifest:
     """Return the clips a run sees, checked against what its encoder will be evaluated on.
 
     Raises:
-        UserError: Nothing is left, labels are needed and absent, or a downstream clip would be seen undeclared or with
+        UserError: Nothing is left, labels are needed and absent, or a downstream clip would be used undeclared or with
             its label.
     """
     labels = find_recipe(config.recipe.name).needs_labels

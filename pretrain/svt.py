@@ -1,10 +1,9 @@
-"""SVT: match what a student says of many views of a clip to what its teacher says of the clip (Ranasinghe et al.,
-arXiv 2112.01514).
+"""SVT: match a student's distribution of many views of a clip to its teacher's (Ranasinghe et al., arXiv 2112.01514).
 
 DINO (arXiv 2104.14294) on video: two global views cover nearly the whole clip, eight local ones a short window and a
-small crop. The student sees all, the teacher the global ones; the student's distribution over prototypes of every view
-shall be the teacher's of the other views. The teacher is the running mean of the student, and it is what is exported:
-SVT fine-tunes the teacher. The numbers are kahnchana/svt's.
+small crop. The student encodes all views, the teacher the global ones; the student's distribution over prototypes of
+each view is trained towards the teacher's of the other views. The teacher is the running mean of the student and is
+exported, because SVT fine-tunes the teacher. The numbers are kahnchana/svt's.
 
 Deviations: the teacher is in evaluation mode, as DINO's is; the original's never leaves training mode and drops paths
 at random. Windows are shares of the clip, because a trim of 5 frames is a fifth of a short sign
@@ -57,7 +56,7 @@ class SVTConfig(RecipeConfig):
 
 
 def groups_of(config: SVTConfig, spec: InputSpec) -> list[ViewGroup]:
-    """The groups of views that a batch holds."""
+    """Return the groups of views that a batch holds."""
     return view_groups(config.views, spec.frames, spec.size, config.video.local_size)
 
 
@@ -65,7 +64,7 @@ class SVT(Recipe):
     """Student encoder and head, their running means, and the centre of the teacher's scores.
 
     Raises:
-        UserError: The encoder does not take clips of several sizes, or not local ones of the size wanted.
+        UserError: The encoder is no TimeSformer, or its patches do not divide the size of local views.
     """
 
     Config = SVTConfig
@@ -74,7 +73,7 @@ class SVT(Recipe):
 
     @staticmethod
     def views(config: SVTConfig, input_spec: InputSpec) -> View:
-        """All views of a clip, grouped by shape."""
+        """Return the view of all views of a clip, grouped by shape."""
         return svt_view(groups_of(config, input_spec), config.video)
 
     @classmethod
@@ -108,13 +107,13 @@ class SVT(Recipe):
         return teacher
 
     def train(self, mode: bool = True) -> "SVT":
-        """As `nn.Module.train`, for the student; the teacher drops nothing."""
+        """Set the student's mode as `nn.Module.train` does; leave the teacher in evaluation mode."""
         super().train(mode)
         self.teacher.eval()
         return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, and what shows a collapse (see `signs`)."""
+        """Return the loss, and the measures of `collapse_measures`."""
         return self.compare(self.clips(batch))
 
     @torch.no_grad()
@@ -133,7 +132,7 @@ class SVT(Recipe):
         return Goal("loss", apart + GOAL_SHARE * (constant - apart), reason)
 
     def clips(self, batch: Batch) -> dict[str, Tensor]:
-        """The batch's views, normalised: `[B, views, 3, t, h, w]` for each group."""
+        """Return the batch's views, normalised: `[B, views, 3, t, h, w]` for each group."""
         spec = self.encoder.input_spec
         clips = {}
         for group in self.groups:
@@ -142,59 +141,60 @@ class SVT(Recipe):
         return clips
 
     def compare(self, clips: dict[str, Tensor]) -> dict[str, Tensor]:
-        """As `forward`, from normalised views `[B, views, 3, t, h, w]`."""
-        features, scores, wanted = self.taught(clips)
-        said = self.head(self.features(self.encoder, clips, self.groups))  # [B, V, K]
+        """Return the result of `forward` for normalised views `[B, views, 3, t, h, w]`."""
+        features, scores, target = self.taught(clips)
+        prediction = self.head(self.features(self.encoder, clips, self.groups))  # [B, V, K]
         if self.training:
             self.centre.note(scores)
-        with torch.autocast(said.device.type, enabled=False):  # products here are of 65,536 terms
-            loss = dino_loss(said / self.config.student_temperature, wanted) * share(len(said))
-            return {"loss": loss} | self.signs(features.float(), wanted)
+        with torch.autocast(prediction.device.type, enabled=False):  # sums here have 65,536 terms
+            loss = dino_loss(prediction / self.config.student_temperature, target) * share(len(prediction))
+            return {"loss": loss} | self.collapse_measures(features.float(), target)
 
     @torch.no_grad()
     def taught(self, clips: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """The teacher's features `[B, G, D]` of the global views, its scores, and its probabilities `[B, G, K]`."""
-        seen_by_teacher = [group for group in self.groups if group.is_global]
-        features = self.features(self.exported, clips, seen_by_teacher)
+        """Return the teacher's features `[B, G, D]` of the global views, scores, and probabilities `[B, G, K]`."""
+        global_groups = [group for group in self.groups if group.is_global]
+        features = self.features(self.exported, clips, global_groups)
         scores = self.teacher["head"](features)
         return features, scores, ((scores - self.centre.value) / self.config.teacher_temperature).softmax(dim=-1)
 
     @staticmethod
     def features(encoder: nn.Module, clips: dict[str, Tensor], groups: list[ViewGroup]) -> Tensor:
-        """Class tokens of the views of some groups, in their order, `[B, V, D]`; one pass per shape."""
+        """Return the class tokens of the views of some groups, in their order, `[B, V, D]`; one pass per shape."""
         parts = [encoder(clips[group.name].flatten(0, 1)).unflatten(0, (-1, group.views)) for group in groups]
         return torch.cat(parts, dim=1)
 
     @torch.no_grad()
-    def signs(self, features: Tensor, wanted: Tensor) -> dict[str, Tensor]:
-        """What shows a collapse.
+    def collapse_measures(self, features: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return the measures that reveal a collapse.
 
-        The teacher says the same of all clips: `teacher_entropy` falls to 0 (one prototype wins, and `centre_norm`
-        grows) or rises to log K (none does). Its features agree: `feature_std`, the distance of a clip's from their
-        mean on the unit sphere, falls to 0. They differ in few directions: `feature_rank`, at most B - 1, falls to 1.
+        If the teacher's distribution is the same for all clips, `teacher_entropy` falls to 0 (one prototype wins, and
+        `centre_norm` grows) or rises to log K (none does). If its features agree, `feature_std`, their distance from
+        their mean on the unit sphere, falls to 0. If they differ in few directions, `feature_rank`, at most B - 1,
+        falls to 1.
 
         Args:
             features: The teacher's `[B, G, D]`.
-            wanted: Its probabilities `[B, G, K]`.
+            target: Its probabilities `[B, G, K]`.
         """
         unit = nn.functional.normalize(features.mean(dim=1), dim=-1)  # [B, D], one per clip
         apart = unit - unit.mean(dim=0)
         gram = apart @ apart.t()  # its eigenvalues are those of the covariance; their participation ratio is the rank
         return {
-            "teacher_entropy": torch.special.entr(wanted).sum(dim=-1).mean(),
+            "teacher_entropy": torch.special.entr(target).sum(dim=-1).mean(),
             "centre_norm": self.centre.value.norm(),
             "feature_std": apart.square().mean(dim=0).sum().sqrt(),
             "feature_rank": gram.trace().square() / gram.square().sum().clamp(min=torch.finfo(gram.dtype).tiny),
         }
 
     def before_update(self, epoch: float) -> None:
-        """Hold the prototypes at first (DINO's freeze_last_layer): take their gradient away."""
+        """Freeze the prototypes in the first epochs (DINO's freeze_last_layer) by dropping their gradient."""
         if epoch < self.config.freeze_last_layer:
             self.head.last_layer.weight.grad = None
 
     @torch.no_grad()
     def after_step(self, step: int, total: int) -> None:
-        """Move teacher and centre; `step` counts from 1, the schedule from 0."""
+        """Update teacher and centre; `step` counts from 1, the schedule from 0."""
         momentum = cosine(self.config.teacher_momentum, 1.0, (step - 1) / total)
         student = [*self.encoder.parameters(), *self.head.parameters()]
         get_ema_multi_avg_fn(momentum)(list(self.teacher.parameters()), student, None)
@@ -202,21 +202,22 @@ class SVT(Recipe):
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
-        """The middle frame of one view of every group, and where the teacher's class token looks in the first one.
+        """Return the middle frame of one view of every group, and the teacher's attention in the first one.
 
-        In the last panel, a patch is as bright as the heads look at it on average, the brightest patch as it is.
+        In the last panel, brightness is the class token's attention to a patch, mean over heads, relative to the
+        maximum.
         """
         panels = {}
         for group in self.groups:
             kind = "global" if group.is_global else "local"
             panels[f"{kind} view of {group.frames} frames"] = _middle_frames(batch[group.name][:, 0])
         clip = batch[self.groups[0].name][:, 0]
-        looks = self.exported.class_attention(to_input(clip, self.encoder.input_spec))  # [B, T, A, h, w]
-        looks = looks[:, clip.shape[2] // 2].mean(dim=1)
-        looks = looks / looks.amax(dim=(1, 2), keepdim=True)
-        bright = nn.functional.interpolate(looks[:, None], size=clip.shape[3:], mode="nearest")[:, 0, ..., None]
+        attention = self.exported.class_attention(to_input(clip, self.encoder.input_spec))  # [B, T, A, h, w]
+        attention = attention[:, clip.shape[2] // 2].mean(dim=1)
+        attention = attention / attention.amax(dim=(1, 2), keepdim=True)
+        bright = nn.functional.interpolate(attention[:, None], size=clip.shape[3:], mode="nearest")[:, 0, ..., None]
         shown = _middle_frames(clip) * (VISIBLE_DIM + (1 - VISIBLE_DIM) * bright.cpu().numpy())
-        panels["where the teacher looks"] = np.rint(shown).astype(np.uint8)
+        panels["attention of the teacher"] = np.rint(shown).astype(np.uint8)
         return panels
 
 

@@ -23,7 +23,7 @@ Windows = Literal["share", "frames"]
 VIEW_SETS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "code": ((4, 4), (4,) * 8),  # kahnchana/svt datasets/decoder.py, the default
     "code_rand_fr": ((2, 4), (1, 1, 2, 2, 4, 4, 8, 8)),  # the same with DATA.RAND_FR, which its author says was used
-    "paper": ((4, 8), (1, 1, 2, 2, 4, 4, 8, 8)),  # the paper's counts; that there are two locals of each is ours
+    "paper": ((4, 8), (1, 1, 2, 2, 4, 4, 8, 8)),  # the paper's counts; two local views of each count are our choice
 }
 TRIMMED = 5  # frames that the code cuts off one end for each global view
 DECODED = 256  # frames that the code decodes: 8 at a stride of 32
@@ -33,7 +33,7 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of ITU-R BT.601, as torchv
 
 
 class ViewConfig(Config):
-    """Windows, crops and colours; the defaults are the code's, but for flips and windows in shares of the sign."""
+    """Windows, crops and colours; the original code's by default, except flips and windows in shares of the sign."""
 
     windows: Windows = Field("share", description="frames: the code's 5 trimmed frames and L // 8")
     global_share: float = Field(1 - TRIMMED / DECODED, gt=0, le=1, description="part of the clip in a global view")
@@ -68,7 +68,7 @@ class ViewGroup(NamedTuple):
 
 
 def view_groups(view_set: ViewSet, frames: int, size: int, local_size: int) -> list[ViewGroup]:
-    """The groups of a set for an encoder of `frames` and `size`; globals first.
+    """Return the groups of a set for an encoder of `frames` and `size`; globals first.
 
     Raises:
         UserError: The encoder's frames have no quarters.
@@ -86,15 +86,15 @@ def view_groups(view_set: ViewSet, frames: int, size: int, local_size: int) -> l
 
 
 def window_indices(start: float, stop: float, frames: int, length: int) -> np.ndarray:
-    """`frames` indices evenly from `start` to `stop`, both included, inside a clip of `length`: int64 `[frames]`.
+    """Return `frames` indices evenly from `start` to `stop`, both included, in a clip of `length`: int64 `[frames]`.
 
-    In single precision, because the original truncates numbers that are nearly whole.
+    Computed in single precision, because the original truncates numbers that are nearly whole.
     """
     return torch.linspace(start, stop, frames).clamp(0, length - 1).long().numpy()
 
 
 def global_windows(length: int, config: ViewConfig) -> list[tuple[float, float]]:
-    """Start and stop of the two global views: from either end of the clip, nothing drawn."""
+    """Return start and stop of the two global views, from either end of the clip; nothing is random."""
     if config.windows == "frames":
         return [(0, length - TRIMMED), (TRIMMED, length)]
     last = length - 1
@@ -102,7 +102,7 @@ def global_windows(length: int, config: ViewConfig) -> list[tuple[float, float]]
 
 
 def local_window(length: int, config: ViewConfig, rng: np.random.Generator) -> tuple[float, float]:
-    """Start and stop of one local view, anywhere in the clip."""
+    """Draw start and stop of one local view, anywhere in the clip."""
     if config.windows == "frames":
         width = length // LOCAL_PART
         start = int(rng.integers(length - width))
@@ -112,7 +112,7 @@ def local_window(length: int, config: ViewConfig, rng: np.random.Generator) -> t
 
 
 def svt_view(groups: Sequence[ViewGroup], config: ViewConfig) -> View:
-    """The view that makes, of one clip, every group as uint8 `[views, 3, frames, size, size]`."""
+    """Return the view that makes every group of one clip, as uint8 `[views, 3, frames, size, size]`."""
 
     def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
         ends = iter(global_windows(source.length, config))
@@ -125,7 +125,7 @@ def svt_view(groups: Sequence[ViewGroup], config: ViewConfig) -> View:
             for group in groups
             for _ in range(group.views)
         ]
-        # All at once: reading a file from its start for each of ten views would cost ten times as much.
+        # One read for all: seeking from the start of the file for each of ten views would cost ten times as much.
         places = np.cumsum([len(chosen) for chosen in indices])[:-1]
         clips = iter(np.split(source.read(np.concatenate(indices)), places))
         return {
@@ -137,7 +137,7 @@ def svt_view(groups: Sequence[ViewGroup], config: ViewConfig) -> View:
 
 
 def augment(frames: np.ndarray, group: ViewGroup, config: ViewConfig, rng: np.random.Generator) -> np.ndarray:
-    """One crop and one change of colours for all frames of a view; uint8 `[T, H, W, 3]` -> `[T, size, size, 3]`."""
+    """Apply one crop and one colour change to all frames of a view; uint8 `[T, H, W, 3]` -> `[T, size, size, 3]`."""
     area = config.global_area if group.is_global else config.local_area
     frames = random_resized_crop(frames, group.size, area, RATIO, rng)
     if rng.random() < config.flip:

@@ -1,11 +1,12 @@
-"""VideoMAE: rebuild the pixels of a video of which a tenth is seen (Tong et al., arXiv 2203.12602).
+"""VideoMAE: reconstruct the pixels of a video from a tenth of its tokens (Tong et al., arXiv 2203.12602).
 
-Hide the same places of all frames, encode the visible tokens alone, and let a narrow decoder give the pixels of the
-hidden ones, each patch normalised by its own mean and deviation. The numbers are MCG-NJU/VideoMAE's for ViT-B.
-Deviations, each a key here: clips are sampled over the whole sign, crops are random resized ones; `motion_tube`, which
-hides what moves most, and `hand_tube`, which hides hands and face more than the rest, are ours.
+Mask the same positions of all frames, encode the visible tokens alone, and let a narrow decoder predict the pixels of
+the masked ones, each patch normalised by its own mean and deviation. The numbers are MCG-NJU/VideoMAE's for ViT-B.
+Deviations, each a key here: clips are sampled over the whole sign, crops are random resized ones. The
+saliency-guided masks `motion_tube` (over motion) and `hand_tube` (over hands and face) are our variants, not in the
+paper.
 
-Shapes: B clips, T H W frames and pixels, t h w the token grid, N = t * h * w tokens, V visible and M hidden ones, C = 3
+Shapes: B clips, T H W frames and pixels, t h w the token grid, N = t * h * w tokens, V visible and M masked ones, C = 3
 colours, P = 2 * p * p pixels of a token, D width.
 """
 
@@ -47,11 +48,11 @@ class VideoMAEConfig(VideoRecipeConfig):
     name: Literal["videomae"] = "videomae"
     mask: Literal["tube", "motion_tube", "hand_tube"] = "tube"
     mask_ratio: float = Field(0.9, gt=0, lt=1)
-    mask_pixels: int = Field(16, ge=1, description="side of a hidden tube in pixels: the encoder's patch or a multiple")
+    mask_pixels: int = Field(16, ge=1, description="side of a masked tube in pixels: the encoder's patch or a multiple")
     guidance: float = Field(
-        1.0, ge=0, description="motion_tube, hand_tube: weight of movement or hands against chance in what is hidden"
+        1.0, ge=0, description="motion_tube, hand_tube: weight of saliency against chance in choosing tubes; 0 = random"
     )
-    face_weight: float = Field(0.5, ge=0, le=1, description="hand_tube: what face counts where hands count 1")
+    face_weight: float = Field(0.5, ge=0, le=1, description="hand_tube: weight of the face relative to the hands")
     decoder_dim: int = Field(384, ge=8, description="S 192, B 384, L 512, H 640")
     decoder_depth: int = Field(4, ge=1)
     decoder_heads: int = Field(6, ge=1, description="S 3, B 6, L 8, H 8")
@@ -64,7 +65,7 @@ class VideoMAEConfig(VideoRecipeConfig):
 
 
 def tube_motion(clip: np.ndarray, side: int) -> np.ndarray:
-    """Mean squared difference between neighbouring frames in each tube of `side` pixels.
+    """Return the mean squared difference between neighbouring frames in each tube of `side` pixels.
 
     Args:
         clip: uint8 `[C, T, H, W]`.
@@ -79,7 +80,7 @@ def tube_motion(clip: np.ndarray, side: int) -> np.ndarray:
 
 
 class VideoMAE(Recipe):
-    """The encoder, the norm that ends it in pre-training, and the decoder.
+    """A ViT with a final norm for pre-training and a narrow decoder.
 
     Raises:
         UserError: The encoder is no video ViT, its patches do not fill the tubes, or heads do not divide the decoder.
@@ -94,17 +95,17 @@ class VideoMAE(Recipe):
 
     @staticmethod
     def views(config: VideoMAEConfig, input_spec: InputSpec) -> View:
-        """One augmented clip and its mask, bool `[t, H / mask_pixels, W / mask_pixels]`, true = hidden.
+        """Return the view of one augmented clip and its mask, bool `[t, H / mask_pixels, W / mask_pixels]`.
 
         Raises:
-            UserError: The size is no multiple of the tubes, or the ratio hides none of them.
+            UserError: The size is no multiple of `mask_pixels`, or the ratio masks no tube.
         """
         side = config.mask_pixels
         if input_spec.size % side:
             raise UserError(f"mask_pixels={side} does not divide the encoder's size={input_spec.size}")
         cells = input_spec.size // side
         if int(cells**2 * config.mask_ratio) == 0:
-            raise UserError(f"mask_ratio={config.mask_ratio:g} hides none of the {cells} x {cells} tubes; raise it")
+            raise UserError(f"mask_ratio={config.mask_ratio:g} masks none of the {cells} x {cells} tubes; raise it")
         window = (input_spec.frames // TUBELET, cells, cells)
 
         def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
@@ -155,19 +156,20 @@ class VideoMAE(Recipe):
             module.apply(xavier_init)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss, what predicting zero would score, and how much predictions differ, in units of targets.
+        """Return the loss, the score of predicting zero, and the variance of predictions over that of targets.
 
-        Zero scores (P - 1) / P, 511 / 512 for tokens of 16 pixels, less where patches are flat. The variance ratio is 0
-        as long as every token gets the same prediction.
+        Zero scores (P - 1) / P, 511 / 512 for tokens of 16 pixels, and less on flat patches. The variance ratio is 0
+        while every token gets the same prediction.
         """
         clip, mask = batch["clip"], batch["mask"]
         prediction = self.predict(to_input(clip, self.encoder.input_spec), mask).float()
         target = self.targets(clip, mask)
         with torch.no_grad():
             zero = target.square().mean()
-            spread, wanted = (values.flatten(0, 1).var(dim=0).mean() for values in (prediction, target))
+            variances = [values.flatten(0, 1).var(dim=0).mean() for values in (prediction, target)]
         loss = F.mse_loss(prediction, target) * share(len(clip))
-        return {"loss": loss, "zero_prediction": zero, "variance_ratio": spread / wanted, **guided_share(batch)}
+        ratio = variances[0] / variances[1]
+        return {"loss": loss, "zero_prediction": zero, "variance_ratio": ratio, **guided_share(batch)}
 
     @torch.no_grad()
     def trivial(self, batch: Batch) -> dict[str, Tensor]:
@@ -179,29 +181,29 @@ class VideoMAE(Recipe):
         return half_of_best_constant(self, batch, token_dims=1)
 
     def hidden(self, mask: Tensor) -> Tensor:
-        """Which tokens a mask `[B, t, h', w']` hides: bool `[B, N]`."""
+        """Return which tokens a mask `[B, t, h', w']` covers, bool `[B, N]`."""
         return resize_mask(mask, self.encoder.grid).flatten(1)
 
     def predict(self, clip: Tensor, mask: Tensor) -> Tensor:
-        """Predicted normalised pixels of the hidden tokens, `[B, M, P * C]`, colours innermost.
+        """Return the predicted normalised pixels of the masked tokens, `[B, M, P * C]`, colours innermost.
 
         Args:
             clip: Normalised `[B, 3, T, H, W]`.
-            mask: bool `[B, t, h', w']`, hidden from the encoder; every clip has the same count.
+            mask: bool `[B, t, h', w']`, true = masked; every clip has the same count.
         """
         hidden = self.hidden(mask)
         visible_index = hidden.logical_not().nonzero()[:, 1].view(len(clip), -1)  # [B, V]
         hidden_index = hidden.nonzero()[:, 1].view(len(clip), -1)  # [B, M]
         encoded = self.to_decoder(self.norm(self.encoder.forward_tokens(clip, visible_index)[-1]))  # [B, V, D]
-        seen = encoded + self.positions[visible_index]
-        unseen = self.mask_token + self.positions[hidden_index]
-        tokens = torch.cat([seen, unseen], dim=1)  # [B, N, D]; attention does not mind the order
+        visible = encoded + self.positions[visible_index]
+        masked = self.mask_token + self.positions[hidden_index]
+        tokens = torch.cat([visible, masked], dim=1)  # [B, N, D]; attention is independent of the order
         for block in self.decoder:
             tokens = self.encoder.run_block(block, tokens)
-        return self.head(tokens[:, seen.shape[1] :])
+        return self.head(tokens[:, visible.shape[1] :])
 
     def targets(self, clip: Tensor, mask: Tensor) -> Tensor:
-        """Pixels of the hidden tokens, each colour of a patch at mean 0 and deviation 1 (section 3.3): `[B, M, P * C]`.
+        """Return the masked pixels `[B, M, P * C]`, each colour of a patch at mean 0 and deviation 1 (section 3.3).
 
         Args:
             clip: uint8 `[B, 3, T, H, W]`; floats are taken as pixels of 0..1.
@@ -212,13 +214,13 @@ class VideoMAE(Recipe):
         return ((patches - mean) / std).transpose(2, 3).flatten(2)
 
     def _hidden_patches(self, clip: Tensor, mask: Tensor) -> Tensor:
-        """Float pixels of 0..1 of the hidden tokens, `[B, M, C, P]`."""
+        """Return the pixels of the masked tokens in 0..1, `[B, M, C, P]`."""
         patches = patchify(clip, self.encoder.patch)[self.hidden(mask)].unflatten(0, (len(clip), -1))
         return patches.float() / 255 if clip.dtype == torch.uint8 else patches
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:
-        """A frame near the middle of each clip: as it is, what is seen of it, and with the hidden part as predicted."""
+        """Return the middle frame of each clip: input, masked, and with the masked part as predicted."""
         clip, mask = batch["clip"], batch["mask"]
         time = self.encoder.grid[0] // 2
         frames, rebuilt = (
@@ -229,15 +231,15 @@ class VideoMAE(Recipe):
         return {name: np.stack([enlarge(image) for image in images]) for name, images in panels.items()}
 
     def rebuild(self, clip: Tensor, mask: Tensor) -> Tensor:
-        """The uint8 clip with hidden tokens as predicted, put at their own true mean and deviation."""
-        guess = self.predict(to_input(clip, self.encoder.input_spec), mask).float()
+        """Return the uint8 clip with masked tokens as predicted, at their own true mean and deviation."""
+        prediction = self.predict(to_input(clip, self.encoder.input_spec), mask).float()
         mean, std = _statistics(self._hidden_patches(clip, mask))
-        pixels = guess.unflatten(2, (-1, COLOURS)).transpose(2, 3) * std + mean  # [B, M, C, P]
+        pixels = prediction.unflatten(2, (-1, COLOURS)).transpose(2, 3) * std + mean  # [B, M, C, P]
         patches = patchify(clip, self.encoder.patch)
         patches[self.hidden(mask)] = (pixels * 255).round().clamp(0, 255).to(torch.uint8).flatten(0, 1)
         return unpatchify(patches, self.encoder.grid, self.encoder.patch)
 
 
 def _statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean, and what deviations are measured in, of each colour of each patch of `[..., P]`; one number for P."""
+    """Return mean and deviation of each colour of each patch of `[..., P]`; one number for P."""
     return patches.mean(dim=-1, keepdim=True), patches.std(dim=-1, keepdim=True) + TARGET_EPS

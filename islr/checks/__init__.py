@@ -1,1 +1,1 @@
-"""Checks before a long run: one file a check; `subject.py` says what a task must offer them."""
+"""Checks before a long run, one file each; `subject.py` describes the run under check."""

@@ -1,8 +1,8 @@
-"""Can it learn at all? One small batch, the same again and again, must be learned by heart.
+"""The overfit check: a fresh module must memorise one small batch.
 
-What does not reach that has a gradient that goes nowhere, a learning rate of another order, a target that does not
-depend on the clip, or a loss over the wrong tokens. The learning rate is the configuration's highest, at once; dropout
-and dropped paths are off.
+A module that fails has a broken gradient, a learning rate of the wrong order, a target that does not depend on the
+clip, or a loss over the wrong tokens. The learning rate is the configuration's highest from the first step; dropout and
+drop path are off.
 """
 
 import time
@@ -22,11 +22,11 @@ from islr.training.distributed.world import World
 from islr.training.engine import to_device
 from islr.training.optim import build_optimizer, clip_gradients, set_learning_rate
 
-_SMALLEST = 2  # clips; one alone has no statistics to normalise a batch by, and nothing to be told from
+_SMALLEST = 2  # clips; a single one has no batch statistics and nothing to be distinguished from
 
 
 def one_batch(subject: Subject, clips: int, world: World) -> Batch:
-    """Samples of clips from all over the corpus, of as many classes as there are.
+    """Return samples of clips spread over the corpus and its classes.
 
     Raises:
         UserError: Fewer than two of them can be read.
@@ -44,13 +44,13 @@ def one_batch(subject: Subject, clips: int, world: World) -> Batch:
 
 
 def overfit(subject: Subject, module: nn.Module, batch: Batch, world: World, limits: CheckLimits) -> CheckOutcome:
-    """Train a fresh module, on the device, on one batch until its goal is met or the limits are reached.
+    """Train a fresh module on one batch until its goal is met or the limits are reached.
 
     Args:
         subject: The run.
-        module: Of `subject.build(True)`; it is trained.
-        batch: Of `one_batch`.
-        world: Where.
+        module: The result of `subject.build(True)`, on the device; it is trained.
+        batch: The result of `one_batch`.
+        world: The device.
         limits: Steps and seconds.
     """
     disable_dropout(module)
@@ -63,31 +63,31 @@ def overfit(subject: Subject, module: nn.Module, batch: Batch, world: World, lim
     for step in range(limits.steps + 1):
         seed_step(subject.run.seed, step, 0)
         with world.autocast(subject.run.precision):
-            found = module(batch)
-        values.append(float(found[goal.key].detach()))
-        loss = found["loss"]
+            logged = module(batch)
+        values.append(float(logged[goal.key].detach()))
+        loss = logged["loss"]
         if not torch.isfinite(loss):
-            return _said(goal, values, batch, began, limits, f"the loss is {float(loss.detach()):g} at step {step}")
+            return _outcome(goal, values, batch, began, limits, f"the loss is {float(loss.detach()):g} at step {step}")
         if goal.met(values[-1]) or step == limits.steps or time.monotonic() - began > limits.seconds:
             break
         loss.backward()
         clip_gradients(module.parameters(), subject.optim)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return _said(goal, values, batch, began, limits)
+    return _outcome(goal, values, batch, began, limits)
 
 
-def _said(
+def _outcome(
     goal: Goal, values: list[float], batch: Batch, began: float, limits: CheckLimits, problem: str = ""
 ) -> CheckOutcome:
     steps, clips = len(values) - 1, len(batch["index"])
-    good = not problem and goal.met(values[-1])
-    if not good and not problem and steps < limits.steps:
-        problem = f"the {limits.seconds:g} s are over (--seconds)"
-    words = (
+    passed = not problem and goal.met(values[-1])
+    if not passed and not problem and steps < limits.steps:
+        problem = f"stopped after {limits.seconds:g} s (--seconds)"
+    message = (
         f"{goal.key} {values[0]:.3g} -> {values[-1]:.3g} in {steps} steps on {clips} clips; "
-        f"wanted {'at least' if goal.rises else 'at most'} {goal.limit:.3g}, {goal.reason}"
+        f"required {'at least' if goal.rises else 'at most'} {goal.limit:.3g}, {goal.reason}"
     )
     numbers: dict[str, Any] = {"key": goal.key, "start": values[0], "end": values[-1], "limit": goal.limit}
     numbers |= {"steps": steps, "clips": clips, "seconds": time.monotonic() - began}
-    return CheckOutcome.of("overfit", good, f"{problem}; {words}" if problem else words, numbers)
+    return CheckOutcome.of("overfit", passed, f"{problem}; {message}" if problem else message, numbers)

@@ -1,6 +1,6 @@
-"""`islr check`: what to know before a run that takes hours. Nothing is written into its folder.
+"""`islr check`: run the checks of a planned run and report their outcomes. Nothing is written into the run folder.
 
-The checks are in `islr/checks`, one file each; the task's own part is `islr/checks/finetune.py` or `pretrain/check.py`.
+The task's own part is `islr/checks/finetune.py` or `pretrain/check.py`.
 """
 
 import json
@@ -26,47 +26,47 @@ def run_checks(subject: Subject, limits: CheckLimits, only: Sequence[str] = ()) 
     """Run the checks, in the order of `CHECKS`.
 
     Args:
-        subject: The run that has not begun.
-        limits: How much each check may do.
-        only: Which checks; none named = all.
+        subject: The planned run.
+        limits: Bounds of each check.
+        only: Names of checks; empty = all.
 
     Raises:
-        UserError: The configuration does not fit the data or this machine, or this is one of several processes.
+        UserError: The configuration does not fit the data or this machine, or several processes run the checks.
     """
     unknown = sorted(set(only) - set(CHECKS))
     if unknown:
         raise UserError(f"unknown check '{unknown[0]}'; checks are {', '.join(CHECKS)}")
     world = World(subject.run.device)
     if world.size > 1:
-        raise UserError("islr check runs in one process; say with --processes how many the run will have")
+        raise UserError("islr check runs in one process; set --processes to the number of the planned run")
     if subject.optim.batch_size % (limits.processes * subject.optim.accumulate):
         raise UserError(
             f"optim.batch_size {subject.optim.batch_size} is not a multiple of {limits.processes} processes x "
             f"optim.accumulate {subject.optim.accumulate}"
         )
     prepare_process(subject.run.threads)
-    wanted = only or CHECKS
+    requested = only or CHECKS
     outcomes = []
-    if "data" in wanted:
+    if "data" in requested:
         outcomes.append(facts(subject, limits))
-    if "speed" in wanted:  # before others have grown the process
+    if "speed" in requested:  # first, while the process is small
         outcomes += speed(subject, subject.build(False).to(world.device), world, limits)
-    if "overfit" in wanted or "reload" in wanted:
+    if "overfit" in requested or "reload" in requested:
         module = subject.build(True).to(world.device)
         batch = one_batch(subject, limits.clips, world)
-        learned = overfit(subject, module, batch, world, limits)
-        if "overfit" in wanted:
-            outcomes.append(learned)
-        if "reload" in wanted:
+        overfitted = overfit(subject, module, batch, world, limits)
+        if "overfit" in requested:
+            outcomes.append(overfitted)
+        if "reload" in requested:
             outcomes.append(reload(subject, module, limits.clips, world))
         del module, batch
-    if "shuffled" in wanted:
+    if "shuffled" in requested:
         outcomes.append(shuffled(subject, world, limits))
     return outcomes
 
 
 def report_checks(subject: Subject, limits: CheckLimits, only: Sequence[str], path: Path | None) -> None:
-    """Run the checks, print what they found, and write it to `path` where there is one.
+    """Run the checks, print their outcomes, and write them to `path` if it is given.
 
     Raises:
         UserError: As `run_checks`.
@@ -82,7 +82,7 @@ def report_checks(subject: Subject, limits: CheckLimits, only: Sequence[str], pa
 
 
 def table(subject: Subject, outcomes: Sequence[CheckOutcome], limits: CheckLimits) -> str:
-    """What was found, one line a check."""
+    """Return the outcomes as text, one line a check."""
     device = device_name(World(subject.run.device).device)
     lines = [f"{subject.name}: {subject.task}, {schedule_description(subject.optim, limits.processes)}; {device}"]
     marks = {"pass": "pass", "fail": "FAIL", "skip": "  - "}
@@ -91,9 +91,9 @@ def table(subject: Subject, outcomes: Sequence[CheckOutcome], limits: CheckLimit
 
 
 def save_outcomes(path: Path, subject: Subject, outcomes: Sequence[CheckOutcome]) -> None:
-    """Write what was found as JSON."""
-    found = {
+    """Write the outcomes as JSON."""
+    checks = {
         outcome.check: {"state": outcome.state, "message": outcome.message} | outcome.values for outcome in outcomes
     }
-    content = {"name": subject.name, "task": subject.task, "checks": found}
+    content = {"name": subject.name, "task": subject.task, "checks": checks}
     write_atomic(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -1,7 +1,7 @@
-"""How long will it take, what does it wait for, and does it fit? A few steps at the run's own batch size.
+"""The speed check: throughput, waiting for data, and memory, from a few steps at the run's own batch size.
 
-The model's step and the data's batches are timed apart, each alone: then the slower one can be named. With loader
-processes the two overlap, without them they add up.
+The model's step and the loading of a batch are timed separately, so that the slower one can be named. With loader
+processes the two overlap; without them they add up.
 """
 
 import statistics
@@ -23,11 +23,11 @@ from islr.training.engine import to_device
 from islr.training.memory import saved_bytes
 from islr.training.optim import build_optimizer, clip_gradients
 
-MOST_WAIT = 0.5  # share of the time that may go by waiting for data
-FULL = 0.95  # share of the memory that a run may fill; the rest fragments
-_WARM_UP = 2  # steps in which libraries choose their kernels and allocators grow
+MOST_WAIT = 0.5  # share of the time that may be spent waiting for data
+FULL = 0.95  # share of the memory that a run may fill; fragmentation takes the rest
+_WARM_UP = 2  # steps in which libraries choose kernels and allocators grow
 _MOST_STEPS = 20
-_CACHED_BATCHES = 3  # a run that keeps clips in memory is tried on so many batches' clips
+_CACHED_BATCHES = 3  # batches whose clips are loaded of a run that caches clips in memory
 MIB = 2**20
 GIB = 2**30
 
@@ -41,13 +41,13 @@ class _Loading(NamedTuple):
 
 
 def speed(subject: Subject, module: nn.Module, world: World, limits: CheckLimits) -> list[CheckOutcome]:
-    """Throughput and memory of the run's step, as two outcomes.
+    """Measure throughput and memory of the run's step.
 
     Args:
         subject: The run.
-        module: Of `subject.build(False)`, on the device; it is trained.
-        world: Where.
-        limits: Seconds, and the processes the run will have.
+        module: The result of `subject.build(False)`, on the device; it is trained.
+        world: The device.
+        limits: Seconds, and the number of processes of the planned run.
     """
     loading = _load(subject, limits)
     clips = len(loading.batch["index"])
@@ -56,19 +56,19 @@ def speed(subject: Subject, module: nn.Module, world: World, limits: CheckLimits
     try:
         step_seconds = _step_seconds(subject, module, batch, world, limits)
     except torch.OutOfMemoryError as error:
-        words = f"a step of {clips} clips does not fit: {' '.join(str(error).split())[:160]}"
-        return [CheckOutcome("throughput", "skip", "no step fits the memory"), CheckOutcome("memory", "fail", words)]
+        message = f"a step of {clips} clips does not fit: {' '.join(str(error).split())[:160]}"
+        return [CheckOutcome("throughput", "skip", "no step fits the memory"), CheckOutcome("memory", "fail", message)]
     throughput = _throughput(subject, loading, step_seconds, limits)
     if before is None:
         return [
             throughput,
-            CheckOutcome("memory", "skip", "this system does not tell a process's peak of resident memory"),
+            CheckOutcome("memory", "skip", "this system does not report a process's peak of resident memory"),
         ]
     return [throughput, _memory(subject, module, batch, loading, (before, _peak(world)), world, limits)]
 
 
 def _load(subject: Subject, limits: CheckLimits) -> _Loading:
-    """Time batches of one process's part of a step, and the cache where the run has one."""
+    """Time the loading of one process's part of a step, and the filling of the cache if the run has one."""
     manifest = subject.train.select()
     parts = limits.processes * subject.optim.accumulate
     size = max(1, subject.optim.batch_size // parts)
@@ -94,17 +94,17 @@ def _close(stream: Iterator[list[Batch]]) -> None:
 
 
 def _timed(action: Callable[[], object], limits: CheckLimits, most: int) -> float:
-    """Median seconds of an action that is repeated until a quarter of the time is over."""
-    took: list[float] = []
-    while len(took) < most and (not took or sum(took) < limits.seconds / 4):
+    """Return the median seconds of an action repeated for a quarter of the time allowed."""
+    durations: list[float] = []
+    while len(durations) < most and (not durations or sum(durations) < limits.seconds / 4):
         began = time.perf_counter()
         action()
-        took.append(time.perf_counter() - began)
-    return statistics.median(took)
+        durations.append(time.perf_counter() - began)
+    return statistics.median(durations)
 
 
 def _step_seconds(subject: Subject, module: nn.Module, batch: Batch, world: World, limits: CheckLimits) -> float:
-    """Seconds of one process's whole step: all its parts, and the optimiser's update."""
+    """Return the seconds of one process's whole step: all its parts and the optimiser's update."""
     optimizer = build_optimizer(subject.optim, subject.groups(module))
     trained = torch.compile(module) if subject.run.compile else module
     module.train()
@@ -136,15 +136,15 @@ def _throughput(subject: Subject, loading: _Loading, step_seconds: float, limits
     per_process = optim.batch_size / limits.processes
     rates = {"model": per_process / step_seconds, "data": per_process / load_seconds}
     how = f"{workers} loader processes" if workers else "no loader process (data.workers)"
-    words = (
+    message = (
         f"model {rates['model']:.1f} clips/s, data {rates['data']:.1f} clips/s with {how}: {100 * wait:.0f} % of the "
         f"time waits for data; {steps} steps of {optim.batch_size} clips take {duration(3600 * hours)}"
     )
-    words += f" on {limits.processes} such processes" if limits.processes > 1 else ""
-    words += f", {duration(loading.fill_seconds)} of it to fill the cache" if loading.cache_bytes else ""
+    message += f" on {limits.processes} such processes" if limits.processes > 1 else ""
+    message += f", {duration(loading.fill_seconds)} of it to fill the cache" if loading.cache_bytes else ""
     values = {"model_clips_per_s": rates["model"], "data_clips_per_s": rates["data"], "data_wait": wait}
     values |= {"steps": steps, "hours": hours, "cache_fill_hours": loading.fill_seconds / 3600}
-    return CheckOutcome.of("throughput", wait <= MOST_WAIT, f"{words}; without evaluations", values)
+    return CheckOutcome.of("throughput", wait <= MOST_WAIT, f"{message}; without evaluations", values)
 
 
 def _memory(
@@ -156,51 +156,51 @@ def _memory(
     world: World,
     limits: CheckLimits,
 ) -> CheckOutcome:
-    """The peak of the steps against what is there; `used` holds what was in use before, and the peak."""
+    """Compare the peak of the steps with the available memory; `used` holds the use before, and the peak."""
     before, peak = used
     clips = len(batch["index"])
-    there = memory_there(world)
+    available = available_memory(world)
     cache = int(loading.cache_bytes)
-    values: dict[str, Any] = {"peak_bytes": peak, "there_bytes": there, "cache_bytes": cache, "clips": clips}
+    values: dict[str, Any] = {"peak_bytes": peak, "available_bytes": available, "cache_bytes": cache, "clips": clips}
     if world.device.type == "cuda":
-        good = peak <= FULL * there
-        words = f"peak {peak / GIB:.2f} GiB allocated of the GPU's {there / GIB:.1f} GiB, at {clips} clips a step"
+        fits = peak <= FULL * available
+        message = f"peak {peak / GIB:.2f} GiB allocated of the GPU's {available / GIB:.1f} GiB, at {clips} clips a step"
         if cache:
             host = host_memory()
-            good = good and limits.processes * cache <= FULL * host
-            words += (
+            fits = fits and limits.processes * cache <= FULL * host
+            message += (
                 f"; the cache takes {limits.processes * cache / GIB:.2f} GiB of {host / GIB:.1f} GiB of main memory"
             )
-        return CheckOutcome.of("memory", good, words, values)
+        return CheckOutcome.of("memory", fits, message, values)
     module.train()
 
     def forward() -> object:
         with world.autocast(subject.run.precision):
             return module(batch)["loss"]
 
-    kept = saved_bytes(forward, module)
-    # What the trial itself cached is in the peak already; it is counted twice, on the safe side.
+    saved = saved_bytes(forward, module)
+    # The clips that the trial cached are in the peak already; they count twice, to be on the safe side.
     needed = limits.processes * (peak + cache)
-    words = (
+    message = (
         f"peak {peak / MIB:.0f} MiB resident, {(peak - before) / MIB:.0f} MiB of it in steps of {clips} clips "
-        f"({kept / MIB:.0f} MiB kept for the backward pass)"
+        f"({saved / MIB:.0f} MiB saved for the backward pass)"
     )
-    words += f"; the cache takes {cache / MIB:.0f} MiB" if cache else ""
-    words += f"; {there / GIB:.1f} GiB are there"
+    message += f"; the cache takes {cache / MIB:.0f} MiB" if cache else ""
+    message += f"; {available / GIB:.1f} GiB are available"
     return CheckOutcome.of(
-        "memory", needed <= FULL * there, words, values | {"saved_bytes": kept, "step_bytes": peak - before}
+        "memory", needed <= FULL * available, message, values | {"saved_bytes": saved, "step_bytes": peak - before}
     )
 
 
-def memory_there(world: World) -> int:
-    """Bytes that a process may have: the GPU's, or the main memory that is free or its own."""
+def available_memory(world: World) -> int:
+    """Return the bytes that a process may use: the GPU's, or main memory that is free or its own."""
     if world.device.type == "cuda":
         return torch.cuda.get_device_properties(world.device).total_memory
     return host_memory()
 
 
 def host_memory() -> int:
-    """Bytes of main memory that are free or this process's own, within its control group's limit."""
+    """Return the bytes of main memory that are free or this process's own, within its control group's limit."""
     fields = _fields(Path("/proc/meminfo"))
     free = fields.get("MemAvailable", 0) + _fields(Path("/proc/self/status")).get("VmRSS", 0)
     limit = Path("/sys/fs/cgroup/memory.max")
@@ -209,7 +209,7 @@ def host_memory() -> int:
 
 
 def _restart_peak(world: World) -> int | None:
-    """Forget the peak until now; returns what is in use, None where a system does not tell (outside Linux)."""
+    """Reset the peak and return the bytes in use; None on systems that do not report them (outside Linux)."""
     if world.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
@@ -227,7 +227,7 @@ def _peak(world: World) -> int:
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """The lines `Name: number kB` of a file of /proc, in bytes."""
+    """Return the lines `Name: number kB` of a file of /proc, in bytes."""
     found = {}
     for line in path.read_text().splitlines():
         name, _, rest = line.partition(":")

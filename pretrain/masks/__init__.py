@@ -1,1 +1,1 @@
-"""Masks over tokens, blind ones and those that follow hands, face or motion."""
+"""Token masks: random ones, and saliency-guided ones over hands, face or motion."""

@@ -1,4 +1,4 @@
-"""What masks may follow: where a clip moves, and where the signer's hands and face are.
+"""Saliency for guided masks: motion, and the boxes of the signer's hands and face.
 
 Shapes: T H W frames and pixels, t h w the window of a mask's cells.
 """
@@ -19,7 +19,7 @@ HAND_MASKS = ("hand_cube", "hand_tube")
 
 
 class MaskConfig(Protocol):
-    """The options of a recipe that say what its masks follow."""
+    """The options of a recipe that choose the saliency of its masks."""
 
     @property
     def name(self) -> str: ...
@@ -30,14 +30,14 @@ class MaskConfig(Protocol):
 
 
 def cell_motion(clip: np.ndarray, window: tuple[int, int, int]) -> np.ndarray:
-    """Mean squared difference of successive frames per cell of a mask.
+    """Return the mean squared difference of successive frames in each cell of a mask.
 
     Args:
         clip: uint8 `[C, T, H, W]`.
         window: Cells along time, height, width, which divide T, H and W.
 
     Returns:
-        Float64 `window`; a moment's differences are those to the frame before, the first frame's the next one's.
+        Float64 `window`; differences are those to the previous frame, for the first frame those to the next one.
     """
     frames = clip.astype(np.float32)
     change = np.square(np.diff(frames, axis=1)).mean(axis=0)  # [T - 1, H, W]
@@ -49,13 +49,13 @@ def cell_motion(clip: np.ndarray, window: tuple[int, int, int]) -> np.ndarray:
 
 
 def cell_hands(source: ClipSource, shot: CroppedClip, window: tuple[int, int, int], face_weight: float) -> np.ndarray:
-    """How much of each cell of a mask the signer's hands or face take up, by the clip's pose file.
+    """Return the share of each cell that the signer's hands or face cover, according to the pose file.
 
     Args:
         source: The clip.
-        shot: What was taken of it.
+        shot: Frames and crop taken from it.
         window: Cells along time, height, width; time divides T.
-        face_weight: What a cell full of face counts, where one full of hand counts 1.
+        face_weight: Weight of the face relative to the hands.
 
     Returns:
         Float64 `window`, 0..1; all 0 for a clip without a pose.
@@ -70,7 +70,7 @@ def cell_hands(source: ClipSource, shot: CroppedClip, window: tuple[int, int, in
 
 
 def box_shares(boxes: np.ndarray, window: tuple[int, int, int]) -> np.ndarray:
-    """The share of each cell that lies in a box, mean over the frames of a moment.
+    """Return the share of each cell inside each box, mean over the frames of a moment.
 
     Args:
         boxes: `[T, P, 4]`: left, top, right, bottom in 0..1 of the picture.
@@ -93,16 +93,16 @@ def box_shares(boxes: np.ndarray, window: tuple[int, int, int]) -> np.ndarray:
 
 
 def check_poses(config: MaskConfig, manifest: Manifest) -> str:
-    """What to tell the user of clips that masks over hands cannot follow; "" where there is nothing to say.
+    """Return a remark about clips whose masks cannot follow hands; empty if there are none.
 
     Raises:
-        UserError: No clip has a pose, or pictures are moved where boxes do not follow.
+        UserError: No clip has a pose, or RandAugment would move the pictures but not the boxes.
     """
     if config.mask not in HAND_MASKS:
         return ""
     if config.video.randaugment is not None:
         raise UserError(
-            f"recipe.mask={config.mask} does not follow what RandAugment turns and shifts; leave video.randaugment out"
+            f"recipe.mask={config.mask} cannot follow RandAugment's rotations and shifts; leave video.randaugment out"
         )
     clips = list(manifest.select())
     bare = [clip.clip_id for clip in clips if not clip.pose]
@@ -113,9 +113,9 @@ def check_poses(config: MaskConfig, manifest: Manifest) -> str:
         )
     if not bare:
         return ""
-    return f"{len(bare)} of {len(clips)} clips have no pose ({bare[0]}); their masks are placed by chance"
+    return f"{len(bare)} of {len(clips)} clips have no pose ({bare[0]}); their masks are random"
 
 
 def guided_share(batch: Batch) -> dict[str, Tensor]:
-    """What a step reports of its masks: the share of clips in which there was something to follow."""
+    """Return the share of clips whose mask was guided, for the log; nothing for random masks."""
     return {"guided": batch["guided"].float().mean()} if "guided" in batch else {}

@@ -1,1 +1,1 @@
-"""What recipes predict: gradients, visual tokens, self-distillation."""
+"""Targets and losses of the recipes: HOG, codebooks and tokenizers, self-distillation."""

@@ -8,19 +8,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from islr.models.encoder import INIT_STD
-from islr.training.distributed import collectives as across
+from islr.training.distributed import collectives
 
 
 class DINOHead(nn.Module):
-    """MLP of three layers, L2 norm, and one score per prototype: a cosine, because prototypes have length one.
+    """Three-layer MLP, L2 norm, and one score per prototype: a cosine, because prototypes have unit length.
 
-    kahnchana/svt writes the last layer as a weight norm whose length is frozen at one; this computes the same.
+    kahnchana/svt writes the last layer as a weight norm with its length frozen at one, which is the same.
 
     Args:
         dim: Feature width.
         prototypes: Width of the result.
         hidden_dim: Width of the MLP.
-        bottleneck_dim: Width of what is compared with the prototypes.
+        bottleneck_dim: Width of the prototypes.
     """
 
     def __init__(self, dim: int, prototypes: int, hidden_dim: int, bottleneck_dim: int) -> None:
@@ -41,17 +41,17 @@ class DINOHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """`[..., D]` -> scores `[..., K]`."""
         direction = F.normalize(self.mlp(features), dim=-1)
-        # In full precision: the teacher's temperature enlarges what bfloat16 rounds 25 times.
+        # In full precision: the teacher's temperature would enlarge bfloat16 rounding 25 times.
         with torch.autocast(direction.device.type, enabled=False):
             return F.linear(direction.float(), F.normalize(self.last_layer.weight, dim=-1))
 
 
 class Centre(nn.Module):
-    """Running mean of the teacher's scores, which keeps one prototype from winning every clip (section 3.1).
+    """Running mean of the teacher's scores, which prevents one prototype from winning every clip (section 3.1).
 
     Args:
         prototypes: K.
-        momentum: Share of the old centre that an update keeps.
+        momentum: Weight of the old centre in an update.
     """
 
     def __init__(self, prototypes: int, momentum: float) -> None:
@@ -59,24 +59,24 @@ class Centre(nn.Module):
         self.momentum = momentum
         self.value: Tensor
         self.register_buffer("value", torch.zeros(prototypes))
-        self._seen: list[Tensor] = []
+        self._noted: list[Tensor] = []
 
     def note(self, scores: Tensor) -> None:
-        """Remember teacher scores `[..., K]` for the next `update`; a step may have several parts."""
+        """Store teacher scores `[..., K]` for the next `update`; a step may have several parts."""
         scores = scores.detach().float().flatten(0, -2)
-        self._seen.append(torch.cat([scores.sum(dim=0), scores.new_tensor([len(scores)])]))
+        self._noted.append(torch.cat([scores.sum(dim=0), scores.new_tensor([len(scores)])]))
 
     def update(self) -> None:
-        """Move towards the mean of the scores noted since the last time, on all processes."""
-        if not self._seen:
+        """Move the centre towards the mean of the scores noted on all ranks since the last update."""
+        if not self._noted:
             return
-        total = across.total(torch.stack(self._seen).sum(dim=0))  # [K + 1]
-        self._seen.clear()
+        total = collectives.total(torch.stack(self._noted).sum(dim=0))  # [K + 1]
+        self._noted.clear()
         self.value.lerp_(total[:-1] / total[-1], 1 - self.momentum)
 
 
 def dino_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Cross-entropy of every student view against every teacher view but itself, mean over pairs and clips.
+    """Return the cross-entropy of every student view with every other teacher view, mean over pairs and clips.
 
     Args:
         student: Scores over the student's temperature, `[B, V, K]`.

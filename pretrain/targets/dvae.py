@@ -1,8 +1,8 @@
 """DALL-E's image encoder as a tokenizer (Ramesh et al., arXiv 2102.12092 appendix A; openai/DALL-E), from its file.
 
-BEVT's words are its choices. The published file is a pickle of whole modules; `python -m pretrain.targets.dvae
-encoder.pkl OUT.safetensors` turns it into a file that `pretrain.tokenizer.load_tokenizer` reads, without
-running any of it.
+BEVT's targets are its visual tokens. The published file is a pickle of whole modules; `python -m pretrain.targets.dvae
+encoder.pkl OUT.safetensors` converts it for `load_tokenizer`
+(`pretrain/targets/tokenizer_files.py`) without running any of its code.
 
 Shapes: B frames, H W pixels, h w = H / 8, W / 8.
 """
@@ -27,7 +27,7 @@ from pretrain.targets.frame_tokenizer import check_frames
 
 GROUPS = 4  # of blocks; between them the map is halved
 SQUEEZE, EDGE = 0.8, 0.1  # pixels are mapped to .1 to .9 (`map_pixels`, appendix A.3)
-CLASSES = ("dall_e.encoder.Encoder", "dall_e.encoder.EncoderBlock", "dall_e.utils.Conv2d")  # that the file names
+CLASSES = ("dall_e.encoder.Encoder", "dall_e.encoder.EncoderBlock", "dall_e.utils.Conv2d")  # named in the file
 
 
 class Convolution(nn.Module):
@@ -61,21 +61,21 @@ class Block(nn.Module):
         self.res_path = nn.Sequential(path)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The block."""
+        """Return the sum of both paths."""
         return self.id_path(x) + self.gain * self.res_path(x)
 
 
 class DalleTokenizer(nn.Module):
-    """The encoder and the choice of the likeliest word; parameter names are the published ones.
+    """DALL-E's encoder with the most likely visual token of each cell; parameter names are the published ones.
 
     Args:
         hidden: Width of the first group.
         blocks: In each group.
-        vocabulary: Words.
+        vocabulary: Number of visual tokens.
 
     Attributes:
-        vocabulary: How many words there are.
-        stride: Pixels a word's side covers.
+        vocabulary: Number of visual tokens.
+        stride: Side of the cell that a visual token describes, in pixels.
     """
 
     stride = 2 ** (GROUPS - 1)
@@ -98,25 +98,25 @@ class DalleTokenizer(nn.Module):
         self.blocks = nn.Sequential(parts)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits `[B, vocabulary, h, w]` of pixels `[B, 3, H, W]` in 0..1."""
+        """Return logits `[B, vocabulary, h, w]` of pixels `[B, 3, H, W]` in 0..1."""
         return self.blocks(SQUEEZE * pixels + EDGE)
 
     @torch.no_grad()
     def tokens(self, frames: Tensor) -> Tensor:
-        """Words int64 `[B, H / 8, W / 8]` of uint8 frames `[B, 3, H, W]`, whose size is any multiple of 8.
+        """Return visual tokens int64 `[B, H / 8, W / 8]` of uint8 frames `[B, 3, H, W]` of any multiple of 8 pixels.
 
         Raises:
-            UserError: The frames have no whole cells.
+            UserError: The frames are not made of whole cells.
         """
         check_frames(frames, self.stride)
         return self(frames.float() / 255).argmax(dim=1)
 
 
 def arguments_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The arguments of the `DalleTokenizer` whose tensors these are.
+    """Return the arguments of the `DalleTokenizer` that these tensors belong to.
 
     Raises:
-        UserError: They are of something else.
+        UserError: They belong to another model.
     """
     if not {"blocks.input.w", "blocks.output.conv.w"} <= state.keys():
         raise UserError("its tensors are not those of DALL-E's encoder (blocks.input.w, ..., blocks.output.conv.w)")
@@ -132,11 +132,11 @@ def convert(source: Path, out: Path) -> DalleTokenizer:
     """Write the tokenizer in DALL-E's `encoder.pkl` as safetensors.
 
     Args:
-        source: The pickle, whose classes are stood for by classes that do nothing.
+        source: The pickle; its classes are replaced by inert ones.
         out: File to write.
 
     Raises:
-        UserError: The file is broken, names other classes, or holds something else.
+        UserError: The file is broken, names other classes, or holds another model.
     """
     state = read_modules(source, CLASSES)
     try:
@@ -167,7 +167,7 @@ def main() -> None:
     except UserError as error:
         print(f"islr: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    print(f"{out}: {tokenizer.vocabulary} words, {sum(p.numel() for p in tokenizer.parameters()):,} parameters")
+    print(f"{out}: {tokenizer.vocabulary} visual tokens, {sum(p.numel() for p in tokenizer.parameters()):,} parameters")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,11 @@ CHANNELS = 3
 
 
 def target_dim(token_pixels: int, bins: int = BINS) -> int:
-    """Numbers per token whose side covers `token_pixels`, of histograms with `bins` orientations.
+    """Return the length of a token's target.
+
+    Args:
+        token_pixels: Pixels along the token's side.
+        bins: Orientations of a histogram.
 
     Raises:
         UserError: A token does not cover whole cells.
@@ -39,11 +43,11 @@ def target_dim(token_pixels: int, bins: int = BINS) -> int:
 
 
 def hog_targets(clip: Tensor, mask: Tensor, bins: int = BINS) -> Tensor:
-    """Targets of the masked tokens; only their pixels are looked at, so the cost follows the mask.
+    """Return the targets of the masked tokens; only their pixels are read, so the cost is that of the mask.
 
     Args:
         clip: `[B, 3, T, H, W]`, uint8; floats are taken as they are.
-        mask: bool `[B, t, h, w]`, the tokens wanted; its grid divides the clip's.
+        mask: bool `[B, t, h, w]`, true = masked; its grid divides the clip's.
         bins: Orientations over 180 degrees.
 
     Returns:
@@ -68,12 +72,11 @@ def hog_targets(clip: Tensor, mask: Tensor, bins: int = BINS) -> Tensor:
 
 
 def motion_targets(clip: Tensor, mask: Tensor, bins: int) -> Tensor:
-    """Histograms of the oriented gradients of change, for the masked tokens: zero where nothing moves.
+    """Return HOG of temporal differences for the masked tokens: zero where nothing moves.
 
-    As `hog_targets`, of the difference between the last and the first frame of each token: edges that move stand out
-    there in the direction across which they move, a still background vanishes. The order of the numbers is the same.
-    As the motion boundaries of Dalal et al., "Human detection using oriented histograms of flow and appearance" (ECCV
-    2006), with the difference in place of an optical flow.
+    These are the `hog_targets` of the difference between the last and the first frame of each token, in the same order:
+    moving edges stand out, a still background vanishes. They resemble the motion boundaries of Dalal et al., "Human
+    detection using oriented histograms of flow and appearance" (ECCV 2006), with the difference in place of optical flow.
 
     Args:
         clip: uint8 `[B, 3, T, H, W]`, two or more frames per token.
@@ -91,7 +94,7 @@ def _by_cell(values: Tensor, cells: int) -> Tensor:
 
 
 def _token_pixels(clip: Tensor, mask: Tensor) -> Tensor:
-    """Pixels of each masked token's first frame and a border of one, `[M, C, p + 2, p + 2]`."""
+    """Return the pixels of each masked token's first frame with a border of one, `[M, C, p + 2, p + 2]`."""
     _, times, rows, columns = mask.shape
     frames = clip[:, :, :: clip.shape[2] // times]  # [B, C, t, H, W]
     side = frames.shape[3] // rows
@@ -103,12 +106,12 @@ def _token_pixels(clip: Tensor, mask: Tensor) -> Tensor:
     channel = torch.arange(channels, device=clip.device)
     plane = (clip_index[:, None] * channels + channel) * times + time[:, None]  # [M, C]
     lines = plane[..., None] * height + row[:, None, None] * side + torch.arange(side + 2, device=clip.device)
-    wanted = lines * columns + column[:, None, None]  # [M, C, p + 2]
-    return strips.index_select(0, wanted.flatten()).view(*wanted.shape, side + 2)
+    rows_of_tokens = lines * columns + column[:, None, None]  # [M, C, p + 2]
+    return strips.index_select(0, rows_of_tokens.flatten()).view(*rows_of_tokens.shape, side + 2)
 
 
 def reference_hog_targets(clip: Tensor, mask: Tensor) -> Tensor:
-    """As `hog_targets`, with the original's numerics: dense convolutions over a normalised float clip.
+    """Return `hog_targets` with the original's numerics: dense convolutions over a normalised float clip.
 
     Cells without contrast hold amplified rounding noise, as in the published pre-training.
 
@@ -125,7 +128,7 @@ def reference_hog_targets(clip: Tensor, mask: Tensor) -> Tensor:
 
 
 def dense_hog(frames: Tensor) -> Tensor:
-    """Normalised histograms of all cells of float frames `[N, 3, H, W]`: `[N, 3, 9, H / 8, W / 8]`."""
+    """Return normalised histograms of all cells of float frames `[N, 3, H, W]`: `[N, 3, 9, H / 8, W / 8]`."""
     sobel = frames.new_tensor([[1, 0, -1], [2, 0, -2], [1, 0, -1]]).expand(CHANNELS, 1, 3, 3)
     padded = F.pad(frames, (1, 1, 1, 1), mode="reflect")
     gx = F.conv2d(padded, sobel, groups=CHANNELS)

@@ -89,10 +89,10 @@ def test_a_loss_that_is_not_finite_fails(mini_corpus: Path, tmp_path: Path) -> N
     assert "the loss is nan at step 0" in outcome.message
 
 
-def test_time_that_is_over_is_said(finetuning: Subject) -> None:
+def test_the_limit_of_time_is_reported(finetuning: Subject) -> None:
     outcome = _overfit(finetuning, CheckLimits(steps=10_000, seconds=0.0, clips=4))
     assert outcome.state == "fail"
-    assert "0 s are over" in outcome.message
+    assert "stopped after 0 s" in outcome.message
 
 
 def _shuffled(subject: Subject, **changes: Any) -> CheckOutcome:
@@ -101,7 +101,7 @@ def _shuffled(subject: Subject, **changes: Any) -> CheckOutcome:
     return shuffled(dataclasses.replace(subject, labelled=labelled), World("cpu"), CheckLimits(steps=100, seconds=60))
 
 
-def test_shuffled_labels_are_told_at_chance_unless_something_leaks(finetuning: Subject) -> None:
+def test_shuffled_labels_score_at_chance_unless_something_leaks(finetuning: Subject) -> None:
     labelled = finetuning.labelled
     assert labelled is not None
     both = [*labelled.train, *labelled.held_out]
@@ -110,14 +110,14 @@ def test_shuffled_labels_are_told_at_chance_unless_something_leaks(finetuning: S
     clean = _shuffled(finetuning, train=train, held_out=held_out)
     assert clean.state == "pass", clean.message
     assert clean.values["train_accuracy"] > 0.7
-    # The same clips under other names on both sides: learned by heart, they are told.
+    # The same clips under other names on both sides: a model that memorised them classifies them correctly.
     copies = [dataclasses.replace(clip, clip_id=f"copy of {clip.clip_id}") for clip in train]
     leaked = _shuffled(finetuning, train=train, held_out=train.replace(copies))
     assert leaked.state == "fail", leaked.message
     assert leaked.values["low"] > leaked.values["chance"]
 
 
-def test_too_few_held_out_clips_say_nothing(finetuning: Subject) -> None:
+def test_too_few_held_out_clips_skip_the_control(finetuning: Subject) -> None:
     assert finetuning.labelled is not None
     few = finetuning.labelled.held_out.replace(finetuning.labelled.held_out.clips[:3])
     assert _shuffled(finetuning, held_out=few).state == "skip"
@@ -134,7 +134,7 @@ def test_a_reloaded_model_gives_the_same_bits_unless_its_file_lacks_something(
         with torch.no_grad():
             finetuning.exported(module).head.bias[0] += 1e-6
 
-    monkeypatch.setattr(reload_check, "_elsewhere", _here)  # the process is not the point now
+    monkeypatch.setattr(reload_check, "_in_new_process", _here)  # the process is not the point now
     late = reload_check.reload(dataclasses.replace(finetuning, save=save_before), module, 3, world)
     assert late.state == "fail"
     assert 0 < late.values["largest_difference"] < 1e-5
@@ -148,8 +148,8 @@ def _here(folder: Path, device: torch.device, threads: int) -> str:
     return ""
 
 
-def test_a_file_that_cannot_be_loaded_is_said(finetuning: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reload_check, "_elsewhere", _here)
+def test_a_file_that_cannot_be_loaded_is_reported(finetuning: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reload_check, "_in_new_process", _here)
     broken = dataclasses.replace(finetuning, save=lambda module, path: path.write_bytes(b"nothing"))
     outcome = reload_check.reload(broken, finetuning.build(True), 2, World("cpu"))
     assert outcome.state == "fail"
@@ -206,7 +206,7 @@ def test_facts_of_the_data(finetuning: Subject, tmp_path: Path, broken: str) -> 
         taught = [clip for clip in subject.train if clip.label != 2]
         subject, words = (
             dataclasses.replace(subject, train=subject.train.replace(taught)),
-            "1 classes .* no training clip",
+            "1 scored classes have no training clip",
         )
     outcome = facts(subject, QUICK)
     assert outcome.state == ("pass" if broken == "nothing" else "fail")

@@ -15,7 +15,8 @@ from islr.data.manifest import Manifest
 from islr.models import create_model
 from islr.training.distributed.world import World
 from islr.training.tracking import read_metrics
-from pretrain.monitor import Health, HealthConfig, neighbour_votes, spread_and_rank
+from pretrain.monitor import FeatureMonitor, MonitorConfig, neighbour_votes, spread_and_rank
+from pretrain.recipe import Recipe
 from pretrain.run import PretrainConfig, run_pretrain
 
 
@@ -44,22 +45,22 @@ def test_neighbours_vote_by_likeness() -> None:
 
 def test_val_is_looked_at_and_test_never(mini_corpus: Path) -> None:
     manifest = Manifest.load(mini_corpus / "manifest.csv")
-    health = Health(HealthConfig(), manifest, DataConfig(manifest=("m",)), 8, World("cpu"))
-    assert {clip.split for clip in health.looked} == {"val"}
+    health = FeatureMonitor(MonitorConfig(), manifest, DataConfig(manifest=("m",)), 8, World("cpu"))
+    assert {clip.split for clip in health.encoded} == {"val"}
     assert {clip.split for clip in health.voters} == {"train"}
     assert health.due == {0, 2, 4, 6, 8}
     unlabelled = manifest.replace(clip for clip in manifest if clip.split != "val")
-    other = Health(HealthConfig(looks=1), unlabelled, DataConfig(manifest=("m",)), 8, World("cpu"))
-    assert {clip.split for clip in other.looked} == {"train"}
+    other = FeatureMonitor(MonitorConfig(looks=1), unlabelled, DataConfig(manifest=("m",)), 8, World("cpu"))
+    assert {clip.split for clip in other.encoded} == {"train"}
     assert not other.votes
     assert other.due == {8}
 
 
 def test_a_collapsed_run_is_flagged(mini_corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = Manifest.load(mini_corpus / "manifest.csv")
-    recipe = nn.Module()
+    recipe = Recipe()
     recipe.encoder = create_model("pose_transformer_tiny", frames=4)
-    health = Health(HealthConfig(looks=2), manifest, DataConfig(manifest=("m",)), 1, World("cpu"))
+    health = FeatureMonitor(MonitorConfig(looks=2), manifest, DataConfig(manifest=("m",)), 1, World("cpu"))
     assert health(recipe, 0.0)["collapsed"] == 0.0
     assert not capsys.readouterr().err
     for parameter in recipe.encoder.parameters():
@@ -82,11 +83,12 @@ def test_clips_that_cannot_be_read_are_counted(mini_corpus: Path, tmp_path: Path
     shutil.copytree(mini_corpus, tmp_path / "corpus")
     manifest = Manifest.load(tmp_path / "corpus" / "manifest.csv")
     val = list(manifest.select("val"))
-    recipe = nn.Module()
+    recipe = Recipe()
     recipe.encoder = create_model("mvit_tiny", frames=4, size=32)
     for broken in (val[:1], val):
         for clip in broken:
             (tmp_path / "corpus" / clip.path).write_bytes(b"no video")
-        numbers = Health(HealthConfig(looks=1), manifest, DataConfig(manifest=("m",)), 1, World("cpu"))(recipe, 1.0)
+        monitor = FeatureMonitor(MonitorConfig(looks=1), manifest, DataConfig(manifest=("m",)), 1, World("cpu"))
+        numbers = monitor(recipe, 1.0)
         assert numbers["looked_at"] == len(val) - len(broken)
         assert ("feature_rank" in numbers) == (len(broken) < len(val))

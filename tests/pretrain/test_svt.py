@@ -259,7 +259,7 @@ def test_pictures_show_the_views_and_where_the_teacher_looks() -> None:
     batch = small_batch(recipe)
     panels = recipe.pictures(batch)
     assert list(panels)[:3] == ["global view of 2 frames", "global view of 4 frames", "local view of 1 frames"]
-    first, looks = panels["global view of 2 frames"], panels["where the teacher looks"]
+    first, looks = panels["global view of 2 frames"], panels["attention of the teacher"]
     assert first.shape == looks.shape == (4, 32, 32, 3)
     assert np.array_equal(first, batch["global_2"][:, 0, :, 1].permute(0, 2, 3, 1).numpy())
     assert all(image.dtype == np.uint8 for image in panels.values())

@@ -167,7 +167,7 @@ def test_words_come_to_tell_pixels(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="20 x 32 pixels are not made of whole cells"):
         loaded.tokens(torch.zeros(1, 3, 20, 32, dtype=torch.uint8))
     panels = recipe.pictures(batch)
-    assert list(panels) == ["input", "words", "pixels of the words"]
+    assert list(panels) == ["input", "visual tokens", "decoded pixels"]
     assert all(image.dtype == np.uint8 and image.shape[0] == 16 and image.shape[-1] == 3 for image in panels.values())
 
 
@@ -215,7 +215,7 @@ def test_codes_can_tell_a_teachers_features_instead(teacher: Path, tmp_path: Pat
     frames = batch["clip"][:, :, 0]
     assert torch.equal(loaded.tokens(frames), recipe.tokenizer.tokens(frames))  # type: ignore[operator]
     assert not hasattr(loaded, "decode")
-    assert "pixels of the words" not in recipe.pictures(batch)
+    assert "decoded pixels" not in recipe.pictures(batch)
 
 
 def test_what_cannot_be_trained_is_refused(teacher: Path, tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def test_impossible_options_are_refused() -> None:
     spec = InputSpec(8, 48, (0.5,) * 3, (0.5,) * 3, "video")
     with pytest.raises(UserError, match="mask_pixels=32 does not divide the encoder's size=48"):
         VideoMAE.views(VideoMAEConfig(mask_pixels=32), spec)
-    with pytest.raises(UserError, match=r"mask_ratio=0.1 hides none of the 3 x 3 tubes"):
+    with pytest.raises(UserError, match=r"mask_ratio=0.1 masks none of the 3 x 3 tubes"):
         VideoMAE.views(VideoMAEConfig(mask_ratio=0.1), spec)
     with pytest.raises(UserError, match="mask_pixels=12 is no multiple of the encoder's patch=8"):
         small_recipe(mask_pixels=12)
