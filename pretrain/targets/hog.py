@@ -76,7 +76,7 @@ def motion_targets(clip: Tensor, mask: Tensor, bins: int) -> Tensor:
 
     These are the `hog_targets` of the difference between the last and the first frame of each token, in the same order:
     moving edges stand out, a still background vanishes. They resemble the motion boundaries of Dalal et al., "Human
-    detection using oriented histograms of flow and appearance" (ECCV 2006), with the difference in place of optical flow.
+    detection using oriented histograms of flow and appearance" (ECCV 2006), with the difference in place of a flow.
 
     Args:
         clip: uint8 `[B, 3, T, H, W]`, two or more frames per token.
