@@ -39,7 +39,7 @@ from islr.training.optim import (
     set_learning_rate,
     set_weight_decay,
 )
-from islr.training.tracking import Tracker
+from islr.training.tracking import Throughput, Tracker
 
 Evaluate = Callable[[nn.Module, float], Mapping[str, float]]  # of the weights, at an epoch
 _CLIPS_NAMED = 5  # unreadable clips that an error lists
@@ -382,28 +382,3 @@ class Trainer:
             f"step {self.state.step}: loss {loss:g}, gradient norm {float(norm):g}; no update was made; clips of the "
             f"step: {names}"
         )
-
-
-class Throughput:
-    """Clips a second since the last report, and the share of that time spent waiting for clips."""
-
-    def __init__(self, step: int) -> None:
-        self._step, self._since, self._waited = step, time.monotonic(), 0.0
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count the block as waiting for clips."""
-        began = time.monotonic()
-        yield
-        self._waited += time.monotonic() - began
-
-    def report(self, step: int, batch_size: int) -> dict[str, float]:
-        """Return `clips_per_s` and `data_wait` up to `step`, and start anew."""
-        now = time.monotonic()
-        seconds = max(now - self._since, 1e-6)
-        numbers = {
-            "clips_per_s": round((step - self._step) * batch_size / seconds, 1),
-            "data_wait": round(self._waited / seconds, 3),
-        }
-        self._step, self._since, self._waited = step, now, 0.0
-        return numbers

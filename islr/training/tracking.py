@@ -1,6 +1,9 @@
 """Metrics of a run: `metrics.jsonl` and the console always, and what is wandb_run (`wandb_run.py`) when it is there."""
 
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -78,3 +81,28 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             if isinstance(row, dict):
                 rows.append(row)
     return rows
+
+
+class Throughput:
+    """Clips a second since the last report, and the share of that time spent waiting for clips."""
+
+    def __init__(self, step: int) -> None:
+        self._step, self._since, self._waited = step, time.monotonic(), 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the block as waiting for clips."""
+        began = time.monotonic()
+        yield
+        self._waited += time.monotonic() - began
+
+    def report(self, step: int, batch_size: int) -> dict[str, float]:
+        """Return `clips_per_s` and `data_wait` up to `step`, and start anew."""
+        now = time.monotonic()
+        seconds = max(now - self._since, 1e-6)
+        numbers = {
+            "clips_per_s": round((step - self._step) * batch_size / seconds, 1),
+            "data_wait": round(self._waited / seconds, 3),
+        }
+        self._step, self._since, self._waited = step, now, 0.0
+        return numbers
