@@ -44,13 +44,11 @@ MOST_FILES = 12
 MORE_FILES = {  # one entry of a registry a file
     "pretrain": "recipes",
     "islr/models/layouts": "projects whose weights can be imported",
-    "islr/reporting/sections": "sections of the report",
 }
 MOST_LINES, MOST_BODY = 400, 60
 TAKEN_TWICE = {"Clips", "GridCell", "Row", "Run"}
 LONG_FILES = {"islr/models/gcn/gcn.py", "islr/training/engine.py"}
 LONG_FUNCTIONS = {
-    "islr/evaluation/fusion.py:fuse_runs",
     "islr/synth/kinematics/strokes.py:plan_strokes",
 }
 

@@ -53,7 +53,7 @@ def evaluate_command(
 ) -> None:
     """Score a fine-tuned model again, several fused models, or the predictions of any other model."""
     options = dict(locals())  # by the names of Request's fields
-    from islr.evaluation.request import Request, evaluate_request
+    from islr.evaluation.requests.request import Request, evaluate_request
 
     _print_results(evaluate_request(Request(**options)))
 

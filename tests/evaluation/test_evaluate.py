@@ -25,12 +25,12 @@ from islr.data.views.views import multi_view
 from islr.errors import UserError
 from islr.evaluation.classifier import CLASSIFIER, save_classifier, trained_signers, training_facts
 from islr.evaluation.finetune import FinetuneConfig
-from islr.evaluation.foreign import evaluate_predictions, read_foreign
-from islr.evaluation.fusion import fuse_runs
 from islr.evaluation.metrics import SEEN_KEY
-from islr.evaluation.pooling import choose_weights, parse_weights, pool_scores
 from islr.evaluation.predictions import read_predictions
-from islr.evaluation.rescore import FinishedRun, evaluate_run
+from islr.evaluation.requests.foreign import evaluate_predictions, read_foreign
+from islr.evaluation.requests.fusion import fuse_runs
+from islr.evaluation.requests.pooling import choose_weights, parse_weights, pool_scores
+from islr.evaluation.requests.rescore import FinishedRun, evaluate_run
 from islr.evaluation.results import Result, load_results
 from islr.models import Classifier, InputSpec, create_model
 from islr.reporting import build_report

@@ -20,7 +20,7 @@ from islr.cli import run
 from islr.config import load_config
 from islr.errors import ProcessLost, UserError
 from islr.evaluation.finetune import FinetuneConfig, run_finetune
-from islr.evaluation.rescore import evaluate_run
+from islr.evaluation.requests.rescore import evaluate_run
 from islr.torchrun import exit_code
 from islr.training import engine
 from islr.training.checkpoint import read_checkpoint

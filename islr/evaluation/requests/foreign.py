@@ -25,7 +25,7 @@ from islr.data.manifest import Manifest
 from islr.errors import UserError, one_line
 from islr.evaluation.predictions import Predictions, rank_scores, read_predictions
 from islr.evaluation.provenance import provenance_now
-from islr.evaluation.rescore import EvalSplit
+from islr.evaluation.requests.rescore import EvalSplit
 from islr.evaluation.results import Result
 from islr.evaluation.scoring import NOT_COMPARABLE, labelled_rows, write_scores
 from islr.files import file_sha256

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 from islr.errors import UserError
-from islr.evaluation.foreign import evaluate_predictions
-from islr.evaluation.fusion import fuse_runs
-from islr.evaluation.pooling import Pooling
-from islr.evaluation.rescore import Device, EvalSplit, evaluate_run
+from islr.evaluation.requests.foreign import evaluate_predictions
+from islr.evaluation.requests.fusion import fuse_runs
+from islr.evaluation.requests.pooling import Pooling
+from islr.evaluation.requests.rescore import Device, EvalSplit, evaluate_run
 from islr.evaluation.results import Result
 
 

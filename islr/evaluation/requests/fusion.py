@@ -18,8 +18,8 @@ from islr.config import Config, config_hash
 from islr.data.manifest import Manifest
 from islr.errors import UserError
 from islr.evaluation.classifier import trained_signers
-from islr.evaluation.pooling import Pooling, choose_weights, parse_weights, pool_scores
-from islr.evaluation.rescore import Device, EvalSplit, FinishedRun
+from islr.evaluation.requests.pooling import Pooling, choose_weights, parse_weights, pool_scores
+from islr.evaluation.requests.rescore import Device, EvalSplit, FinishedRun
 from islr.evaluation.results import Provenance, Result
 from islr.evaluation.scoring import Scores, labelled_split, ranked, write_scores
 from islr.files import file_sha256
