@@ -336,7 +336,7 @@ def test_other_pickles_are_no_dalle(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"other\.pkl: its tensors are not those of DALL-E's encoder"):
         convert(path, tmp_path / "out.safetensors")
     torch.save(Block(4, 4, 1), path)
-    with pytest.raises(UserError, match=r"other\.pkl: it names pretrain\.dvae\.Block"):
+    with pytest.raises(UserError, match=r"other\.pkl: it names pretrain\.targets\.dvae\.Block"):
         convert(path, tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
     assert Convolution(1, 2, 3).w.shape == (2, 1, 3, 3)
