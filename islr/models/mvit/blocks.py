@@ -111,7 +111,7 @@ class _FoldedQueries(torch.autograd.Function):
         """q `[B, A, 1 + N, d]`, and `[queries, keys, d]` per axis -> `[B, A, 1 + N, d + t' + h' + w' + ...]`."""
         tables = {"t": in_t, "h": in_h, "w": in_w}
         device = q.device.type
-        half = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # none on meta
+        half = device != "meta" and torch.is_autocast_enabled(device)  # the meta device has no autocast
         q = q.to(torch.get_autocast_dtype(device)) if half else q
         width = q.shape[-1]
         scored = width + sum(table.shape[1] for table in tables.values())
