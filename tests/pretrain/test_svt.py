@@ -268,16 +268,18 @@ def test_pictures_show_the_views_and_where_the_teacher_looks() -> None:
     assert not patches.all(axis=(1, 2)).any()
 
 
-def test_signs_show_a_collapse() -> None:
+def test_collapse_measures_show_a_collapse() -> None:
     recipe = small_recipe()
-    apart = recipe.signs(torch.eye(24)[:6, None], torch.eye(32)[:6, None])
+    apart = recipe.collapse_measures(torch.eye(24)[:6, None], torch.eye(32)[:6, None])
     assert apart["feature_std"].item() == pytest.approx(math.sqrt(5 / 6), rel=1e-5)
     assert apart["feature_rank"].item() == pytest.approx(5, rel=1e-4)
     assert apart["teacher_entropy"] == 0
-    alike = recipe.signs(torch.ones(6, 1, 24), torch.full((6, 1, 32), 1 / 32))
+    alike = recipe.collapse_measures(torch.ones(6, 1, 24), torch.full((6, 1, 32), 1 / 32))
     assert alike["feature_std"] < 1e-6
     assert alike["teacher_entropy"].item() == pytest.approx(math.log(32))
-    line = recipe.signs(torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat(3, 1)[:, None], torch.eye(32)[:6, None])
+    line = recipe.collapse_measures(
+        torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat(3, 1)[:, None], torch.eye(32)[:6, None]
+    )
     assert line["feature_rank"].item() == pytest.approx(1, rel=1e-4)
 
 
