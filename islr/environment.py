@@ -16,6 +16,7 @@ RECORDED_LIBRARIES = (
     "numpy",
     "av",
     "decord",
+    "decord2",
     "torchcodec",
     "opencv-python-headless",
     "pillow",

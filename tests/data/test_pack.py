@@ -1,5 +1,6 @@
 """Packs: the same pictures as loose files, the same bytes however they were made, damage that is always named."""
 
+import importlib.metadata
 import json
 import os
 import pickle
@@ -25,7 +26,7 @@ from islr.data.loading.mixing import load_manifests
 from islr.data.loading.store import ClipStore
 from islr.data.manifest import Clip, Manifest
 from islr.data.packs.format import read_index
-from islr.data.packs.reader import clip_pose, decoder_name
+from islr.data.packs.reader import backend_version, clip_pose, decoder_name
 from islr.data.packs.writer import PackOptions, pack_manifest
 from islr.data.poses.pose import read_pose, write_pose
 from islr.data.video.guard import DecodeError
@@ -333,6 +334,16 @@ def test_command(source: Manifest, packed: Manifest, tmp_path: Path, capsys: pyt
     index = json.loads((tmp_path / "clips-00000.json").read_text())
     assert [record["facts"]["id"] for record in index["records"]] == ["whole", "part", "boxed", "turned"]
     assert index["records"][3]["frames"] == FRAMES
+
+
+def test_the_decoder_is_named_by_whichever_distribution_provides_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name != "decord2":
+            raise importlib.metadata.PackageNotFoundError
+        return "3.4.0"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert [backend_version("decord"), backend_version("torchcodec")] == ["3.4.0", ""]
 
 
 def test_speed_table_reads_the_same_frames_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

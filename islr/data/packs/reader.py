@@ -1,5 +1,6 @@
 """Frames and poses of packed clips, and what a manifest's packs say about their making."""
 
+import contextlib
 import importlib.metadata
 import os
 import zlib
@@ -184,10 +185,10 @@ def decoder_name(manifest: Manifest, backend: str) -> str:
 
 def backend_version(backend: str) -> str:
     """Return the version of the package behind a decoding backend; "" if it is not installed."""
-    try:
-        return importlib.metadata.version(BACKEND_PACKAGES[backend])
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    for package in BACKEND_PACKAGES[backend]:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(package)
+    return ""
 
 
 @lru_cache(maxsize=256)

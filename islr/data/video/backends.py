@@ -22,6 +22,8 @@ _THUMBNAIL = 8  # side of the grey thumbnails that backends are compared by
 _TOLERANCE = 3.0  # grey levels; builds of the colour conversion differ by about one
 _CACHE_BYTES = 16 * 2**20  # thumbnails per process: about 3,000 signs, or an hour of long videos
 
+_INSTALL_DECORD = "`pip install decord` (`decord2` where decord has no wheel)"
+
 _cache: dict[tuple[Path, int, int], tuple[np.ndarray, np.ndarray]] = {}  # the least recently used first
 
 
@@ -49,7 +51,7 @@ def _decode_decord(
     try:
         import decord
     except ImportError:
-        raise UserError("backend decord is not installed; `pip install decord` or use backend pyav") from None
+        raise UserError(f"backend decord is not installed; {_INSTALL_DECORD} or use backend pyav") from None
 
     def pictures(rows: Sequence[int]) -> Iterator[np.ndarray]:
         try:
@@ -89,7 +91,8 @@ def _decode_torchcodec(
 
 
 BACKENDS: dict[str, Backend] = {"pyav": _decode_pyav, "decord": _decode_decord, "torchcodec": _decode_torchcodec}
-BACKEND_PACKAGES = {"pyav": "av", "decord": "decord", "torchcodec": "torchcodec"}  # packages whose versions are logged
+# Distributions that provide each backend; the version of the installed one is recorded.
+BACKEND_PACKAGES = {"pyav": ("av",), "decord": ("decord", "decord2"), "torchcodec": ("torchcodec",)}
 
 
 def _no_ffmpeg() -> UserError:
@@ -161,5 +164,5 @@ def decord_unchecked(path: str | Path, indices: np.ndarray) -> np.ndarray:
     try:
         import decord
     except ImportError:
-        raise UserError("decord is not installed; `pip install decord`") from None
+        raise UserError(f"decord is not installed; {_INSTALL_DECORD}") from None
     return decord.VideoReader(str(path), num_threads=1).get_batch(indices).asnumpy()
