@@ -28,7 +28,9 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Pre-train, fine-tune, probe and report on isolated sign language recognition.",
+    rich_markup_mode=None,  # importing rich takes longer than everything else that `--help` needs
+    context_settings={"max_content_width": 120},
+    help="Pre-train, fine-tune, probe and report on encoders for isolated sign language recognition.",
 )
 config_app = typer.Typer(no_args_is_help=True, help="Inspect configurations.")
 
@@ -73,7 +75,7 @@ def run(arguments: list[str], debug: bool = False) -> int:
 
 
 def _fail(message: str, code: int, debug: bool, everywhere: bool = False) -> int:
-    """Print why on rank 0, or on every rank where rank 0 may be the one that died."""
+    """Print the reason on rank 0, or on every rank where rank 0 may be the one that died; return `code`."""
     if debug:
         traceback.print_exc()
     if everywhere or os.environ.get("RANK", "0") == "0":
@@ -96,13 +98,13 @@ def _root(
         bool, typer.Option("--version", help="print the versions", callback=_print_versions, is_eager=True)
     ] = False,
 ) -> None:
-    """`--debug` is taken out of the arguments before they are parsed; it is declared here for `--help`."""
+    """Declare `--debug` for `--help`; `main` takes it out of the arguments before they are parsed."""
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="folder for the corpora, the runs and report.html")] = Path("demo"),
 ) -> None:
-    """Run a small study from nothing to a report: synthetic corpora, pre-training, fine-tuning, probing."""
+    """Run a small complete study. It renders corpora, pre-trains, fine-tunes, probes and writes a report."""
     _preload()
     from islr.study.demo import run_demo
 
@@ -110,7 +112,7 @@ def demo(
 
 
 def _preload() -> None:
-    """Import what the stages need before their processes are forked from this one."""
+    """Import the modules of the stages once, before their processes are forked from this one."""
     for module in ("islr.synth", "islr.evaluation.finetune", "pretrain.run", "probe.run"):
         importlib.import_module(module)
 
@@ -118,16 +120,17 @@ def _preload() -> None:
 def check(
     config: ConfigFile,
     overrides: Overrides = None,
-    steps: Annotated[int, typer.Option(min=1, help="most training steps of one check")] = 200,
-    seconds: Annotated[float, typer.Option(min=1, help="most seconds of one check")] = 120,
+    steps: Annotated[int, typer.Option(min=1, help="maximum training steps of one check")] = 200,
+    seconds: Annotated[float, typer.Option(min=1, help="maximum seconds of one check")] = 120,
     clips: Annotated[int, typer.Option(min=2, help="clips in the batch that the model overfits")] = 8,
-    processes: Annotated[int, typer.Option(min=1, help="ranks of the planned run, for its time and memory")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="ranks of the planned run, for time and memory")] = 1,
     only: Annotated[
-        list[str] | None, typer.Option(help="data, overfit, reload, shuffled or speed; repeat the option for several")
+        list[str] | None,
+        typer.Option(help="check to run: data, overfit, reload, shuffled or speed; may be repeated"),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="also write the findings to this file")] = None,
 ) -> None:
-    """Check a run before it starts: can it learn, does data leak, do its weights load, what does it cost."""
+    """Check a run before it starts. Can it learn, does data leak, do its weights reload, what does it cost?"""
     from islr.checks.run import report_checks
     from islr.checks.subject import CheckLimits
 
@@ -136,7 +139,7 @@ def check(
 
 
 def _subject(where: str, overrides: list[str]) -> Any:
-    """Return the subject of the checks for a configuration."""
+    """Return what the checks need of a configuration, by its task."""
     from islr.config import validate
     from islr.config_files import read_tree
 
@@ -153,7 +156,7 @@ def _subject(where: str, overrides: list[str]) -> Any:
 
 
 def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Pre-train an encoder; for several GPUs: torchrun --nproc-per-node N -m pretrain CONFIG."""
+    """Pre-train an encoder. On several GPUs: torchrun --nproc-per-node N -m pretrain CONFIG."""
     from islr.config import load_config
     from pretrain.run import ENCODER, PretrainConfig, run_pretrain
 
@@ -163,7 +166,7 @@ def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 def probe(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Probe the features of frozen encoders for phonological features."""
+    """Probe frozen encoders for phonological features."""
     from islr.config import load_config
     from probe.config import ProbeConfig
     from probe.run import run_probe
@@ -176,10 +179,10 @@ def bench(
     config: ConfigFile,
     overrides: Overrides = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="print the stages, their state and cost, and run nothing")
+        bool, typer.Option("--plan", help="print the stages with their state and cost, without running them")
     ] = False,
 ) -> None:
-    """Run a grid of recipes x data regimes x seeds and report on it; the same command continues a stopped grid."""
+    """Run a grid of recipes x data regimes x seeds and report on it. The same command continues a stopped grid."""
     from islr.config import load_config
     from islr.study.bench import plan as plan_of
     from islr.study.bench import run_bench
@@ -208,9 +211,9 @@ def perf(
     frames: Annotated[int, typer.Option(min=1, help="step: frames per clip")] = 16,
     size: Annotated[int, typer.Option(min=1, help="step: height and width in pixels")] = 224,
     batch: Annotated[int, typer.Option(min=1, help="step: clips per step")] = 1,
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="step: device; cuda runs in bfloat16")] = "cpu",
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="step: device; cuda computes in bfloat16")] = "cpu",
 ) -> None:
-    """Measure speed side by side with well-known libraries; on a CPU, on one thread."""
+    """Compare speed with well-known libraries. On a CPU, everything runs on one thread."""
     from islr.perf.decode import decode_speed, run_contests
 
     if what in ("decode", "all"):
@@ -231,16 +234,16 @@ def perf(
 
 
 @config_app.command("schema")
-def configschema_of(
+def config_schema(
     task: Annotated[Literal["pretrain", "finetune", "probe", "bench"], typer.Argument(help="task")],
 ) -> None:
-    """Print the JSON Schema of a task's configuration, with which editors complete YAML."""
+    """Print the JSON Schema of a task's configuration. Editors use it to complete YAML."""
     print(json.dumps(schema_of(task).model_json_schema(), indent=1))
 
 
 @config_app.command("show")
 def config_show(config: ConfigFile, overrides: Overrides = None) -> None:
-    """Print a resolved configuration: with its base chain, overrides and defaults."""
+    """Print a configuration with its base files, overrides and defaults resolved."""
     from islr.config import dump_yaml, validate
     from islr.config_files import read_tree
 

@@ -1,1 +1,1 @@
-"""The groups of commands below `islr`; each imports inside its commands, so that `--help` answers at once."""
+"""The commands of `islr`, by group. They import inside their functions, so that `--help` answers at once."""

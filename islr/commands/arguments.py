@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and what they print."""
+"""Arguments and printing that several commands share."""
 
 import os
 from typing import Annotated
@@ -10,6 +10,6 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value ...,
 
 
 def print_once(text: object) -> None:
-    """Print on one rank of a distributed run."""
+    """Print on rank 0 only."""
     if os.environ.get("RANK", "0") == "0":
         print(text)

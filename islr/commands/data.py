@@ -1,4 +1,4 @@
-"""The `islr data` commands. Like `islr/cli.py` it imports inside its commands, so that `--help` answers at once."""
+"""The `islr data` commands. They import inside their functions, so that `--help` answers at once."""
 
 import inspect
 import json
@@ -11,7 +11,7 @@ import typer
 from islr.commands.poses import poses_app
 from islr.errors import UserError
 
-data_app = typer.Typer(no_args_is_help=True, help="Turn files into manifests, and look at what is really there.")
+data_app = typer.Typer(no_args_is_help=True, help="Convert, fetch, audit and pack corpora.")
 data_app.add_typer(poses_app, name="poses")
 
 
@@ -23,10 +23,11 @@ def data_wlasl(
     poses: Annotated[Path | None, typer.Option(help="folder of <video_id>.npz")] = None,
     nslt: Annotated[Path | None, typer.Option(help="nslt_*.json with the published splits")] = None,
     labels: Annotated[
-        list[Path] | None, typer.Option(help="revised label space: video_id -> class (csv, tsv, xlsx, lists); repeat")
+        list[Path] | None, typer.Option(help="revised classes of video ids (csv, tsv, xlsx, lists); may be repeated")
     ] = None,
     forms: Annotated[
-        list[Path] | None, typer.Option(help="the same kind of file, to score by form and keep the glosses as labels")
+        list[Path] | None,
+        typer.Option(help="file as for --labels, to score by form and keep glosses as labels"),
     ] = None,
     label_names: Annotated[Path | None, typer.Option(help="names of numbered classes, one a line")] = None,
     class_list: Annotated[Path | None, typer.Option(help="wlasl_class_list.txt, to check the order of classes")] = None,
@@ -34,7 +35,7 @@ def data_wlasl(
     pattern: Annotated[str, typer.Option(help="file names without suffix, such as {gloss}_{id}_{n}")] = "{id}",
     workers: Annotated[int, typer.Option(min=1, help="processes that decode")] = os.cpu_count() or 1,
 ) -> None:
-    """WLASL json and a folder of videos -> manifest; absent videos stay in it as missing."""
+    """Write the manifest of WLASL. Absent videos stay in it as missing."""
     from islr.data.corpora.wlasl import from_wlasl
     from islr.data.labels import read_labels, with_forms
     from islr.progress import ProgressBar
@@ -72,7 +73,7 @@ def data_folder(
     poses: Annotated[Path | None, typer.Option(help="folder of poses laid out like the videos")] = None,
     workers: Annotated[int, typer.Option(min=1, help="processes that decode")] = os.cpu_count() or 1,
 ) -> None:
-    """A folder of videos, unlabelled or one folder per class -> manifest."""
+    """Write the manifest of a folder of videos. They are unlabelled, or lie in one folder per class."""
     from islr.data.corpora.folder import from_folder
     from islr.progress import ProgressBar
 
@@ -127,56 +128,56 @@ def _corpus(corpus: str, summary: str, /, **inputs: Any) -> None:
 
 
 def _input(kind: Any, text: str, name: str | None = None) -> Any:
-    """The type of an input of a corpus: what it is, what it is for, and the option's name if it is another."""
+    """Return the annotation of a corpus's input of type `kind`; `name` is the option where it differs."""
     return Annotated[kind, typer.Option(*([name] if name else []), help=text)]
 
 
-_EACH = "; give it once for each"
+_EACH = "; may be repeated"
 _corpus(
     "openasl",
-    "OpenASL -> manifest; whole YouTube videos named <yid>.mp4, whose time ranges are decoded in place.",
+    "Write the manifest of OpenASL. Videos: whole YouTube videos <yid>.mp4, of which time ranges are decoded.",
     tsv=_input(Path, "tsv of vid, yid, start, end, and split if it has one"),
     boxes=_input(Path | None, "json of vid -> x0, y0, x1, y1 as shares of the picture"),
 )
 _corpus(
     "kinetics",
-    "Kinetics -> manifest; cut clips named <youtube id>_<start>_<end>.mp4 with six digits each.",
+    "Write the manifest of Kinetics. Videos: cut clips <youtube id>_<start>_<end>.mp4, times in six digits.",
     lists=_input(list[Path], "csv of label, youtube_id, time_start, time_end, split" + _EACH, "--list"),
 )
 _corpus(
     "asl-citizen",
-    "ASL Citizen -> manifest; videos under the names that its lists give them.",
+    "Write the manifest of ASL Citizen. Videos: named as in its lists.",
     lists=_input(list[Path], "train.csv, val.csv or test.csv of its splits folder" + _EACH, "--list"),
 )
 _corpus(
     "msasl",
-    "MS-ASL -> manifest; whole YouTube videos named <youtube id>.mp4, whose time ranges are decoded in place.",
+    "Write the manifest of MS-ASL. Videos: whole YouTube videos <youtube id>.mp4, of which time ranges are decoded.",
     lists=_input(list[Path], "MSASL_train.json, MSASL_val.json or MSASL_test.json" + _EACH, "--list"),
     subset=_input(int | None, "first 100, 200, 500 or 1000 classes"),
 )
 _corpus(
     "autsl",
-    "AUTSL -> manifest; the colour videos signerX_sampleY_color.mp4.",
+    "Write the manifest of AUTSL. Videos: signerX_sampleY_color.mp4.",
     lists=_input(list[Path], "train_labels.csv, validation_labels.csv or test_labels.csv" + _EACH, "--list"),
     signs=_input(Path, "SignList_ClassId_TR_EN.csv, the names of the classes"),
 )
 _corpus(
     "lsa64",
-    "LSA64 -> manifest; videos SSS_PPP_RRR.mp4 (sign, person, repetition), split by person.",
+    "Write the manifest of LSA64, split by person. Videos: SSS_PPP_RRR.mp4 (sign, person, repetition).",
     signs=_input(Path | None, "the published list of signs, 01|Opaque|R|; without it classes are numbers"),
-    val_signers=_input(list[int] | None, "a person held out for validation; default 9" + _EACH, "--val-signer"),
-    test_signers=_input(list[int] | None, "a person held out for the test; default 10" + _EACH, "--test-signer"),
+    val_signers=_input(list[int] | None, "person held out for validation; default: 9" + _EACH, "--val-signer"),
+    test_signers=_input(list[int] | None, "person held out for the test; default: 10" + _EACH, "--test-signer"),
 )
 _corpus(
     "slovo",
-    "Slovo -> manifest; trimmed videos <attachment_id>.mp4, or whole ones, whose ranges are decoded in place.",
+    "Write the manifest of Slovo. Videos: <attachment_id>.mp4, trimmed, or whole, of which time ranges are decoded.",
     annotations=_input(Path, "annotations.csv: attachment_id, user_id, text, train, begin, end"),
 )
 _corpus(
     "youtube-asl",
-    "A list of YouTube ids, as YouTube-ASL is published -> manifest of whole unlabelled videos <id>.mp4.",
+    "Write the manifest of YouTube videos, such as YouTube-ASL. Videos: whole unlabelled videos <id>.mp4.",
     ids=_input(Path, "a text file of ids, one a line"),
-    name=_input(str | None, "the corpus's name in the manifest; default youtube-asl"),
+    name=_input(str | None, "name of the corpus in the manifest; default: youtube-asl"),
 )
 
 
@@ -186,7 +187,7 @@ def data_corpus(
     out: Annotated[Path, typer.Option(help="manifest.csv to write")],
     inputs: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="the converter's inputs")] = None,
 ) -> None:
-    """A plug-in's converter, a function of its inputs that returns a Manifest -> manifest."""
+    """Write the manifest of a plug-in's corpus. Its converter is a function of the inputs that returns a Manifest."""
     from islr import plugins
     from islr.config_files import read_overrides
     from islr.data.corpora.registry import CORPORA
@@ -210,23 +211,23 @@ def data_fetch(
     json_file: Annotated[Path, typer.Option("--json", help="WLASL_v0.3.json, or one with its schema")],
     out: Annotated[Path, typer.Option(help="folder for <video_id>.<suffix> and fetch.csv; run again to go on")],
     subset: Annotated[int | None, typer.Option(help="first 100, 300, 1000 or 2000 classes")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="files at a time, in all")] = 8,
-    per_host: Annotated[int, typer.Option(min=1, help="files of one host at a time")] = 2,
-    rate: Annotated[float, typer.Option(min=0.001, help="files of one host started per second")] = 2.0,
+    jobs: Annotated[int, typer.Option(min=1, help="downloads at a time, in all")] = 8,
+    per_host: Annotated[int, typer.Option(min=1, help="downloads at a time from one host")] = 2,
+    rate: Annotated[float, typer.Option(min=0.001, help="downloads started per second from one host")] = 2.0,
     retries: Annotated[int, typer.Option(min=0, help="further attempts after a temporary failure")] = 3,
-    timeout: Annotated[float, typer.Option(min=0.1, help="seconds without an answer or data")] = 30.0,
-    max_mb: Annotated[int, typer.Option(min=1, help="largest file, in MiB")] = 2048,
+    timeout: Annotated[float, typer.Option(min=0.1, help="seconds to wait for an answer or data")] = 30.0,
+    max_mb: Annotated[int, typer.Option(min=1, help="largest file to download, in MiB")] = 2048,
     trim: Annotated[
         bool, typer.Option("--trim/--no-trim", help="cut clips to their range, or keep whole videos")
     ] = True,
-    retry_dead: Annotated[bool, typer.Option("--retry-dead", help="also try what was found lost for good")] = False,
+    retry_dead: Annotated[bool, typer.Option("--retry-dead", help="retry videos recorded as permanently lost")] = False,
     allow_private: Annotated[
-        bool, typer.Option("--allow-private", help="also from this machine and the local network")
+        bool, typer.Option("--allow-private", help="allow downloads from this machine and the local network")
     ] = False,
     cookies: Annotated[Path | None, typer.Option(help="cookies.txt for yt-dlp, which fetches from YouTube")] = None,
     workers: Annotated[int, typer.Option(min=1, help="processes that check and cut")] = os.cpu_count() or 1,
 ) -> None:
-    """Get the videos of a WLASL json: resumable, one outcome per clip in fetch.csv, checked by decoding."""
+    """Download the videos of a WLASL json, resumably. Decoding checks each; fetch.csv has an outcome per clip."""
     from islr.data.fetch.failure import TransferLimits
     from islr.data.fetch.run import FetchOptions, fetch
     from islr.data.fetch.table import TABLE, summarise
@@ -257,16 +258,16 @@ def data_audit(
     as_json: Annotated[bool, typer.Option("--json", help="print json instead of a table")] = False,
     out: Annotated[Path | None, typer.Option(help="also write the json here (the report reads audit.json)")] = None,
 ) -> None:
-    """Count what is there, missing, broken, duplicated, shared between splits."""
+    """Audit a corpus. Counts clips that are present, missing, broken, duplicated or shared between splits."""
     from islr.data.audit.corpus import audit, render_audit
     from islr.data.manifest import Manifest
     from islr.files import write_atomic
 
-    found = audit(Manifest.load(manifest))
-    text = json.dumps(found, indent=1)
+    findings = audit(Manifest.load(manifest))
+    text = json.dumps(findings, indent=1)
     if out is not None:
         write_atomic(out, text + "\n")
-    print(text if as_json else render_audit(found))
+    print(text if as_json else render_audit(findings))
 
 
 @data_app.command("phonology")
@@ -282,7 +283,7 @@ def data_phonology(
     by: Annotated[Literal["form", "gloss"] | None, typer.Option(help="default: form where there are forms")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print json instead of a table")] = False,
 ) -> None:
-    """Join a lexicon to a corpus and print what it covers: words, clips, and each feature's labels."""
+    """Join a lexicon to a corpus and print its coverage. Counts words, clips, and each feature's labels."""
     from islr.config import load_config
     from islr.data.manifest import Manifest
     from islr.data.phonology import ASL_LEX, Columns, join, parse_policies, read_asl_lex, render_coverage
@@ -296,15 +297,15 @@ def data_phonology(
 @data_app.command("pack")
 def data_pack(
     manifest: Annotated[Path, typer.Argument(help="manifest.csv")],
-    out: Annotated[Path, typer.Argument(help="folder for the pack; one that holds a part of it is continued")],
-    short_side: Annotated[int, typer.Option(min=16, help="shrink to this many pixels; smaller frames stay")] = 256,
+    out: Annotated[Path, typer.Argument(help="folder for the pack; an unfinished pack is continued")],
+    short_side: Annotated[int, typer.Option(min=16, help="shorter side of larger frames is reduced to this")] = 256,
     quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality")] = 90,
-    shard_mb: Annotated[int, typer.Option(min=1, help="megabytes of one file")] = 256,
+    shard_mb: Annotated[int, typer.Option(min=1, help="size of one file in megabytes")] = 256,
     max_bad: Annotated[float, typer.Option(min=0, max=1, help="share of clips that may fail to decode")] = 0.01,
     workers: Annotated[int, typer.Option(min=1, help="processes that decode")] = os.cpu_count() or 1,
-    check: Annotated[bool, typer.Option("--check", help="read what is there already against its checksums")] = False,
+    check: Annotated[bool, typer.Option("--check", help="verify clips packed earlier against their checksums")] = False,
 ) -> None:
-    """Manifest -> trimmed, upright, shrunk clips in a few large files with random access, and their manifest."""
+    """Pack a corpus for fast random access. Clips are trimmed, turned upright, shrunk and stored in large files."""
     from islr.data.manifest import Manifest
     from islr.data.packs.writer import PackOptions, pack_manifest
     from islr.progress import ProgressBar

@@ -1,4 +1,4 @@
-"""`islr finetune`, `islr evaluate` and `islr report`; imports are inside, so that `--help` answers at once."""
+"""`islr finetune`, `islr evaluate` and `islr report`. They import inside their functions for a fast `--help`."""
 
 import sys
 from pathlib import Path
@@ -21,10 +21,11 @@ def finetune_command(config: ConfigFile, overrides: Overrides = None) -> None:
 def evaluate_command(
     runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN...", help="finished fine-tuning runs")] = None,
     split: Annotated[Literal["val", "test"], typer.Option(help="split to score")] = "test",
-    views: Annotated[str | None, typer.Option(help="CxS: temporal clips x spatial crops; default: as the run")] = None,
+    views: Annotated[str | None, typer.Option(help="CxS: temporal clips x spatial crops; default: the run's")] = None,
     manifest: Annotated[Path | None, typer.Option(help="another corpus with the same classes")] = None,
     allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="score even if clips are missing, and print n of the expected")
+        bool,
+        typer.Option("--allow-partial", help="score even if clips are missing, and print how many were scored"),
     ] = False,
     cluster: Annotated[
         Literal["signer"] | None, typer.Option(help="bootstrap over whole signers instead of clips")
@@ -49,9 +50,9 @@ def evaluate_command(
     ] = None,
     name: Annotated[str | None, typer.Option(help="fuse, predictions: name of the row in tables")] = None,
     out: Annotated[Path | None, typer.Option(help="fuse, predictions: folder for the results")] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(help="default: as the run")] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"] | None, typer.Option(help="default: as in the run")] = None,
 ) -> None:
-    """Score a fine-tuned model again, several fused models, or the predictions of any other model."""
+    """Score a finished run, a fusion of several, or the predictions of another model."""
     options = dict(locals())  # by the names of Request's fields
     from islr.evaluation.requests.request import Request, evaluate_request
 
@@ -64,17 +65,17 @@ def report_command(
         Path, typer.Option(help=".html, .md, .tex, .csv (all records), or a folder (all tables as CSV)")
     ] = Path("report.html"),
     frames: Annotated[
-        bool, typer.Option(help="show frames of clips; --no-frames leaves out every picture of a signer")
+        bool, typer.Option(help="show frames of clips; --no-frames leaves out all pictures of signers")
     ] = True,
 ) -> None:
-    """Render run folders as one page; it needs no videos and no GPU."""
+    """Render run folders as one report. Needs neither videos nor a GPU."""
     from islr.reporting import build_report
 
     print(build_report(runs, out, frames=frames))
 
 
 def _print_results(results: list[Any]) -> None:
-    """Print the overall accuracies of a scored run, one a line, and on stderr what makes their intervals doubtful."""
+    """Print the overall accuracies of a scored run, one a line, and caveats of their intervals on stderr."""
     for result in results:
         if result.group or not result.metric.startswith("top"):
             continue

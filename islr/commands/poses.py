@@ -1,4 +1,4 @@
-"""The `islr data poses` commands. Imports inside its commands, so that `--help` answers at once."""
+"""The `islr data poses` commands. They import inside their functions, so that `--help` answers at once."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-poses_app = typer.Typer(no_args_is_help=True, help="Read, find and examine poses.")
+poses_app = typer.Typer(no_args_is_help=True, help="Convert, extract and audit poses.")
 _EXAMPLES = 5
 
 
@@ -17,12 +17,12 @@ def poses_convert(
     format_name: Annotated[
         str, typer.Option("--format", help="auto, npz, pose, openpose, kaggle, openhands or spoter")
     ] = "auto",
-    fps: Annotated[float | None, typer.Option(help="frames per second, where the format does not say")] = None,
-    size: Annotated[str | None, typer.Option(help="picture size such as 640x480, where it does not say")] = None,
-    manifest: Annotated[Path | None, typer.Option(help="manifest.csv that has both for each clip")] = None,
-    overwrite: Annotated[bool, typer.Option(help="read again what is there already")] = False,
+    fps: Annotated[float | None, typer.Option(help="frames per second, if the format lacks it")] = None,
+    size: Annotated[str | None, typer.Option(help="picture size such as 640x480, if the format lacks it")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="manifest.csv with frame rate and size of each clip")] = None,
+    overwrite: Annotated[bool, typer.Option(help="convert clips again that are already converted")] = False,
 ) -> None:
-    """Foreign pose files -> canonical npz, one per clip."""
+    """Convert pose files to canonical npz, one per clip."""
     from islr.data.manifest import Manifest
     from islr.data.poses.convert import convert
     from islr.data.poses.pose import VideoFacts
@@ -34,7 +34,7 @@ def poses_convert(
     facts = VideoFacts(fps, *_size(size))
     known = Manifest.load(manifest) if manifest is not None else None
     with ProgressBar("converting", 0) as bar:
-        done = convert(
+        converted = convert(
             source,
             out,
             format_name=format_name,
@@ -43,10 +43,10 @@ def poses_convert(
             overwrite=overwrite,
             progress=bar.callback,
         )
-    _print_outcomes(done.folder)
-    if done.ignored:
-        names = ", ".join(path.name for path in done.ignored[:_EXAMPLES])
-        print(f"not poses of this format: {len(done.ignored)} files ({names})")
+    _print_outcomes(converted.folder)
+    if converted.ignored:
+        names = ", ".join(path.name for path in converted.ignored[:_EXAMPLES])
+        print(f"ignored, not poses of this format: {len(converted.ignored)} files ({names})")
 
 
 @poses_app.command("extract")
@@ -55,9 +55,9 @@ def poses_extract(
     out: Annotated[Path, typer.Argument(help="folder to write <clip>.npz and outcomes.csv to")],
     python: Annotated[Path | None, typer.Option(help="interpreter of an environment with MediaPipe")] = None,
     workers: Annotated[int, typer.Option(min=1, help="processes; each keeps about two cores busy")] = 1,
-    overwrite: Annotated[bool, typer.Option(help="find again what is there already")] = False,
+    overwrite: Annotated[bool, typer.Option(help="extract clips again that are already extracted")] = False,
 ) -> None:
-    """Videos -> canonical npz with MediaPipe Holistic, which needs an environment of its own."""
+    """Extract poses from videos with MediaPipe Holistic. MediaPipe needs an environment of its own."""
     from islr.data.manifest import Manifest
     from islr.data.poses.extract import HOW_TO, extract
     from islr.errors import UserError
@@ -67,7 +67,7 @@ def poses_extract(
         print(HOW_TO)
         raise UserError("no environment with MediaPipe was given; make one as above and pass --python")
     corpus = Manifest.load(videos) if videos.suffix.lower() == ".csv" else videos
-    with ProgressBar("finding poses", 0) as bar:
+    with ProgressBar("extracting poses", 0) as bar:
         folder = extract(corpus, out, python=python, workers=workers, overwrite=overwrite, progress=bar.callback)
     _print_outcomes(folder)
 
@@ -77,7 +77,7 @@ def poses_audit(
     manifests: Annotated[list[Path], typer.Argument(help="one or more manifest.csv")],
     as_json: Annotated[bool, typer.Option("--json", help="print json instead of text")] = False,
 ) -> None:
-    """Coverage, detection, direction of y, ranges and agreement with the videos, per corpus."""
+    """Audit the poses of corpora. Covers detection, direction of y, ranges and agreement with the videos."""
     from islr.data.audit.poses import pose_audit, render_pose_audit
     from islr.data.manifest import Manifest
 
