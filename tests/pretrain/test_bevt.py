@@ -7,24 +7,17 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file
-from support.killed_runs import killed_at
 from support.oracle_helpers import Differences, oracle_entry, state_of, swin_encoder
-from support.tiny_runs import PRETRAIN, write_config
 from torch import Tensor, nn
 from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, shifted_window_attention_3d
 
-from islr.config import load_config
 from islr.errors import UserError
 from islr.models import create_model
 from islr.models.layouts import LAYOUTS, rename
 from islr.models.swin import SwinEncoder
 from islr.training.optim import OptimConfig, parameter_groups
-from islr.training.tracking import read_metrics
-from pretrain import bevt
 from pretrain.bevt import BEVT, CELL, BEVTConfig, open_tokenizer
 from pretrain.pictures import token_colours
-from pretrain.run import ENCODER, PretrainConfig, run_pretrain
 
 
 class MovingColours:
@@ -245,46 +238,6 @@ def test_impossible_options_are_refused() -> None:
     for options in ({"tube": (0.8, 0.5)}, {"tube": (0.5, 1.5)}, {"smallest_block": 0.5, "largest_block": 0.2}):
         with pytest.raises(ValidationError, match=r"tube must be|is above largest_block"):
             BEVTConfig(**options)  # type: ignore[arg-type]
-
-
-# A run ----------------------------------------------------------------------------------------------------------------
-
-
-def run_config(folder: Path, corpus: Path, name: str) -> PretrainConfig:
-    changes = {
-        "recipe": {"name": "bevt", "tokenizer": "words"},
-        "encoder": {"name": "swin_tiny", "arguments": {"frames": 4, "size": 32}},
-        "optim": PRETRAIN["optim"] | {"epochs": 2},
-    }
-    base = {key: value for key, value in PRETRAIN.items() if key not in changes}
-    path = write_config(base, folder / f"{name}.yaml", corpus / "manifest.csv", folder / name, **changes)
-    return load_config(PretrainConfig, path)
-
-
-def _mean_colours(path: str) -> MeanColours:
-    return MeanColours()
-
-
-def mean_colours_as_tokenizer() -> None:
-    """Put the stand-in into a process of its own."""
-    bevt.open_tokenizer = _mean_colours  # type: ignore[assignment]
-
-
-def test_a_killed_run_ends_with_the_same_bits_and_exports_the_encoder_alone(
-    mini_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bevt, "open_tokenizer", _mean_colours)
-    run_pretrain(run_config(tmp_path, mini_corpus, "whole"))
-    metrics = tmp_path / "cut" / "metrics.jsonl"
-    config = run_config(tmp_path, mini_corpus, "cut")
-    assert killed_at(config, 3, mean_colours_as_tokenizer)
-    run_pretrain(config)
-    whole, again = (load_file(tmp_path / name / ENCODER) for name in ("whole", "cut"))
-    assert whole.keys() == again.keys() == create_model("swin_tiny").state_dict().keys()
-    assert all(torch.equal(whole[name], again[name]) for name in whole)
-    rows = [row for row in read_metrics(metrics) if row["kind"] == "train"]
-    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
-    assert {"video_loss", "image_loss", "accuracy", "unigram_entropy", "target_perplexity"} <= rows[-1].keys()
 
 
 # Parity with BEVT -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""SL-DPC: its windows, its loss against a slow loop, what predictions may see, learning, and resuming."""
+"""SL-DPC: its windows, its loss against a slow loop, what predictions may see, and learning."""
 
 from pathlib import Path
 from typing import Any
@@ -7,18 +7,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.killed_runs import killed_at
-from support.tiny_runs import DPC as RUN
-from support.tiny_runs import write_config
+from support.recipe_runs import smallest_config
 from torch import Tensor
 
-from islr.config import load_config
 from islr.data.manifest import Clip, Manifest
 from islr.data.poses.pose import RIGHT_HAND, Pose, write_pose
 from islr.errors import UserError
 from islr.models import create_model
 from pretrain.dpc import DPC, DPCConfig, window_positions
-from pretrain.run import ENCODER, PretrainConfig, run_pretrain
+from pretrain.run import ENCODER, run_pretrain
 
 
 class MovingHand:
@@ -184,29 +181,13 @@ def test_impossible_options_are_refused() -> None:
         DPCConfig(predicted=7)
 
 
-@pytest.fixture
-def poses(tmp_path: Path) -> Path:
-    """A manifest of twelve clips that have poses and no videos."""
+def test_clips_need_no_videos(tmp_path: Path) -> None:
     clips = []
     for number in range(12):
         write_pose(tmp_path / f"{number}.npz", MovingHand(number).pose())
         clips.append(Clip(str(number), f"{number}.mp4", split="train", pose=f"{number}.npz"))
     Manifest("poses", tuple(clips), tmp_path).save(tmp_path / "manifest.csv")
-    return tmp_path / "manifest.csv"
-
-
-def _config(manifest: Path, name: str) -> PretrainConfig:
-    folder = manifest.parent
-    return load_config(PretrainConfig, write_config(RUN, folder / f"{name}.yaml", manifest, folder / name))
-
-
-def test_killed_runs_end_with_the_same_bits(poses: Path, tmp_path: Path) -> None:
-    whole, cut = (_config(poses, name) for name in ("whole", "cut"))
-    run_pretrain(whole)
-    for step in (2, 5):
-        assert killed_at(cut, step)
-    run_pretrain(cut)
-    weights, again = (load_file(tmp_path / name / ENCODER) for name in ("whole", "cut"))
-    assert weights.keys() == again.keys()
-    assert all(torch.equal(value, again[name]) for name, value in weights.items())
-    assert any(name.endswith("running_mean") for name in weights)
+    run_pretrain(
+        smallest_config("dpc", tmp_path / "manifest.csv", tmp_path / "run", optim={"epochs": 1, "warmup_epochs": 0})
+    )
+    assert any(name.endswith("running_mean") for name in load_file(tmp_path / "run" / ENCODER))

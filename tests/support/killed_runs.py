@@ -7,7 +7,6 @@ PyTorch refuses to compute gradients then.
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -25,18 +24,17 @@ def start_run(config: PretrainConfig) -> BaseProcess:
     return process
 
 
-def killed_at(config: PretrainConfig, step: int, prepare: Callable[[], None] | None = None) -> bool:
+def killed_at(config: PretrainConfig, step: int) -> bool:
     """Run, and be killed at the start of a step, while its batch is there and nothing is saved.
 
     Args:
         config: Of the run.
         step: Counted from 0.
-        prepare: Called first in the run's process; a function of a module.
 
     Returns:
         Whether it died of that.
     """
-    process = _CONTEXT.Process(target=_run_until, args=(config.model_dump(mode="json"), step, prepare))
+    process = _CONTEXT.Process(target=_run_until, args=(config.model_dump(mode="json"), step))
     process.start()
     process.join()
     return process.exitcode == -signal.SIGKILL
@@ -46,7 +44,7 @@ def _run(tree: dict[str, Any]) -> None:
     run_pretrain(PretrainConfig.model_validate(tree))  # a plug-in's class exists here only once its file is read
 
 
-def _run_until(tree: dict[str, Any], step: int, prepare: Callable[[], None] | None) -> None:
+def _run_until(tree: dict[str, Any], step: int) -> None:
     plain = engine.seed_step
 
     def deadly(seed: int, current: int, rank: int) -> None:
@@ -55,6 +53,4 @@ def _run_until(tree: dict[str, Any], step: int, prepare: Callable[[], None] | No
         plain(seed, current, rank)
 
     engine.seed_step = deadly
-    if prepare is not None:
-        prepare()
     _run(tree)

@@ -14,11 +14,6 @@ PRETRAIN: dict[str, Any] = {
     "optim": {"lr": 1e-3, "epochs": 3, "warmup_epochs": 1, "batch_size": 4, "clip_grad": 1.0},
     "run": {"wandb": "disabled", "log_every": 1, "checkpoint_every": 1},
 }
-DPC: dict[str, Any] = PRETRAIN | {
-    "recipe": {"name": "dpc", "windows": 4, "window_frames": 5, "predicted": 2},
-    "encoder": {"name": "stgcn_tiny", "arguments": {"dropout": 0.1}},
-    "data": {},
-}
 FINETUNE: dict[str, Any] = {
     "task": "finetune",
     "name": "tiny",
@@ -27,7 +22,6 @@ FINETUNE: dict[str, Any] = {
     "optim": {"lr": 1e-3, "epochs": 2, "warmup_epochs": 1, "batch_size": 6, "layer_decay": 0.8, "ema": 0.9},
     "run": {"wandb": "disabled", "log_every": 1},
 }
-# What changes in PRETRAIN for other recipes.
 
 
 def write_config(base: dict[str, Any], path: Path, manifest: Path, out: Path, **changes: Any) -> Path:
