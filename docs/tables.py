@@ -35,11 +35,11 @@ def record_of(page: str) -> dict[str, Any]:
     regimes = [name.removesuffix(", %") for name in header[1:-2]]
     cells = [
         {"method": method, "regime": regime, "encoder": encoder, "seeds": int(seeds)}
-        | {key: float(found[key]) for key in ("value", "low", "high")}
-        | {"mark": found["mark"] or ""}
+        | {key: float(match[key]) for key in ("value", "low", "high")}
+        | {"mark": match["mark"] or ""}
         for method, *values, seeds, encoder in rows
         for regime, text in zip(regimes, values, strict=True)
-        if (found := CELL.fullmatch(text))
+        if (match := CELL.fullmatch(text))
     ]
     facts = dict(_table(lines, next(n for n, line in enumerate(lines) if line.startswith("**The same for every"))))
     return caption.groupdict() | {"protocol": {key: facts[key] for key in PROTOCOL}, "cells": cells}
@@ -82,9 +82,9 @@ def with_table(readme: str, table: str) -> str:
 
 
 if __name__ == "__main__":
-    found = record_of(RESULTS.read_text(encoding="utf-8"))
-    cells = ",\n".join(f"  {json.dumps(cell, ensure_ascii=False)}" for cell in found.pop("cells"))
-    head = json.dumps(found, indent=1, ensure_ascii=False).removesuffix("\n}")
+    record = record_of(RESULTS.read_text(encoding="utf-8"))
+    cells = ",\n".join(f"  {json.dumps(cell, ensure_ascii=False)}" for cell in record.pop("cells"))
+    head = json.dumps(record, indent=1, ensure_ascii=False).removesuffix("\n}")
     RECORD.write_text(f'{head},\n "cells": [\n{cells}\n ]\n}}\n', encoding="utf-8")
     table = readme_table(json.loads(RECORD.read_text(encoding="utf-8")))
     README.write_text(with_table(README.read_text(encoding="utf-8"), table), encoding="utf-8")

@@ -23,14 +23,14 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
+    keys: set[Any] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str | int | float | bool):
-            raise yaml.constructor.ConstructorError(None, None, "keys must be plain words", key_node.start_mark)
-        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, "keys must be plain text", key_node.start_mark)
+        if key in keys:
             raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is written twice", key_node.start_mark)
-        seen.add(key)
+        keys.add(key)
     return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
 

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file so that its name only ever holds complete content: beside, synced, renamed.
+    """Write a file whose name only ever holds complete content: a temporary file, synced and then renamed.
 
     Raises:
         OSError: The disk is full or not writable; what was there before is untouched.
@@ -19,7 +19,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 
 def write_atomic_with(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """As `write_atomic`, for content that a function writes into an open binary file."""
+    """Do as `write_atomic` does, for content that a function writes into an open binary file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with temporary.open("wb") as file:
@@ -39,7 +39,7 @@ def write_atomic_with(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def file_sha256(path: str | Path) -> str:
-    """sha256 of a file's bytes, hexadecimal."""
+    """Return the sha256 of a file's bytes, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

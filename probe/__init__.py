@@ -1,1 +1,1 @@
-"""What a frozen representation knows: linear probes of phonological features, and the controls they need."""
+"""Linear probes of the phonological features that a frozen representation encodes, and their controls."""

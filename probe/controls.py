@@ -93,7 +93,7 @@ def other_labels(targets: Targets, bundle: tuple[str, ...]) -> np.ndarray:
 
 
 def sign_identity(targets: Targets, split: Split, config: FitConfig) -> ProbePredictions:
-    """Look the sign up: the commonest training label of the clip's sign, or the commonest class of unseen signs.
+    """Predict the commonest training label of the clip's sign, for unseen signs the commonest class.
 
     The ceiling that sign identity alone reaches: perfect on seen signs, chance on unseen ones. Nothing is learnt from
     any clip.

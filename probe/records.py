@@ -164,11 +164,11 @@ class Recorder:
                     continue
                 suffix = "" if b.control else f":{b.name}"
                 metric = "difference_to" + suffix if suffix else DIFFERENCE
-                for found in paired_differences(bootstrap, a.predictions[split], b.predictions[split]):
-                    feature, n = found.feature, found.clips
-                    estimate = Estimate.of(found.values, (-1.0, 1.0))
+                for paired in paired_differences(bootstrap, a.predictions[split], b.predictions[split]):
+                    feature, n = paired.feature, paired.clips
+                    estimate = Estimate.of(paired.values, (-1.0, 1.0))
                     self._add(a, metric, feature, split, estimate, n)
-                    self._add(a, "p_permutation" + suffix, feature, split, found.p_permutation, n)
+                    self._add(a, "p_permutation" + suffix, feature, split, paired.p_permutation, n)
                     family = families[feature.startswith("mean:")]
                     family.append((estimate.p_value, a, "p_holm" + suffix, feature, n))
             for family in families.values():

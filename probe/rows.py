@@ -90,17 +90,17 @@ class RowProber:
 
     def planned(self) -> list[tuple[int, MakeRow]]:
         """Return every row with features or labels to fit: the number of feature sets it takes, and what makes it."""
-        wanted = self.config.controls
+        requested = self.config.controls
         plan: list[tuple[int, MakeRow]] = [(1, partial(self.encoder_row, source)) for source in self.sources]
-        if "random-init" in wanted:
+        if "random-init" in requested:
             first = {source.architecture: source for source in reversed(self.sources) if not source.external}
             plan += [(self.config.random_inits, partial(self.random_row, source)) for source in first.values()]
-        if "pixel" in wanted:
+        if "pixel" in requested:
             view = controls.pixel_view()
             plan.append((1, partial(self.view_row, "pixels", "pixel", view, controls.PIXEL_RANK)))
-        if "pose" in wanted and any(clip.pose for clip in self.data.clips):
+        if "pose" in requested and any(clip.pose for clip in self.data.clips):
             plan.append((1, partial(self.view_row, "pose statistics", "pose", controls.pose_view(), None)))
-        if "label-only" in wanted:
+        if "label-only" in requested:
             plan.append((1, self.label_row))
         return plan
 

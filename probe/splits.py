@@ -1,7 +1,7 @@
 """Splits into training and test clips, made before any feature is computed.
 
 `unseen_sign` is the headline: every sign group is tested once, by a probe that was trained on none of its clips.
-`seen_sign` is the companion: the official split, where a probe can also recognise the sign and thereby know its
+`seen_sign` is the companion: the official split, where a probe can also recognise the sign and thereby infer its
 phonology. `unseen_sign_signer` tests unseen groups on unseen signers. Every fold also holds out a part of its
 training clips, by the same kind of boundary as its test clips, on which penalty and layer are chosen.
 """

@@ -228,9 +228,9 @@ def _peak(world: World) -> int:
 
 def _fields(path: Path) -> dict[str, int]:
     """Return the lines `Name: number kB` of a file of /proc, in bytes."""
-    found = {}
+    sizes = {}
     for line in path.read_text().splitlines():
         name, _, rest = line.partition(":")
         if rest.strip().endswith(" kB"):
-            found[name] = 1024 * int(rest.split()[0])
-    return found
+            sizes[name] = 1024 * int(rest.split()[0])
+    return sizes

@@ -1,1 +1,1 @@
-"""Fine-tuning, evaluation, metrics, and the typed records in which numbers are kept."""
+"""Fine-tuning, evaluation, metrics, and the typed records of their numbers."""

@@ -1,7 +1,7 @@
-"""Calibration: whether a model that is 80 % sure is right 80 % of the time.
+"""Calibration: whether predictions of 80 % confidence are correct 80 % of the time.
 
-Everything but the temperature is computed from what `predictions.csv` holds, the probability of the first choice and
-that of the true class. Predictions without probabilities (ranks alone, or scores of another kind) have no calibration.
+Everything but the temperature is computed from two columns of `predictions.csv`: the probability of the first choice
+and that of the true class. Predictions without probabilities (ranks alone, or other scores) have no calibration.
 
 The expected calibration error (Guo et al. 2017, arXiv 1706.04599, equation 3) is never zero on a finite set: a bin of
 ten clips cannot agree exactly with any probability. So the error that a perfectly calibrated model of the same
@@ -22,7 +22,7 @@ from islr.evaluation.predictions import Predictions
 from islr.evaluation.results import Provenance, Result
 
 BINS = 15  # as Guo et al. 2017
-_LEAST = 1e-12  # probabilities below count as this, so that one hopeless clip does not make a mean infinite
+_LEAST = 1e-12  # floor of probabilities, so that the loss of one clip cannot make a mean infinite
 _SUM_SLACK = 1e-6  # rounding of a probability above 1
 _RESAMPLES, _AT_ONCE = 1000, 20
 _LOG_TEMPERATURES = (np.log(0.05), np.log(20.0))
@@ -32,7 +32,7 @@ Binning = Literal["width", "mass"]
 
 @dataclass(frozen=True)
 class Bin:
-    """Clips of similar confidence: how many, their mean confidence, and the share that is right."""
+    """Clips of similar confidence: their number, mean confidence and accuracy."""
 
     count: int
     confidence: float
@@ -40,14 +40,14 @@ class Bin:
 
 
 def is_probabilistic(predictions: Predictions) -> bool:
-    """Whether every clip has the probability of its first choice and of its true class."""
+    """Return whether every clip has the probability of its first choice and of its true class."""
     first, true = predictions.scores[:, 0], predictions.true_probabilities
     given = np.isfinite(first) & np.isfinite(true) & (true >= 0) & (true <= first + _SUM_SLACK)
     return bool((given & (first <= 1 + _SUM_SLACK) & (first > 0)).all())
 
 
 def confidences(predictions: Predictions) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Probability of each clip's first choice, and 1.0 where it is right; `[N]` each.
+    """Return the probability of each clip's first choice, and 1.0 where that is correct; `[N]` each.
 
     Raises:
         ValueError: The predictions hold no probabilities.
@@ -58,9 +58,9 @@ def confidences(predictions: Predictions) -> tuple[NDArray[np.float64], NDArray[
 
 
 def bin_index(confidence: NDArray[np.float64], binning: Binning = "width", bins: int = BINS) -> NDArray[np.int64]:
-    """The bin of each clip: of equal width in 0..1, closed above, or of about equal numbers of clips.
+    """Return the bin of each clip: bins of equal width in 0..1, closed above, or of about equal numbers of clips.
 
-    Clips of equal confidence are never parted, so the result does not depend on the order of rows.
+    Clips of equal confidence share a bin, so the result does not depend on the order of rows.
     """
     if binning == "width":
         edges = np.linspace(0, 1, bins + 1)[1:-1]
@@ -71,7 +71,7 @@ def bin_index(confidence: NDArray[np.float64], binning: Binning = "width", bins:
 
 
 def reliability(predictions: Predictions, binning: Binning = "width", bins: int = BINS) -> tuple[Bin, ...]:
-    """The reliability diagram: bins that hold clips, least confident first."""
+    """Return the reliability diagram: the bins that hold clips, least confident first."""
     confidence, right = confidences(predictions)
     index = bin_index(confidence, binning, bins)
     chosen = [index == place for place in np.unique(index)]
@@ -81,11 +81,13 @@ def reliability(predictions: Predictions, binning: Binning = "width", bins: int 
 def calibration_error(
     confidence: NDArray[np.float64], right: NDArray[np.float64], index: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Expected calibration error of each row of outcomes: gaps between confidence and accuracy, weighted by clips.
+    """Return the expected calibration error of each row of outcomes.
+
+    It is the mean over bins, weighted by clips, of the gap between confidence and accuracy.
 
     Args:
         confidence: Of each clip, `[N]`.
-        right: 1.0 where a clip is right, `[..., N]`.
+        right: 1.0 where a prediction is correct, `[..., N]`.
         index: Bin of each clip, `[N]`.
     """
     members = (index[:, None] == np.unique(index)).astype(np.float64)  # [N, bins]
@@ -93,14 +95,14 @@ def calibration_error(
 
 
 def calibration_results(predictions: Predictions, name: str, provenance: Provenance) -> list[Result]:
-    """Records `ece`, `ece_adaptive` (bins of equal numbers of clips), `ece_if_calibrated` and `nll`.
+    """Return the records `ece`, `ece_adaptive` (bins of equal numbers of clips), `ece_if_calibrated` and `nll`.
 
     `ece_if_calibrated` is what a perfectly calibrated model of the same confidences would show: its mean, and as
     bounds the range of 95 % of resampled outcomes. An `ece` inside it is no evidence of miscalibration. `nll` is the
     mean negative logarithm (natural) of the true class's probability.
 
     Returns:
-        Nothing where the predictions hold no probabilities.
+        The records; none where the predictions hold no probabilities.
     """
     if not is_probabilistic(predictions):
         return []
@@ -130,7 +132,7 @@ def calibration_results(predictions: Predictions, name: str, provenance: Provena
 
 
 def with_temperature(probabilities: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    """Softmax of the log-probabilities divided by `temperature`; ranks stay. `[N, K]`.
+    """Return the softmax of the log-probabilities divided by `temperature`, `[N, K]`; ranks stay.
 
     Deviation: Guo et al. divide logits before any averaging; here views are averaged first, and the logarithm of
     that average takes the logits' place. For one view the two are the same.
@@ -141,7 +143,7 @@ def with_temperature(probabilities: NDArray[np.float64], temperature: float) -> 
 
 
 def fit_temperature(probabilities: NDArray[np.float64], labels: Sequence[int] | NDArray[np.int64]) -> float:
-    """The temperature of least negative log-likelihood on held-out clips, within 0.05..20."""
+    """Return the temperature of least negative log-likelihood on held-out clips, within 0.05..20."""
     rows = np.arange(len(labels))
 
     def loss(log_temperature: float) -> float:

@@ -31,10 +31,10 @@ def save_classifier(path: Path, classifier: Classifier, facts: dict[str, Any]) -
 
 
 def load_classifier(path: Path) -> tuple[Classifier, tuple[str, ...]]:
-    """Rebuild a saved classifier; returns it with its class names.
+    """Rebuild a saved classifier and return it with its class names.
 
     Raises:
-        UserError: No such file, or not a classifier of ours.
+        UserError: No such file, or not a classifier written by a fine-tuning run.
     """
     facts = read_metadata(path)
     if "classes" not in facts or "architecture" not in facts:
@@ -48,14 +48,14 @@ def load_classifier(path: Path) -> tuple[Classifier, tuple[str, ...]]:
 
 
 def training_facts(train: Manifest) -> str:
-    """What a classifier's file remembers of its training clips, as JSON: corpus, fingerprint, signers."""
+    """Return the facts about the training clips that a classifier's file holds, as JSON."""
     signers = sorted({clip.signer for clip in train if clip.signer})
     facts = {"manifest": train.name, "fingerprint": train.fingerprint(), "clips": len(train), "signers": signers}
     return json.dumps(facts, ensure_ascii=False)
 
 
 def trained_signers(weights: Path, manifest: Manifest) -> frozenset[str] | None:
-    """Signers of `manifest` that the classifier was trained on.
+    """Return the signers of `manifest` that the classifier was trained on.
 
     None where its file does not say, where its training clips name no signer, or where it was trained on another
     corpus: names of signers mean nothing beyond their own.

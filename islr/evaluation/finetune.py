@@ -184,7 +184,7 @@ def _score(config: FinetuneConfig, classifier: Any, store: ClipStore, views: Vie
 def _test(
     config: FinetuneConfig, clips: Clips, run: Run, state: State, steps_per_epoch: int, started: float
 ) -> list[Result]:
-    """Score the kept classifier on the test split and write its records; rank 0 returns them."""
+    """Score the saved classifier on the test split and write its records; rank 0 returns them."""
     run.world.at("scoring the test clips")
     weights = run.folder / CLASSIFIER
     classifier, _ = load_classifier(weights)
@@ -240,7 +240,7 @@ def clips_of(config: FinetuneConfig) -> Clips:
 
 
 def check_test_unseen(weights: str, manifest: Manifest) -> None:
-    """Refuse an encoder that was pre-trained on this very test set without declaring it.
+    """Refuse an encoder that was pre-trained on this test set without declaring it.
 
     Raises:
         UserError: Names the stage of its pre-training.

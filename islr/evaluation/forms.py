@@ -1,8 +1,8 @@
 """Scores by sign form beside the scores by label: one sign has several words, and a word several signs.
 
-A model trained on English words is told that "mom" is wrong where the label says "mother", though the signer does
-the same thing. Where a manifest names each clip's form, its test records say how often the form was right, and what
-the best possible recogniser of form would reach on the words.
+A model trained on English words is marked wrong for "mom" where the label is "mother", though both words have the
+same sign. Where a manifest names each clip's form, its test records also hold the accuracy by form, and the label
+ceiling: the accuracy by word of a perfect recogniser of forms.
 """
 
 import numpy as np
@@ -20,14 +20,16 @@ CEILING = "label_ceiling"
 def form_results(
     predictions: Predictions, name: str, manifest: Manifest, split: str, provenance: Provenance
 ) -> list[Result]:
-    """Records of the clips that have a form; none where labels and forms are the same thing, or nothing ties them.
+    """Return the records of the clips that have a form.
+
+    There are none where labels and forms are the same thing, or where no training clip has both.
 
     Args:
-        predictions: What was predicted for each clip of `split`.
+        predictions: The ranked classes of each clip of `split`.
         name: Row name of the run.
-        manifest: The whole corpus; the training split ties words to forms.
+        manifest: The whole corpus; its training split shows which words a form has.
         split: The scored split.
-        provenance: Where the predictions come from; its `cluster` says what intervals draw.
+        provenance: Where the predictions come from; its `cluster` names the unit that intervals draw.
 
     Returns:
         Metrics `original_top1`, `same_form_top1`, `revised_top1` (see `islr.data.labels.form_hits`) and

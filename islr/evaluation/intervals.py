@@ -1,10 +1,10 @@
 """Intervals of means over clips, paired differences, and their correction for many comparisons.
 
-Intervals are percentile bootstrap intervals over clips drawn with replacement. Where clips of a signer are not taken
-for independent, whole signers are drawn. Percentiles of a few whole signers are too narrow (with five, 95 % intervals
+Intervals are percentile bootstrap intervals over clips drawn with replacement, or, where clips of a signer are not
+taken for independent, over whole signers. Percentiles over a few signers are too narrow (with five, 95 % intervals
 covered the truth in 84 % of simulated corpora), so clustered intervals are Student's, with G - 1 degrees of freedom for
 G signers and the bootstrap's standard error, corrected by sqrt(G / (G - 1)) (Cameron, Gelbach and Miller 2008, section
-III): 92 %. The error is never taken below that over single clips: a few signers may have equal scores by luck.
+III): 92 %. The error is never below that over single clips, because a few signers may have equal scores by chance.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,10 +19,10 @@ from islr.evaluation.results import Provenance, Result
 DRAWS = 2000
 PAIRED_DRAWS = 10_000  # the smallest p-value is 2 / draws, and Holm multiplies it
 CONFIDENCE = 0.95
-FEW_CLUSTERS = 10  # below this many signers, how much signers differ is itself hardly known
+FEW_CLUSTERS = 10  # the variance between fewer signers is itself estimated poorly
 # Weights are drawn in blocks of at most this many cells, so that memory stays near 64 MB at any corpus size.
 _BLOCK_CELLS = 4_000_000
-# With at most this many different values (hits have two, differences three) counts are drawn, not clips.
+# With at most this many different values (hits have two, differences three) their counts are drawn: much faster.
 _FEW_LEVELS = 8
 
 
@@ -44,7 +44,7 @@ class Interval:
         group: dict[str, str] | None = None,
         higher_is_better: bool = True,
     ) -> Result:
-        """The result record of this value; see `Result` for the arguments."""
+        """Return the result record of this value; see `Result` for the arguments."""
         return Result(
             name=name,
             metric=metric,
@@ -72,7 +72,7 @@ class Difference:
 
 
 def _weights(n: int, clusters: NDArray[np.int64] | None, draws: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """Blocks [b, n] of how often each clip occurs in each bootstrap draw."""
+    """Yield blocks [b, n]: how often each clip occurs in each bootstrap draw."""
     rng = np.random.default_rng(seed)
     units = n if clusters is None else int(clusters.max()) + 1
     block = max(1, min(draws, _BLOCK_CELLS // max(n, 1)))
@@ -86,19 +86,18 @@ def _weights(n: int, clusters: NDArray[np.int64] | None, draws: int, seed: int) 
 def _weighted(
     values: NDArray[np.float64], labels: NDArray[np.int64] | None, w: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The statistic under each row of weights: mean over clips, or mean over present classes of class
-    means; [b].
+    """Return the statistic under each row of weights, [b]: mean over clips, or over present classes of class means.
 
-    A draw that holds no clip at all cannot occur; a class absent from a draw is left out of that draw's mean.
+    A class absent from a draw is left out of that draw's mean.
     """
     if labels is None:
         return np.asarray(w @ values / w.sum(axis=1))
     order = np.argsort(labels, kind="stable")
     starts = np.unique(labels[order], return_index=True)[1]
     total = np.add.reduceat(w[:, order], starts, axis=1)  # [b, classes]
-    right = np.add.reduceat(w[:, order] * values[order], starts, axis=1)
+    summed = np.add.reduceat(w[:, order] * values[order], starts, axis=1)
     present = total > 0
-    means = np.divide(right, total, out=np.zeros_like(right), where=present)
+    means = np.divide(summed, total, out=np.zeros_like(summed), where=present)
     return np.asarray(means.sum(axis=1) / present.sum(axis=1))
 
 
@@ -108,8 +107,7 @@ def _method(clusters: NDArray[np.int64] | None, draws: int, paired: bool = False
         count = int(clusters.max()) + 1
         kind, unit = "Student interval with the standard error of a bootstrap", f"{count} whole signers"
         few = f"; fewer than {FEW_CLUSTERS} signers, so itself uncertain" if count < FEW_CLUSTERS else ""
-    paired_words = "paired " if paired else ""
-    return f"{CONFIDENCE * 100:.0f} % {paired_words}{kind} over {unit}, {draws} draws{few}"
+    return f"{CONFIDENCE * 100:.0f} % {'paired ' if paired else ''}{kind} over {unit}, {draws} draws{few}"
 
 
 def _distribution(
@@ -134,9 +132,14 @@ def _bounds(
     clustered: tuple[float, int] | None,
     limits: tuple[float, float],
 ) -> tuple[float, float]:
-    """Bounds around `value`; percentiles are widened to it in the rare case that a skewed distribution leaves it
-    out; with `clustered`, standard error and degrees of freedom, Student's bounds that end at `limits`, what the
-    statistic can be."""
+    """Return the bounds around `value`.
+
+    Args:
+        value: The statistic; percentiles of a skewed distribution that leave it out are widened to it.
+        distribution: Bootstrap of the statistic.
+        clustered: Standard error and degrees of freedom; the bounds are then Student's.
+        limits: Range of the statistic, at which Student's bounds end.
+    """
     tail = (1 - CONFIDENCE) / 2
     if clustered is not None:
         error, freedom = clustered
@@ -149,8 +152,9 @@ def _bounds(
 def _clustered(
     distribution: NDArray[np.float64], clips: NDArray[np.float64], clusters: NDArray[np.int64] | None
 ) -> tuple[float, int] | None:
-    """Standard error of a statistic over whole clusters, at least that over single clips, and its degrees of
-    freedom; None without clusters.
+    """Return the standard error of a statistic over whole clusters and its degrees of freedom; None without clusters.
+
+    The error is at least that over single clips.
 
     Args:
         distribution: Bootstrap of the statistic over clusters.
@@ -164,8 +168,7 @@ def _clustered(
 
 
 def _all_alike(value: float, clips: int) -> Interval:
-    """The exact binomial interval of hits that are all right or all wrong: redrawing them, or their signers, shows
-    no spread at all."""
+    """Return the exact binomial interval of hits that are all 0 or all 1, where every bootstrap draw is the same."""
     reach = ((1 - CONFIDENCE) / 2) ** (1 / clips)
     low, high = (reach, 1.0) if value else (0.0, 1 - reach)
     return Interval(value, low, high, f"{CONFIDENCE * 100:.0f} % exact binomial interval (all {clips} clips alike)")
@@ -186,9 +189,9 @@ def bootstrap(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Interval:
-    """Mean of `values` with its percentile bootstrap interval.
+    """Return the mean of `values` with its percentile bootstrap interval.
 
-    Hits that are all right or all wrong get the exact binomial interval (Clopper and Pearson 1934) instead.
+    Hits that are all 0 or all 1 get the exact binomial interval (Clopper and Pearson 1934) instead.
 
     Args:
         values: One number for each clip, [N].
@@ -225,10 +228,10 @@ def paired_bootstrap(
     draws: int = PAIRED_DRAWS,
     seed: int = 0,
 ) -> Difference:
-    """Difference a - b of two runs over the same clips in the same order.
+    """Return the difference a - b of two runs over the same clips in the same order.
 
     The p-value is twice the smaller tail of the bootstrap distribution of the difference around 0, with one
-    added to count and draws so that it is never 0. Over clusters it is that of Student's t, as the interval is.
+    added to count and draws so that it is never 0. Over clusters it is that of Student's t, like the interval.
 
     Raises:
         ValueError: The runs differ in length or are empty.
@@ -255,7 +258,7 @@ def paired_bootstrap(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment (Holm 1979): family-wise p-values in the order given."""
+    """Adjust p-values step-down (Holm 1979): family-wise p-values in the order given."""
     order = np.argsort(np.asarray(p_values, dtype=np.float64), kind="stable")
     adjusted = [0.0] * len(p_values)
     largest = 0.0

@@ -1,14 +1,14 @@
 """Recognition metrics with their intervals, and paired comparison of runs.
 
-Everything is computed from `Predictions`, which is what `predictions.csv` holds, so another person's model
-enters the same tables by its predictions alone (`islr.evaluation.predictions`).
+Everything is computed from the contents of `predictions.csv` (`islr.evaluation.predictions`), so a model from
+elsewhere enters the same tables by its predictions alone.
 
 Conventions:
 - Top-k is defined only for k smaller than the number of classes; with at most five classes there is no
   top-5, because it would be 100 % by construction.
 - "per class" is the mean over the classes that occur in the scored clips of the accuracy inside each class;
   the count of classes that do not occur is a record of its own.
-- Intervals, over clips or whole signers, are those of `islr/evaluation/intervals.py`.
+- Intervals, over clips or whole signers: `islr.evaluation.intervals`.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -37,10 +37,10 @@ class Confusion:
 
 
 def hits(predictions: Predictions, k: int) -> NDArray[np.float64]:
-    """1.0 where the true class is among the first k, else 0.0; [N].
+    """Return 1.0 where the true class is among the first k, else 0.0; [N].
 
     Raises:
-        ValueError: The predictions list fewer than k ranks, so that the answer is not known.
+        ValueError: The predictions list fewer than k ranks.
     """
     if k > predictions.known_ranks:
         raise ValueError(f"top-{k} needs {k} ranks for each clip; these predictions list {predictions.known_ranks}")
@@ -48,16 +48,15 @@ def hits(predictions: Predictions, k: int) -> NDArray[np.float64]:
 
 
 def defined_ks(num_classes: int, known_ranks: int, ks: Sequence[int] = TOP_KS) -> tuple[int, ...]:
-    """The k for which top-k says something: smaller than the number of classes, and answerable from the
-    ranks."""
+    """Return each k for which top-k is defined: below the number of classes, and within the listed ranks."""
     return tuple(k for k in ks if k < num_classes and k <= known_ranks)
 
 
 def signer_clusters(predictions: Predictions) -> tuple[str, ...]:
-    """The signer of each clip, to draw whole signers.
+    """Return the signer of each clip, to draw whole signers.
 
     Raises:
-        UserError: A clip has no signer: all such clips would count as one person.
+        UserError: A clip has no signer; all such clips would count as one person.
     """
     unknown = [clip for clip, signer in zip(predictions.clip_ids, predictions.signers, strict=True) if not signer]
     if unknown:
@@ -71,7 +70,7 @@ def signer_clusters(predictions: Predictions) -> tuple[str, ...]:
 def compare(
     a: Predictions, b: Predictions, k: int = 1, cluster_by_signer: bool = False, draws: int = PAIRED_DRAWS
 ) -> Difference:
-    """Paired difference of top-k between two runs, a - b, matched by clip.
+    """Return the paired difference of top-k between two runs, a - b, matched by clip.
 
     Raises:
         ValueError: The runs did not score the same clips with the same classes, or clips to be drawn by signer have
@@ -88,15 +87,15 @@ def compare(
 
 
 def confusions(predictions: Predictions, limit: int | None = None) -> list[Confusion]:
-    """Wrong first choices counted by (true, predicted), most frequent first, then by name."""
+    """Count wrong first choices by (true, predicted); most frequent first, then by name."""
     of: dict[str, int] = {}
     counts: dict[tuple[str, str], int] = {}
     for true, ranked, rank in zip(predictions.classes, predictions.ranked, predictions.true_ranks, strict=True):
         of[true] = of.get(true, 0) + 1
         if rank != 1:
             counts[true, ranked[0]] = counts.get((true, ranked[0]), 0) + 1
-    found = [Confusion(true, other, count, of[true]) for (true, other), count in counts.items()]
-    return sorted(found, key=lambda c: (-c.count, c.true, c.predicted))[:limit]
+    pairs = [Confusion(true, other, count, of[true]) for (true, other), count in counts.items()]
+    return sorted(pairs, key=lambda c: (-c.count, c.true, c.predicted))[:limit]
 
 
 def accuracy_results(
@@ -107,15 +106,15 @@ def accuracy_results(
     trained_signers: Collection[str] | None = None,
     draws: int = DRAWS,
 ) -> list[Result]:
-    """All recognition records of one run: overall, per class, by signer, by source, and what chance gives.
+    """Return all recognition records of one run: overall, per class, by signer, by source, and the chance level.
 
     Args:
-        predictions: What was predicted for each clip.
+        predictions: The ranked classes of each clip.
         name: Row name of the run, such as "maskfeat" or "random init".
         num_classes: Classes the model chooses among.
         provenance: Where the predictions come from; where its `cluster` is "signer", whole signers are drawn for
             every interval that is over more than one of them.
-        trained_signers: Signers that the model was trained on, named as in the predictions; None when not known.
+        trained_signers: Signers that the model was trained on, named as in the predictions; None = not known.
         draws: Bootstrap draws.
 
     Returns:
@@ -140,7 +139,7 @@ def accuracy_results(
 
 
 class _Scorer:
-    """Records of one run; clips are chosen by masks `[N]`."""
+    """The records of one run; clips are chosen by masks `[N]`."""
 
     def __init__(
         self, predictions: Predictions, name: str, num_classes: int, provenance: Provenance, draws: int
@@ -165,14 +164,14 @@ class _Scorer:
         return bootstrap(values[chosen], labels, drawn, self._draws)
 
     def overall(self) -> Iterator[Result]:
-        """Top-k over all clips, and as the mean over classes."""
+        """Yield top-k over all clips, and as the mean over classes."""
         for k in self._ks:
             right, n = hits(self._predictions, k), len(self._predictions)
             yield self._record(f"top{k}", self._mean(right, self._all), n)
             yield self._record(f"top{k}_per_class", self._mean(right, self._all, self._predictions.labels), n)
 
     def by_group(self) -> Iterator[Result]:
-        """Top-1 of each signer and of each source, where there are at least two."""
+        """Yield top-1 of each signer and of each source, where there are at least two."""
         right = hits(self._predictions, 1)
         for key, names in (("signer", self._signers), ("source", np.array(self._predictions.sources))):
             known = sorted(set(names.tolist()) - {""})
@@ -183,7 +182,7 @@ class _Scorer:
                 yield self._record("top1", interval, int(chosen.sum()), {key: member})
 
     def over_signers(self) -> Iterator[Result]:
-        """The mean over signers of top-1."""
+        """Yield the mean over signers of top-1."""
         named = self._signers != ""
         people = np.unique(self._signers[named], return_inverse=True)[1].astype(np.int64)
         if named.any() and people.max() > 0:
@@ -191,7 +190,7 @@ class _Scorer:
             yield self._record("top1_per_signer", self._mean(right, named, people), int(named.sum()))
 
     def by_exposure(self, trained_signers: Collection[str] | None) -> Iterator[Result]:
-        """Top-k of the clips whose signer was in training, and of those whose signer was not."""
+        """Yield top-k of the clips whose signer was in training, and of those whose signer was not."""
         if trained_signers is None:
             return
         named = self._signers != ""
@@ -202,7 +201,7 @@ class _Scorer:
                 yield self._record(f"top{k}", interval, int(chosen.sum()), {SEEN_KEY: answer})
 
     def facts(self) -> Iterator[Result]:
-        """Chance, and the number of classes without a scored clip."""
+        """Yield the chance level, and the number of classes without a scored clip."""
         n, absent = len(self._predictions), self._num_classes - len(np.unique(self._predictions.labels))
         yield self._record("chance_top1", Interval(1 / self._num_classes, None, None, ""), n)
         yield self._record("classes_absent", Interval(float(absent), None, None, ""), n, higher=False)

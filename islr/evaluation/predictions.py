@@ -1,7 +1,7 @@
-"""`predictions.csv`: what a model said about each clip, written by our runs and read from anybody's.
+"""`predictions.csv`: the ranked classes of each clip, written by runs and read from any model.
 
 Ties count against the model: the rank of the true class is one more than the number of other classes whose
-score is at least as high, so a model that gives every class the same score is right about nothing. Other
+score is at least as high, so a model that gives every class the same score has no hit. Other
 tied classes are listed in the order of the label space. Both rules are deterministic.
 """
 
@@ -56,7 +56,7 @@ class Predictions:
         return len(self.clip_ids)
 
     def sorted(self) -> "Predictions":
-        """The same predictions in the order of clip names, which is how two runs are matched."""
+        """Return the predictions in the order of clip names, by which two runs are matched."""
         order = sorted(range(len(self)), key=self.clip_ids.__getitem__)
         return Predictions(
             tuple(self.clip_ids[i] for i in order),
@@ -80,7 +80,7 @@ def rank_scores(
     signers: Sequence[str] | None = None,
     sources: Sequence[str] | None = None,
 ) -> Predictions:
-    """Predictions from a full table of scores.
+    """Return the predictions of a full table of scores.
 
     Args:
         scores: One score for each clip and class, higher is better, [N, K]; probabilities in our runs.
@@ -149,12 +149,12 @@ def write_predictions(path: str | Path, predictions: Predictions) -> None:
 
 
 def _number(value: np.floating) -> str:
-    """Shortest text that reads back as the same float64; empty for nan."""
+    """Return the shortest text that reads back as the same float64; empty for nan."""
     return "" if np.isnan(value) else repr(float(value))
 
 
 def read_predictions(path: str | Path, manifest: Manifest | None = None) -> Predictions:
-    """Read `predictions.csv`, ours or foreign.
+    """Read `predictions.csv` of a run or of another program.
 
     A foreign file needs `clip_id`, `rank1` and either `class` or a `manifest` to take the truth from;
     `score1`..., `signer`, `source`, `label`, `true_probability` and `true_rank` are used when present.
@@ -222,8 +222,7 @@ def _parse(
     known: frozenset[str],
     names: dict[str, int],
 ) -> _ParsedRow:
-    """One row as (clip, signer, source, label, class, ranked, scores, probability of the true class, its
-    rank)."""
+    """Parse a row: clip, signer, source, label, class, ranked, scores, probability and rank of the true class."""
 
     def cell(key: str) -> str:
         return (row.get(key) or "").strip()

@@ -45,11 +45,11 @@ class Provenance(Config):
         commit: Version-control commit of the code, with "+changes" when the tree was not clean; empty if
             unknown.
         libraries: Library name -> version.
-        device: Device in words.
+        device: Kind of device, such as "CPU x86_64, 1 thread(s)".
         wall_time_s: Wall time of the run that made the numbers, in seconds.
         epoch_chosen: Epoch whose weights were scored; None where no epoch was chosen.
         epochs_trained: Epoch after which training ended, by its schedule or by `patience`; None likewise.
-        cluster: What intervals and tests draw whole: "signer", or empty for single clips.
+        cluster: Unit that intervals and tests draw: "signer", or empty for single clips.
         parents: Models that were fused, each with its row name, encoder, views, weight and hashes; empty for one
             model.
     """
@@ -89,7 +89,7 @@ class Provenance(Config):
 
     @property
     def complete(self) -> bool:
-        """True when every expected clip was scored."""
+        """Return whether every expected clip was scored."""
         return self.clips_present == self.clips_expected
 
 
@@ -102,7 +102,7 @@ class Result(Config):
         value: The number; accuracies are fractions (0.79), never percent.
         ci_low: Lower bound of the 95 % interval, or None where none is defined.
         ci_high: Upper bound; given exactly when `ci_low` is.
-        ci_method: How the interval was made, in words; empty without interval.
+        ci_method: Description of the interval; empty without interval.
         n: Number of items behind the value (clips, or signs), at least 1.
         higher_is_better: Direction of the measure.
         group: What subset or condition the number is for, such as {"signer": "s03"} or
@@ -133,7 +133,7 @@ class Result(Config):
             if not self.ci_low - _ROUNDING <= self.value <= self.ci_high + _ROUNDING:
                 raise ValueError(f"value {self.value} is outside its interval [{self.ci_low}, {self.ci_high}]")
             if not self.ci_method:
-                raise ValueError("an interval needs ci_method, the words that say how it was made")
+                raise ValueError("an interval needs ci_method, the description of how it was made")
         return self
 
 
@@ -159,7 +159,7 @@ def save_results(path: str | Path, results: Sequence[Result]) -> None:
 
 
 def as_table(results: Sequence[Result]) -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows, one row a result; every key of a group is a column."""
+    """Return columns and rows, one row a result; every key of a group is a column."""
     keys = list(dict.fromkeys(key for result in results for key in result.group))
     rows: list[list[Any]] = [
         [r.name, r.metric, *(r.group.get(key, "") for key in keys), r.value, r.ci_low, r.ci_high, r.n] for r in results

@@ -67,12 +67,12 @@ def _tables(report: Report, out: Path) -> Path:
 
 def without_frames(report: Report) -> Report:
     """Return a report without pictures of clips, and without sections that this leaves empty."""
-    kept = []
+    sections = []
     for section in report.sections:
         blocks = tuple(block for block in section.blocks if not isinstance(block, Picture | Gallery))
         if blocks or not section.blocks:
-            kept.append(replace(section, blocks=blocks))
-    return replace(report, sections=tuple(kept))
+            sections.append(replace(section, blocks=blocks))
+    return replace(report, sections=tuple(sections))
 
 
 def compose(gathered: Gathered, title: str) -> Report:

@@ -1,4 +1,4 @@
-"""The README.md beside exported weights: what they are, how they came to be, what they scored, what they are for."""
+"""The model card beside exported weights: architecture, training, results, intended use."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ FACTS = (("recipe", "recipe"), ("config_hash", "configuration"), ("seed", "seed"
 
 
 def model_card(run_folder: Path, files: Sequence[Path]) -> str:
-    """Markdown.
+    """Return the card as Markdown.
 
     Args:
-        run_folder: `result.json` is read from it where there is one.
-        files: Its weights, at least one.
+        run_folder: Folder of the run; its `result.json` is read where there is one.
+        files: Weights of the run, at least one.
 
     Raises:
         UserError: A file is not safetensors, or the results are broken.
@@ -47,7 +47,7 @@ def _architecture(facts: Mapping[str, str], files: Sequence[Path]) -> str:
             f"scaled to 0..1, then mean {spec['mean']} and standard deviation {spec['std']} per channel."
         )
     else:
-        lines.append(f"- Input: {spec['frames']} poses of 75 points (x, y, seen), normalised by this project.")
+        lines.append(f"- Input: {spec['frames']} poses of 75 points (x, y, detected), normalised by this project.")
     if "classes" in facts:
         lines.append(f"- Output: scores of {len(json.loads(facts['classes'])):,} classes, listed in the metadata.")
     return "\n".join(lines)
@@ -64,12 +64,12 @@ def _training(facts: Mapping[str, str], results: Sequence[Result]) -> str:
     if "source" in facts:
         source = json.loads(facts["source"])
         lines += ["", f"Imported from `{source['file']}` (sha256 `{source['sha256']}`), {source['project']}."]
-    said = dict(facts)
+    shown = dict(facts)
     if results:
         record = results[0].provenance
-        said |= {"config_hash": record.config_hash, "seed": str(record.seed), "commit": record.commit}
+        shown |= {"config_hash": record.config_hash, "seed": str(record.seed), "commit": record.commit}
         lines += ["", f"Fine-tuned on {record.manifest}; chosen on {record.selection_set}."]
-    lines += ["", *(f"- {word}: `{said[key]}`" for key, word in FACTS if said.get(key))]
+    lines += ["", *(f"- {name}: `{shown[key]}`" for key, name in FACTS if shown.get(key))]
     return "\n".join(lines)
 
 
@@ -104,12 +104,12 @@ def _use(facts: Mapping[str, str], results: Sequence[Result]) -> str:
         f"For research on isolated sign recognition: it takes {whole}, from which its frames are sampled evenly. "
         f"It was not made for continuous signing, for translation, or for decisions about people.",
         "",
-        "- Numbers hold for signers, cameras and signs like those of the corpora above; others were not measured.",
-        "- Left and right are different to it unless its configuration says that clips were flipped."
+        "- The results hold for signers, cameras and signs like those of the corpora above; others were not measured.",
+        "- It distinguishes left from right unless its configuration has `flip`."
         if spec["modality"] == "video"
-        else "- It sees what the pose estimator saw; frames without hands are frames without a sign.",
-        "- The terms of the corpora it was trained on apply to it; look them up before passing it on.",
+        else "- It depends on the pose estimator: in frames without detected hands it cannot see the sign.",
+        "- The terms of the corpora it was trained on apply to it; check them before passing it on.",
     ]
     if not results and "classes" not in facts:
-        lines.append("- It is an encoder: it recognises nothing until a classifier is trained on it.")
+        lines.append("- It is an encoder: recognition needs a classifier trained on it.")
     return "\n".join(lines)

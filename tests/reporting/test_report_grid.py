@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from support.report_runs import FEATURES, SIGNS, write_finetuning, write_grid
+from support.report_runs import FEATURES, SIGNS, write_finetuning, write_grid, write_probes
 from support.video_files import make_video
 
 from islr.data.manifest import Clip, Manifest
 from islr.errors import UserError
 from islr.evaluation.metrics import hits
-from islr.evaluation.predictions import read_predictions
+from islr.evaluation.predictions import read_predictions, write_predictions
 from islr.evaluation.results import load_results, save_results
 from islr.reporting import build_report
 from islr.reporting.findings import standings
@@ -146,14 +146,29 @@ def test_probe_seeds_are_averaged_and_a_mark_needs_every_seed(grid: Path) -> Non
     assert merged.mark(row, "Handshape", HEADLINE) == ""
 
 
-def test_nothing_gained_is_said_so(runs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("loss", [0, 150])
+def test_no_gain_and_a_loss_are_not_called_gains(runs: Path, tmp_path: Path, loss: int) -> None:
     shutil.copytree(runs, tmp_path / "runs")
-    control = tmp_path / "runs" / "random init-scratch-0" / "predictions.csv"
+    control = read_predictions(tmp_path / "runs" / "random init-scratch-0" / "predictions.csv")
+    ranks = np.where(np.arange(len(control)) < loss, 12, control.true_ranks)
     for folder in (tmp_path / "runs").iterdir():
         if not folder.name.startswith("random"):
-            shutil.copy(control, folder)
+            write_predictions(folder / "predictions.csv", replace(control, true_ranks=ranks))
     page = build_report([tmp_path / "runs"], tmp_path / "r.md").read_text(encoding="utf-8")
-    assert "None of 2 pre-trained models beat the random initialisation of its own encoder." in page
+    assert "None of 2 pre-trained models beat the random initialisation of its own encoder. The closest, " in page
+    assert ("pre-training costs" in page) == (loss > 0)
+    assert "gained most" not in page
+
+
+def test_probes_below_their_random_initialisation_are_not_called_gains(tmp_path: Path) -> None:
+    write_probes(tmp_path / "probe")
+    for file in sorted((tmp_path / "probe").glob("result-*.json")):
+        if "random" not in file.name:
+            zero = {"value": 0.0, "ci_low": 0.0}
+            records = load_results(file)
+            save_results(file, [r.model_copy(update=zero) if r.metric == "balanced_accuracy" else r for r in records])
+    page = build_report([tmp_path], tmp_path / "r.md").read_text(encoding="utf-8")
+    assert "None of 3 encoders encodes phonology better than its own random initialisation." in page
     assert "gained most" not in page
 
 

@@ -1,16 +1,24 @@
 """What the report says of pre-training runs: scores against trivial predictors, features, and warnings."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.report_runs import write_metrics, write_run
+from support.tiny_runs import PRETRAIN, write_config
 
+from islr.config import load_config
+from islr.data.manifest import Manifest
+from islr.errors import UserError
+from islr.reporting import build_report
 from islr.reporting.document.blocks import Notice, ReportTable
 from islr.reporting.gather import scan
 from islr.reporting.sections.pretraining import blocks_of as pretraining_blocks
 from pretrain import RECIPES
+from pretrain.run import PretrainConfig, run_pretrain
 
 
 def blocks_of(
@@ -84,3 +92,16 @@ def test_runs_that_learned_nothing_or_collapsed_are_named(tmp_path: Path) -> Non
     assert "flat: the features had collapsed at epoch 1." in warnings_of(flat)
     features = cells_of(flat[-1])
     assert (features["rank before"], features["rank after"], features["data wait"]) == ("9.0", "1.0", "25.0 %")
+
+
+def test_a_run_that_fails_on_its_data_shows_the_reason(mini_corpus: Path, tmp_path: Path) -> None:
+    corpus, out = tmp_path / "corpus", tmp_path / "runs" / "broken"
+    shutil.copytree(mini_corpus, corpus)
+    clip = Manifest.load(corpus / "manifest.csv").select("train").clips[0]
+    (corpus / clip.path).write_bytes((corpus / clip.path).read_bytes()[:200])
+    config = write_config(PRETRAIN, tmp_path / "broken.yaml", corpus / "manifest.csv", out)
+    with pytest.raises(UserError):
+        run_pretrain(load_config(PretrainConfig, config))
+    page = build_report([tmp_path / "runs"], tmp_path / "r.md").read_text(encoding="utf-8")
+    assert re.search(rf"failed: 1 of \d+ clips could not be read.*{clip.clip_id}", page.replace("\\", ""))
+    assert "not finished" not in page

@@ -215,7 +215,7 @@ REGIMES = ("generic", "sign", "generic_then_sign", "mixed")
 
 
 def write_grid(root: Path, methods: int = 8, regimes: int = 4, seeds: int = 2, clips: int = 60, data: str = "") -> Path:
-    """Runs as `islr bench` leaves them: methods x regimes x seeds, the random start of both encoders, and probes."""
+    """Write runs as `islr bench` leaves them: methods x regimes x seeds, random initialisations, and probes."""
     found: dict[str, list[Result]] = {}
     for number, method in enumerate(METHODS[:methods]):
         row = "posemae" if "pose" in method else "maskfeat"

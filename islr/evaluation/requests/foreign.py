@@ -38,7 +38,7 @@ _ARRAYS = ("clip_ids", "classes")
 
 
 class ForeignConfig(Config):
-    """What the scores of a foreign model depend on; saved as the `config.yaml` of their folder."""
+    """The inputs of a foreign model's scores; saved as the `config.yaml` of their folder."""
 
     task: Literal["evaluate"] = "evaluate"
     kind: Literal["foreign"] = "foreign"
@@ -61,7 +61,7 @@ def evaluate_predictions(
     allow_partial: bool = False,
     cluster: Literal["signer"] | None = None,
 ) -> list[Result]:
-    """Score a file of predictions by the rules that our own runs are scored by.
+    """Score a file of predictions by the rules for runs of this suite.
 
     Args:
         path: The predictions, in one of the three layouts.
@@ -206,7 +206,7 @@ def _texts(path: Path, key: str, values: NDArray[Any]) -> list[str]:
 
 
 def _probabilities(path: Path, table: NDArray[np.float64], ids: list[str]) -> NDArray[np.float64]:
-    """The table with rows that sum to one exactly.
+    """Return the table with rows that sum to one exactly.
 
     Raises:
         UserError: A row is not a distribution.

@@ -28,7 +28,7 @@ from islr.training.run_folder import run_folder
 
 
 class FusionConfig(Config):
-    """What fused scores depend on; saved as the `config.yaml` of their folder."""
+    """The inputs of fused scores; saved as the `config.yaml` of their folder."""
 
     task: Literal["evaluate"] = "evaluate"
     kind: Literal["fusion"] = "fusion"
@@ -253,15 +253,15 @@ def _aligned(scored: Sequence[tuple[Scores, Manifest]]) -> tuple[list[int], list
     return [int(first[places[0][clip_id]]) for clip_id in common], tables, scored[0][1]
 
 
-def _joined(words: Sequence[str]) -> str:
-    """Different words with + between them."""
-    return " + ".join(dict.fromkeys(word for word in words if word))
+def _joined(names: Sequence[str]) -> str:
+    """Join different names with +."""
+    return " + ".join(dict.fromkeys(filter(None, names)))
 
 
 def _fused_record(
     models: Sequence[FinishedRun], records: Sequence[Provenance], shares: Sequence[float], config: FusionConfig
 ) -> Provenance:
-    """The provenance of the fused row: the parents' where they agree, all of them by name where not."""
+    """Return the provenance of the fused row: fields of the parents, joined where they differ."""
     parents = [
         {
             "name": model.config.name,
@@ -288,7 +288,7 @@ def _fused_record(
 
 
 def _signers(models: Sequence[FinishedRun], manifest: Manifest) -> frozenset[str] | None:
-    """Signers that any of the runs was trained on; None where one does not say."""
+    """Return the signers that any of the runs was trained on; None where one does not name them."""
     known = [trained_signers(model.weights, manifest) for model in models]
     parts = [part for part in known if part is not None]
     return frozenset().union(*parts) if len(parts) == len(known) else None

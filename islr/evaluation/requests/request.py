@@ -33,7 +33,7 @@ class Request:
 
     @property
     def manifest_path(self) -> str | None:
-        """The manifest as configurations name it."""
+        """Path of the manifest, as in a configuration."""
         return str(self.manifest) if self.manifest else None
 
     def refuse(self, kind: str, *options: str) -> None:

@@ -54,7 +54,7 @@ class FinishedRun:
 
     @property
     def weights(self) -> Path:
-        """The file of its weights."""
+        """Path of its weights."""
         return self.folder / CLASSIFIER
 
     def views(self, text: str | None) -> ViewsConfig:
@@ -64,14 +64,14 @@ class FinishedRun:
         return chosen if video else chosen.model_copy(update={"crops": 1})
 
     def data(self, manifest_path: str | None) -> DataConfig:
-        """How clips are read: as in training, from another manifest where one is named."""
+        """Return the data options of the training run, with another manifest where one is named."""
         update = {} if manifest_path is None else {"manifest": (manifest_path,)}
         return self.config.data.model_copy(update=update)
 
     def score(
         self, rows: Manifest, data: DataConfig, views: ViewsConfig, world: World, allow_partial: bool
     ) -> tuple[Scores, Manifest]:
-        """Probabilities, columns in the order of the manifest's classes, and the manifest that their rows refer to.
+        """Return probabilities, columns in the order of the manifest's classes, and the manifest of their rows.
 
         Raises:
             UserError: The manifest has other classes, or clips cannot be read and `allow_partial` is not set.
@@ -90,7 +90,7 @@ class FinishedRun:
         return replace(scores, probabilities=scores.probabilities[:, order]), store.manifest
 
     def _columns(self, manifest: Manifest) -> list[int]:
-        """The classifier's output for each class of the manifest: the same names, in any order."""
+        """Return the classifier's output number of each class of the manifest: the same names, in any order."""
         index = {name: place for place, name in enumerate(self.classes)}
         absent = [name for name in manifest.classes if name not in index]
         if absent or len(manifest.classes) != len(self.classes):
@@ -102,7 +102,7 @@ class FinishedRun:
         return [index[name] for name in manifest.classes]
 
     def selection(self, test: Manifest | None = None) -> Manifest:
-        """The clips that chose the run's epoch, without those of `test` where the run left them out.
+        """Return the clips that chose the run's epoch, without those of `test` where the run left them out.
 
         Raises:
             UserError: Its corpus is not here.
@@ -138,15 +138,15 @@ class FinishedRun:
         train, selection = selection_sets(own, self.config)
         if own.name == rows.name:
             tested = {clip.clip_id for clip in rows}
-            seen = [clip.clip_id for clip in train if clip.clip_id in tested]
+            used = [clip.clip_id for clip in train if clip.clip_id in tested]
         else:
             train, selection = with_own_ids(train), with_own_ids(selection)
             mine = {clip.clip_id for clip in train}
             groups = [{clip.clip_id for clip in group} for group in same_content(train, rows)]
-            seen = sorted(name for group in groups if group & mine for name in group - mine)
-        if seen:
+            used = sorted(name for group in groups if group & mine for name in group - mine)
+        if used:
             raise UserError(
-                f"{self.folder} was trained on {len(seen)} clips of the test split of {rows.name}, such as {seen[0]}; "
+                f"{self.folder} was trained on {len(used)} clips of the test split of {rows.name}, such as {used[0]}; "
                 "score clips that it was not trained on"
             )
         check_disjoint(selection, rows)

@@ -1,8 +1,7 @@
-"""Charts as hand-made SVG: crisp at any size, coloured by the page's CSS variables, readable without scripts.
+"""Charts as SVG without scripts, coloured by the page's CSS variables.
 
-Coordinates are CSS pixels. Every drawing is made for the width it is shown at, so that its text keeps its
-size: a bar chart is drawn once wide and once for a phone, line charts are panels that flow into as many
-columns as fit.
+Coordinates are CSS pixels. A drawing is made for the width at which it is shown, so that its text keeps its size:
+a bar chart is drawn once wide and once for a phone; line charts are panels that flow into columns.
 Classes: `s0`..`s7` are the series colours, `sx` with `x0`..`x2` the greys of controls; see
 templates/style.css.
 """
@@ -26,7 +25,7 @@ _MARKERS = ("circle", "square", "diamond", "triangle")
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: a fraction in 0..1 with its interval; `mark` stands after the value."""
+    """A bar: a fraction in 0..1 with its interval; `mark` follows the value."""
 
     label: str
     value: float
@@ -39,7 +38,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a panel; `band` holds the lower and upper bounds, `points` shows the single values."""
+    """A line of a panel; `band` holds the lower and upper bounds, `points` draws a marker at each value."""
 
     label: str
     xs: Sequence[float]
@@ -51,7 +50,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Dot:
-    """One point of a dot plot."""
+    """A point of a dot plot."""
 
     value: float
     low: float | None
@@ -67,7 +66,7 @@ def record_dot(record: Result, label: str, series: Series, hollow: bool = False)
 
 
 def ticks(low: float, high: float, about: int = 5, steps: Sequence[float] = (1, 2, 2.5, 5, 10)) -> list[float]:
-    """Round numbers covering low..high (inside it), about `about` of them."""
+    """Return about `about` round numbers inside low..high."""
     span = high - low
     if not span > 0:
         return [low]
@@ -79,7 +78,7 @@ def ticks(low: float, high: float, about: int = 5, steps: Sequence[float] = (1, 
 
 
 def tick_label(value: float, percent: bool = False) -> str:
-    """`80 %`, `0.25`, `1.2k`, `1e-05`."""
+    """Format a tick: `80` (percent), `0.25`, `12k`, `1e-05`."""
     if percent:
         return f"{value * 100:g}".replace("-", "\N{MINUS SIGN}")
     if abs(value) >= 10_000:
@@ -88,21 +87,21 @@ def tick_label(value: float, percent: bool = False) -> str:
 
 
 def colour(series: Series) -> str:
-    """CSS classes of a series: its colour, or grey; further greys differ in dashes and shade."""
+    """Return the CSS classes of a series: its colour, or a grey; greys differ in dashes and shade."""
     if series is None or series < 0:
         return f"sx x{(-1 - (series or -1)) % GREYS}"
     return f"s{series % COLOURS}"
 
 
 class _Drawing:
-    """Collects SVG elements."""
+    """An SVG drawing that collects its elements."""
 
     def __init__(self, width: float, height: float, label: str) -> None:
         self.width, self.height, self.label = width, height, label
         self.parts: list[str] = []
 
     def add(self, tag: str, css: str = "", title: str = "", **attributes: float | str) -> None:
-        """One element; underscores in attribute names are hyphens; numbers are rounded to 0.1 px."""
+        """Add an element; underscores in attribute names become hyphens; numbers are rounded to 0.1 px."""
         shown = "".join(
             f' {key.replace("_", "-")}="{escape(value) if isinstance(value, str) else format(value, ".1f")}"'
             for key, value in attributes.items()
@@ -139,7 +138,7 @@ class _Drawing:
         )
 
     def svg(self) -> str:
-        """The whole drawing; its width follows its box and never exceeds its own."""
+        """Return the drawing, which shrinks with its container and never grows beyond its own width."""
         return (
             f'<svg viewBox="0 0 {self.width:.0f} {self.height:.0f}" role="img" '
             f'aria-label="{escape(self.label)}" style="max-width:{self.width:.0f}px">'
@@ -147,20 +146,20 @@ class _Drawing:
         )
 
 
-def fit(words: str, pixels: float) -> str:
-    """Words cut with an ellipsis to the pixels there are."""
+def fit(label: str, pixels: float) -> str:
+    """Shorten a text with an ellipsis to a width in pixels."""
     room = max(4, int(pixels / _CHARACTER))
-    return words if len(words) <= room else words[: room - 1] + "…"
+    return label if len(label) <= room else label[: room - 1] + "…"
 
 
 def _scale(low: float, high: float, start: float, end: float) -> tuple[float, float]:
-    """Slope and offset of value -> pixel."""
+    """Return slope and offset of the map from values to pixels."""
     slope = (end - start) / ((high - low) or 1.0)
     return slope, start - slope * low
 
 
 def bars(rows: Sequence[Bar], label: str, reference: tuple[float, str] | None = None, narrow: bool = False) -> str:
-    """Horizontal bars of fractions from 0 to 100 % with 95 % intervals and a dashed reference line."""
+    """Draw horizontal bars of fractions from 0 to 100 % with 95 % intervals and a dashed reference line."""
     width = NARROW if narrow else WIDE
     gutter = 0.0 if narrow else min(290.0, 14 + _CHARACTER * max((len(row.label) for row in rows), default=1))
     left, right = (2.0, width - 60.0) if narrow else (gutter + 8, width - 74.0)
@@ -205,8 +204,7 @@ def dots(
     connect: bool = False,
     span: tuple[float, float] = (0.0, 1.0),
 ) -> str:
-    """A dot plot of fractions: one row of points for each label; `connect` joins them into a dumbbell; `span` is the
-    axis."""
+    """Draw a dot plot of fractions, a row for each label; `connect` joins its points; `span` is the axis range."""
     width = NARROW if narrow else WIDE
     gutter = 0.0 if narrow else min(290.0, 14 + _CHARACTER * max((len(name) for name, _ in rows), default=1))
     left, right = (8.0, width - 10.0) if narrow else (gutter + 12, width - 16.0)
@@ -247,14 +245,14 @@ def dots(
 
 
 def key(series: Series) -> str:
-    """The point of a series, for a legend."""
+    """Draw the marker of a series, for a legend."""
     drawing = _Drawing(12, 12, "")
     drawing.marker(6, 6, series)
     return f'<svg viewBox="0 0 12 12" width="12" height="12" aria-hidden="true">{"".join(drawing.parts)}</svg>'
 
 
 def zoom(values: Sequence[float]) -> tuple[float, float]:
-    """An axis for fractions: all of 0 to 1 unless the values lie within less than half of it, then where they lie."""
+    """Return the axis range of fractions: 0 to 1, or a narrower one around values that span at most half of it."""
     low, high = min(values), max(values)
     if high - low > 0.5:
         return 0.0, 1.0
@@ -271,7 +269,7 @@ def lines(
     reference: tuple[float, str] | None = None,
     whole_x: bool = False,
 ) -> str:
-    """One panel of lines with its title, about 336 x 222 pixels."""
+    """Draw one panel of lines with its title, `PANEL_WIDTH` x `PANEL_HEIGHT` pixels."""
     drawing = _Drawing(PANEL_WIDTH, PANEL_HEIGHT, f"{title}: {', '.join(line.label for line in series)}")
     xs = [x for line in series for x in line.xs]
     ys = [y for line in series for y in line.ys]
@@ -289,8 +287,8 @@ def lines(
         y = slope_y * tick + offset_y
         drawing.line(left, y, right, y, "grid")
         drawing.text(left - 7, y + 4, tick_label(tick, percent), "tick", "end")
-    across = ticks(min(xs), max(xs), 6, (1, 2, 5, 10))
-    for tick in [t for t in across if not whole_x or t == round(t)]:
+    ticks_x = ticks(min(xs), max(xs), 6, (1, 2, 5, 10))
+    for tick in [t for t in ticks_x if not whole_x or t == round(t)]:
         drawing.text(slope_x * tick + offset_x, bottom + 17, tick_label(tick), "tick", "middle")
     drawing.text((left + right) / 2, bottom + 34, x_label, "tick", "middle")
     if reference is not None and y_range[0] <= reference[0] <= y_range[1]:
@@ -314,7 +312,7 @@ def lines(
 
 
 def thin(xs: Sequence[float], ys: Sequence[float], most: int = 120) -> tuple[list[float], list[float]]:
-    """At most `most` points: means of equal runs of neighbours."""
+    """Return at most `most` points: means of equal runs of neighbours."""
     if len(xs) <= most:
         return list(xs), list(ys)
     size = math.ceil(len(xs) / most)

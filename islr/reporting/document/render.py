@@ -141,10 +141,10 @@ def _md_cell(cell: TableCell) -> str:
 def latex(report: Report) -> str:
     """The tables of results as booktabs tables, for \\input in a paper; provenance stays in the other
     forms."""
-    wanted = [section for section in report.sections if section.anchor in ("grid", "accuracy", "probes")]
+    tables = [section for section in report.sections if section.anchor in ("grid", "accuracy", "probes")]
     parts = [f"% {_tex_comment(report.title)}", "% needs \\usepackage{booktabs,graphicx,amssymb}"]
     parts += [f"% {_tex_comment(sentence)}" for sentence in report.headlines]
-    for section in wanted:
+    for section in tables:
         parts += [_latex_table(b) for b in section.blocks if isinstance(b, ReportTable) and not b.folded]
     return "\n".join(parts) + "\n"
 

@@ -1,4 +1,4 @@
-"""The grid in numbers: methods by data regimes, seeds averaged, each cell against its encoder's random start."""
+"""The grid: methods by data regimes, seeds averaged, each cell against the random initialisation of its encoder."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -180,5 +180,5 @@ def _control(found: ProbeSet, row: ProbeRow, feature: str) -> Result | None:
     return found.get(own, feature, HEADLINE) if own else None
 
 
-def _count(marks: Sequence[str], wanted: Sequence[str]) -> int:
-    return sum(mark in wanted for mark in marks)
+def _count(marks: Sequence[str], counted: Sequence[str]) -> int:
+    return sum(mark in counted for mark in marks)

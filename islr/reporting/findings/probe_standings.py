@@ -29,7 +29,7 @@ MAYBE_BETTER, MAYBE_WORSE = "△", "▽"
 class ProbeRow:
     """One encoder, or one control; `key` (name, encoder, control) tells rows of equal names apart.
 
-    A row of a grid knows its `place`, and how many `seeds` it is the mean of; `random` is random initialisation.
+    A row of a grid has its `place` and the number of `seeds` that it averages; `random` is random initialisation.
     """
 
     key: tuple[str, str, str]

@@ -43,7 +43,8 @@ def section(gathered: Gathered, sets: Sequence[ScoredSet], colours: Palette) -> 
         steps = [("start", run.encoder or "encoder", "random weights")]
         for stage in stages:
             steps.append(("pre-training", stage.get("recipe", "?"), _clips_of_stage(stage)))
-        steps.append(("pre-training", "not finished", "") if run.problem else ("end", "not fine-tuned", ""))
+        stopped = "failed" if run.problem.startswith("failed") else "not finished"
+        steps.append(("pre-training", stopped, "") if run.problem else ("end", "not fine-tuned", ""))
         rows.append((run.name, series_of(colours, run.name, run.encoder, False), tuple(steps)))
     if not rows:
         return Section("lineage", "Lineage of the models", (Notice("No finished run was found."),))
