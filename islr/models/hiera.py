@@ -5,10 +5,10 @@ registers only the image models. The numbers of the video models are those of fa
 (`hiera_base_16x224`). Sign language work uses this family: SSVP-SLT (arXiv 2402.09611, 128 frames), SignRep.
 
 Attention sees one mask unit (one moment of 8 x 8 tokens) in the first two stages and everything in the last two;
-between stages tokens are max-pooled 2 x 2 in space. So mask units can be left out whole, before the first block.
+between stages tokens are max-pooled 2 x 2 in space.
 
-Shapes: B batch, T H W frames and pixels, t h w the token grid, N tokens, U mask units, D width. Tokens are kept in
-the order of pooling (timm's `Unroll`), unit by unit only where that is said.
+Shapes: B batch, T H W frames and pixels, t h w the token grid, N tokens, D width. Tokens are kept in the order of
+pooling (timm's `Unroll`).
 """
 
 from functools import partial
@@ -84,26 +84,15 @@ class HieraEncoder(Encoder):
             raise UserError(f"q_pool={q_pool}: tokens are pooled after 2 or 3 stages")
         if init not in ("hiera", "fan_in"):
             raise UserError(f"init='{init}' is unknown; it is one of hiera, fan_in")
-        norm: Any = partial(nn.LayerNorm, eps=NORM_EPS)  # timm's annotation wants a class, its code calls it
-        trunk = Hiera(
+        trunk = _trunk(
             img_size=(frames, size, size),
             embed_dim=embed_dim,
             num_heads=num_heads,
-            num_classes=0,
             stages=tuple(stages),
             q_pool=q_pool,
-            q_stride=POOL_STRIDE,
-            mask_unit_size=MASK_UNIT,
-            patch_kernel=PATCH_KERNEL,
-            patch_stride=PATCH_STRIDE,
-            patch_padding=PATCH_PADDING,
             drop_path_rate=drop_path,
-            norm_layer=norm,
-            sep_pos_embed=True,
-            weight_init="skip",
-            fix_init=False,
         )
-        # The trunk's head and its norm stay behind: what is put on top belongs to the task.
+        # The trunk's final norm and head are dropped: the task adds its own.
         self.patch_embed = trunk.patch_embed
         assert trunk.pos_embed_spatial is not None
         assert trunk.pos_embed_temporal is not None
@@ -111,8 +100,6 @@ class HieraEncoder(Encoder):
         self.pos_embed_temporal: nn.Parameter = trunk.pos_embed_temporal  # [1, t, D]
         self.blocks = trunk.blocks
         self.unroll, self.reroll = trunk.unroll, trunk.reroll
-        self.units = tuple(trunk.mask_spatial_shape)  # mask units along time, height, width
-        self.unit_tokens = trunk.mu_size
         self.input_spec = InputSpec(frames, size, *NORMALISATIONS[normalisation], "video")
         self.layer_dims = [embed_dim << stage for stage, depth in enumerate(stages) for _ in range(depth)]
         self.dim = self.layer_dims[-1]
@@ -139,38 +126,11 @@ class HieraEncoder(Encoder):
             outputs.append(self.reroll(tokens, index).flatten(1, 3))
         return outputs
 
-    def forward_units(self, clip: Tensor, visible: Tensor) -> list[Tensor]:
-        """Encode some mask units of each clip; the pixels of the others are not seen.
-
-        Args:
-            clip: Normalised `[B, 3, T, H, W]`.
-            visible: bool `[B, U]`, true = encoded, units ordered by time, row, column; as many in each clip.
-
-        Returns:
-            `[B, V, n_l, D_l]` per block: the V visible units in order, and the tokens of each by row and column.
-        """
-        tokens = self.embed(clip, visible)
-        outputs = []
-        for index, block in enumerate(self.blocks):
-            tokens = self.run_block(block, tokens)
-            outputs.append(self.reroll(tokens, index, mask=visible).flatten(2, 4))
-        return outputs
-
-    def embed(self, clip: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Patch embeddings with positions `[B, N, D]` in the order of pooling, of the `visible` units alone."""
+    def embed(self, clip: Tensor) -> Tensor:
+        """Return patch embeddings with positions, `[B, N, D]` in the order of pooling."""
         self.check_clip(clip)
-        if visible is None:
-            tokens = self.patch_embed(clip)
-        else:
-            # Kernels reach over the border of a unit: what is hidden is zero to them.
-            seen = visible.view(-1, 1, *self.units).to(clip.dtype)
-            tokens = self.patch_embed(clip * F.interpolate(seen, size=clip.shape[2:]))
         positions = self.pos_embed_temporal[0, :, None] + self.pos_embed_spatial  # [t, h * w, D]
-        tokens = self.unroll(tokens + positions.flatten(0, 1))
-        if visible is None:
-            return tokens
-        # In the order of pooling the units are the fastest axis: [B, tokens of a unit * U, D].
-        return tokens[visible.repeat(1, self.unit_tokens)].view(len(tokens), -1, tokens.shape[-1])
+        return self.unroll(self.patch_embed(clip) + positions.flatten(0, 1))
 
     def layer_of(self, parameter_name: str) -> int:
         """0 for the patch embedding and the positions, i + 1 for block i."""
@@ -191,8 +151,26 @@ class HieraEncoder(Encoder):
         return None
 
 
+def _trunk(**sizes: Any) -> Hiera:
+    """Return timm's Hiera with the strides and kernels of the video models, without initialised weights."""
+    norm: Any = partial(nn.LayerNorm, eps=NORM_EPS)  # timm's annotation wants a class, its code calls it
+    return Hiera(
+        **sizes,
+        num_classes=0,
+        q_stride=POOL_STRIDE,
+        mask_unit_size=MASK_UNIT,
+        patch_kernel=PATCH_KERNEL,
+        patch_stride=PATCH_STRIDE,
+        patch_padding=PATCH_PADDING,
+        norm_layer=norm,
+        sep_pos_embed=True,
+        weight_init="skip",
+        fix_init=False,
+    )
+
+
 def _hiera_init(module: nn.Module) -> None:
-    """facebookresearch/hiera's start: truncated normal for Linear and convolution, LayerNorm at 1, biases .02."""
+    """Initialise as facebookresearch/hiera: Linear and convolution truncated normal, LayerNorm at 1, biases .02."""
     if isinstance(module, nn.Linear | nn.Conv3d):
         nn.init.trunc_normal_(module.weight, std=INIT_STD)
     if isinstance(module, nn.Linear | nn.LayerNorm):

@@ -1,7 +1,7 @@
 """Speed of our code beside a named peer: interleaved in one run, on one thread, CPU time, minimum of the repeats.
 
-A ratio from one run holds on a busy machine, where a time does not; the minimum is what the code needs when it is
-left alone. Load is printed beside the numbers.
+A ratio from one run holds on a busy machine, where a time does not; the minimum is the
+code's time without interference. The load is printed beside the numbers.
 """
 
 import os
@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -23,7 +24,7 @@ from islr.data.loading.store import ClipStore
 from islr.data.manifest import Clip, Manifest
 from islr.data.packs.writer import PackOptions, pack_manifest
 from islr.data.video.backends import decord_unchecked
-from islr.data.video.decode import decode, probe_video, shrink
+from islr.data.video.decode import VideoInfo, decode, probe_video, shrink
 from islr.data.video.scan import find_videos
 from islr.data.views.sampling import uniform_indices
 from islr.synth.clip import Take, film
@@ -37,7 +38,7 @@ DECODE_FRAMES = 16  # of a clip, uniformly: what most recipes read
 _SIZES = ((288, 192), (320, 240), (640, 480), (656, 370), (736, 414), (854, 480), (1280, 720), (1920, 1080))
 _LENGTH = 60  # frames; WLASL's median is 57
 _GRAIN = 6.0  # grey levels of texture, without which a drawn picture is cheaper to decode than a filmed one
-_PACK = "pack"
+_PACK, _CHECKED = "pack", "PyAV, checked"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Contest:
     Attributes:
         title: What the work is, with its size.
         ours, peer: Called without arguments, once per repeat.
-        peer_name: Who the peer is.
+        peer_name: Name of the peer.
         agree: Called once before timing; raises when the two results differ. Returns a line about how well they agree.
         repeats: Calls of each.
     """
@@ -76,7 +77,7 @@ def run_contests(contests: Sequence[Contest]) -> None:
 def fastest(
     functions: Mapping[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.process_time
 ) -> dict[str, float]:
-    """Seconds of the fastest call of each function, called in turn `repeats` times."""
+    """Return the seconds of the fastest call of each function, called in turn `repeats` times."""
     best = dict.fromkeys(functions, float("inf"))
     for _ in range(repeats):
         for name, function in functions.items():
@@ -87,7 +88,7 @@ def fastest(
 
 
 def decode_speed(videos: Path | None, short_side: int, most: int, repeats: int = DECODE_REPEATS) -> str:
-    """The same 16 frames of the same clips at the same size, from a pack and from the original files, as a table.
+    """Return a table of decoding speed: the same 16 frames of each clip, from a pack and from the original files.
 
     Args:
         videos: Folder of clips; None = clips drawn now in the sizes of WLASL's original files.
@@ -96,7 +97,7 @@ def decode_speed(videos: Path | None, short_side: int, most: int, repeats: int =
         repeats: Readings of each clip by each reader; the fastest counts.
 
     Raises:
-        UserError: No video there, one that cannot be packed, or decord is not installed.
+        UserError: The folder holds no video, a video cannot be packed, or decord is not installed.
     """
     pin_threads()
     load = f"{os.getloadavg()[0]:.1f} of {os.cpu_count()} cores busy"
@@ -108,58 +109,74 @@ def decode_speed(videos: Path | None, short_side: int, most: int, repeats: int =
         paths = find_videos(videos)
         paths = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, most).round().astype(int))]
         infos = [probe_video(path) for path in paths]
-        clips = [
-            Clip(str(i), path.relative_to(videos).as_posix(), fps=info.fps, width=info.width, height=info.height)
-            for i, (path, info) in enumerate(zip(paths, infos, strict=True))
-        ]
-        pack = pack_manifest(
-            Manifest("perf", tuple(clips), videos), Path(folder) / _PACK, PackOptions(short_side), workers=0
-        )
-        store = ClipStore(pack, DataConfig(manifest=(_PACK,)))
-        chosen = [uniform_indices(info.frames, DECODE_FRAMES) for info in infos]
-        readers: dict[str, Callable[[int], np.ndarray]] = {
-            _PACK: lambda row: store.read(row, chosen[row]),
-            "PyAV, checked": lambda row: decode(paths[row], chosen[row], short_side=short_side),
-            "decord": lambda row: _shrunk(decord_unchecked(paths[row], chosen[row]), short_side),
-            "PyAV, plain": lambda row: _plain(paths[row], chosen[row], short_side),
-        }
-        best = {name: np.full(len(paths), np.inf) for name in readers}
-        unlike: dict[str, list[float]] = defaultdict(list)
-        for row in range(len(paths)):
-            pictures = {name: reader(row) for name, reader in readers.items()}
-            for name, found in pictures.items():
-                unlike[name].append(float(((found - pictures["PyAV, checked"].astype(np.float32)) ** 2).mean()))
-            for _ in range(repeats):
-                for name, reader in readers.items():
-                    began = time.process_time()
-                    reader(row)
-                    best[name][row] = min(best[name][row], time.process_time() - began)
+        readers = _readers(videos, paths, infos, Path(folder) / _PACK, short_side)
+        best, errors = _race(readers, len(paths), repeats)
         packed = sum(path.stat().st_size for path in (Path(folder) / _PACK).glob("*.pack"))
         original = sum(path.stat().st_size for path in paths)
-    lines = [
+    title = (
         f"{DECODE_FRAMES} uniform frames at short side {short_side} of {len(paths)} clips"
         f" ({sum(info.frames for info in infos)} frames); CPU time on one thread, minimum of {repeats} interleaved"
-        f" readings; load at start {load}",
-        f"{'size':<12}{'clips':>6}" + "".join(f"{name + ' ms':>18}" for name in readers),
+        f" readings; load at start {load}"
+    )
+    megabytes = f"The pack takes {packed / 1e6:.1f} MB, the files {original / 1e6:.1f} MB."
+    return "\n".join([title, *_speed_lines(infos, best, errors, megabytes)])
+
+
+def _readers(
+    videos: Path, paths: Sequence[Path], infos: Sequence[VideoInfo], folder: Path, short_side: int
+) -> dict[str, Callable[[int], np.ndarray]]:
+    """Pack the clips and return each way to read one by its row."""
+    clips = [
+        Clip(str(i), path.relative_to(videos).as_posix(), fps=info.fps, width=info.width, height=info.height)
+        for i, (path, info) in enumerate(zip(paths, infos, strict=True))
     ]
+    pack = pack_manifest(Manifest("perf", tuple(clips), videos), folder, PackOptions(short_side), workers=0)
+    store = ClipStore(pack, DataConfig(manifest=(_PACK,)))
+    chosen = [uniform_indices(info.frames, DECODE_FRAMES) for info in infos]
+    return {
+        _PACK: lambda row: store.read(row, chosen[row]),
+        _CHECKED: lambda row: decode(paths[row], chosen[row], short_side=short_side),
+        "decord": lambda row: _shrunk(decord_unchecked(paths[row], chosen[row]), short_side),
+        "PyAV, plain": lambda row: _plain(paths[row], chosen[row], short_side),
+    }
+
+
+def _race(
+    readers: Mapping[str, Callable[[int], np.ndarray]], clips: int, repeats: int
+) -> tuple[dict[str, np.ndarray], dict[str, list[float]]]:
+    """Return each reader's fastest seconds for each clip, and its mean squared error against the checked decode."""
+    best = {name: np.full(clips, np.inf) for name in readers}
+    errors: dict[str, list[float]] = defaultdict(list)
+    for row in range(clips):
+        pictures = {name: reader(row) for name, reader in readers.items()}  # also warms the file cache
+        for name, found in pictures.items():
+            errors[name].append(float(((found - pictures[_CHECKED].astype(np.float32)) ** 2).mean()))
+        for name, seconds in fastest({name: partial(read, row) for name, read in readers.items()}, repeats).items():
+            best[name][row] = seconds
+    return best, errors
+
+
+def _speed_lines(
+    infos: Sequence[VideoInfo], best: Mapping[str, np.ndarray], errors: Mapping[str, list[float]], megabytes: str
+) -> list[str]:
+    lines = [f"{'size':<12}{'clips':>6}" + "".join(f"{name + ' ms':>18}" for name in best)]
     sizes = sorted({(info.width, info.height) for info in infos}, key=lambda size: size[0] * size[1])
     for width, height in sizes:
         rows = [row for row, info in enumerate(infos) if (info.width, info.height) == (width, height)]
-        cells = "".join(f"{1000 * best[name][rows].mean():>18.2f}" for name in readers)
+        cells = "".join(f"{1000 * seconds[rows].mean():>18.2f}" for seconds in best.values())
         lines.append(f"{f'{width}x{height}':<12}{len(rows):>6}{cells}")
-    rates = {name: len(paths) / times.sum() for name, times in best.items()}
-    lines += [
+    rates = {name: len(infos) / seconds.sum() for name, seconds in best.items()}
+    return [
+        *lines,
         f"{'clips/s':<18}" + "".join(f"{rate:>18.1f}" for rate in rates.values()),
         f"{'pack is faster':<18}" + "".join(f"{rates[_PACK] / rate:>17.1f}x" for rate in rates.values()),
-        f"{'PSNR, dB':<18}" + "".join(f"{_decibels(unlike[name]):>18}" for name in readers),
-        f"PSNR: mean over clips against PyAV, checked. The pack takes {packed / 1e6:.1f} MB,"
-        f" the files {original / 1e6:.1f} MB.",
+        f"{'PSNR, dB':<18}" + "".join(f"{_decibels(errors[name]):>18}" for name in best),
+        f"PSNR: mean over clips against PyAV, checked. {megabytes}",
     ]
-    return "\n".join(lines)
 
 
 def _decibels(errors: Sequence[float]) -> str:
-    """Mean PSNR of clips with these mean squared errors."""
+    """Return the mean PSNR of clips with these mean squared errors."""
     if not any(errors):
         return "equal"
     return f"{np.mean([10 * np.log10(255**2 / max(error, 1e-3)) for error in errors]):.1f}"
@@ -170,13 +187,13 @@ def _shrunk(frames: np.ndarray, short_side: int) -> np.ndarray:
 
 
 def _plain(path: Path, indices: np.ndarray, short_side: int) -> np.ndarray:
-    """The loop that everybody writes first: decode in order, keep the frames wanted."""
-    wanted = set(indices.tolist())
+    """Decode in order and keep the requested frames: the usual first loop."""
+    requested = set(indices.tolist())
     kept: dict[int, np.ndarray] = {}
     with av.open(str(path), metadata_errors="replace") as container:
         container.streams.video[0].codec_context.thread_count = 1
         for number, frame in enumerate(container.decode(video=0)):
-            if number in wanted:
+            if number in requested:
                 kept[number] = shrink(frame.to_ndarray(format="rgb24"), short_side)
             if number == indices[-1]:
                 break
@@ -184,7 +201,7 @@ def _plain(path: Path, indices: np.ndarray, short_side: int) -> np.ndarray:
 
 
 def _draw_originals(folder: Path) -> None:
-    """Signers in clips of many sizes, encoded as most original files are (H.264, B-frames, long GOP)."""
+    """Draw signers in clips of many sizes, encoded as most original files are (H.264, B-frames, long GOP)."""
     rng = np.random.default_rng(0)
     for number, sign in enumerate(built_in_lexicon(len(_SIZES))):
         width, height = _SIZES[number]

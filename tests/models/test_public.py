@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from islr.errors import UserError
 from islr.models.public import pickles
-from islr.models.public.reader import non_finite, open_public, read_public
+from islr.models.public.reader import non_finite, open_public
 from islr.models.weights import read_tensors
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2, dtype=torch.float16), "n": torch.tensor(3)}
@@ -33,6 +33,10 @@ class _Touch:
 
     def __reduce__(self) -> Any:
         return os.mkdir, (str(self.path),)
+
+
+def _state(path: Path, entries: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    return open_public(path).state(entries)
 
 
 def _same(found: dict[str, Tensor]) -> bool:
@@ -84,22 +88,22 @@ def test_torch_files_are_read_with_what_training_scripts_put_beside(tmp_path: Pa
         "dtype": torch.bfloat16,
     }
     path = save(content, tmp_path / "file.pth")
-    found = read_public(path, ("state_dict", "model"))
+    found = _state(path, ("state_dict", "model"))
     assert torch.equal(found["weight"], model.weight)
     with pytest.raises(UserError, match=r"'model' is a .*among the tensors"):
-        read_public(path)
+        _state(path)
 
 
 def test_views_and_empty_tensors_are_whole(tmp_path: Path, save: Any) -> None:
     whole = torch.arange(24.0).view(2, 3, 4)
     state = {"turned": whole.transpose(0, 2), "part": whole[:, 1], "empty": torch.empty(0, 4), "one": whole[1, 2, 3]}
-    found = read_public(save(state, tmp_path / "views.pt"))
+    found = _state(save(state, tmp_path / "views.pt"))
     assert all(torch.equal(found[name], value) for name, value in state.items())
 
 
 def test_safetensors_and_folders_of_shards(tmp_path: Path) -> None:
     save_file(STATE, tmp_path / "one.safetensors", metadata={"who": "me"})
-    assert _same(read_public(tmp_path / "one.safetensors"))
+    assert _same(_state(tmp_path / "one.safetensors"))
     assert open_public(tmp_path / "one.safetensors").metadata == {"who": "me"}
     folder = tmp_path / "hub"
     folder.mkdir()
@@ -109,13 +113,13 @@ def test_safetensors_and_folders_of_shards(tmp_path: Path) -> None:
     save_file({"a.bias": STATE["a.bias"], "n": STATE["n"]}, folder / "model-2.safetensors")
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a.weight": "model-1.safetensors", "n": "model-2.safetensors"}}))
-    assert _same(read_public(folder))
+    assert _same(_state(folder))
     index.write_text(json.dumps({"weight_map": {"a": "../one.safetensors"}}))
     with pytest.raises(UserError, match=r"names '\.\./one\.safetensors', which is no file of this folder"):
         open_public(folder)
     index.unlink()
     save_file(STATE, folder / "model.safetensors")
-    assert _same(read_public(folder))
+    assert _same(_state(folder))
 
 
 def test_a_safetensors_header_may_begin_like_a_pickle(tmp_path: Path) -> None:
@@ -125,19 +129,19 @@ def test_a_safetensors_header_may_begin_like_a_pickle(tmp_path: Path) -> None:
         if path.read_bytes()[:2] == b"\x80\x02":
             break
     assert path.read_bytes()[:2] == b"\x80\x02"
-    assert torch.equal(read_public(path)["a"], torch.ones(1))
+    assert torch.equal(_state(path)["a"], torch.ones(1))
     assert torch.equal(read_tensors(path)["a"], torch.ones(1))
 
 
 def test_the_first_entry_that_is_there_wins(tmp_path: Path, save: Any) -> None:
     path = save({"student": {"x": torch.ones(1)}, "teacher": {"y": torch.ones(1)}}, tmp_path / "a.pth")
-    assert set(read_public(path, ("teacher", "student"))) == {"y"}
-    assert set(read_public(path, ("student", "teacher"))) == {"x"}
+    assert set(_state(path, ("teacher", "student"))) == {"y"}
+    assert set(_state(path, ("student", "teacher"))) == {"x"}
     path = save({"epoch": 3, "x": torch.ones(1)}, tmp_path / "b.pth")
-    assert set(read_public(path, ("model",))) == {"x"}
+    assert set(_state(path, ("model",))) == {"x"}
     path = save({"epoch": 3}, tmp_path / "c.pth")
     with pytest.raises(UserError, match=r"no tensors here; it has epoch"):
-        read_public(path)
+        _state(path)
     _refused(save([torch.ones(1)], tmp_path / "d.pth"), "holds a list")
 
 
@@ -211,7 +215,7 @@ def test_zip_bombs_and_ambiguous_archives(tmp_path: Path) -> None:
         path.write_bytes(prefix + buffer.getvalue())
         return path
 
-    assert torch.equal(read_public(written(lambda archive: None))["a"], torch.zeros(100_000))
+    assert torch.equal(_state(written(lambda archive: None))["a"], torch.zeros(100_000))
     _refused(written(lambda archive: None, zipfile.ZIP_DEFLATED), "is compressed")
     _refused(written(lambda archive: archive.writestr("archive/constants.pkl", b"")), "TorchScript")
     _refused(written(lambda archive: archive.writestr("other/data.pkl", b"\x80\x02N.")), "ambiguous")
@@ -268,7 +272,7 @@ def test_a_module_that_holds_itself_is_refused(tmp_path: Path) -> None:
 
 def test_limits_hold(tmp_path: Path, save: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save({f"{i}": torch.ones(1) for i in range(50)}, tmp_path / "a.pth")
-    assert len(read_public(path)) == 50
+    assert len(_state(path)) == 50
     monkeypatch.setattr(pickles, "MAX_PICKLE", 1000)
     _refused(path, "more than 1000|longer than 1000")
     monkeypatch.setattr(pickles, "MAX_PICKLE", 1 << 20)
@@ -310,7 +314,7 @@ def test_damaged_pickles_raise_one_kind_of_error(tmp_path: Path, save: Any) -> N
         else:
             path.write_bytes(damaged)
         try:
-            read_public(path, ("model",))
+            _state(path, ("model",))
         except UserError:
             refused += 1
     assert 20 < refused < 100  # many bytes are of names, whose damage does no harm

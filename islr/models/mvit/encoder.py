@@ -109,7 +109,7 @@ class MViTEncoder(Encoder):
         _check_multiple("size", size, PATCH_STRIDE[1], PATCH_STRIDE[1] * sizes.total_stride)
         self.block_settings = block_settings(sizes, widen_in)
         trunk = _trunk(frames, size, self.block_settings, widen_in, drop_path)
-        # The trunk's final norm and class head stay behind: what is put on top belongs to the task.
+        # The trunk's final norm and class head are dropped: the task adds its own.
         self.conv_proj, self.pos_encoding, self.blocks = trunk.conv_proj, trunk.pos_encoding, trunk.blocks
         self.pool = pool
         if pool == "class":

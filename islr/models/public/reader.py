@@ -56,19 +56,6 @@ class PublicFile(NamedTuple):
         return state
 
 
-def read_public(path: str | Path, entries: Sequence[str] = ()) -> State:
-    """The state dict of a public file.
-
-    Args:
-        path: A safetensors file, a folder of them with its index, or a `torch.save` file, zip or legacy.
-        entries: Names under which the state dict may lie, the first that is there wins; else the file itself.
-
-    Raises:
-        UserError: As `open_public` and `PublicFile.state`.
-    """
-    return open_public(path).state(entries)
-
-
 def open_public(path: str | Path) -> PublicFile:
     """Read a public file whole, its sizes and types checked before anything is allocated.
 
