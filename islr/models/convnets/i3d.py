@@ -14,14 +14,8 @@ from torch.nn import functional
 
 from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
-from islr.models.convnets.torchvision_nets import (
-    NARROW_MOMENTUM,
-    Branches,
-    ConvNet,
-    block_width,
-    fan_in_init,
-    inception_widths,
-)
+from islr.models.convnets.convnet import ConvNet, fan_in_init
+from islr.models.convnets.inception import NARROW_MOMENTUM, Branches, block_width, inception_widths
 from islr.models.encoder import NORMALISATIONS, Normalisation
 from islr.models.presets import Preset
 

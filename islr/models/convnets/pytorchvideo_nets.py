@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from islr.errors import UserError
-from islr.models.convnets.torchvision_nets import ConvNet, fan_in_init, video_spec
+from islr.models.convnets.convnet import ConvNet, fan_in_init, video_spec
 from islr.models.encoder import FAN_IN_POSITION_STD, Encoder, interpolate_positions
 from islr.models.presets import Preset
 from islr.models.transformer import init_linear
