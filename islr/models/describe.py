@@ -41,7 +41,7 @@ class Description:
     source: str
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a mapping for JSON."""
         return asdict(self)
 
 

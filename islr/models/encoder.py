@@ -107,11 +107,11 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward_layers(self, clip: Tensor) -> list[Tensor]:
-        """Tokens after every block, `[B, N_l, D_l]` each, special tokens removed."""
+        """Return tokens after every block, `[B, N_l, D_l]` each, special tokens removed."""
 
     @abstractmethod
     def layer_of(self, parameter_name: str) -> int:
-        """Depth of a parameter for layer-wise learning rates: 0 = embeddings, i + 1 = block i."""
+        """Return the depth of a parameter for layer-wise learning rates: 0 = embeddings, i + 1 = block i."""
 
     def resize_parameter(self, name: str, value: Tensor, shape: torch.Size) -> Tensor | None:
         """Stored `value` made to fit an input of another size, or None where the size may not differ.
@@ -124,7 +124,7 @@ class Encoder(nn.Module, ABC):
         return None
 
     def freeze(self, blocks: int | None = None) -> None:
-        """Keep it as it is from here on: no gradients, and evaluation mode even inside a module that trains.
+        """Freeze the encoder: no gradients, and evaluation mode even inside a module that trains.
 
         Without the latter, BatchNorm would go on counting batches and a clip's features depend on its neighbours.
 
@@ -151,14 +151,14 @@ class Encoder(nn.Module, ABC):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """As in `nn.Module`; what is frozen stays in evaluation mode."""
+        """Set training mode as `nn.Module`; frozen modules stay in evaluation mode."""
         super().train(mode and not self.frozen)
         for name in self.frozen_parts:
             self.get_submodule(name).eval()
         return self
 
     def run_block(self, block: Callable[..., Any], *inputs: Any) -> Any:
-        """`block(*inputs)`; where `checkpointing` is set and gradients are wanted, without keeping its activations."""
+        """Run `block(*inputs)`; with `checkpointing` and gradients enabled, without keeping its activations."""
         if not (self.checkpointing and torch.is_grad_enabled()):
             return block(*inputs)
         if self.batch_norm and self.training and not torch.compiler.is_compiling():  # a compiler counts once by itself
@@ -171,11 +171,11 @@ class Encoder(nn.Module, ABC):
 
     @property
     def num_layers(self) -> int:
-        """Depths there are: the embeddings, each block, and what is put on top (head and its norm)."""
+        """Return the number of depths: the embeddings, each block, and the head with its norm."""
         return len(self.layer_dims) + 2
 
     def check_clip(self, clip: Tensor) -> None:
-        """Refuse a clip the encoder was not built for; position embeddings fit one size only.
+        """Refuse a clip of another size: position embeddings fit one size only.
 
         Raises:
             UserError: Names both shapes.
@@ -189,7 +189,7 @@ class Encoder(nn.Module, ABC):
 
 
 def _frozen_parts(module: nn.Module, prefix: str = "") -> Iterator[str]:
-    """Names of the largest modules inside `module` that have parameters, all of them frozen."""
+    """Return the names of the largest modules inside `module` that have parameters, all of them frozen."""
     for name, child in module.named_children():
         trained = [parameter.requires_grad for parameter in child.parameters()]
         if any(trained):
@@ -200,7 +200,7 @@ def _frozen_parts(module: nn.Module, prefix: str = "") -> Iterator[str]:
 
 @contextmanager
 def _statistics_kept(module: nn.Module) -> Iterator[None]:
-    """Within, BatchNorm in training normalises by the batch as ever, but its running statistics stay as they are.
+    """Keep BatchNorm's running statistics unchanged within; in training it still normalises by the batch.
 
     They move by nothing rather than being taken away: a checkpoint expects the second pass to save what the first did.
     """
@@ -264,5 +264,5 @@ class Classifier(nn.Module):
         return self.num_layers - 1
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Class scores `[B, num_classes]` of normalised clips."""
+        """Return the class scores `[B, num_classes]` of normalised clips."""
         return self.head(self.dropout(self.norm(self.encoder(clip))))

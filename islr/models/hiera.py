@@ -111,14 +111,14 @@ class HieraEncoder(Encoder):
                 nn.init.normal_(positions, std=FAN_IN_POSITION_STD)
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Mean of the last tokens, `[B, dim]`."""
+        """Return the mean of the last tokens, `[B, dim]`."""
         tokens = self.embed(clip)
         for block in self.blocks:
             tokens = self.run_block(block, tokens)
         return tokens.mean(dim=1)
 
     def forward_layers(self, clip: Tensor) -> list[Tensor]:
-        """Tokens `[B, N_l, D_l]` after each block, ordered by time, row, column."""
+        """Return tokens `[B, N_l, D_l]` after each block, ordered by time, row, column."""
         tokens = self.embed(clip)
         outputs = []
         for index, block in enumerate(self.blocks):
@@ -133,7 +133,7 @@ class HieraEncoder(Encoder):
         return self.unroll(self.patch_embed(clip) + positions.flatten(0, 1))
 
     def layer_of(self, parameter_name: str) -> int:
-        """0 for the patch embedding and the positions, i + 1 for block i."""
+        """Return 0 for the patch embedding and the positions, i + 1 for block i."""
         if parameter_name.startswith("blocks."):
             return int(parameter_name.split(".")[1]) + 1
         assert parameter_name.startswith(("patch_embed.", "pos_embed_")), parameter_name

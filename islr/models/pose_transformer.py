@@ -56,7 +56,7 @@ def part_points(clip: Tensor) -> list[PartPoints]:
 
 
 def hand_sizes(clip: Tensor, hand: slice) -> Tensor:
-    """Palm length of one hand in each clip, `[B]`: the median over the frames that show it."""
+    """Return the palm length of one hand in each clip, `[B]`: the median over the frames that show it."""
     root, knuckle = clip[:, :, hand.start + HAND_ROOT], clip[:, :, hand.start + HAND_MIDDLE_MCP]  # [B, T, 3]
     lengths = (knuckle[..., :2] - root[..., :2]).norm(dim=-1)
     absent = (root[..., 2] == 0) | (knuckle[..., 2] == 0)
@@ -107,7 +107,7 @@ class PoseTransformer(Encoder):
         nn.init.normal_(self.part_embed, std=FAN_IN_POSITION_STD)
 
     def forward(self, clip: Tensor) -> Tensor:
-        """The tokens whose part is seen, pooled: `[B, dim]`; all tokens in a clip that shows nothing."""
+        """Pool the tokens of visible parts, `[B, dim]`; all tokens in a clip without any."""
         tokens = self.forward_tokens(clip)[-1]
         seen = self.seen(clip).flatten(1)[..., None]  # [B, N, 1]
         seen = seen | ~seen.any(dim=1, keepdim=True)
@@ -118,11 +118,11 @@ class PoseTransformer(Encoder):
         return torch.cat([mean, tokens.masked_fill(~seen, -torch.inf).amax(dim=1)], dim=-1)
 
     def forward_layers(self, clip: Tensor) -> list[Tensor]:
-        """Tokens `[B, T * P, D]` after each block."""
+        """Return tokens `[B, T * P, D]` after each block."""
         return self.forward_tokens(clip)
 
     def forward_tokens(self, clip: Tensor, visible: Tensor | None = None) -> list[Tensor]:
-        """Tokens after each block.
+        """Return tokens after each block.
 
         Args:
             clip: `[B, T, 75, 3]`.
@@ -143,7 +143,7 @@ class PoseTransformer(Encoder):
         return outputs
 
     def embed(self, clip: Tensor) -> Tensor:
-        """Part tokens before the first block, `[B, T, P, D]`."""
+        """Return part tokens before the first block, `[B, T, P, D]`."""
         parts = [
             embed(torch.cat([part.xy.flatten(2), part.confidence], dim=-1))
             for embed, part in zip(self.part_embeds, part_points(clip), strict=True)
@@ -152,18 +152,18 @@ class PoseTransformer(Encoder):
 
     @staticmethod
     def seen(clip: Tensor) -> Tensor:
-        """Which parts have a point that is seen: bool `[B, T, P]`."""
+        """Return which parts have a visible point: bool `[B, T, P]`."""
         return torch.stack([(part.confidence > 0).any(dim=-1) for part in part_points(clip)], dim=-1)
 
     def layer_of(self, parameter_name: str) -> int:
-        """0 for the embeddings, i + 1 for block i."""
+        """Return 0 for the embeddings, i + 1 for block i."""
         if parameter_name.startswith("blocks."):
             return int(parameter_name.split(".")[1]) + 1
         assert parameter_name.startswith(("part_embed", "time_embed")), parameter_name
         return 0
 
     def resize_parameter(self, name: str, value: Tensor, shape: torch.Size) -> Tensor | None:
-        """The time embedding follows the frame count."""
+        """Resize the time embedding to the frame count."""
         return interpolate_positions(value, shape[0]) if name == "time_embed" and value.ndim == 2 else None
 
 

@@ -53,7 +53,7 @@ def joints_of(clip: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def normalise_joints(joints: Tensor, seen: Tensor, in_picture: bool = False) -> Tensor:
-    """The body in its box and each hand in its own, `[B, T, J, 2]`; what is not seen stays as it is.
+    """Return the body in its box and each hand in its own, `[B, T, J, 2]`; what is not seen stays as it is.
 
     Boxes move and grow with the signer, so the result does not depend on place or size. It depends on the picture's
     shape: stretched along one axis, the shoulders' distance changes by another factor than the coordinates do.
@@ -75,7 +75,7 @@ def normalise_joints(joints: Tensor, seen: Tensor, in_picture: bool = False) -> 
 
 
 def body_boxes(body: Tensor, seen: Tensor, in_picture: bool) -> tuple[Tensor, Tensor]:
-    """Low and high corner of the body's box in each frame, `[B, T, 2]` each; equal where there is none.
+    """Return the low and high corner of the body's box in each frame, `[B, T, 2]` each; equal where there is none.
 
     Six head metrics wide around the neck, six high from one above the left eye; the metric is the distance of the
     shoulders, or of neck and nose where a shoulder is not seen. A frame with neither has the last box.
@@ -189,7 +189,7 @@ class SPOTER(Encoder):
         nn.init.uniform_(self.class_query)
 
     def forward(self, clip: Tensor) -> Tensor:
-        """What the class query has learned of the clip, `[B, dim]`."""
+        """Return the class query after the last decoder layer, `[B, dim]`."""
         return self.decoder_norm(self.forward_layers(clip)[-1])[:, 0]
 
     def forward_layers(self, clip: Tensor) -> list[Tensor]:

@@ -105,7 +105,7 @@ class SwinEncoder(Encoder):
 
     @property
     def stage_ends(self) -> list[int]:
-        """Index of each stage's last block."""
+        """Return the index of each stage's last block."""
         return [sum(self.depths[: stage + 1]) - 1 for stage in range(len(self.depths))]
 
     def forward(self, clip: Tensor) -> Tensor:
@@ -113,13 +113,13 @@ class SwinEncoder(Encoder):
         return self.norm(self.forward_tokens(clip)[-1]).mean(dim=(1, 2, 3))
 
     def forward_layers(self, clip: Tensor) -> list[Tensor]:
-        """Tokens after each block, `[B, N_l, D_l]`, before the final norm."""
+        """Return tokens after each block, `[B, N_l, D_l]`, before the final norm."""
         return [tokens.flatten(1, 3) for tokens in self.forward_tokens(clip)]
 
     def forward_tokens(
         self, clip: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None
     ) -> list[Tensor]:
-        """Tokens after each block, `[B, t, h_l, w_l, D_l]`, some patches hidden.
+        """Return tokens after each block, `[B, t, h_l, w_l, D_l]`, some patches hidden.
 
         Args:
             clip: Normalised clips `[B, 3, T, H, W]`.

@@ -48,7 +48,7 @@ class DividedBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, tokens: Tensor, frames: int) -> Tensor:
-        """`[B, 1 + N, D]` -> the same."""
+        """Map `[B, 1 + N, D]` -> the same."""
         tokens = self._over_time(tokens, frames)
         seen = self.drop_path(self.attn(self.norm1(per_frame(tokens, frames)))).unflatten(0, (-1, frames))
         # What the copies of the class token saw, each in its frame, is averaged.
@@ -57,14 +57,14 @@ class DividedBlock(nn.Module):
         return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
 
     def class_attention(self, tokens: Tensor, frames: int) -> Tensor:
-        """What the class token looks at within each frame, `[B, T, A, n]`; of each head the sum is at most 1."""
+        """Return the class token's attention within each frame, `[B, T, A, n]`; each head's sum is at most 1."""
         within = self.norm1(per_frame(self._over_time(tokens, frames), frames))  # [B * T, 1 + n, D]
         query, key, _ = self.attn.qkv(within).unflatten(-1, (3, self.attn.num_heads, -1)).unbind(dim=2)
         scores = torch.einsum("zad,znad->zan", query[:, 0], key) * self.attn.scale  # [B * T, A, 1 + n]
         return scores.softmax(dim=-1)[..., 1:].unflatten(0, (-1, frames))
 
     def _over_time(self, tokens: Tensor, frames: int) -> Tensor:
-        """Attention along time, each place by itself; the class token takes no part."""
+        """Attend along time within each patch position, without the class token."""
         patches = tokens[:, 1:].unflatten(1, (frames, -1))  # [B, T, n, D]
         tubes = patches.transpose(1, 2).flatten(0, 1)  # [B * n, T, D]
         tubes = self.temporal_fc(self.drop_path(self.temporal_attn(self.temporal_norm1(tubes))))
@@ -73,7 +73,7 @@ class DividedBlock(nn.Module):
 
 
 def per_frame(tokens: Tensor, frames: int) -> Tensor:
-    """The tokens of each frame with a copy of the class token: `[B, 1 + N, D]` -> `[B * T, 1 + n, D]`."""
+    """Return the tokens of each frame with a copy of the class token: `[B, 1 + N, D]` -> `[B * T, 1 + n, D]`."""
     patches = tokens[:, 1:].unflatten(1, (frames, -1))  # [B, T, n, D]
     copies = tokens[:, None, :1].expand(-1, frames, -1, -1)  # [B, T, 1, D]
     return torch.cat([copies, patches], dim=2).flatten(0, 1)
@@ -147,11 +147,11 @@ class TimeSformer(Encoder):
         return self.norm(self.forward_tokens(clip)[-1][:, 0])
 
     def forward_layers(self, clip: Tensor) -> list[Tensor]:
-        """Patch tokens `[B, N, D]` after each block, in the order (time, row, column)."""
+        """Return patch tokens `[B, N, D]` after each block, in the order (time, row, column)."""
         return [tokens[:, 1:] for tokens in self.forward_tokens(clip)]
 
     def forward_tokens(self, clip: Tensor) -> list[Tensor]:
-        """All tokens after each block, `[B, 1 + N, D]`, the class token first.
+        """Return all tokens after each block, `[B, 1 + N, D]`, the class token first.
 
         Args:
             clip: Normalised clips `[B, 3, T, H, W]`, any T, H and W multiples of the patch.
@@ -163,7 +163,7 @@ class TimeSformer(Encoder):
         return outputs
 
     def embed(self, clip: Tensor) -> Tensor:
-        """Tokens before the first block, `[B, 1 + N, D]`."""
+        """Return tokens before the first block, `[B, 1 + N, D]`."""
         self.check_clip(clip)
         batch, frames = clip.shape[0], clip.shape[2]
         patches = self.patch_embed["proj"](clip.transpose(1, 2).flatten(0, 1))  # [B * T, D, h, w]
@@ -175,7 +175,7 @@ class TimeSformer(Encoder):
         return torch.cat([summary, patches.flatten(1, 2)], dim=1)
 
     def class_attention(self, clip: Tensor) -> Tensor:
-        """What the class token looks at in the last block, `[B, T, A, h, w]`; of each head the sum is at most 1."""
+        """Return the class token's attention in the last block, `[B, T, A, h, w]`; each head's sum is at most 1."""
         tokens = self.embed(clip)
         for block in self.blocks[:-1]:
             tokens = block(tokens, clip.shape[2])

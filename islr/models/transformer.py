@@ -26,12 +26,12 @@ def transformer_block(dim: int, heads: int, mlp_ratio: float = 4.0, drop_path: f
 
 
 def drop_path_rates(drop_path: float, depth: int) -> list[float]:
-    """Stochastic depth per block, rising linearly from 0 to `drop_path` (arXiv 1603.09382 equation 4)."""
+    """Return stochastic depth per block, linear from 0 to `drop_path` (arXiv 1603.09382 equation 4)."""
     return [drop_path * block / max(depth - 1, 1) for block in range(depth)]
 
 
 def init_linear(module: nn.Module) -> None:
-    """Linear layers that keep the variance of what passes through, biases 0; for `Module.apply`.
+    """Initialise linear layers to keep the variance of activations, biases 0; for `Module.apply`.
 
     Truncated normal of 1 / sqrt(inputs); with the .02 of large transformers narrow ones start to learn much later.
     """

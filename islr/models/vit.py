@@ -21,7 +21,7 @@ TUBELET = 2  # frames that a token covers (arXiv 2203.12602 section 3.3, "joint 
 
 
 def sincos_positions(count: int, dim: int) -> Tensor:
-    """Fixed positions `[count, dim]`: sine in even columns, cosine in odd ones (arXiv 1706.03762 section 3.5).
+    """Return fixed positions `[count, dim]`: sine in even columns, cosine in odd ones (arXiv 1706.03762 section 3.5).
 
     VideoMAE numbers a clip's tokens through, time first: its table knows nothing of the three axes.
     """
@@ -47,7 +47,7 @@ def unpatchify(patches: Tensor, grid: tuple[int, int, int], patch: int) -> Tenso
 
 
 def take_tokens(tokens: Tensor, index: Tensor) -> Tensor:
-    """The tokens of `[B, N, D]` that int64 `[B, V]` names: `[B, V, D]`."""
+    """Return the tokens of `[B, N, D]` that int64 `[B, V]` names: `[B, V, D]`."""
     return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
@@ -102,20 +102,20 @@ class ViTEncoder(Encoder):
 
     @property
     def num_tokens(self) -> int:
-        """N."""
+        """Return N, the number of tokens."""
         times, rows, columns = self.grid
         return times * rows * columns
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Mean of the last block's tokens, `[B, dim]`."""
+        """Return the mean of the last block's tokens, `[B, dim]`."""
         return self.forward_tokens(clip)[-1].mean(dim=1)
 
     def forward_layers(self, clip: Tensor) -> list[Tensor]:
-        """Tokens `[B, N, D]` after each block."""
+        """Return tokens `[B, N, D]` after each block."""
         return self.forward_tokens(clip)
 
     def forward_tokens(self, clip: Tensor, visible: Tensor | None = None) -> list[Tensor]:
-        """Tokens after each block.
+        """Return tokens after each block.
 
         Args:
             clip: Normalised `[B, 3, T, H, W]`.
@@ -133,7 +133,7 @@ class ViTEncoder(Encoder):
         return outputs
 
     def embed(self, clip: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Tokens before the first block, `[B, V, D]`.
+        """Return tokens before the first block, `[B, V, D]`.
 
         Patches do not overlap, so the convolution is a linear layer on each, computed for the visible ones alone.
         """
@@ -144,7 +144,7 @@ class ViTEncoder(Encoder):
         return tokens + (self.positions if visible is None else self.positions[visible])
 
     def layer_of(self, parameter_name: str) -> int:
-        """0 for the patch embedding, i + 1 for block i."""
+        """Return 0 for the patch embedding, i + 1 for block i."""
         if parameter_name.startswith("blocks."):
             return int(parameter_name.split(".")[1]) + 1
         assert parameter_name.startswith("patch_embed."), parameter_name
@@ -152,7 +152,7 @@ class ViTEncoder(Encoder):
 
 
 def xavier_init(module: nn.Module) -> None:
-    """VideoMAE's start for linear layers, which follows their width; the rest is at PyTorch's default. For `apply`."""
+    """Initialise linear layers as VideoMAE, by their width; the rest is at PyTorch's default. For `apply`."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:

@@ -47,7 +47,7 @@ def export_encoder(encoder: Encoder, path: str | Path, metadata: Mapping[str, st
 
 
 def serialise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file whose bytes depend on nothing but its content.
+    """Serialise tensors as a safetensors file whose bytes depend on its content alone.
 
     The library writes metadata in an order that changes from process to process; equal weights would then
     have different hashes. Here the header is sorted.
@@ -81,7 +81,7 @@ def load_encoder(path: str | Path, **overrides: Any) -> Encoder:
 
 
 def build_encoder(config: EncoderConfig, **overrides: Any) -> Encoder:
-    """The encoder a config asks for, with its weights where it names some.
+    """Build the encoder of a config, with its weights where it names some.
 
     Args:
         config: Name, arguments and weights file.
@@ -142,7 +142,7 @@ def load_state(encoder: Encoder, state: Mapping[str, Tensor], where: str, allow_
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file.
+    """Read all tensors of a safetensors file.
 
     Raises:
         UserError: Missing, truncated, or not safetensors (pickles are refused, never opened).
@@ -151,7 +151,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """The metadata of a safetensors file; raises as `read_tensors`."""
+    """Read the metadata of a safetensors file; raises as `read_tensors`."""
     return _read(path, tensors=False)[1]
 
 

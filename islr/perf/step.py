@@ -48,12 +48,12 @@ class Step(NamedTuple):
     half: bool
 
     def loss(self, model: nn.Module) -> Tensor:
-        """The forward pass."""
+        """Return the loss of a forward pass."""
         with torch.autocast(self.clip.device.type, torch.bfloat16, enabled=self.half):
             return nn.functional.cross_entropy(model(self.clip), self.labels)
 
     def run(self, model: nn.Module) -> None:
-        """Forward and backward; gradients start at none, as in training."""
+        """Run forward and backward from gradients of None, as in training."""
         model.zero_grad(set_to_none=True)
         self.loss(model).backward()
 
@@ -61,7 +61,7 @@ class Step(NamedTuple):
 def step_speed(
     frames: int = 16, size: int = 224, batch: int = 1, device: Device = "cpu", repeats: int | None = None
 ) -> str:
-    """Time and memory of a forward and backward pass of both, as a table; agreement is checked before.
+    """Check that both agree, then tabulate time and memory of a forward and backward pass.
 
     Args:
         frames: Frames per clip.
@@ -102,7 +102,7 @@ def step_speed(
 
 
 def build_pair(encoder: MViTEncoder) -> tuple[Classifier, MViT]:
-    """A classifier on an encoder of the supervised form, and torchvision's with the same random weights."""
+    """Build a classifier on an encoder of the supervised form, and torchvision's with the same random weights."""
     ours = Classifier(encoder, CLASSES)
     spec = encoder.input_spec
     peer = MViT(
@@ -127,7 +127,7 @@ def build_pair(encoder: MViTEncoder) -> tuple[Classifier, MViT]:
 
 
 def check_agreement(ours: Classifier, peer: MViT, step: Step) -> str:
-    """Logits and gradients of both in one line.
+    """Compare the logits and gradients of both models and describe the agreement in one line.
 
     Raises:
         RunFailed: They differ by more than rounding.
@@ -163,7 +163,7 @@ def _run(step: Step, model: Classifier, checkpointing: bool) -> None:
 
 
 def _memory(step: Step, model: nn.Module, checkpointing: bool) -> int:
-    """Bytes: on a GPU the step's peak above weights and gradients, on a CPU what is kept for the backward pass."""
+    """Return bytes: on a GPU the peak above weights and gradients, on a CPU the tensors saved for the backward pass."""
     if isinstance(model, Classifier):
         model.encoder.checkpointing = checkpointing
     if step.clip.device.type == "cpu":

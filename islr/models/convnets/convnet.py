@@ -54,15 +54,15 @@ class ConvNet(Encoder):
         self.dim, self.layer_dims = widths[-1], list(widths)
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Mean of the last map, `[B, dim]`."""
+        """Return the mean of the last map, `[B, dim]`."""
         return self.pool(self.forward_maps(clip)[-1])
 
     def forward_layers(self, clip: Tensor) -> list[Tensor]:
-        """The cells of each layer's map as tokens, `[B, t * h * w, D_l]`."""
+        """Return the cells of each layer's map as tokens, `[B, t * h * w, D_l]`."""
         return [x.flatten(2).transpose(1, 2) for x in self.forward_maps(clip)]
 
     def forward_maps(self, clip: Tensor) -> list[Tensor]:
-        """The map after each layer, `[B, D_l, t, h, w]`."""
+        """Return the map after each layer, `[B, D_l, t, h, w]`."""
         self.check_clip(clip)
         outputs = []
         x = self.enter(clip)
@@ -73,11 +73,11 @@ class ConvNet(Encoder):
         return outputs[1:]
 
     def pool(self, last: Tensor) -> Tensor:
-        """What `forward` gives, from the last map."""
+        """Pool the last map into the result of `forward`."""
         return last.mean(dim=(2, 3, 4))
 
     def enter(self, clip: Tensor) -> Any:
-        """What the stem is given."""
+        """Return the stem's input."""
         return clip
 
     def run_piece(self, piece: str, x: Any) -> Any:
@@ -87,11 +87,11 @@ class ConvNet(Encoder):
         return x
 
     def leave(self, x: Any) -> Tensor:
-        """A layer's map, from what its last module gives."""
+        """Return a layer's map from its last module's output."""
         return x
 
     def layer_of(self, parameter_name: str) -> int:
-        """0 for the stem, i + 1 for layer i."""
+        """Return 0 for the stem, i + 1 for layer i."""
         for layer, pieces in enumerate(self.layers):
             if any(parameter_name.startswith(f"{name}.") for piece in pieces for name in piece.split()):
                 return layer
@@ -99,7 +99,7 @@ class ConvNet(Encoder):
 
 
 def fan_in_init(module: nn.Module) -> None:
-    """He initialisation (arXiv 1502.01852) from fan-in, BatchNorm at 1 and 0; for `Module.apply`.
+    """Apply He initialisation (arXiv 1502.01852) from fan-in, BatchNorm at 1 and 0; for `Module.apply`.
 
     Activations keep their size before BatchNorm has seen a batch. pytorchvideo's residual branches, which start closed
     (their last BatchNorm at 0), start nearly closed, so that all of a branch learns from the first step.
@@ -113,5 +113,5 @@ def fan_in_init(module: nn.Module) -> None:
 
 
 def video_spec(frames: int, size: int, normalisation: Normalisation) -> InputSpec:
-    """Of RGB clips, normalised as the named project does."""
+    """Return the input of RGB clips, normalised as in the named project."""
     return InputSpec(frames, size, *NORMALISATIONS[normalisation], "video")

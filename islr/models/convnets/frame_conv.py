@@ -36,7 +36,7 @@ class ResidualConv(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The block."""
+        """Apply the block."""
         y = self.conv1(self.act(self.norm1(x)))
         return x + self.drop_path(self.conv2(self.act(self.norm2(y))))
 
@@ -81,11 +81,11 @@ class FrameConv(Encoder):
         self.dim = width
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Mean of the cells of all frames, `[B, dim]`."""
+        """Return the mean of the cells of all frames, `[B, dim]`."""
         return self.forward_layers(clip)[-1].mean(dim=1)
 
     def forward_layers(self, clip: Tensor) -> list[Tensor]:
-        """Cells after each block, `[B, T * h_l * w_l, D_l]`, ordered by time, row, column."""
+        """Return cells after each block, `[B, T * h_l * w_l, D_l]`, ordered by time, row, column."""
         self.check_clip(clip)
         maps = self.forward_maps(clip.transpose(1, 2).flatten(0, 1))
         return [x.unflatten(0, (len(clip), -1)).permute(0, 1, 3, 4, 2).flatten(1, 3) for x in maps]
@@ -100,7 +100,7 @@ class FrameConv(Encoder):
         return outputs
 
     def layer_of(self, parameter_name: str) -> int:
-        """0 for the stem, i + 1 for block i."""
+        """Return 0 for the stem, i + 1 for block i."""
         if parameter_name.startswith("blocks."):
             return int(parameter_name.split(".")[1]) + 1
         assert parameter_name.startswith("stem."), parameter_name

@@ -59,7 +59,7 @@ class Unit(nn.Module):
         self.kernel, self.stride = kernel, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, D, t, h, w]` -> `[B, D', ...]`, every side divided by the stride and rounded up."""
+        """Map `[B, D, t, h, w]` -> `[B, D', ...]`, every side divided by the stride and rounded up."""
         if max(self.stride) == 1:  # an odd kernel's zeros are then the same on both sides: no padded copy
             padding = [width // 2 for width in self.kernel]
             x = functional.conv3d(x, self.conv3d.weight, padding=padding)
@@ -81,7 +81,7 @@ class MaxPool(nn.Module):
         self.kernel, self.stride = kernel, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, D, t, h, w]` -> every side divided by the stride and rounded up."""
+        """Map `[B, D, t, h, w]` -> every side divided by the stride and rounded up."""
         return functional.max_pool3d(pad_same(x, self.kernel, self.stride), self.kernel, self.stride)
 
 
@@ -106,7 +106,7 @@ class InceptionBlock(nn.Module):
         self.b3b = Unit(inputs, branches[5], one, one, momentum)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, D, t, h, w]` -> `[B, D', t, h, w]`."""
+        """Map `[B, D, t, h, w]` -> `[B, D', t, h, w]`."""
         return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(self.b3a(x))], dim=1)
 
 

@@ -23,7 +23,7 @@ INCEPTION_BLOCKS: dict[str, Branches] = {
 
 
 def inception_widths(width: float) -> tuple[list[int], dict[str, Branches]]:
-    """Stem and branch widths of an Inception network, `width` times the published ones."""
+    """Return the stem and branch widths of an Inception network, `width` times the published ones."""
 
     def scaled(channels: Sequence[int]) -> list[int]:
         return [max(1, int(width * count)) for count in channels]
@@ -33,5 +33,5 @@ def inception_widths(width: float) -> tuple[list[int], dict[str, Branches]]:
 
 
 def block_width(branches: Branches) -> int:
-    """Width of what an Inception block gives: its four branches side by side."""
+    """Return the width of an Inception block's output: its four branches concatenated."""
     return branches[0] + branches[2] + branches[4] + branches[5]

@@ -106,7 +106,7 @@ class X3D(ConvNet):
         self.dim = head.post_conv.out_channels
 
     def pool(self, last: Tensor) -> Tensor:
-        """Features of the class layer, `[B, dim]`."""
+        """Return the features of the class layer, `[B, dim]`."""
         head: Any = self.get_submodule(f"blocks.{len(self.blocks) - 1}.pool")
         return head.post_act(head.post_conv(last.mean(dim=(2, 3, 4), keepdim=True))).flatten(1)
 
@@ -149,7 +149,7 @@ class SlowFast(ConvNet):
         self.blocks = blocks
 
     def enter(self, clip: Tensor) -> list[Tensor]:
-        """The slow pathway's frames, even from first to last as SlowFast's loader has them, and all frames."""
+        """Return the slow pathway's frames, even from first to last as SlowFast's loader has them, and all frames."""
         frames = clip.shape[2]
         slow = [index * (frames - 1) // (frames // ALPHA - 1) if index else 0 for index in range(frames // ALPHA)]
         return [clip[:, :, slow], clip]
@@ -159,7 +159,7 @@ class SlowFast(ConvNet):
         return super().run_piece(piece, list(x))
 
     def leave(self, x: list[Tensor]) -> Tensor:
-        """Both pathways on the slow one's grid, `[B, D_slow + D_fast, t, h, w]`."""
+        """Return both pathways on the slow one's grid, `[B, D_slow + D_fast, t, h, w]`."""
         slow, fast = x
         return torch.cat([slow, fast.unflatten(2, (slow.shape[2], ALPHA)).mean(dim=3)], dim=1)
 
@@ -220,16 +220,16 @@ class MViTv1(Encoder):
                 nn.init.normal_(position, std=FAN_IN_POSITION_STD)
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Mean patch token or class token of the last block, `[B, dim]`."""
+        """Return the mean patch token or class token of the last block, `[B, dim]`."""
         last = self.forward_tokens(clip)[-1]
         return last[:, 1:].mean(dim=1) if self.pool == "mean" else last[:, 0]
 
     def forward_layers(self, clip: Tensor) -> list[Tensor]:
-        """Patch tokens after each block, `[B, N_l, D_l]`."""
+        """Return patch tokens after each block, `[B, N_l, D_l]`."""
         return [tokens[:, 1:] for tokens in self.forward_tokens(clip)]
 
     def forward_tokens(self, clip: Tensor) -> list[Tensor]:
-        """All tokens after each block, `[B, 1 + N_l, D_l]`."""
+        """Return all tokens after each block, `[B, 1 + N_l, D_l]`."""
         self.check_clip(clip)
         tokens = self.cls_positional_encoding(self.patch_embed(clip))
         grid = list(self.cls_positional_encoding.patch_embed_shape)
@@ -240,7 +240,7 @@ class MViTv1(Encoder):
         return outputs
 
     def layer_of(self, parameter_name: str) -> int:
-        """0 for the patch embedding, the positions and the class token, i + 1 for block i."""
+        """Return 0 for the patch embedding, the positions and the class token, i + 1 for block i."""
         if parameter_name.startswith("blocks."):
             return int(parameter_name.split(".")[1]) + 1
         assert parameter_name.startswith(("patch_embed.", "cls_positional_encoding.")), parameter_name

@@ -80,7 +80,7 @@ def _residual_stage(conv: Any, inputs: int, outputs: int, blocks: int, stride: i
 
 
 def _fan_out_init(module: nn.Module) -> None:
-    """torchvision's start of its video ResNets; BatchNorm is at 1 and 0 as it is made."""
+    """Initialise as torchvision's video ResNets; BatchNorm starts at 1 and 0 by default."""
     if isinstance(module, nn.Conv3d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 

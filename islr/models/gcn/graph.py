@@ -55,20 +55,20 @@ class GraphEncoder(Encoder):
         self.dim = channels[-1]
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Mean over frames and points, `[B, dim]`."""
+        """Return the mean over frames and points, `[B, dim]`."""
         return self.forward_maps(clip)[-1].mean(dim=(2, 3))
 
     def forward_layers(self, clip: Tensor) -> list[Tensor]:
-        """Places after each block, `[B, T_l * V, C_l]`; a frame's points are neighbours."""
+        """Return places after each block, `[B, T_l * V, C_l]`; a frame's points are neighbours."""
         return [features.flatten(2).transpose(1, 2) for features in self.forward_maps(clip)]
 
     def forward_maps(self, clip: Tensor) -> list[Tensor]:
-        """Feature maps after each block, `[B, C_l, T_l, V]`."""
+        """Return feature maps after each block, `[B, C_l, T_l, V]`."""
         self.check_clip(clip)
         return self.maps_of(graph_points(clip))
 
     def maps_of(self, points: Tensor) -> list[Tensor]:
-        """Feature maps after each block of points `[B, T, V, 2]`."""
+        """Return feature maps after each block of points `[B, T, V, 2]`."""
         batch, frames = points.shape[:2]
         features = self.point_norm(points.reshape(batch, frames, -1).transpose(1, 2))  # [B, V * 2, T]
         features = features.view(batch, len(POINTS), COORDINATES, frames).permute(0, 2, 3, 1)  # [B, 2, T, V]
@@ -79,7 +79,7 @@ class GraphEncoder(Encoder):
         return outputs
 
     def layer_of(self, parameter_name: str) -> int:
-        """0 for the batch norm of the points, i + 1 for block i."""
+        """Return 0 for the batch norm of the points, i + 1 for block i."""
         if parameter_name.startswith("blocks."):
             return int(parameter_name.split(".")[1]) + 1
         assert parameter_name.startswith("point_norm."), parameter_name

@@ -54,7 +54,7 @@ class DecoupledGraphConv(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, C, T, V]` -> `[B, C', T, V]`."""
+        """Map `[B, C, T, V]` -> `[B, C', T, V]`."""
         adjacency = self.adjacency / (self.adjacency.sum(dim=2, keepdim=True) + DEGREE_FLOOR)
         parts = torch.einsum("bctv,cd->bdtv", x, self.weight.to(x.dtype)) + self.bias[:, None, None].to(x.dtype)
         parts = self.spread_norm(parts).unflatten(1, (SUBSETS, -1, self.groups))  # [B, K, C' / G, G, T, V]
@@ -74,7 +74,7 @@ class PlaceAttention(nn.Module):
         self.excite = nn.Linear(channels // SQUEEZE, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, C, T, V]` -> the same."""
+        """Map `[B, C, T, V]` -> the same."""
         x = x + x * self.points(x.mean(dim=2)).sigmoid()[:, :, None]
         x = x + x * self.frames(x.mean(dim=3)).sigmoid()[..., None]
         channels = self.excite(F.relu(self.squeeze(x.mean(dim=(2, 3))))).sigmoid()  # [B, C]
@@ -106,7 +106,7 @@ class DecoupledBlock(nn.Module):
             self.shortcut = nn.Sequential(temporal_conv(inputs, outputs, stride, kernel=1), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
-        """`[B, C, T, V]` -> `[B, C', T', V]`."""
+        """Map `[B, C, T, V]` -> `[B, C', T', V]`."""
         y = self._drop(self.temporal_norm(self.temporal(self.attention(self.graph(x)))), adjacency)
         return F.relu(y + self._drop(self.shortcut(x), adjacency)) if self.has_shortcut else F.relu(y)
 
@@ -137,7 +137,7 @@ def drop_frames(x: Tensor, rate: float) -> Tensor:
 
 
 def _chances(activity: Tensor, rate: float) -> Tensor:
-    """Chance of each place: `rate` times how much more active it is than the batch's mean."""
+    """Return each place's drop probability: `rate` times its activity relative to the batch's mean."""
     activity = activity.detach().float()
     return (activity / activity.mean() * rate).nan_to_num().clamp(max=1)  # nothing is active in an empty batch
 
@@ -190,7 +190,7 @@ class SLGCN(GraphEncoder):
 
 
 def _init_decoupled(block: DecoupledBlock, init: Init) -> None:
-    """OpenHands' start, or the same with every gate open."""
+    """Initialise as OpenHands, or the same with every gate open."""
     for module in block.modules():
         if isinstance(module, nn.Conv2d) and init == "published":
             nn.init.kaiming_normal_(module.weight, mode="fan_out")

@@ -42,7 +42,7 @@ class GraphBlock(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, (stride, 1)), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
-        """`[B, C, T, V]` -> `[B, C', T', V]`."""
+        """Map `[B, C, T, V]` -> `[B, C', T', V]`."""
         parts = self.spread(x).unflatten(1, (SUBSETS, -1))  # [B, K, C', T, V]
         y = torch.einsum("bkctv,kvw->bctw", parts, (adjacency * self.importance).to(parts.dtype))
         y = self.temporal(F.relu(self.spread_norm(y)))

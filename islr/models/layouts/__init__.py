@@ -54,12 +54,12 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def layouts_of(architecture: str) -> list[str]:
-    """Names of the layouts that can be imported into an encoder of this registry name."""
+    """Return the names of the layouts that can be imported into an encoder of this registry name."""
     return [name for name, layout in LAYOUTS.items() if layout.fits(architecture)]
 
 
 def detect_layout(state: Mapping[str, Tensor], architecture: str, where: str) -> Layout:
-    """The one layout of an architecture that a state dict is of.
+    """Return the one layout of an architecture that a state dict matches.
 
     Args:
         state: As read from the file's entry.

@@ -30,7 +30,7 @@ _DECODER = (
 
 
 def _inflate(state: State) -> State:
-    """Image weights as video weights that give a still clip what they give the image.
+    """Inflate image weights so that a still clip has the image's result.
 
     The patch kernel is put at its middle moment and is zero beside; the positions are those of space.
     """

@@ -64,7 +64,7 @@ class Layout:
         return any(fnmatch.fnmatch(architecture, pattern) for pattern in self.families)
 
     def strip(self, state: Mapping[str, Tensor]) -> State:
-        """The state dict without the prefixes that wrappers put in front of names."""
+        """Return the state dict without the prefixes that wrappers put in front of names."""
         stripped = dict(state)
         for prefix in self.prefixes:
             stripped = {name.removeprefix(prefix): value for name, value in stripped.items()}
@@ -88,7 +88,7 @@ class Renamed(NamedTuple):
 
 
 def rename(state: Mapping[str, Tensor], layout: Layout, where: str) -> Renamed:
-    """Give a foreign state dict our names.
+    """Rename a foreign state dict's tensors to the encoder's names.
 
     Args:
         state: As read from the file's entry.
@@ -137,7 +137,7 @@ def load_layout(encoder: Encoder, state: Mapping[str, Tensor], layout: Layout, w
 
 
 def shown(names: Iterable[str]) -> str:
-    """The first names of a list, and how many more there are."""
+    """Return the first names of a list, and how many more there are."""
     listed = sorted(names)
     more = f" and {len(listed) - NAMES_SHOWN} more" if len(listed) > NAMES_SHOWN else ""
     return ", ".join(listed[:NAMES_SHOWN]) + more

@@ -16,7 +16,7 @@ def _flat_class_token(state: State) -> State:
 
 
 def _form(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The form the tensors are of: MaskFeat widens in MLPs, the supervised model in attention.
+    """Return the form the tensors are of: MaskFeat widens in MLPs, the supervised model in attention.
 
     In a block that changes width, the attention gives the new width in the supervised form and the old in MaskFeat's.
     """
@@ -66,7 +66,7 @@ SLOWFAST = Layout(
 
 
 def to_slowfast_name(name: str) -> str:
-    """SlowFast's name of one of our MViT parameters."""
+    """Return SlowFast's name of one of our MViT parameters."""
     name = name.replace("conv_proj.", "patch_embed.proj.").replace("pos_encoding.class_token", "cls_token")
     name = re.sub(r"attn\.pool_([qkv])\.pool\.", r"attn.pool_\1.", name)
     name = re.sub(r"attn\.pool_([qkv])\.norm_act\.0\.", r"attn.norm_\1.", name)

@@ -15,7 +15,7 @@ _LINEAR = r"(weight|bias)"
 
 
 def _single_vectors(state: State) -> State:
-    """The position and the class query without their axes of length one."""
+    """Return the position and the class query without their axes of length one."""
     return {
         name: value.reshape(1, -1) if name == "pos" else value.flatten() if name == "class_query" else value
         for name, value in state.items()

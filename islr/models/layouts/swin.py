@@ -37,7 +37,7 @@ _RULES = (
 
 
 def _window(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The window the tables are of, when it is a published one: 7 x 7, whatever its time."""
+    """Return the window the tables are of, when it is a published one: 7 x 7, whatever its time."""
     plane = (2 * WINDOW[1] - 1) * (2 * WINDOW[2] - 1)
     length = next(len(value) for name, value in state.items() if name.endswith(TABLE))
     moments, rest = divmod(length, plane)

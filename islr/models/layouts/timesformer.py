@@ -29,7 +29,7 @@ _AS_OURS = tuple(
 
 
 def _arguments(normalisation: str) -> Callable[[Mapping[str, Tensor]], dict[str, Any]]:
-    """The input that the positions are for, and the pixels' range by who trained the weights."""
+    """Return the input that the positions are for, and the pixels' range by who trained the weights."""
 
     def said(state: Mapping[str, Tensor]) -> dict[str, Any]:
         found: dict[str, Any] = {"normalisation": normalisation}

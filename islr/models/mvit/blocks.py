@@ -89,7 +89,7 @@ class PooledAttention(MultiscaleAttention):
         return results[0], results[1], results[2]
 
     def _positions(self) -> list[Tensor]:
-        """The position vectors between each query and key along each axis, `[queries, keys, d]`."""
+        """Return the position vectors between each query and key along each axis, `[queries, keys, d]`."""
         found = []
         for axis, queries, keys in zip("thw", self.query_grid, self.key_grid, strict=True):
             table, distances = getattr(self, f"rel_pos_{axis}"), 2 * max(queries, keys) - 1
@@ -148,25 +148,25 @@ def _patches(tokens: Tensor, tables: Mapping[str, Tensor]) -> Tensor:
 
 
 def _pooled(sizes: Grid, strides: Grid) -> Grid:
-    """The grid a pooling leaves: a 3-wide kernel padded by 1 gives ceil(n / stride) positions."""
+    """Return the grid a pooling leaves: a 3-wide kernel padded by 1 gives ceil(n / stride) positions."""
     t, h, w = (-(-size // stride) for size, stride in zip(sizes, strides, strict=True))
     return t, h, w
 
 
 def _offsets(queries: int, keys: int) -> Tensor:
-    """Row of the relative position table for every (query, key) along one axis, int64 `[queries, keys]`."""
+    """Return the row of the relative position table for every (query, key) along one axis, int64 `[queries, keys]`."""
     query_step, key_step = max(keys / queries, 1.0), max(queries / keys, 1.0)
     distance = torch.arange(queries)[:, None] * query_step - (torch.arange(keys)[None] + 1 - keys) * key_step
     return distance.long()
 
 
 def _is_patch(grid: Grid) -> Tensor:
-    """1 for patch tokens, 0 for the class token in front: `[1 + N, 1]`."""
+    """Return 1 for patch tokens, 0 for the class token in front: `[1 + N, 1]`."""
     return F.pad(torch.ones(grid[0] * grid[1] * grid[2], 1), (0, 0, 1, 0))
 
 
 def _one_hot_positions(grid: Grid) -> Tensor:
-    """One-hot codes of each token's t, h and w: `[1 + N, t + h + w]`, zeros for the class token."""
+    """Return one-hot codes of each token's t, h and w: `[1 + N, t + h + w]`, zeros for the class token."""
     places = torch.cartesian_prod(*(torch.arange(n) for n in grid))  # [N, 3]
     code = torch.cat([F.one_hot(places[:, axis], grid[axis]) for axis in range(3)], dim=1)
     return F.pad(code, (0, 0, 1, 0)).float()

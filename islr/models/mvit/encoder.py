@@ -48,7 +48,7 @@ class BlockOutput(NamedTuple):
 
     @property
     def patches(self) -> Tensor:
-        """Patch tokens `[B, N, D]`."""
+        """Return patch tokens `[B, N, D]`."""
         return self.tokens[:, 1:]
 
 
@@ -145,13 +145,13 @@ class MViTEncoder(Encoder):
         return last.patches.mean(dim=1) if self.pool == "mean" else last.tokens[:, 0]
 
     def forward_layers(self, clip: Tensor) -> list[Tensor]:
-        """Patch tokens after each block, `[B, N_l, D_l]`."""
+        """Return patch tokens after each block, `[B, N_l, D_l]`."""
         return [output.patches for output in self.forward_tokens(clip)]
 
     def forward_tokens(
         self, clip: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None
     ) -> list[BlockOutput]:
-        """All tokens after each block, some patches hidden.
+        """Return all tokens after each block, some patches hidden.
 
         Args:
             clip: Normalised clips `[B, 3, T, H, W]`.
@@ -177,7 +177,7 @@ class MViTEncoder(Encoder):
         return outputs
 
     def layer_of(self, parameter_name: str) -> int:
-        """0 for the patch embedding, the positions and the class token, i + 1 for block i."""
+        """Return 0 for the patch embedding, the positions and the class token, i + 1 for block i."""
         if parameter_name.startswith("blocks."):
             return int(parameter_name.split(".")[1]) + 1
         assert parameter_name.startswith(("conv_proj.", "pos_")), parameter_name
@@ -242,7 +242,7 @@ def _check_multiple(name: str, value: int, stride: int, least: int = 0) -> None:
 
 
 def _slowfast_init(module: nn.Module) -> None:
-    """SlowFast's start: truncated normal for Linear and Conv3d, LayerNorm at 1, every bias .02."""
+    """Initialise as SlowFast: truncated normal for Linear and Conv3d, LayerNorm at 1, every bias .02."""
     if isinstance(module, nn.Linear | nn.Conv3d):
         nn.init.trunc_normal_(module.weight, std=INIT_STD)
     elif isinstance(module, nn.LayerNorm):
@@ -252,7 +252,7 @@ def _slowfast_init(module: nn.Module) -> None:
 
 
 def _fan_in_init(module: nn.Module) -> None:
-    """Keep the variance of what passes through: truncated normal of 1 / sqrt(inputs), LayerNorm at 1, biases 0."""
+    """Initialise to keep activation variance: truncated normal of 1 / sqrt(inputs), LayerNorm at 1, biases 0."""
     if isinstance(module, nn.Linear | nn.Conv3d):
         nn.init.trunc_normal_(module.weight, std=module.weight[0].numel() ** -0.5)
     elif isinstance(module, nn.LayerNorm):

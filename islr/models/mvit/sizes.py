@@ -50,7 +50,7 @@ class MViTSizes:
 
     @property
     def total_stride(self) -> int:
-        """Patches per side of a last token."""
+        """Return patches per side of a last token."""
         return math.prod(self.q_stride.values())
 
     def with_last_stride(self, stride: int) -> "MViTSizes":

@@ -118,7 +118,7 @@ def write_imported(imported: Imported, source: PublicFile, out: Path, commit: st
 
 
 def report(imported: Imported) -> list[str]:
-    """What was imported, in lines."""
+    """Describe the import, line by line."""
     own = dict(imported.encoder.named_parameters())
     count = sum(own[name].numel() for name in imported.taken if name in own)
     given = ", ".join(f"{key}={value}" for key, value in imported.arguments.items())
@@ -133,7 +133,7 @@ def report(imported: Imported) -> list[str]:
 
 
 def summarise(source: PublicFile) -> dict[str, Any]:
-    """What `islr weights show` prints of a file: a JSON-able mapping."""
+    """Return the mapping that `islr weights show` prints as JSON."""
     layouts = [layout for layout in LAYOUTS.values() if layout.matches(_part(source, layout))]
     parts = {name: part for name, part in source.content.items() if isinstance(part, Mapping)}
     counts = {name: sum(isinstance(value, Tensor) for value in part.values()) for name, part in parts.items()}
@@ -154,7 +154,7 @@ def summarise(source: PublicFile) -> dict[str, Any]:
 
 
 def _part(source: PublicFile, layout: Layout) -> State:
-    """The tensors where a layout has them; none where it is another project's file."""
+    """Return the tensors at a layout's entries; none for another project's file."""
     try:
         return source.state(layout.entries)
     except UserError:

@@ -189,7 +189,7 @@ def check_torch_file(path: Path) -> None:
 
 
 def read_modules(path: Path, classes: Collection[str]) -> dict[str, Tensor]:
-    """The state dict of a whole module that was pickled, without its classes.
+    """Read the state dict of a module that was pickled whole, without its classes.
 
     Args:
         path: Written by `torch.save(module, path)`, zip or legacy.
@@ -229,7 +229,7 @@ def _check(path: Path, classes: Collection[str]) -> _Checked:
 
 @contextmanager
 def _said_of(path: Path) -> Iterator[None]:
-    """Name the file in what goes wrong with it."""
+    """Name the file in errors about it."""
     try:
         yield
     except Refused as error:

@@ -39,7 +39,7 @@ class PublicFile(NamedTuple):
     metadata: dict[str, str]
 
     def state(self, entries: Sequence[str] = ()) -> State:
-        """The tensors of the first of `entries` that the file has, or of the file itself.
+        """Return the tensors of the first of `entries` that the file has, or of the file itself.
 
         Raises:
             UserError: There is no tensor, or something other than numbers beside them.
@@ -79,7 +79,7 @@ def open_public(path: str | Path) -> PublicFile:
 
 
 def non_finite(state: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that hold an infinity or a NaN."""
+    """Return the names of the tensors that hold an infinity or a NaN."""
     return [name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
 
 
