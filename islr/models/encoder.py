@@ -85,8 +85,6 @@ class Encoder(nn.Module, ABC):
         frozen_parts: Names of the largest modules without a parameter that trains, where `freeze` left others.
         source: Whose architecture it is: paper, and code where it follows one.
         batch_norm: In training a clip's result depends on the others of its batch, through BatchNorm.
-        zero_gradient: Ends of the names of parameters whose gradient is zero by construction, such as the bias of
-            a key: it shifts all scores of a query alike, and softmax does not see a shift.
     """
 
     architecture: str = ""
@@ -99,7 +97,6 @@ class Encoder(nn.Module, ABC):
     frozen_parts: tuple[str, ...] = ()
     source: str
     batch_norm: bool = False
-    zero_gradient: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, clip: Tensor) -> Tensor:

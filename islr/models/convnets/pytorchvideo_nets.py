@@ -183,7 +183,6 @@ class MViTv1(Encoder):
     """
 
     source = "MViT (arXiv 2104.11227), pytorchvideo.models.vision_transformers"
-    zero_gradient = ("attn.norm_k.bias",)
 
     def __init__(
         self,

@@ -162,8 +162,6 @@ class SLGCN(GraphEncoder):
     """
 
     source = "SL-GCN (arXiv 2103.08833), OpenHands' form (arXiv 2110.05877)"
-    # A constant in front of a batch norm that averages over all it was added to.
-    zero_gradient = ("graph.bias", "temporal.bias", "shortcut.0.bias")
 
     def __init__(
         self,

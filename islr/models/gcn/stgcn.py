@@ -63,8 +63,6 @@ class STGCN(GraphEncoder):
     """
 
     source = "ST-GCN (arXiv 1801.07455), OpenHands' form (arXiv 2110.05877)"
-    # A constant in front of a batch norm that averages over all it was added to.
-    zero_gradient = ("temporal.bias", "shortcut.0.bias")
 
     def __init__(self, *, frames: int, channels: Sequence[int], dropout: float = 0.0) -> None:
         blocks = [

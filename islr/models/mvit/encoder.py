@@ -79,7 +79,6 @@ class MViTEncoder(Encoder):
     """
 
     source = "MViTv2 (arXiv 2112.01526), MaskFeat's form (arXiv 2112.09133); code: facebookresearch/SlowFast"
-    zero_gradient: tuple[str, ...] = ("attn.pool_k.norm_act.0.bias",)
 
     def __init__(
         self,
@@ -112,10 +111,6 @@ class MViTEncoder(Encoder):
         # The trunk's final norm and class head are dropped: the task adds its own.
         self.conv_proj, self.pos_encoding, self.blocks = trunk.conv_proj, trunk.pos_encoding, trunk.blocks
         self.pool = pool
-        if pool == "class":
-            # The class token has no place, and the last block's other queries go nowhere.
-            unused = ("rel_pos_t", "rel_pos_h", "rel_pos_w", "pool_q.pool.weight")
-            self.zero_gradient += tuple(f"blocks.{sizes.depth - 1}.attn.{name}" for name in unused)
         self.patch_grid: Grid = (frames // PATCH_STRIDE[0], size // PATCH_STRIDE[1], size // PATCH_STRIDE[2])
         grid = self.patch_grid
         for block in self.blocks:
