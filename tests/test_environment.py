@@ -1,6 +1,7 @@
 """What `islr --version` and every record name."""
 
 import importlib.metadata
+import platform
 import subprocess
 import sys
 
@@ -19,6 +20,7 @@ def test_version_names_torch_and_the_processor(capsys: pytest.CaptureFixture[str
     assert f"cpu {cpu()}" in lines
 
 
+@pytest.mark.skipif(platform.system() != "Linux" or platform.machine() != "x86_64", reason="x86 vector extensions")
 def test_cpu_names_the_vector_extension_of_torch() -> None:
     assert libraries()["cpu"] == cpu()
     assert torch.backends.cpu.get_cpu_capability().lower() in cpu().lower()

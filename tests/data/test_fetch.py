@@ -445,7 +445,7 @@ def test_a_page_is_not_read_to_its_end(site: Site, fetched: Fetched) -> None:
     site.pages["/a"] = silent(b"<html>" + b"x" * 100_000, 5000, 3.0)
     began = time.monotonic()
     assert fetched.outcomes(site.url("/a")) == ["wrong type"]
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 2.5  # the host falls silent for three seconds
 
 
 def test_a_trickle_is_a_timeout_and_keeps_what_came(site: Site, fetched: Fetched, clip: bytes) -> None:

@@ -271,6 +271,7 @@ def test_a_manifest_that_points_at_another_clip_is_found_out(packed: Manifest) -
         store_of(crossed).source(0).read(np.arange(2))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_only_few_shards_stay_open_and_copies_open_their_own(tmp_path: Path) -> None:
     folder = tmp_path / "source"
     folder.mkdir()

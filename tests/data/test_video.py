@@ -184,6 +184,7 @@ def test_frames_that_do_not_fit_in_memory_are_refused(tmp_path: Path) -> None:
     assert kind_of(path, indices=np.zeros(50, int)) == "too large"  # 5 GB of frames
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_decoding_starts_no_threads(good: Path) -> None:
     def threads() -> int:
         return len(list(Path("/proc/self/task").iterdir()))

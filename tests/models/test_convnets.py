@@ -89,7 +89,7 @@ def test_s3d_is_torchvision_s_and_takes_smaller_clips() -> None:
     clip = random_clip(ours.input_spec, batch=1)
     with torch.no_grad():
         assert torch.allclose(ours.forward_maps(clip)[-1], theirs.features(clip), atol=1e-5, rtol=1e-5)
-        with pytest.raises(RuntimeError, match="smaller than kernel size"):
+        with pytest.raises(RuntimeError):
             theirs(clip)
         assert torch.allclose(ours(clip), theirs.features(clip).mean(dim=(2, 3, 4)), atol=1e-5, rtol=1e-5)
 
