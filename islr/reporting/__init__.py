@@ -77,18 +77,18 @@ def without_frames(report: Report) -> Report:
 
 def compose(gathered: Gathered, title: str) -> Report:
     """Return everything a report says, before any format."""
-    found = Findings.of(gathered)
+    findings = Findings.of(gathered)
     made: list[Section | None] = [
-        grid.section(found.recognition, found.probed),
-        lineage.section(gathered, found.sets, found.colours),
-        accuracy.section(found.sets, found.notices),
-        signers.section(found.sets),
-        trained_signers.section(found.sets),
-        calibration.section(found.sets),
-        confusions.section(gathered, found.sets),
-        *heat_map.sections(found.probed),
-        *analyses.sections(gathered, found.colours),
-        curves.section(gathered, found.colours),
+        grid.section(findings.recognition, findings.probed),
+        lineage.section(gathered, findings.sets, findings.colours),
+        accuracy.section(findings.sets, findings.notices),
+        signers.section(findings.sets),
+        trained_signers.section(findings.sets),
+        calibration.section(findings.sets),
+        confusions.section(gathered, findings.sets),
+        *heat_map.sections(findings.probed),
+        *analyses.sections(gathered, findings.colours),
+        curves.section(gathered, findings.colours),
         corpora.samples(gathered),
         pictures.section(gathered),
         corpora.audit(gathered),
@@ -103,8 +103,8 @@ def compose(gathered: Gathered, title: str) -> Report:
     return Report(
         title,
         subtitle,
-        summary.headlines(found),
-        summary.facts(found),
+        summary.headlines(findings),
+        summary.facts(findings),
         tuple(section for section in made if section is not None),
         compact_csv(gathered),
     )

@@ -29,10 +29,10 @@ class ModelConfusions:
     of: Mapping[str, int]
 
 
-def confusions_by_model(found: ScoredSet) -> list[ModelConfusions]:
+def confusions_by_model(scored: ScoredSet) -> list[ModelConfusions]:
     """Count the confused pairs of each model; in a grid of each method."""
     members: dict[str, list[ScoredRow]] = {}
-    for row in found.ranked:
+    for row in scored.ranked:
         if row.predictions is not None:
             members.setdefault(row.run.place[0] if row.run.place else row.label, []).append(row)
     models = []

@@ -58,12 +58,12 @@ def lead_of(found: ScoredSet, grid: GridCells) -> Lead | None:
     return _cell_lead(found, cells) if len(cells) > 1 else _row_lead(found)
 
 
-def _row_lead(found: ScoredSet) -> Lead | None:
-    row = found.leader
+def _row_lead(scored: ScoredSet) -> Lead | None:
+    row = scored.leader
     if row is None:
         return None
-    versus = found.of(row)
-    highest, ahead = _highest(found, row, row.top1.value)
+    versus = scored.of(row)
+    highest, ahead = _highest(scored, row, row.top1.value)
     return Lead(
         label=row.label,
         encoder=row.provenance.encoder,
@@ -72,20 +72,20 @@ def _row_lead(found: ScoredSet) -> Lead | None:
         adjusted=versus.adjusted if versus else 1.0,
         control=versus.control.top1.value if versus and versus.control else None,
         why=versus.why if versus else "no control",
-        models=sum(not other.random and bool(other.provenance.encoder) for other in found.rows),
-        compared=sum(other.difference is not None for other in found.versus),
+        models=sum(not other.random and bool(other.provenance.encoder) for other in scored.rows),
+        compared=sum(other.difference is not None for other in scored.versus),
         row=row,
         highest=highest,
         ahead=ahead,
     )
 
 
-def _cell_lead(found: ScoredSet, cells: GridCells) -> Lead:
+def _cell_lead(scored: ScoredSet, cells: GridCells) -> Lead:
     compared = {place: cell.versus.value for place, cell in cells.items() if cell.versus is not None}
     gains = compared or {place: cell.score.value for place, cell in cells.items()}
     place = max(gains, key=lambda p: gains[p])
     cell = cells[place]
-    highest, ahead = _highest(found, cell.rows[0], cell.score.value)
+    highest, ahead = _highest(scored, cell.rows[0], cell.score.value)
     why = f"no random-initialisation run of {cell.encoder}"
     return Lead(
         label=cell_label(place),
@@ -108,9 +108,9 @@ def interval_of(record: Result) -> Interval:
     return Interval(record.value, record.ci_low, record.ci_high, record.ci_method)
 
 
-def _highest(found: ScoredSet, lead: ScoredRow, score: float) -> tuple[ScoredRow | None, bool | None]:
+def _highest(scored: ScoredSet, lead: ScoredRow, score: float) -> tuple[ScoredRow | None, bool | None]:
     """Find the row of highest top-1, where it beats `score` with another encoder than the lead's."""
-    highest = max(found.ranked, key=lambda row: row.top1.value)
+    highest = max(scored.ranked, key=lambda row: row.top1.value)
     encoder = highest.provenance.encoder
     if (encoder and encoder == lead.provenance.encoder) or highest.top1.value <= score:
         return None, None
@@ -174,10 +174,10 @@ def _gain(scored: tuple[ProbeRow, Result | None, Result | None]) -> float:
     return (score.value if score else -1.0) - (control.value if control else 0.0)
 
 
-def _control(found: ProbeSet, row: ProbeRow, feature: str) -> Result | None:
+def _control(probed: ProbeSet, row: ProbeRow, feature: str) -> Result | None:
     """Find the score of the random initialisation of a row's encoder."""
-    own = next((other for other in found.rows if other.random and other.key[1] == row.key[1]), None)
-    return found.get(own, feature, HEADLINE) if own else None
+    own = next((other for other in probed.rows if other.random and other.key[1] == row.key[1]), None)
+    return probed.get(own, feature, HEADLINE) if own else None
 
 
 def _count(marks: Sequence[str], counted: Sequence[str]) -> int:

@@ -138,7 +138,7 @@ def probe_sets(gathered: Gathered, colours: Palette) -> tuple[ProbeSet, ...]:
     return tuple(mean_over_seeds(one, places(gathered)) for one in found)
 
 
-def mean_over_seeds(found: ProbeSet, placed: dict[str, Place]) -> ProbeSet:
+def mean_over_seeds(probed: ProbeSet, placed: dict[str, Place]) -> ProbeSet:
     """One row for each cell of the grid: means over its seeds.
 
     Bounds are the outermost of the seeds', p-values the largest, so that a mark stands only where it stands for every
@@ -146,7 +146,7 @@ def mean_over_seeds(found: ProbeSet, placed: dict[str, Place]) -> ProbeSet:
     """
     members: dict[tuple[str, str, str], list[ProbeRow]] = {}
     merged: dict[tuple[str, str, str], ProbeRow] = {}
-    for row in (*found.rows, *found.permuted):
+    for row in (*probed.rows, *probed.permuted):
         place = None if row.random else placed.get(row.key[0])
         key = (" · ".join(place), *row.key[1:]) if place else row.key
         members.setdefault(key, []).append(row)
@@ -154,18 +154,18 @@ def mean_over_seeds(found: ProbeSet, placed: dict[str, Place]) -> ProbeSet:
         merged[key] = replace(row, key=key, label=label, place=place, seeds=len(members[key]))
     into: dict[tuple[str, ...], Any] = {row.key: key for key, rows in members.items() for row in rows}
     gathered: dict[tuple[str, ...], list[Result]] = {}
-    for (metric, name, encoder, control, *rest), record in found.records.items():
+    for (metric, name, encoder, control, *rest), record in probed.records.items():
         key = into.get((name, encoder, control), ())  # without a score there is no row
         if key and (len(members[key]) == 1 or ":" not in metric):
             gathered.setdefault((metric, *key, *rest), []).append(record)
     records = {where: _mean(seeds) for where, seeds in gathered.items()}
     several = any(row.seeds > 1 for row in merged.values())
     return replace(
-        found,
+        probed,
         records=records,
         rows=tuple(row for row in merged.values() if row.key[2] != PERMUTED),
         permuted=tuple(row for row in merged.values() if row.key[2] == PERMUTED),
-        seeds=found if several else None,
+        seeds=probed if several else None,
     )
 
 

@@ -55,10 +55,10 @@ def section(recognition: Sequence[RecognitionFinding], probed: Sequence[ProbeSet
     return Section("grid", "The grid", tuple(blocks), lead)
 
 
-def _accuracy(found: ScoredSet, cells: GridCells) -> list[Block]:
+def _accuracy(scored: ScoredSet, cells: GridCells) -> list[Block]:
     lines = grid_lines(cells)
     regimes = regime_order([regime for line in lines for regime in line.cells])
-    blocks: list[Block] = [_figure(found, lines, regimes)] if len(cells) > 1 else []
+    blocks: list[Block] = [_figure(scored, lines, regimes)] if len(cells) > 1 else []
     columns = (
         Column("Method"),
         *(interval_column(f"{text.regime_name(regime)}, %") for regime in regimes),
@@ -80,13 +80,13 @@ def _accuracy(found: ScoredSet, cells: GridCells) -> list[Block]:
         )
         for line in lines
     )
-    blocks.append(ReportTable(f"grid-{slug(found.title)}", f"Top-1 on {found.title}", columns, body, note, "grid"))
-    blocks += _gains(found, lines, [regime for regime in regimes if regime != SCRATCH], compared)
+    blocks.append(ReportTable(f"grid-{slug(scored.title)}", f"Top-1 on {scored.title}", columns, body, note, "grid"))
+    blocks += _gains(scored, lines, [regime for regime in regimes if regime != SCRATCH], compared)
     alone = [cell_label(place) for place, cell in cells.items() if len(cell.rows) == 1]
     if alone and len(alone) < len(cells):
         blocks.append(Notice(f"One seed only: {text.enumerate_words(alone)}."))
-    blocks.append(_seed_by_seed(found, cells))
-    return [*blocks, *_pairs(found, cells)]
+    blocks.append(_seed_by_seed(scored, cells))
+    return [*blocks, *_pairs(scored, cells)]
 
 
 def _legend(compared: int) -> str:
@@ -115,7 +115,7 @@ def _cell(cell: GridCell | None) -> TableCell:
     )
 
 
-def _figure(found: ScoredSet, lines: Sequence[GridLine], regimes: Sequence[str]) -> Chart:
+def _figure(scored: ScoredSet, lines: Sequence[GridLine], regimes: Sequence[str]) -> Chart:
     """Draw every cell as a point with its interval, grouped by method."""
     colours = regime_series(regimes)
     drawn = []
@@ -134,8 +134,8 @@ def _figure(found: ScoredSet, lines: Sequence[GridLine], regimes: Sequence[str])
         ]
         drawn.append((line.name, points))
     bounds = [b for _, points in drawn for dot in points for b in (dot.low, dot.high, dot.value) if b is not None]
-    label = f"Top-1 of every cell of the grid on {found.title}"
-    chance = found.chance
+    label = f"Top-1 of every cell of the grid on {scored.title}"
+    chance = scored.chance
     reference = None if chance is None else (chance, f"chance {text.percent(chance)} %")
     span = figures.zoom(bounds)
     wide, narrow = (figures.dots(drawn, label, reference, narrow=n, span=span) for n in (False, True))
@@ -146,7 +146,7 @@ def _figure(found: ScoredSet, lines: Sequence[GridLine], regimes: Sequence[str])
     return Chart(caption, (wide,), (narrow,), legend, marks=True)
 
 
-def _gains(found: ScoredSet, lines: Sequence[GridLine], regimes: Sequence[str], compared: int) -> list[Block]:
+def _gains(scored: ScoredSet, lines: Sequence[GridLine], regimes: Sequence[str], compared: int) -> list[Block]:
     """Return the table of the same cells minus scratch."""
     if not compared:
         return []
@@ -171,11 +171,11 @@ def _gains(found: ScoredSet, lines: Sequence[GridLine], regimes: Sequence[str], 
         "Top-1 minus scratch in percentage points, with the 95 % interval of the paired difference. Marks as above. "
         "They cover the sampling of test clips; the variation between training runs shows in the seeds."
     )
-    name, title = f"gains-{slug(found.title)}", f"What pre-training adds to scratch on {found.title}"
+    name, title = f"gains-{slug(scored.title)}", f"What pre-training adds to scratch on {scored.title}"
     return [ReportTable(name, title, tuple(columns), tuple(rows), note, "grid")]
 
 
-def _seed_by_seed(found: ScoredSet, cells: GridCells) -> ReportTable:
+def _seed_by_seed(scored: ScoredSet, cells: GridCells) -> ReportTable:
     """Return the table of every run behind the grid."""
     order = regime_order([regime for _, regime in cells])
     rows = []
@@ -193,11 +193,11 @@ def _seed_by_seed(found: ScoredSet, cells: GridCells) -> ReportTable:
             )
     score = interval_column("Top-1, %")
     columns = (Column("Method"), Column("Regime"), number_column("Seed"), score)
-    name, title = f"grid-seeds-{slug(found.title)}", f"Seed by seed on {found.title}"
+    name, title = f"grid-seeds-{slug(scored.title)}", f"Seed by seed on {scored.title}"
     return ReportTable(name, title, columns, tuple(rows), folded=True)
 
 
-def _pairs(found: ScoredSet, cells: GridCells) -> list[Block]:
+def _pairs(scored: ScoredSet, cells: GridCells) -> list[Block]:
     """Compare cells that differ in the method or in the regime only."""
     compared = cell_differences(cells)
     if not compared:
@@ -223,6 +223,6 @@ def _pairs(found: ScoredSet, cells: GridCells) -> list[Block]:
         f"Cells that share the method or the regime, seeds averaged, paired over clips; p adjusted by Holm for all "
         f"{len(compared)} pairs."
     )
-    title = f"Cell against cell on {found.title}"
-    name = f"grid-pairs-{slug(found.title)}"
+    title = f"Cell against cell on {scored.title}"
+    name = f"grid-pairs-{slug(scored.title)}"
     return [ReportTable(name, title, (*columns, number_column("p, Holm")), tuple(rows), note, folded=True)]

@@ -56,10 +56,10 @@ def section(gathered: Gathered, sets: Sequence[ScoredSet], colours: Palette) -> 
     return Section("lineage", "Lineage of the models", (Lineage(tuple(rows), folded),), lead)
 
 
-def _alike(found: ScoredSet) -> list[list[ScoredRow]]:
+def _alike(scored: ScoredSet) -> list[list[ScoredRow]]:
     """Rows of a test set, best first; seeds of one cell of a grid together."""
     groups: dict[object, list[ScoredRow]] = {}
-    for row in found.ranked:
+    for row in scored.ranked:
         groups.setdefault(row.run.place or row.label, []).append(row)
     return list(groups.values())
 

@@ -9,12 +9,12 @@ from islr.reporting.findings.probe_standings import ProbeSet
 from islr.reporting.findings.standings import ScoredRow, ScoredSet
 
 
-def headlines(found: Findings) -> tuple[str, ...]:
+def headlines(findings: Findings) -> tuple[str, ...]:
     """Return what was found, in plain sentences."""
-    tests = [one for one in found.recognition if one.scored.provenance.split == "test"]
-    sentences = [_recognition(one) for one in tests or found.recognition]
-    sentences += [_probing(one.probed, one.lead) for one in found.probing if one.lead is not None]
-    runs = found.gathered.runs
+    tests = [one for one in findings.recognition if one.scored.provenance.split == "test"]
+    sentences = [_recognition(one) for one in tests or findings.recognition]
+    sentences += [_probing(one.probed, one.lead) for one in findings.probing if one.lead is not None]
+    runs = findings.gathered.runs
     problems = sum(bool(run.problem) for run in runs)
     if problems:
         sentences.append(f"{problems} of {len(runs)} runs failed or did not finish; they are listed at the end.")
@@ -22,13 +22,13 @@ def headlines(found: Findings) -> tuple[str, ...]:
 
 
 def _recognition(finding: RecognitionFinding) -> str:
-    found, lead = finding.scored, finding.lead
-    clips = _clips(lead.row if lead else found.ranked[0])
+    scored, lead = finding.scored, finding.lead
+    clips = _clips(lead.row if lead else scored.ranked[0])
     if lead is None:
-        row = found.ranked[0]
-        score = _accuracy(found, interval_of(row.top1), clips)
+        row = scored.ranked[0]
+        score = _accuracy(scored, interval_of(row.top1), clips)
         return f"The model {row.label} {score}. No pre-trained model was scored on them."
-    score = _accuracy(found, lead.score, clips)
+    score = _accuracy(scored, lead.score, clips)
     if lead.versus is None or lead.control is None:
         who = f"Of {lead.models} pre-trained models, {lead.label} scored best: it" if lead.models > 1 else lead.label
         return f"{who} {score}. How much of that is due to pre-training is not known: {lead.why}.{_highest(lead)}"
@@ -60,12 +60,12 @@ def _who(lead: Lead) -> str:
     return f"{none} beat the random initialisation of its own encoder. The closest, {lead.label},"
 
 
-def _accuracy(found: ScoredSet, score: Interval, clips: str) -> str:
+def _accuracy(scored: ScoredSet, score: Interval, clips: str) -> str:
     bounds = [f"95 % CI {text.interval(score.low, score.high)}"] if score.low is not None else []
-    bounds += [f"chance {text.percent(found.chance)} %"] if found.chance is not None else []
+    bounds += [f"chance {text.percent(scored.chance)} %"] if scored.chance is not None else []
     sentence = f"recognises the sign in {text.percent(score.value)} % of {clips}"
     sentence += f" ({'; '.join(bounds)})" if bounds else ""
-    if found.chance is not None and score.low is not None and score.low <= found.chance:
+    if scored.chance is not None and score.low is not None and score.low <= scored.chance:
         sentence += ", which is not shown to be above chance"
     return sentence
 
@@ -103,9 +103,9 @@ def _highest(lead: Lead) -> str:
     return sentence + (", a lead that may be chance." if lead.ahead is False else ".")
 
 
-def _probing(found: ProbeSet, lead: ProbeLead) -> str:
+def _probing(probed: ProbeSet, lead: ProbeLead) -> str:
     sentences = []
-    if found.mean is not None and lead.score is not None:
+    if probed.mean is not None and lead.score is not None:
         gained = lead.control is not None and lead.score.value > lead.control.value
         if lead.compared > 1 and not gained:
             sentences.append(
@@ -118,10 +118,10 @@ def _probing(found: ProbeSet, lead: ProbeLead) -> str:
         sentences.append(
             f"On signs that the probe was not trained on, a linear probe on the features of {lead.row.label}{ahead} "
             f"reaches {text.percent(lead.score.value)} % balanced accuracy in phonology "
-            f"({text.feature_name(found.mean).lower()}){start}."
+            f"({text.feature_name(probed.mean).lower()}){start}."
         )
-    if found.compared:
-        sentence = f"It is better than random initialisation on {lead.better} of {len(found.singles)} features"
+    if probed.compared:
+        sentence = f"It is better than random initialisation on {lead.better} of {len(probed.singles)} features"
         sentence += f" and worse on {lead.worse}" if lead.worse else ""
         stand = lead.stands or "none"
         holm = f"; {stand} stand{'s' if stand in (1, 'none') else ''} after Holm's correction" if lead.better else ""
@@ -129,10 +129,10 @@ def _probing(found: ProbeSet, lead: ProbeLead) -> str:
     return " ".join(sentences)
 
 
-def facts(found: Findings) -> tuple[Fact, ...]:
+def facts(findings: Findings) -> tuple[Fact, ...]:
     """Return at most four numbers for the top."""
     made: list[Fact] = []
-    if found.recognition and (lead := found.recognition[0].lead) is not None:
+    if findings.recognition and (lead := findings.recognition[0].lead) is not None:
         made.append(Fact(text.percent(lead.score.value), "%", f"top-1, {lead.label}"))
         if lead.versus is not None:
             side = "below" if lead.versus.value < 0 else "above"
@@ -141,7 +141,7 @@ def facts(found: Findings) -> tuple[Fact, ...]:
         p = lead.row.provenance
         clips = text.count(p.clips_present) if p.complete else f"{p.clips_present}/{p.clips_expected}"
         made.append(Fact(clips, "", f"{p.split} clips scored"))
-    for one in found.probing[:1]:
+    for one in findings.probing[:1]:
         if one.probed.compared and one.lead is not None:
             label = f"features encoded better than by random initialisation, {one.lead.row.label}"
             made.append(Fact(f"{one.lead.better}/{len(one.probed.singles)}", "", label))

@@ -8,21 +8,21 @@ from islr.reporting.findings.probe_standings import HEADLINE, MAYBE_BETTER, MAYB
 from islr.reporting.findings.standings import BETTER, WORSE
 
 
-def phonology_blocks(found: ProbeSet) -> list[Block]:
+def phonology_blocks(probed: ProbeSet) -> list[Block]:
     """Return the table of the mean probe score of each cell; scratch has the untrained features of its encoder."""
-    cells = {row.place: row for row in found.rows if row.place}
-    if not cells or found.mean is None or HEADLINE not in found.splits:
+    cells = {row.place: row for row in probed.rows if row.place}
+    if not cells or probed.mean is None or HEADLINE not in probed.splits:
         return []
-    mean = found.mean
-    starts = {row.key[1]: row for row in found.rows if row.random}
+    mean = probed.mean
+    starts = {row.key[1]: row for row in probed.rows if row.random}
     regimes = regime_order([regime for _, regime in cells])
     body: list[tuple[float, tuple[TableCell, ...]]] = []
     marked = False
     for method in dict.fromkeys(method for method, _ in cells):
         mine = {regime: row for (m, regime), row in cells.items() if m == method}
         first = next(iter(mine.values()))
-        shown = [_probe_cell(found, starts.get(first.key[1]), mean)]
-        shown += [_probe_cell(found, mine.get(regime), mean) for regime in regimes]
+        shown = [_probe_cell(probed, starts.get(first.key[1]), mean)]
+        shown += [_probe_cell(probed, mine.get(regime), mean) for regime in regimes]
         marked = marked or any(cell.mark for cell in shown)
         best = max(float(cell.raw) for cell in shown[1:] if isinstance(cell.raw, float))
         body.append((best, (TableCell(method, series=first.series, chip=True), *shown)))
@@ -46,21 +46,21 @@ def phonology_blocks(found: ProbeSet) -> list[Block]:
         if marked
         else "No paired difference to scratch has an interval that excludes zero."
     )
-    name = f"grid-probe-{slug(found.title)}"
-    title = f"Phonology in the frozen features, {found.title}"
+    name = f"grid-probe-{slug(probed.title)}"
+    title = f"Phonology in the frozen features, {probed.title}"
     return [ReportTable(name, title, tuple(columns), tuple(cells for _, cells in body), note, "grid")]
 
 
-def _probe_cell(found: ProbeSet, row: ProbeRow | None, feature: str) -> TableCell:
-    record = found.get(row, feature, HEADLINE) if row else None
+def _probe_cell(probed: ProbeSet, row: ProbeRow | None, feature: str) -> TableCell:
+    record = probed.get(row, feature, HEADLINE) if row else None
     if row is None or record is None:
         return ABSENT
-    d = found.difference(row, feature, HEADLINE)
+    d = probed.difference(row, feature, HEADLINE)
     title = ""
     if d is not None:
         bounds = text.interval(d.ci_low, d.ci_high, signed=True)
         title = f"minus scratch {text.percent(d.value, True)} points ({bounds})"
     bounds = text.interval(record.ci_low, record.ci_high)
-    mark = found.mark(row, feature, HEADLINE)
+    mark = probed.mark(row, feature, HEADLINE)
     low, high = record.ci_low, record.ci_high
     return TableCell(text.percent(record.value), record.value, low, high, bounds, title, mark, muted=row.random)

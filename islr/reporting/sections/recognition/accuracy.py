@@ -78,8 +78,8 @@ def _accuracy(found: ScoredSet, headed: bool) -> list[Block]:
     return blocks
 
 
-def _bars(found: ScoredSet) -> Chart:
-    chance = found.chance
+def _bars(scored: ScoredSet) -> Chart:
+    chance = scored.chance
     reference = None if chance is None else (chance, f"chance {text.percent(chance)} %")
     drawn = [
         figures.Bar(
@@ -89,19 +89,19 @@ def _bars(found: ScoredSet) -> Chart:
             row.top1.ci_high,
             row.series,
             f"{row.label}: {text.explain(row.top1)}",
-            f" {versus.mark}" if (versus := found.of(row)) and versus.mark else "",
+            f" {versus.mark}" if (versus := scored.of(row)) and versus.mark else "",
         )
-        for row in found.ranked
+        for row in scored.ranked
     ]
-    label = f"Top-1 accuracy on {found.title}"
+    label = f"Top-1 accuracy on {scored.title}"
     marks = (
         f" {BETTER} better / {WORSE} worse than the random initialisation of the same encoder "
         f"(Holm-adjusted p < {ALPHA})."
     )
     caption = (
-        f"Top-1 accuracy on {found.title} in percent, n = {text.count(found.rows[0].top1.n)} clips; "
+        f"Top-1 accuracy on {scored.title} in percent, n = {text.count(scored.rows[0].top1.n)} clips; "
         "whiskers are 95 % confidence intervals; random initialisation is "
-        f"grey.{marks if any(v.mark for v in found.versus) else ''}"
+        f"grey.{marks if any(v.mark for v in scored.versus) else ''}"
     )
     return Chart(
         caption,
@@ -110,15 +110,15 @@ def _bars(found: ScoredSet) -> Chart:
     )
 
 
-def _table(found: ScoredSet, folded: bool) -> ReportTable:
-    metrics = [m for m in ("top1", "top5", "top10") if any(m in row.overall for row in found.rows)]
-    metrics += ["top1_per_class"] if any("top1_per_class" in row.overall for row in found.rows) else []
+def _table(scored: ScoredSet, folded: bool) -> ReportTable:
+    metrics = [m for m in ("top1", "top5", "top10") if any(m in row.overall for row in scored.rows)]
+    metrics += ["top1_per_class"] if any("top1_per_class" in row.overall for row in scored.rows) else []
     columns = [Column("Model")]
     columns += [interval_column(f"{text.metric_name(m)}, %") for m in metrics]
     columns += [number_column("Clips"), number_column("Seed"), Column("Encoder")]
     rows = []
-    for row in found.ranked:
-        p, versus = row.provenance, found.of(row)
+    for row in scored.ranked:
+        p, versus = row.provenance, scored.of(row)
         clips = text.count(p.clips_present)
         clips += f" / {text.count(p.clips_expected)}" if not p.complete else ""
         cells = [TableCell(row.label, series=row.series, chip=True, link=row.run.anchor)]
@@ -129,18 +129,18 @@ def _table(found: ScoredSet, folded: bool) -> ReportTable:
         cells.append(TableCell(str(p.seed), raw=p.seed) if p.encoder else ABSENT)
         cells.append(TableCell(p.encoder or "not stated"))
         rows.append(tuple(cells))
-    methods = sorted({row.top1.ci_method for row in found.ranked if row.top1.ci_method})
+    methods = sorted({row.top1.ci_method for row in scored.ranked if row.top1.ci_method})
     note = f"Intervals: {'; '.join(methods)}." if methods else "No intervals."
-    if "top5" not in metrics and found.chance is not None and round(1 / found.chance) <= 5:
+    if "top5" not in metrics and scored.chance is not None and round(1 / scored.chance) <= 5:
         note += " With five classes or fewer top-5 is not defined: it would be 100 % for any model."
     note += " Ties count against the model."
-    name, title = f"accuracy-{slug(found.title)}", f"Accuracy on {found.title}"
+    name, title = f"accuracy-{slug(scored.title)}", f"Accuracy on {scored.title}"
     return ReportTable(name, title, tuple(columns), tuple(rows), note, folded=folded)
 
 
-def _per_class(found: ScoredSet) -> list[Block]:
+def _per_class(scored: ScoredSet) -> list[Block]:
     """Return the folded table of means over classes, where more than top-1 is known."""
-    metrics = [f"top{k}_per_class" for k in TOP_KS if any(f"top{k}_per_class" in row.overall for row in found.rows)]
+    metrics = [f"top{k}_per_class" for k in TOP_KS if any(f"top{k}_per_class" in row.overall for row in scored.rows)]
     if len(metrics) < 2:
         return []
     columns = [
@@ -149,7 +149,7 @@ def _per_class(found: ScoredSet) -> list[Block]:
     ]
     columns += [number_column("Classes"), number_column("Without a clip")]
     body = []
-    for row in found.ranked:
+    for row in scored.ranked:
         cells = [TableCell(row.label, series=row.series, chip=True, link=row.run.anchor)]
         cells += [result_cell(row.overall.get(metric)) for metric in metrics]
         chance, absent = row.overall.get("chance_top1"), row.overall.get("classes_absent")
@@ -158,13 +158,13 @@ def _per_class(found: ScoredSet) -> list[Block]:
         cells.append(ABSENT if absent is None else TableCell(text.count(absent.value), absent.value))
         body.append(tuple(cells))
     note = "Means over the classes that have a clip in this split of the accuracy inside each class."
-    title = f"Per class on {found.title}"
-    return [ReportTable(f"classes-{slug(found.title)}", title, tuple(columns), tuple(body), note, folded=True)]
+    title = f"Per class on {scored.title}"
+    return [ReportTable(f"classes-{slug(scored.title)}", title, tuple(columns), tuple(body), note, folded=True)]
 
 
-def _by_form(found: ScoredSet) -> list[Block]:
+def _by_form(scored: ScoredSet) -> list[Block]:
     """Return the scores by sign form, where the corpus has forms: a word for the true form counts as correct."""
-    rows = [row for row in found.ranked if "revised_top1" in row.overall]
+    rows = [row for row in scored.ranked if "revised_top1" in row.overall]
     if not rows:
         return []
     metrics = [f"{what}_top{k}" for k in (1, 5) for what in ("original", "same_form", "revised", "label_ceiling")]
@@ -186,31 +186,33 @@ def _by_form(found: ScoredSet) -> list[Block]:
         "of sign form."
     )
     return [
-        ReportTable(f"forms-{slug(found.title)}", f"By sign form on {found.title}", tuple(columns), tuple(cells), note)
+        ReportTable(
+            f"forms-{slug(scored.title)}", f"By sign form on {scored.title}", tuple(columns), tuple(cells), note
+        )
     ]
 
 
-def _differences(found: ScoredSet, gridded: bool) -> list[Block]:
-    if not found.versus:
+def _differences(scored: ScoredSet, gridded: bool) -> list[Block]:
+    if not scored.versus:
         return []
     columns = (
         *(Column("Model"), Column("Against"), interval_column("Difference, points")),
         *(number_column("p, Holm"), Column("Reading")),
     )
-    rows = [_difference(versus) for versus in found.versus]
-    tested = sum(versus.difference is not None for versus in found.versus)
-    methods = {"signers" if "signers" in v.difference.method else "clips" for v in found.versus if v.difference}
+    rows = [_difference(versus) for versus in scored.versus]
+    tested = sum(versus.difference is not None for versus in scored.versus)
+    methods = {"signers" if "signers" in v.difference.method else "clips" for v in scored.versus if v.difference}
     drawn = "" if methods == {"clips"} else ", drawing whole signers"
     note = (
         f"Paired bootstrap over the same clips{drawn}, in percentage points of top-1. The p-values are adjusted "
         f"by Holm for the {tested} comparison{'' if tested == 1 else 's'} of this table. They cover the "
         "sampling of test clips, not the variation between training runs, which only several seeds show."
     )
-    name = f"differences-{slug(found.title)}"
+    name = f"differences-{slug(scored.title)}"
     title = "Each run against random initialisation" if gridded else "What pre-training adds to random initialisation"
     blocks: list[Block] = [ReportTable(name, title, columns, tuple(rows), note, folded=gridded)]
-    if 2 < len(found.rows) <= _MOST_SQUARED:
-        blocks += _all_pairs(found)
+    if 2 < len(scored.rows) <= _MOST_SQUARED:
+        blocks += _all_pairs(scored)
     return blocks
 
 
@@ -227,9 +229,9 @@ def _difference(versus: Versus) -> tuple[TableCell, ...]:
     return model, control, difference, p_cell(versus.adjusted), TableCell(reading)
 
 
-def _all_pairs(found: ScoredSet) -> list[Block]:
+def _all_pairs(scored: ScoredSet) -> list[Block]:
     """Return the table of every row minus every column, for readers who ask about two recipes."""
-    ranked = found.ranked
+    ranked = scored.ranked
     known = all_pairs(ranked)
     if not known:
         return []
@@ -247,4 +249,4 @@ def _all_pairs(found: ScoredSet) -> list[Block]:
         rows.append(tuple(cells))
     columns = (Column("Row minus column"), *(number_column(row.label) for row in ranked[1:]))
     note = f"Top-1 difference in points; marks: Holm over all {len(known)} pairs."
-    return [ReportTable(f"pairs-{slug(found.title)}", "Every pair of models", columns, tuple(rows), note, folded=True)]
+    return [ReportTable(f"pairs-{slug(scored.title)}", "Every pair of models", columns, tuple(rows), note, folded=True)]

@@ -24,22 +24,22 @@ _PANEL_MODELS = 8  # reliability diagrams drawn; the table has all models
 
 def section(sets: Sequence[ScoredSet]) -> Section | None:
     blocks: list[Block] = []
-    for found in sets:
-        rows = [row for row in found.ranked if "ece" in row.overall]
+    for scored in sets:
+        rows = [row for row in scored.ranked if "ece" in row.overall]
         if not rows:
             continue
-        drawn = [row for row in rows if row in found.drawn]
+        drawn = [row for row in rows if row in scored.drawn]
         drawn = [row for row in drawn if row.predictions is not None and is_probabilistic(row.predictions)]
-        blocks += [Prose(heading=f"On {found.title}")] if len(sets) > 1 else []
+        blocks += [Prose(heading=f"On {scored.title}")] if len(sets) > 1 else []
         if drawn:
             more = f" The first {_PANEL_MODELS} of {len(drawn)} models." if len(drawn) > _PANEL_MODELS else ""
             caption = (
-                f"Reliability on {found.title}: mean confidence (horizontal) against accuracy (vertical), in percent, "
+                f"Reliability on {scored.title}: mean confidence (horizontal) against accuracy (vertical), in percent, "
                 "in bins of about equal numbers of clips. On the grey diagonal confidence equals accuracy; below it "
                 f"the model is over-confident.{more}"
             )
             blocks.append(Chart(caption, tuple(_diagram(row) for row in drawn[:_PANEL_MODELS])))
-        blocks.append(_calibration_table(found, rows))
+        blocks.append(_calibration_table(scored, rows))
     if not blocks:
         return None
     lead = (
@@ -58,7 +58,7 @@ def _diagram(row: ScoredRow) -> str:
     return figures.lines(row.label, [diagonal, own], "confidence, %", percent=True, y_range=(0.0, 1.0))
 
 
-def _calibration_table(found: ScoredSet, rows: Sequence[ScoredRow]) -> ReportTable:
+def _calibration_table(scored: ScoredSet, rows: Sequence[ScoredRow]) -> ReportTable:
     columns = (
         Column("Model"),
         number_column("Mean confidence, %"),
@@ -86,9 +86,9 @@ def _calibration_table(found: ScoredSet, rows: Sequence[ScoredRow]) -> ReportTab
         "that a perfectly calibrated model with the same confidences would show, with its 95 % range; an error inside "
         "that range is no evidence of miscalibration."
     )
-    name = f"calibration-{slug(found.title)}"
+    name = f"calibration-{slug(scored.title)}"
     folded = len(body) > MOST_ROWS
-    return ReportTable(name, f"Calibration on {found.title}", columns, tuple(body), note, folded=folded)
+    return ReportTable(name, f"Calibration on {scored.title}", columns, tuple(body), note, folded=folded)
 
 
 def _reading(row: ScoredRow, confidence: float | None) -> str:

@@ -30,19 +30,22 @@ def section(gathered: Gathered, sets: Sequence[ScoredSet]) -> Section | None:
     """Return one table and one gallery for each test set; None where nothing was confused."""
     clips = ClipPictures(gathered)
     blocks: list[Block] = []
-    for found in sets:
-        models = confusions_by_model(found)
+    for scored in sets:
+        models = confusions_by_model(scored)
         total: dict[Pair, int] = {}
         for model in models:
             for pair, times in model.counts.items():
                 total[pair] = total.get(pair, 0) + times
         if total:
             worst = sorted(total, key=lambda pair: (-total[pair], pair))
-            blocks += [*_tables(found, models, worst), *_gallery(found, models, worst[:_PAIRS_PICTURED], total, clips)]
+            blocks += [
+                *_tables(scored, models, worst),
+                *_gallery(scored, models, worst[:_PAIRS_PICTURED], total, clips),
+            ]
     return Section("confusions", "Confused signs", tuple(blocks)) if blocks else None
 
 
-def _tables(found: ScoredSet, models: Sequence[ModelConfusions], worst: Sequence[Pair]) -> list[Block]:
+def _tables(scored: ScoredSet, models: Sequence[ModelConfusions], worst: Sequence[Pair]) -> list[Block]:
     several = any(len(model.runs) > 1 for model in models)
     columns = (
         Column("True sign"),
@@ -72,8 +75,8 @@ def _tables(found: ScoredSet, models: Sequence[ModelConfusions], worst: Sequence
         f"{', summed over the regimes and seeds of a method' if several else ''}. Pairs that all models confuse are "
         "hard; pairs that a single model confuses are its weakness."
     )
-    name = f"confusions-{slug(found.title)}"
-    title = f"Signs most often confused on {found.title}"
+    name = f"confusions-{slug(scored.title)}"
+    title = f"Signs most often confused on {scored.title}"
     blocks: list[Block] = [ReportTable(name, title, columns, tuple(rows[:_PAIRS_SHOWN]), note, style="heat")]
     hidden = len(worst) - _PAIRS_SHOWN
     if hidden > 0:
@@ -85,15 +88,15 @@ def _tables(found: ScoredSet, models: Sequence[ModelConfusions], worst: Sequence
 
 
 def _gallery(
-    found: ScoredSet,
+    scored: ScoredSet,
     models: Sequence[ModelConfusions],
     pairs: Sequence[Pair],
     total: Mapping[Pair, int],
     clips: ClipPictures,
 ) -> list[Block]:
     """Return a card for each pair: its most often misclassified clip above a clip of the sign it was taken for."""
-    corpus, split = found.provenance.manifest, found.provenance.split
-    problem = clips.problem(corpus, found.provenance.split_fingerprint, split)
+    corpus, split = scored.provenance.manifest, scored.provenance.split
+    problem = clips.problem(corpus, scored.provenance.split_fingerprint, split)
     if problem:
         return [Notice(f"No pictures of the confused signs: {problem}")]
     rows: list[tuple[str, str, tuple[Tile, ...]]] = []
@@ -107,7 +110,7 @@ def _gallery(
         rows.append((f"{true} → {other}", f"{total[true, other]} times: {'; '.join(by)}", shown))
     missing = sum(not tile.picture for *_, tiles in rows for tile in tiles)
     caption = (
-        f"The {len(rows)} most frequent confusions on {found.title}, as frames of clips: above, the {split} clip "
+        f"The {len(rows)} most frequent confusions on {scored.title}, as frames of clips: above, the {split} clip "
         "that was "
         "misclassified most often; below, a clip of the sign it was taken for, by the same signer where there is one."
     )

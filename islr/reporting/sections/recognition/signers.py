@@ -27,12 +27,12 @@ def _members(row: ScoredRow, key: str) -> dict[str, Result]:
 def section(sets: Sequence[ScoredSet]) -> Section | None:
     """Return the section on accuracy signer by signer and source by source; None where neither was recorded."""
     blocks: list[Block] = []
-    for found in sets:
+    for scored in sets:
         for key in ("signer", "source"):
-            by_row = [(row, _members(row, key)) for row in found.ranked]
+            by_row = [(row, _members(row, key)) for row in scored.ranked]
             clips = {name: r.n for _, members in by_row for name, r in members.items()}
             if clips:
-                blocks += [_chart(found, key, by_row, clips), _table(found, key, by_row, clips)]
+                blocks += [_chart(scored, key, by_row, clips), _table(scored, key, by_row, clips)]
     return Section("signers", "Signer by signer", tuple(blocks)) if blocks else None
 
 
@@ -44,10 +44,10 @@ def _names(clips: Mapping[str, int]) -> list[str]:
     return sorted(clips, key=lambda name: (-clips[name], name))
 
 
-def _chart(found: ScoredSet, key: str, by_row: _ByRow, clips: Mapping[str, int]) -> Chart:
+def _chart(scored: ScoredSet, key: str, by_row: _ByRow, clips: Mapping[str, int]) -> Chart:
     names = _names(clips)
     drawn = names[:_SIGNERS_DRAWN]
-    labels = {row.label for row in found.drawn}
+    labels = {row.label for row in scored.drawn}
     plotted = [(row, members) for row, members in by_row if row.label in labels]
     points = [
         (
@@ -56,7 +56,7 @@ def _chart(found: ScoredSet, key: str, by_row: _ByRow, clips: Mapping[str, int])
         )
         for name in drawn
     ]
-    label = f"Top-1 for each {key} of {found.title}"
+    label = f"Top-1 for each {key} of {scored.title}"
     more = f" The {len(drawn)} with the most clips of {len(names)} are drawn." if len(drawn) < len(names) else ""
     caption = (
         f"{label}, in percent with 95 % intervals over clips: a model that works for one {key} "
@@ -69,7 +69,7 @@ def _chart(found: ScoredSet, key: str, by_row: _ByRow, clips: Mapping[str, int])
     return Chart(caption, (wide,), (narrow,), legend, marks=True)
 
 
-def _table(found: ScoredSet, key: str, by_row: _ByRow, clips: Mapping[str, int]) -> ReportTable:
+def _table(scored: ScoredSet, key: str, by_row: _ByRow, clips: Mapping[str, int]) -> ReportTable:
     names = _names(clips)
     columns = (Column("Model"), *(interval_column(f"{name}, %") for name in names))
     rows = tuple(
@@ -77,4 +77,4 @@ def _table(found: ScoredSet, key: str, by_row: _ByRow, clips: Mapping[str, int])
         for row, m in by_row
         if m
     )
-    return ReportTable(f"{key}s-{slug(found.title)}", f"Top-1 for each {key}", columns, rows, folded=True)
+    return ReportTable(f"{key}s-{slug(scored.title)}", f"Top-1 for each {key}", columns, rows, folded=True)

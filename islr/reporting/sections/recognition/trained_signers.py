@@ -90,7 +90,7 @@ def _seen_chart(found: ScoredSet, rows: Sequence[ScoredRow]) -> list[Block]:
     ]
 
 
-def _signer_table(found: ScoredSet, rows: Sequence[ScoredRow]) -> ReportTable:
+def _signer_table(scored: ScoredSet, rows: Sequence[ScoredRow]) -> ReportTable:
     columns = [
         Column("Model"),
         interval_column("Seen, top-1 %"),
@@ -122,7 +122,7 @@ def _signer_table(found: ScoredSet, rows: Sequence[ScoredRow]) -> ReportTable:
                 cells.append(TableCell(text.percent(record.value), record.value, title=who))
         body.append(tuple(cells))
     note = "Lowest and highest are extremes over signers: they lie further apart the fewer clips a signer has."
-    name = f"seen-signers-{slug(found.title)}"
+    name = f"seen-signers-{slug(scored.title)}"
     return ReportTable(
-        name, f"Signers of {found.title}", tuple(columns), tuple(body), note, folded=len(body) > MOST_ROWS
+        name, f"Signers of {scored.title}", tuple(columns), tuple(body), note, folded=len(body) > MOST_ROWS
     )
