@@ -13,7 +13,7 @@ clips, with the views of evaluation, and logs
 Shapes: n clips, D width.
 """
 
-import sys
+import logging
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -37,6 +37,8 @@ COLLAPSED_SPREAD = 1e-3  # of unit-length features; random initialisations lie a
 COLLAPSED_RANK = 1.5  # directions; two clusters already have more
 _BATCH = 16  # clips encoded at once
 _VOTE_TEMPERATURE = 0.07  # of the vote of neighbours (arXiv 1805.01978 section 3.4)
+
+logger = logging.getLogger(__name__)
 
 
 class MonitorConfig(Config):
@@ -69,7 +71,7 @@ class FeatureMonitor:
         self.votes = bool(val) and bool(train) and labelled
         stores = [self.encoded, self.voters] if self.votes else [self.encoded]
         self.stores = [ClipStore(part, data) for part in stores if len(part)]
-        self._kept: dict[int, list[Batch]] = {}  # batches of each store, where clips are cached in memory
+        self._cached: dict[int, list[Batch]] = {}  # batches of each store, where clips are cached in memory
         last = int(np.ceil(epochs))
         self.due = {round(epoch) for epoch in np.linspace(0, last, config.looks)} if config.looks > 1 else {last}
         if not config.looks or not self.stores:
@@ -96,21 +98,22 @@ class FeatureMonitor:
             numbers["feature_spread"] < COLLAPSED_SPREAD or numbers["feature_rank"] < COLLAPSED_RANK
         )
         if numbers["collapsed"]:
-            print(
-                f"the features have collapsed: spread {numbers['feature_spread']:.1g}, rank "
-                f"{numbers['feature_rank']:.2f} at epoch {epoch:g}",
-                file=sys.stderr,
+            logger.warning(
+                "the features have collapsed: spread %.1g, rank %.2f at epoch %g",
+                numbers["feature_spread"],
+                numbers["feature_rank"],
+                epoch,
             )
         return numbers
 
     def _batches(self, place: int, encoder: Encoder) -> Iterable[Batch]:
-        if place in self._kept:
-            return self._kept[place]
+        if place in self._cached:
+            return self._cached[place]
         store = self.stores[place]
         batches = eval_batches(store, eval_view(encoder.input_spec), batch_size=_BATCH)
         if store.config.cache == "memory":
-            self._kept[place] = list(batches)
-            return self._kept[place]
+            self._cached[place] = list(batches)
+            return self._cached[place]
         return batches
 
 

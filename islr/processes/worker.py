@@ -44,12 +44,12 @@ class Clock:
 
     @property
     def step(self) -> int:
-        """The step under way; -1 between jobs."""
+        """Return the step under way; -1 between jobs."""
         return self._shared[0]
 
     @property
     def left_s(self) -> float:
-        """Seconds to the deadline; negative once the step is late."""
+        """Return the seconds to the deadline; negative once the step is late."""
         return (self._shared[1] - time.monotonic_ns()) / 1e9
 
 
@@ -88,7 +88,7 @@ class Worker:
 
     @property
     def ended_by_signal(self) -> bool:
-        """Whether SIGTERM ended the process: a scheduler or a terminal sent it to the whole group, no job did."""
+        """Return whether SIGTERM ended the process: a scheduler or a terminal sent it to the whole group."""
         return self.process.exitcode == -signal.SIGTERM
 
     def give(self, number: int, job: Any) -> None:
@@ -132,7 +132,7 @@ def wait_for(workers: Sequence[Worker], seconds: float) -> None:
 
 
 def _serve(pipe: Connection, shared: Any, work: Work, parent: int, tied: bool) -> None:
-    """Body of a worker: jobs in, results out, until the pipe closes."""
+    """Receive jobs and send their results until the pipe closes."""
     if tied:
         end_with_parent(parent)
     # A terminal sends an interrupt to all processes of the run, and the parent decides what becomes of its workers.

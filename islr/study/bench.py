@@ -60,8 +60,8 @@ def plan(config: GridConfig, grid: Grid) -> list[str]:
         clips = grid.clips.get(stage.name, 0)
         size = f"{clips:>9,.0f} clips" if clips else ""
         time = seconds(stage, grid, rates)
-        time_words = duration(time) if time else ""
-        lines.append(f"  {'done' if stage in done else 'to do':6} {stage.name:72} {size:15} {time_words}".rstrip())
+        time_text = duration(time) if time else ""
+        lines.append(f"  {'done' if stage in done else 'to do':6} {stage.name:72} {size:15} {time_text}".rstrip())
     left = [stage for stage in grid.stages if stage not in done]
     lines.append(f"  {summary(left, grid, rates, config.backend.at_once)}")
     return lines

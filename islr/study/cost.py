@@ -19,10 +19,10 @@ def rates_of(grid: Grid) -> Rates:
     Args:
         grid: The stages; the metrics of those that have begun are read.
     """
-    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    measured: dict[tuple[str, str], list[float]] = defaultdict(list)
     for stage, kind in grid.kinds.items():
-        found[kind] += _measured(grid.runs[stage])
-    return grid.declared | {kind: median(values) for kind, values in found.items() if values}
+        measured[kind] += _measured(grid.runs[stage])
+    return grid.declared | {kind: median(values) for kind, values in measured.items() if values}
 
 
 def _measured(run: Path) -> list[float]:
@@ -38,7 +38,7 @@ def seconds(stage: Stage, grid: Grid, rates: Rates) -> float | None:
 
 
 def summary(todo: Iterable[Stage], grid: Grid, rates: Rates, at_once: int) -> str:
-    """One line: clips to see, the time that takes, and what is not in it."""
+    """Return one line: clips that are left to train on, the time for them, and stages without a rate."""
     stages = [stage for stage in todo if stage.name in grid.kinds]
     times = [seconds(stage, grid, rates) for stage in stages]
     known = [value for value in times if value is not None]

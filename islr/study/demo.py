@@ -2,7 +2,7 @@
 
 Two vocabularies without a common sign are rendered. The source vocabulary has labels: supervised pre-training learns
 them. The target vocabulary is what is recognised: the self-supervised recipes see its training clips without labels.
-Every encoder is fine-tuned on the target's training signers and scored on signers that nothing has seen; frozen
+Every encoder is fine-tuned on the target's training signers and scored on unseen signers; frozen
 encoders are probed for phonology on signs that the probe has not seen.
 
 Each stage is a command line that a user could type; the study only adds the order. `islr/study/stages.py` runs it.
@@ -22,7 +22,7 @@ from islr.evaluation.results import Result, load_results
 from islr.study.launchers import Execute, Processes
 from islr.study.stages import Stage, StageOutcome, run_stages
 
-# 18 signers x 48 signs: 12 to train on, 2 to choose on, 4 that nothing has seen. The source vocabulary has no test.
+# 18 signers x 48 signs: 12 to train on, 2 to select on, 4 unseen ones. The source vocabulary has no test.
 CORPUS = ("--reps", "1", "--size", "112", "--difficulty", "easy")
 TARGET = (*CORPUS, "--name", "target", "--signs", "48", "--signers", "18", "--test-signers", "4", "--seed", "0")
 SOURCE = (
@@ -82,7 +82,7 @@ def _pretrain(name: str, out: Path, manifest: str | list[str], needs: tuple[str,
 
 
 def _finetune(name: str, config: str, out: Path, manifest: Path, row: str = "", cost: float = 1) -> Stage:
-    """Fine-tuning of the encoder pre-trained under the same name, or, without `row`, of random weights."""
+    """Return the fine-tuning of the encoder pre-trained under the same name, or, without `row`, of random weights."""
     run = out / "runs" / f"finetune-{name}"
     arguments = ["finetune", config, override("data.manifest", str(manifest)), override("run.out", str(run))]
     needs = ["render target"]

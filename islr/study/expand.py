@@ -104,18 +104,18 @@ class _Expansion:
     def _regimes(self, method: MethodConfig) -> tuple[str, ...]:
         if method.regimes is not None:
             return method.regimes
-        wanted = bool(method.pretrain)
-        return tuple(name for name, regime in self.config.regimes.items() if bool(regime.stages) == wanted)
+        pretrained = bool(method.pretrain)
+        return tuple(name for name, regime in self.config.regimes.items() if bool(regime.stages) == pretrained)
 
     def _labels(self, method: str, regime: str, seed: int, part: str = "") -> list[str]:
-        """Overrides by which tables know a cell, or a part of its pre-training."""
+        """Return the overrides that label a cell in tables, or a part of its pre-training."""
         several = len(self.config.methods[method].seeds or self.config.seeds) > 1
         name = f"{method}{part} · {regime}" + (f" · seed {seed}" if several else "")
         tags = {"method": method, "regime": regime}
         return [override("name", name), f"tags={json.dumps(tags)}"]
 
     def _corpus(self, name: str, corpus: CorpusConfig) -> tuple[Path, str, tuple[str, ...]]:
-        """The manifest, the key of its content, and the stage that renders it, if any."""
+        """Return the manifest, the key of its content, and the stage that renders it, if any."""
         if corpus.manifest is not None:
             path = Path(corpus.manifest)
             if not path.is_file():
@@ -128,9 +128,9 @@ class _Expansion:
         key = _key({"synth": options, "version": islr.__version__})
         path = self.out / "corpora" / f"{name}-{key}" / "manifest.csv"
         stage = f"render {name}"
-        words = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", value)]
+        flags = [flag for key, value in options.items() for flag in (f"--{key.replace('_', '-')}", value)]
         named = () if "name" in options else ("--name", name)
-        self.grid.stages.append(Stage(stage, ("synth", str(path.parent), *named, *words), path, cost=50))
+        self.grid.stages.append(Stage(stage, ("synth", str(path.parent), *named, *flags), path, cost=50))
         self.counts[str(path)] = corpus.synth.clips()
         return path, key, (stage,)
 
@@ -166,14 +166,14 @@ class _Expansion:
         parent: str,
         weights: str,
     ) -> tuple[str, str]:
-        """The last of these pre-training stages; returns its name and the weights it leaves."""
+        """Add the last of these pre-training stages; return its name and the weights it leaves."""
         assert method.pretrain is not None
-        overrides, inputs, needs = self._seeing(stages[-1], self.config.regimes[regime], seed)
+        overrides, inputs, needs = self._learning_from(stages[-1], self.config.regimes[regime], seed)
         labels = self._labels(name, regime, seed)
         if method.tokenizer:
-            words = [*method.tokenizer_overrides, *overrides, *self._labels(name, regime, seed, " tokenizer")]
+            own = [*method.tokenizer_overrides, *overrides, *self._labels(name, regime, seed, " tokenizer")]
             title = f"{name}-tokenizer-{'+'.join(stages[-1])}-s{seed}"
-            stage, folder = self._run("pretrain", method.tokenizer, words, title, inputs, needs, TOKENIZER)
+            stage, folder = self._run("pretrain", method.tokenizer, own, title, inputs, needs, TOKENIZER)
             self._declare(stage, method.clips_per_s.get("tokenizer"))
             overrides.append(override("recipe.tokenizer", str(folder / TOKENIZER)))
             inputs, needs = [*inputs, self.keys[stage]], [*needs, stage]
@@ -187,20 +187,24 @@ class _Expansion:
         self._declare(stage, method.clips_per_s.get("pretrain"))
         return stage, str(folder / ENCODER)
 
-    def _seeing(
+    def _learning_from(
         self, corpora: tuple[str, ...], regime: RegimeConfig, seed: int
     ) -> tuple[list[str], list[str], list[str]]:
-        """Overrides, hashed inputs and needed stages of a run that learns from these corpora's clips."""
-        found = [self.corpora[corpus] for corpus in corpora]
+        """Return overrides, hashed inputs and needed stages of a run that learns from these corpora's clips."""
+        sources = [self.corpora[corpus] for corpus in corpora]
         target, target_key, target_renders = self.corpora[self.config.target]
         overrides = [
-            override("data.manifest", [str(path) for path, _, _ in found]),
+            override("data.manifest", [str(path) for path, _, _ in sources]),
             override("downstream", [str(target)]),
             f"run.seed={seed}",
             *(["transductive=true"] if regime.transductive else []),
         ]
-        rendered = [stage for _, _, renders in found for stage in renders]
-        return overrides, [*(key for _, key, _ in found), target_key], list(dict.fromkeys([*rendered, *target_renders]))
+        rendered = [stage for _, _, renders in sources for stage in renders]
+        return (
+            overrides,
+            [*(key for _, key, _ in sources), target_key],
+            list(dict.fromkeys([*rendered, *target_renders])),
+        )
 
     def _run(
         self,
@@ -212,7 +216,7 @@ class _Expansion:
         needs: Sequence[str],
         done: str,
     ) -> tuple[str, Path]:
-        """A training stage, made once for equal content; returns its name and run folder."""
+        """Add a training stage, once for equal content; return its name and run folder."""
         tree = validate(self.schema(task), read_tree(config, [*overrides, "run.out=unset"]), config)
         content = tree.model_dump(mode="json")
         inputs = [*inputs, *self._given(config, content)]
@@ -232,7 +236,7 @@ class _Expansion:
         return stage, folder
 
     def _given(self, config: str, content: dict[str, Any]) -> list[str]:
-        """Hashes of the files that a run starts from and no stage makes: public weights, a tokenizer."""
+        """Return hashes of the files that a run starts from and no stage makes: public weights, a tokenizer."""
         files = [content["encoder"]["weights"], content.get("recipe", {}).get("tokenizer")]
         given = [Path(file) for file in files if file and Path(file) not in self.made]
         for file in given:
@@ -245,13 +249,13 @@ class _Expansion:
             self.grid.declared[self.grid.kinds[stage]] = rate
 
     def _count(self, path: str, split: str) -> int:
-        """Readable clips of a split."""
+        """Return the number of readable clips of a split."""
         if path not in self.counts:
             self.counts[path] = Counter(clip.split for clip in Manifest.load(path).select())
         return self.counts[path][split]
 
     def _probe(self, config: str) -> None:
-        """One run over all encoders; where some failed, over the others, in a folder of its own."""
+        """Add one run over all encoders; where some failed, over the others, in a folder of its own."""
         manifest, corpus_key, renders = self.corpora[self.config.target]
         lexicon = Path(self.config.lexicon or manifest.with_name("lexicon.csv"))
         fixed = [
@@ -278,7 +282,7 @@ class _Expansion:
 
 
 def _that_matters(content: dict[str, Any]) -> dict[str, Any]:
-    """A resolved configuration without `NOT_HASHED`."""
+    """Return a resolved configuration without `NOT_HASHED`."""
     plain = {key: value for key, value in content.items() if key not in NOT_HASHED[""]}
     for group, keys in NOT_HASHED.items():
         if group in plain:

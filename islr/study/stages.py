@@ -121,7 +121,7 @@ class _StageRunner:
                 self._start(stage.settle(self._lost()) if stage.settle else stage)
 
     def _lost(self) -> frozenset[str]:
-        """Names of the stages that have ended without a result."""
+        """Return the names of the stages that have ended without a result."""
         return frozenset(name for name, outcome in self.outcomes.items() if outcome.state in LOST)
 
     def _start(self, stage: Stage) -> None:

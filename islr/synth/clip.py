@@ -69,7 +69,7 @@ def film(
     rates: tuple[Fraction, ...] = FRAME_RATES,
     difficulty: str = "medium",
 ) -> Footage:
-    """One signer performs one sign once."""
+    """Film one signer performing one sign once."""
     preset = DIFFICULTIES[difficulty]
     signer = make_signer(seed, take.signer, rates, preset)
     rng = clip_generator(seed, take.item, take.signer, take.rep)
@@ -89,7 +89,7 @@ def recorded(
 
 
 def pose_of(footage: Footage) -> Pose:
-    """The exact pose of a clip: x and y in 0..1 of the picture.
+    """Return the exact pose of a clip: x and y in 0..1 of the picture.
 
     z is on the scale of x, smaller is nearer, relative to the hips (body) or to the wrist (hands). Everything is
     certain (confidence 1) but legs that are not in the picture (0).
@@ -112,7 +112,7 @@ def pose_of(footage: Footage) -> Pose:
 
 
 def encode(footage: Footage) -> tuple[bytes, int]:
-    """The bytes of an H.264 mp4 (yuv420p, one thread: the same bytes every time) and its number of frames."""
+    """Return the bytes of an H.264 mp4 (yuv420p, one thread: the same bytes every time) and its number of frames."""
     buffer = io.BytesIO()
     count = 0
     with av.open(buffer, "w", format="mp4") as container:
@@ -131,7 +131,7 @@ def encode(footage: Footage) -> tuple[bytes, int]:
 
 
 def box_around(pose: Pose) -> tuple[int, int, int, int]:
-    """Pixels around the visible person, as WLASL's bbox: xmin, ymin, xmax, ymax."""
+    """Return the pixels around the visible person, as WLASL's bbox: xmin, ymin, xmax, ymax."""
     seen = pose.keypoints[pose.confidences > 0][:, :2]
     low, high = seen.min(axis=0) - _BOX_MARGIN, seen.max(axis=0) + _BOX_MARGIN
     low[1] -= 0.08  # the crown of the head is above the highest landmark

@@ -29,13 +29,13 @@ class SynthCorpus(Protocol):
 
     @property
     def options(self) -> SynthOptions:
-        """What was asked for."""
+        """Return the options of the corpus."""
 
     def takes(self) -> list[Take]:
-        """All clips in the order of the manifest."""
+        """Return all clips in the order of the manifest."""
 
     def name(self, take: Take) -> str:
-        """A clip's file name without suffix."""
+        """Return a clip's file name without suffix."""
 
     def film(self, take: Take) -> Footage:
         """Perform one clip."""
@@ -44,20 +44,20 @@ class SynthCorpus(Protocol):
         """Write the lists of clips in the published format the kind stands for; their names."""
 
     def clips(self, takes: Sequence[Take], written: Sequence[Written]) -> tuple[Clip, ...]:
-        """The rows of the manifest."""
+        """Return the rows of the manifest."""
 
     def classes(self) -> tuple[str, ...]:
-        """Class name of each label."""
+        """Return the class name of each label."""
 
     def notes(self) -> dict[str, Any]:
-        """What the manifest says about how the corpus was made."""
+        """Return the manifest's notes on how the corpus was made."""
 
     def sheet(self) -> list[list[SheetCell]]:
-        """Rows of the sample sheet."""
+        """Return the rows of the sample sheet."""
 
 
 def every_take(options: SynthOptions, items: int) -> list[Take]:
-    """Every item by every signer, `reps` times."""
+    """Return every item by every signer, `reps` times."""
     return [
         Take(item, signer, rep)
         for item in range(items)
@@ -67,7 +67,7 @@ def every_take(options: SynthOptions, items: int) -> list[Take]:
 
 
 def manifest_row(options: SynthOptions, take: Take, written: Written, **more: Any) -> Clip:
-    """The columns of the manifest that all kinds fill alike."""
+    """Return the columns of the manifest that all kinds fill alike."""
     return Clip(
         clip_id=written.name,
         path=f"videos/{written.name}.mp4",
@@ -84,6 +84,6 @@ def manifest_row(options: SynthOptions, take: Take, written: Written, **more: An
 
 
 def left_handed(options: SynthOptions) -> list[str]:
-    """Ids of the left-handed signers."""
+    """Return the ids of the left-handed signers."""
     signers = range(options.signers)
     return [str(options.signer_id(one)) for one in signers if make_signer(options.seed, one).style.left_handed]

@@ -14,7 +14,7 @@ MOVING_BOTH = ("SymmetricalOrAlternating", "SymmetryViolation")
 
 
 def fallbacks(sign: Sign) -> tuple[str, ...]:
-    """What of this row is drawn by a documented stand-in; empty when every column is rendered as coded."""
+    """Return the columns of this row that a documented stand-in replaces; empty when all are rendered as coded."""
     reasons = _of_morpheme(sign)
     for further in sign.morphemes:
         if further.taken_over:
@@ -93,14 +93,14 @@ def coverage(signs: Iterable[Sign]) -> Coverage:
     counts: Counter[str] = Counter()
     full = fallback = 0
     for sign in signs:
-        found = fallbacks(sign)
-        counts.update(found)
-        full, fallback = (full + 1, fallback) if not found else (full, fallback + 1)
+        reasons = fallbacks(sign)
+        counts.update(reasons)
+        full, fallback = (full + 1, fallback) if not reasons else (full, fallback + 1)
     return Coverage(full, fallback, dict(counts.most_common()))
 
 
 def summary(covered: Coverage) -> list[str]:
-    """The coverage in lines for people."""
+    """Describe the coverage in lines."""
     total = covered.full + covered.fallback
     lines = [f"{total} signs: {covered.full} rendered in full, {covered.fallback} with a documented fallback"]
     return lines + [f"{count:6d}  {reason}" for reason, count in covered.reasons.items()]

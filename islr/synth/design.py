@@ -56,7 +56,7 @@ class _Choice:
     base: str  # handshape of a passive other hand, "" when it copies or there is none
 
     def bundles(self) -> tuple[object, ...]:
-        """What a viewer tells signs apart by: handshape, place, movement, number of hands."""
+        """Return what a viewer tells signs apart by: handshape, place, movement, number of hands."""
         return (
             (self.handshape, self.change == "aperture"),
             self.place,
@@ -74,7 +74,7 @@ def _sign_type(choice: _Choice) -> str:
 
 
 def _second_place(choice: _Choice) -> str:
-    """Where the path ends: nowhere else without a path; away from the body after touching it; else at the
+    """Return where the path ends: nowhere else without a path; away from the body after touching it; else at the
     same place.
     """
     if choice.movement == "None":
@@ -127,7 +127,7 @@ def _legal(choice: _Choice) -> bool:
 
 
 def _variant_of(thing: object) -> str:
-    """The variant a vector or a name belongs to: a property of it alone, so that variants are disjoint at any size."""
+    """Return the variant of a vector or a name: a property of it alone, so that variants are disjoint at any size."""
     return VARIANTS[hashlib.sha256(repr(thing).encode()).digest()[0] & 1]
 
 
@@ -175,7 +175,7 @@ _SHARES: dict[str, dict[str, float]] = {
 
 
 def _encode(signs: Sequence[Sign]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One-hot rows [N, F], target shares [F] and a mask [F, F] of level pairs that belong to different
+    """Return one-hot rows [N, F], target shares [F] and a mask [F, F] of level pairs that belong to different
     features.
     """
     columns, shares, owner = [], [], []
@@ -191,9 +191,7 @@ def _encode(signs: Sequence[Sign]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 class _Picker:
-    """Greedy choice from a pool: the candidate that leaves counts and co-occurrences nearest to their
-    targets.
-    """
+    """Greedy choice from a pool: the candidate that leaves counts and co-occurrences nearest to their targets."""
 
     def __init__(self, pool: list[_Choice], rng: np.random.Generator) -> None:
         order = rng.permutation(len(pool))
@@ -205,7 +203,7 @@ class _Picker:
         self.index = {choice: number for number, choice in enumerate(self.pool)}
 
     def costs(self, candidates: np.ndarray) -> np.ndarray:
-        """Cost of adding each candidate [M] on its own."""
+        """Return the cost of adding each candidate [M] on its own."""
         rows, taken = self.rows[candidates], self.rows[self.taken]
         size = len(self.taken) + 1
         lack = taken.sum(axis=0) - size * self.shares
@@ -220,7 +218,7 @@ class _Picker:
         return all(self.distance(candidate, other) >= least for other in self.taken)
 
     def best(self, candidates: Sequence[int], least: int) -> int | None:
-        """The cheapest candidate that differs from everything taken in at least `least` bundles."""
+        """Return the cheapest candidate that differs from everything taken in at least `least` bundles."""
         numbers = np.array(candidates, dtype=int)
         if not len(numbers):
             return None
@@ -230,7 +228,7 @@ class _Picker:
         return None
 
     def partners(self, base: int) -> list[list[int]]:
-        """Minimal pairs of a sign in the pool: in handshape, in place, in movement."""
+        """Return the minimal pairs of a sign in the pool: in handshape, in place, in movement."""
         choice = self.pool[base]
         shapes = [replace(choice, handshape=name) for name in _HANDSHAPES if name != choice.handshape]
         places = [replace(choice, place=place) for place in _PLACES if place != choice.place]
@@ -239,7 +237,7 @@ class _Picker:
 
 
 def built_in_lexicon(signs: int = 48, seed: int = 0, variant: str = "a", homophones: int = 0) -> list[Sign]:
-    """The first `signs` signs of the built-in lexicon.
+    """Return the first `signs` signs of the built-in lexicon.
 
     Args:
         signs: how many, from 1 on.
@@ -307,7 +305,7 @@ def _take_group(picker: _Picker, everything: Sequence[int]) -> None:
 
 
 def _names(seed: int, variant: str) -> list[str]:
-    """Made-up names of three syllables, in another order for every seed; each belongs to one variant."""
+    """Return made-up names of three syllables, in another order for every seed; each belongs to one variant."""
     syllables = [consonant + vowel for consonant in _CONSONANTS for vowel in _VOWELS]
     rng = np.random.Generator(np.random.Philox([_POOL_SEED, seed]))
     picks = rng.integers(0, len(syllables), (4000, 3)).tolist()

@@ -126,12 +126,12 @@ class Sign:
     taken_over: tuple[str, ...] = ()
 
     def phonology(self) -> tuple[str, ...]:
-        """The phonological vector of the whole sign: two signs with the same one are homophones."""
+        """Return the phonological vector of the whole sign: two signs with the same one are homophones."""
         own = tuple(getattr(self, field) for field in PHONOLOGY)
         return sum((further.phonology() for further in self.morphemes), own)
 
     def other_handshape(self) -> str | None:
-        """Handshape name of the other hand; None when it has none or copies the dominant hand."""
+        """Return the handshape name of the other hand; None when it has none or copies the dominant hand."""
         name = self.nondominant_handshape
         if (
             name == "DominanceConditionViolation"
@@ -142,9 +142,7 @@ class Sign:
         return name
 
     def second_region(self) -> str | None:
-        """Major location that holds the second minor location: the sign's own where it can be; None without a
-        second place.
-        """
+        """Return the major location that holds the second minor location: its own if possible, else None."""
         second = self.second_minor_location
         for region in (self.major_location, *LOCATIONS):
             if second in LOCATIONS.get(region, ()):
@@ -213,7 +211,7 @@ def _sign(values: Mapping[str, str], taken_over: tuple[str, ...] = ()) -> Sign:
 
 
 def _further_morphemes(row: Mapping[str, str | None], first: Sign, where: str) -> tuple[Sign, ...]:
-    """The morphemes after the first that a row codes."""
+    """Return the morphemes after the first that a row codes."""
     morphemes: list[Sign] = []
     for number in MORPHEMES:
         cells = {field: (row.get(morpheme_column(field, number)) or "NA").strip() or "NA" for field in PHONOLOGY}
@@ -236,7 +234,7 @@ def _further_morphemes(row: Mapping[str, str | None], first: Sign, where: str) -
 
 
 def morpheme_column(field: str, number: int) -> str:
-    """Column of a phonological field of the morpheme with this number, from 2 on."""
+    """Return the column of a phonological field of the morpheme with this number, from 2 on."""
     return f"{COLUMNS[field].removesuffix('.2.0')}M{number}.2.0"
 
 

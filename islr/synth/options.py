@@ -35,7 +35,7 @@ class SynthOptions:
         fps: Slowest and fastest frame rate among 24, 25, 29.97 and 30.
         workers: Processes; the files do not depend on it.
         difficulty: A preset of `islr.synth.difficulty`.
-        name: SynthCorpus name in the manifest; "" makes one from kind, vocabulary and seed.
+        name: Name of the corpus in the manifest; "" makes one from kind, vocabulary and seed.
     """
 
     kind: str = "isolated"
@@ -89,13 +89,13 @@ class SynthOptions:
 
     @property
     def items(self) -> int:
-        """How many signs or actions there are."""
+        """Return how many signs or actions there are."""
         if self.signs is not None:
             return self.signs
         return len(ACTIONS) if self.kind == "actions" else DEFAULT_SIGNS
 
     def clips(self) -> Counter[str]:
-        """How many clips each split gets."""
+        """Return how many clips each split gets."""
         each = self.reps if self.kind == "continuous" else self.items * self.reps
         counts: Counter[str] = Counter()
         for signer in range(self.signers):
@@ -103,24 +103,24 @@ class SynthOptions:
         return counts
 
     def rates(self) -> tuple[Fraction, ...]:
-        """The frame rates signers are filmed at."""
+        """Return the frame rates signers are filmed at."""
         return tuple(rate for rate in FRAME_RATES if self.fps[0] <= float(rate) <= self.fps[1])
 
     def split_of(self, signer: int) -> str:
-        """train, val or test, by signer."""
+        """Return train, val or test, by signer."""
         if signer >= self.signers - self.test_signers:
             return "test"
         return "val" if signer >= self.signers - self.test_signers - self.val_signers else "train"
 
     def signer_id(self, signer: int) -> int:
-        """A signer's number, unlike that of any signer of another seed."""
+        """Return a signer's number, unlike that of any signer of another seed."""
         return self.seed * _SIGNERS_PER_SEED + signer
 
     def title(self) -> str:
-        """The corpus's name."""
+        """Return the corpus's name."""
         signs = "" if self.kind == "actions" else f"-{self.lexicon.stem if self.lexicon else self.vocabulary}"
         return self.name or f"synth{'' if self.kind == 'isolated' else '-' + self.kind}{signs}-{self.seed}"
 
     def prefix(self) -> str:
-        """The beginning of clip names, unlike that of any clip of another vocabulary or seed."""
+        """Return the beginning of clip names, unlike that of any clip of another vocabulary or seed."""
         return f"{'x' if self.lexicon else self.vocabulary}{self.seed}"

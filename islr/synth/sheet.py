@@ -28,7 +28,7 @@ class SheetCell:
 
 
 def sample_sheet(out: Path, cells: list[list[SheetCell]]) -> bytes:
-    """Return rows of pictures from the encoded videos, as png bytes."""
+    """Return the rows of pictures from the encoded videos, as png bytes."""
     rows = []
     for row in cells:
         pictures = []

@@ -18,13 +18,8 @@ from islr.synth.kinematics.body import Body
 from islr.synth.kinematics.strokes import REST, Style
 
 FRAME_RATES = (Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(30))
-LEFT_HANDED_EVERY, LEFT_HANDED_INDEX = (
-    10,
-    3,
-)  # one signer in ten, so that a share of 10 % holds for every seed
+LEFT_HANDED_EVERY, LEFT_HANDED_INDEX = 10, 3  # one signer in ten, so that a share of 10 % holds for every seed
 _SIGNER_STREAM, _CLIP_STREAM, _DIFFICULTY_STREAM, _QUALITY_STREAM = 1, 2, 3, 4
-
-
 MEDIUM = DIFFICULTIES["medium"]
 
 
@@ -41,19 +36,19 @@ class Signer:
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:
-    """The counter-based generator of one thing: a function of the seed and the thing's own numbers only."""
+    """Return the counter-based generator of one thing: a function of the seed and the thing's own numbers only."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, *key))))
 
 
 def clip_generator(seed: int, sign: int, signer: int, rep: int) -> np.random.Generator:
-    """The generator of one clip, whatever worker renders it and whatever was rendered before."""
+    """Return the generator of one clip, whatever worker renders it and whatever was rendered before."""
     return generator(seed, _CLIP_STREAM, sign, signer, rep)
 
 
 def make_signer(
     seed: int, index: int, rates: tuple[Fraction, ...] = FRAME_RATES, difficulty: Difficulty = MEDIUM
 ) -> Signer:
-    """The signer with this index in the world of this seed; the same person in every difficulty."""
+    """Return the signer with this index in the world of this seed; the same person in every difficulty."""
     rng = generator(seed, _SIGNER_STREAM, index)
     tall = rng.uniform(0.94, 1.06)
     body = Body(
@@ -88,7 +83,7 @@ def make_signer(
 
 
 def _harder(signer: Signer, difficulty: Difficulty, rng: np.random.Generator) -> Signer:
-    """What a preset's factors make of a signer; the factors of `easy` and `medium` are all 1."""
+    """Return what a preset's factors make of a signer; the factors of `easy` and `medium` are all 1."""
     look, camera, style = signer.look, signer.camera, signer.style
     clothes = from_hsv(rng.random(), rng.uniform(0.05, 0.75), rng.uniform(0.16, 0.85))
     exposure = rng.uniform(*difficulty.exposure)
@@ -122,13 +117,13 @@ def _harder(signer: Signer, difficulty: Difficulty, rng: np.random.Generator) ->
 
 
 def clip_quality(difficulty: Difficulty, seed: int, *clip: int) -> int:
-    """The x264 constant rate factor of one clip."""
+    """Return the x264 constant rate factor of one clip."""
     low, high = difficulty.quality
     return int(generator(seed, _QUALITY_STREAM, *clip).integers(low, high + 1))
 
 
 def clip_camera(camera: Camera, rng: np.random.Generator) -> Camera:
-    """The signer's camera as it stood for one clip."""
+    """Return the signer's camera as it stood for one clip."""
     return replace(
         camera,
         yaw=camera.yaw + np.radians(rng.normal(0, 1.2)),
@@ -138,7 +133,7 @@ def clip_camera(camera: Camera, rng: np.random.Generator) -> Camera:
 
 
 def clip_style(style: Style, rng: np.random.Generator) -> Style:
-    """The signer's way of moving on one occasion."""
+    """Return the signer's way of moving on one occasion."""
     return replace(
         style,
         tempo=style.tempo * rng.uniform(0.94, 1.06),

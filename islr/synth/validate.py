@@ -1,12 +1,12 @@
-"""Is the signal there? Simple readers of a rendered corpus of isolated signs, so that results on it mean something.
+"""Baselines and simple probes of a rendered corpus of isolated signs: do its poses and pixels encode the signs?
 
     python -m islr.synth.validate CORPUS
 
 Baselines: each clip is named after the nearest clip of other signers, by exact poses and by pixels; signers are
 divided into folds.
-Probes: every phonological feature of signs that were not learnt from, read from the exact poses by the nearest
+Probes: every phonological feature of unseen signs, predicted from the exact poses by the nearest
 neighbour and by a linear classifier. Folds keep signs together that have the same form. Balanced accuracy, over
-levels that at least as many signs carry as there are folds; what knows nothing scores 1 / levels.
+levels that at least as many signs carry as there are folds; chance is 1 / levels.
 
 These are checks of the corpus. The suite's own probes, with their controls and intervals, are `islr probe`.
 """
@@ -47,7 +47,7 @@ _TOUCHING = [*_TIPS, 6, 10]  # the joints of a hand that touch
 _CHEST_DEPTH = 0.27  # shoulder widths from the shoulders' line to the skin of the chest
 _ALONG = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)  # shares of a forearm at which it may be touched
 _WAVES = 7  # lowest frequencies of a hand's path: how often something is repeated
-_LOOKS = 5  # moments at which handshapes are compared
+_MOMENTS = 5  # moments at which handshapes are compared
 _KEPT = 8 + 8 + _WAVES  # touch and kind of path, the last numbers of a clip's vector: no PCA loses them
 NEAREST = -_KEPT + 3  # place in a clip's vector of how near the hand comes to anything, in shoulder widths
 _COMPONENTS = 120  # of the poses, before probing
@@ -56,7 +56,7 @@ _SWAPPED_BODY = (0, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
 
 @dataclass(frozen=True)
 class Reading:
-    """How well a feature of unseen signs is read, in balanced accuracy."""
+    """Balanced accuracy of a feature of unseen signs."""
 
     feature: str
     levels: int
@@ -67,15 +67,15 @@ class Reading:
 
 
 def pose_features(manifest: Manifest) -> np.ndarray:
-    """Exact poses as vectors [clips, D]: where, how shaped and how moving the hands are; the busier hand first."""
+    """Return poses as vectors [clips, D]: place, shape and motion of the hands, the busier hand first."""
     return np.stack([_pose_vector(path) for path in _poses(manifest)])
 
 
 def _poses(manifest: Manifest) -> list[Path]:
-    found = [manifest.pose_of(clip) for clip in manifest]
-    poses = [path for path in found if path is not None]
-    if len(poses) < len(found):
-        raise UserError(f"{manifest.name}: {len(found) - len(poses)} clips have no pose")
+    paths = [manifest.pose_of(clip) for clip in manifest]
+    poses = [path for path in paths if path is not None]
+    if len(poses) < len(paths):
+        raise UserError(f"{manifest.name}: {len(paths) - len(poses)} clips have no pose")
     return poses
 
 
@@ -95,7 +95,7 @@ def _pose_vector(path: Path) -> np.ndarray:
         hands = [hand * [-1, 1, 1] for hand in hands[::-1]]
         body = xyz[:, _SWAPPED_BODY] * [-1, 1, 1]
     when = np.linspace(0, len(xyz) - 1, _TIMES).round().astype(int)
-    looks = when[np.linspace(0.25 * _TIMES, 0.75 * _TIMES, _LOOKS).astype(int)]
+    looks = when[np.linspace(0.25 * _TIMES, 0.75 * _TIMES, _MOMENTS).astype(int)]
     middle = np.linspace(0.3 * len(xyz), 0.72 * len(xyz), _TIMES).round().astype(int)  # the stroke, roughly
     parts = [body[when, :, :2].ravel()]
     for hand, left in zip(hands, (False, True), strict=True):
@@ -116,8 +116,8 @@ def _pose_vector(path: Path) -> np.ndarray:
 
 
 def _own_frame(hand: np.ndarray, left: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The shape of a hand [T, 21, 3] whatever way it is turned, in palm lengths, and its axes [T, 3, 3]: to the thumb
-    side, along the middle finger, out of the palm.
+    """Return the shape of a hand [T, 21, 3] whatever way it is turned, in palm lengths, and its axes [T, 3, 3]: to the
+    thumb side, along the middle finger, out of the palm.
     """
     joints = hand - hand[:, :1]
     along = unit(joints[:, 9])
@@ -130,8 +130,8 @@ def _own_frame(hand: np.ndarray, left: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _touch(points: np.ndarray, dominant: int, stroke: np.ndarray) -> np.ndarray:
-    """How near the busier hand (0 right, 1 left) comes in the stroke to face, chest, and the other hand and arm, and
-    to the nearest of them, from points [T, 75, 3] in shoulder widths: distances and their logarithms.
+    """Return how near the busier hand (0 right, 1 left) comes in the stroke to face, chest, the other hand and arm,
+    and to the nearest of them, from points [T, 75, 3] in shoulder widths: distances and their logarithms.
     """
     points = _upright(points[stroke])
     hand, other = (points[:, _HANDS[side]] for side in (dominant, 1 - dominant))
@@ -149,7 +149,7 @@ def _touch(points: np.ndarray, dominant: int, stroke: np.ndarray) -> np.ndarray:
 
 
 def _upright(points: np.ndarray) -> np.ndarray:
-    """Points [T, 75, 3] turned to the signer's own frame: x along the shoulders, y up the back, z to the front."""
+    """Turn points [T, 75, 3] to the signer's own frame: x along the shoulders, y up the back, z to the front."""
     left, right, hips = points[:, 11], points[:, 12], points[:, [23, 24]].mean(axis=1)
     origin = 0.5 * (left + right)
     x = unit(left - right)
@@ -164,13 +164,13 @@ def _nearest(hand: np.ndarray, others: np.ndarray) -> float:
 
 
 def _to_chest(hand: np.ndarray) -> float:
-    """Shoulder widths from a hand [T, 21, 3] to the plane of the chest, where there is chest behind it."""
+    """Return the shoulder widths from a hand [T, 21, 3] to the plane of the chest, where there is chest behind it."""
     behind = (np.abs(hand[..., 0]) < 0.45) & (hand[..., 1] < 0.0)
     return float(np.where(behind, np.maximum(hand[..., 2] - _CHEST_DEPTH, 0.0), 1.0).min())
 
 
 def _path(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The shape of a path [T, 3] whatever its place, size and direction: its course, and numbers of its kind."""
+    """Return the shape of a path [T, 3] whatever its place, size and direction: its course, and numbers of its kind."""
     flat = points[:, :2] - points[:, :2].mean(axis=0)
     across, sizes, _ = np.linalg.svd(flat, full_matrices=False)
     size = max(float(sizes[0]), 1e-6)
@@ -189,7 +189,7 @@ def _path(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pixel_features(manifest: Manifest) -> np.ndarray:
-    """Pictures as vectors [clips, D]: a few small grey ones per clip, each clip with mean 0 and deviation 1."""
+    """Return a few small grey pictures per clip as vectors [clips, D], each with mean 0 and deviation 1."""
     rows = []
     for clip in manifest:
         assert clip.frames is not None
@@ -205,12 +205,12 @@ def pixel_features(manifest: Manifest) -> np.ndarray:
 
 
 def neighbour_accuracy(features: np.ndarray, manifest: Manifest) -> float:
-    """Share of clips whose nearest clip by signers of other folds shows the same sign."""
+    """Return the share of clips whose nearest clip by signers of other folds shows the same sign."""
     forms = np.array([clip.form for clip in manifest])
     signers = np.array([clip.signer for clip in manifest])
     folds = min(FOLDS, len(set(signers.tolist())))
     model = make_pipeline(StandardScaler(), KNeighborsClassifier(1))
-    return float((_guesses(model, features, forms, signers, folds) == forms).mean())
+    return float((_predictions(model, features, forms, signers, folds) == forms).mean())
 
 
 def read_features(features: np.ndarray, manifest: Manifest) -> list[Reading]:
@@ -236,7 +236,7 @@ def read_features(features: np.ndarray, manifest: Manifest) -> list[Reading]:
             ),
         }  # fmt: skip
         scores = {
-            name: float(balanced_accuracy_score(y, _guesses(model, x, y, groups))) for name, model in models.items()
+            name: float(balanced_accuracy_score(y, _predictions(model, x, y, groups))) for name, model in models.items()
         }
         signs = sum(carried[level] for level in frequent)
         readings.append(Reading(COLUMNS[field], len(frequent), signs, 1 / len(frequent), **scores))
@@ -244,20 +244,20 @@ def read_features(features: np.ndarray, manifest: Manifest) -> list[Reading]:
 
 
 def _reduced(size: int) -> ColumnTransformer:
-    """The largest components of a clip's vector, and its last numbers as they are."""
+    """Return the largest components of a clip's vector, and its last numbers as they are."""
     return ColumnTransformer([("components", PCA(size, random_state=0), slice(None, -_KEPT))], remainder="passthrough")
 
 
-def _guesses(model: Pipeline, x: np.ndarray, y: np.ndarray, groups: np.ndarray, folds: int = FOLDS) -> np.ndarray:
-    """What is guessed of each clip by a model that has seen nothing of its group."""
-    guesses = np.empty_like(y)
+def _predictions(model: Pipeline, x: np.ndarray, y: np.ndarray, groups: np.ndarray, folds: int = FOLDS) -> np.ndarray:
+    """Predict each clip with a model that is fitted without any clip of its group."""
+    predictions = np.empty_like(y)
     for train, test in GroupKFold(folds).split(x, y, groups):
-        guesses[test] = model.fit(x[train], y[train]).predict(x[test])
-    return guesses
+        predictions[test] = model.fit(x[train], y[train]).predict(x[test])
+    return predictions
 
 
 def report(corpus: str | Path) -> str:
-    """Baselines and readings of a corpus of isolated signs, as a markdown table.
+    """Return the baselines and readings of a corpus of isolated signs, as a markdown table.
 
     Raises:
         UserError: The folder holds no such corpus.

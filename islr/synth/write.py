@@ -41,7 +41,7 @@ Progress = Callable[[int, int], None]
 
 
 def corpus_of(options: SynthOptions) -> SynthCorpus:
-    """The corpus that the options describe.
+    """Return the corpus that the options describe.
 
     Raises:
         UserError: The lexicon cannot be read or rendered, or has fewer signs than asked for.
@@ -53,7 +53,7 @@ def corpus_of(options: SynthOptions) -> SynthCorpus:
 
 
 def load_signs(options: SynthOptions) -> list[Sign]:
-    """The signs of a corpus.
+    """Return the signs of a corpus.
 
     Raises:
         UserError: The lexicon cannot be read or rendered, or has fewer signs than asked for.
@@ -85,7 +85,7 @@ def write_take(out: Path, corpus: SynthCorpus, take: Take) -> Written:
 
 
 def _kept(video: Path, pose_file: Path, name: str) -> Written | None:
-    """What is on disk already, if it is whole."""
+    """Return what is on disk already, if it is whole."""
     if not (video.exists() and pose_file.exists()):
         return None
     try:

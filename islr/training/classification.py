@@ -79,7 +79,7 @@ class Classification(nn.Module):
 
     @property
     def encoder(self) -> Encoder:
-        """The classifier's encoder."""
+        """Return the classifier's encoder."""
         return self.classifier.encoder
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:

@@ -198,27 +198,27 @@ class Trainer:
 
     @property
     def epoch(self) -> float:
-        """Fractional epoch of the state."""
+        """Return the fractional epoch of the state."""
         return self.state.step / self.batches.steps_per_epoch
 
     @property
     def epoch_is_over(self) -> bool:
-        """Whether the state is at the end of an epoch, the last of which may be a part."""
+        """Return whether the state is at the end of an epoch, the last of which may be a part."""
         return self.state.step % self.batches.steps_per_epoch == 0 or self.state.step == self.total
 
     @property
     def evaluation_is_due(self) -> bool:
-        """Whether to evaluate before the next step."""
+        """Return whether to evaluate before the next step."""
         return self.epoch_is_over and self.state.step > self.state.evaluated
 
     @property
     def log_is_due(self) -> bool:
-        """Whether to log the step just done."""
+        """Return whether to log the step just done."""
         return self.state.step % self.options.log_every == 0 or self.state.step == self.total
 
     @property
     def save_is_due(self) -> bool:
-        """Whether to save after the step just done."""
+        """Return whether to save after the step just done."""
         every = self.options.checkpoint_every or self.batches.steps_per_epoch
         return self.state.step % every == 0 or self.state.step == self.total
 
@@ -271,7 +271,7 @@ class Trainer:
         return StepResult(values, norm, rate, epoch)
 
     def note_failures(self, parts: list[Batch], stop: bool) -> bool:
-        """Record unreadable clips of all ranks; return whether any rank was told to stop.
+        """Record unreadable clips of all ranks; return whether any rank got a stop signal.
 
         Raises:
             UserError: More than `data.max_bad` of the clips could not be read.

@@ -40,7 +40,7 @@ class Run:
         config: The whole resolved configuration.
         world: This rank among those of the run.
         folder: The run folder.
-        wandb_run: Gets the metrics, too; None = not wanted.
+        wandb_run: Gets the metrics, too; None = no W&B run.
     """
 
     config: TrainingConfig

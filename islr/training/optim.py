@@ -68,7 +68,7 @@ class OptimConfig(Config):
 
     @property
     def scale(self) -> float:
-        """The linear scaling factor of all learning rates."""
+        """Return the linear scaling factor of all learning rates."""
         return self.batch_size / self.lr_batch if self.lr_batch else 1.0
 
 

@@ -1,4 +1,4 @@
-"""Metrics of a run: `metrics.jsonl` and the console always, and what is wandb_run (`wandb_run.py`) when it is there."""
+"""Metrics of a run: `metrics.jsonl` and the console always, and the W&B run (`wandb_run.py`) if there is one."""
 
 import json
 import time

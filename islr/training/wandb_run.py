@@ -1,4 +1,4 @@
-"""Weights & Biases: a run's numbers, pictures and tables, kept offline unless asked for, and never required.
+"""Weights & Biases: a run's numbers, pictures and tables, kept offline by default and never required.
 
 When wandb fails, one warning says so and the run goes on without it: the local record is complete. A run folder is one
 wandb run: its id is kept in `wandb-id`, so that a run that is killed and launched again continues it. Offline, each
@@ -54,7 +54,7 @@ class WandbRun:
 
     @property
     def active(self) -> bool:
-        """Whether wandb takes what is logged; if not, costly pictures need not be made."""
+        """Return whether wandb takes what is logged; if not, costly pictures need not be made."""
         return self._run is not None
 
     def numbers(self, kind: str, step: int, values: Mapping[str, float]) -> None:

@@ -8,6 +8,7 @@ Shapes: B frames, H W pixels, h w = H / 8, W / 8.
 """
 
 import json
+import logging
 import re
 import sys
 from collections import OrderedDict
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from islr.errors import UserError
 from islr.files import file_sha256, write_atomic
+from islr.logs import show_logs
 from islr.models.public.pickles import read_modules
 from islr.models.weights import serialise
 from pretrain.targets.frame_tokenizer import check_frames
@@ -28,6 +30,8 @@ from pretrain.targets.frame_tokenizer import check_frames
 GROUPS = 4  # of blocks; between them the map is halved
 SQUEEZE, EDGE = 0.8, 0.1  # pixels are mapped to .1 to .9 (`map_pixels`, appendix A.3)
 CLASSES = ("dall_e.encoder.Encoder", "dall_e.encoder.EncoderBlock", "dall_e.utils.Conv2d")  # named in the file
+
+logger = logging.getLogger("pretrain.targets.dvae")  # `__main__` when it is run as a command
 
 
 class Convolution(nn.Module):
@@ -40,7 +44,7 @@ class Convolution(nn.Module):
         nn.init.normal_(self.w, std=(inputs * kernel**2) ** -0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, inputs, h, w]` -> `[B, outputs, h, w]`."""
+        """Convolve `[B, inputs, h, w]` to `[B, outputs, h, w]`."""
         return F.conv2d(x, self.w, self.b, padding=self.w.shape[-1] // 2)
 
 
@@ -157,7 +161,8 @@ def convert(source: Path, out: Path) -> DalleTokenizer:
 
 
 def main() -> None:
-    """`python -m pretrain.targets.dvae SRC OUT`."""
+    """Convert the file named on the command line: `python -m pretrain.targets.dvae SRC OUT`."""
+    show_logs()
     try:
         source, out = (Path(argument) for argument in sys.argv[1:])
     except ValueError:
@@ -165,9 +170,10 @@ def main() -> None:
     try:
         tokenizer = convert(source, out)
     except UserError as error:
-        print(f"islr: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.stderr.write(f"islr: {' '.join(str(error).split())}\n")
         sys.exit(2)
-    print(f"{out}: {tokenizer.vocabulary} visual tokens, {sum(p.numel() for p in tokenizer.parameters()):,} parameters")
+    size = sum(parameter.numel() for parameter in tokenizer.parameters())
+    logger.info("%s: %s visual tokens, %s parameters", out, tokenizer.vocabulary, f"{size:,}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ _THINGS = 60
 
 
 def paint_backdrop(kind: str, colors: tuple[Color, Color], seed: int, side: int) -> np.ndarray:
-    """A backdrop of `side` pixels, uint8 [side, side, 3]; a function of its arguments."""
+    """Return a backdrop of `side` pixels, uint8 [side, side, 3]; a function of its arguments."""
     rng = np.random.Generator(np.random.Philox(seed))
     first, second = np.array(colors[0]), np.array(colors[1])
     across = np.zeros(side)
@@ -48,7 +48,7 @@ def _panels(picture: np.ndarray, color: np.ndarray, rng: np.random.Generator) ->
 
 
 def _room(picture: np.ndarray, wall: np.ndarray, color: np.ndarray, rng: np.random.Generator) -> None:
-    """A lower wall and a picture frame."""
+    """Paint a lower wall and a picture frame."""
     side = picture.shape[0]
     picture[int(side * rng.uniform(0.55, 0.75)) :] = _shade(color, 0.72)
     x, y, width, height = (int(share * side) for share in (rng.uniform(0.02, 0.7), 0.06, 0.26, 0.24))
@@ -58,7 +58,7 @@ def _room(picture: np.ndarray, wall: np.ndarray, color: np.ndarray, rng: np.rand
 
 
 def _shelf(picture: np.ndarray, color: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Two shelves of books, out of focus."""
+    """Paint two shelves of books, out of focus."""
     side = picture.shape[0]
     for level in (0.16, 0.38):
         y = int(side * level)
@@ -71,7 +71,7 @@ def _shelf(picture: np.ndarray, color: np.ndarray, rng: np.random.Generator) -> 
 
 
 def _clutter(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Things of all sizes and colours, also of skin's, slightly out of focus."""
+    """Paint things of all sizes and colours, also of skin's, slightly out of focus."""
     side = picture.shape[0]
     for _ in range(_THINGS):
         color = _shade(rng.uniform(30, 230, 3), 1.0)

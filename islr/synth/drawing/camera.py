@@ -7,24 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 VIEW_HEIGHT = 0.91  # metres from the top to the bottom of the picture: head to waist
-
-
 VIEW_CENTER = -0.062  # height of the picture's middle above the shoulders
-
-
 DISTANCE = 2.4  # metres from camera to signer
-
-
 # The same for whole bodies, with room to jump and to reach up; degrees a camera may stand to the side.
 _ACTION_VIEW_HEIGHT = 2.25
-
-
 _ACTION_VIEW_CENTER = -0.40
-
-
 _ACTION_DISTANCE = 4.6
-
-
 _ACTION_YAW = 20.0
 
 
@@ -41,7 +29,7 @@ class Camera:
     distance: float = DISTANCE  # metres
 
     def project(self, points: np.ndarray, size: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Points [..., 3] in the body frame -> pixels [..., 2] (y down), depth [...], pixels per metre [...].
+        """Project points [..., 3] of the body frame: pixels [..., 2] (y down), depth [...], pixels per metre [...].
 
         Depth is in metres and larger when nearer.
 
@@ -57,7 +45,7 @@ class Camera:
         return flat + size * (0.5 + np.array(self.shift)), turned[..., 2], per_metre
 
     def face_on(self, normals: np.ndarray) -> np.ndarray:
-        """How far unit vectors [..., 3] point to the camera: -1 away, 1 towards it."""
+        """Return how far unit vectors [..., 3] point to the camera: -1 away, 1 towards it."""
         return normals @ _yaw_pitch(self.yaw, self.pitch)[2]
 
 
@@ -67,7 +55,7 @@ def _yaw_pitch(yaw: float, pitch: float) -> np.ndarray:
 
 
 def whole_body(camera: Camera, rng: np.random.Generator) -> Camera:
-    """The same camera further away, so that all of a moving person is in the picture."""
+    """Return the same camera further away, so that all of a moving person is in the picture."""
     return replace(
         camera,
         yaw=camera.yaw + np.radians(rng.uniform(-_ACTION_YAW, _ACTION_YAW)),

@@ -15,23 +15,23 @@ Color = tuple[float, float, float]  # RGB 0..255
 
 
 def fixed(points: np.ndarray) -> np.ndarray:
-    """Float canvas pixels -> cv2's fixed-point coordinates."""
+    """Convert float canvas pixels to cv2's fixed-point coordinates."""
     return np.round(points * ONE).astype(np.int32)
 
 
 def fixed_between(a: np.ndarray, b: np.ndarray, first: float, last: float) -> tuple[list[int], list[int]]:
-    """The fixed-point ends of the part from `first` to `last` (shares) of the line between two fixed-point points."""
+    """Return the ends of the part from `first` to `last` (shares) of the line between two fixed-point points."""
     way = b - a
     return (a + first * way).astype(np.int32).tolist(), (a + last * way).astype(np.int32).tolist()
 
 
 def mix(a: Color, b: Color, amount: float) -> Color:
-    """Colour between a (0) and b (1)."""
+    """Return the colour between a (0) and b (1)."""
     return (a[0] + (b[0] - a[0]) * amount, a[1] + (b[1] - a[1]) * amount, a[2] + (b[2] - a[2]) * amount)
 
 
 def scale(color: Color, factor: float) -> Color:
-    """A darker or lighter shade."""
+    """Return a darker or lighter shade."""
     return (min(color[0] * factor, 255.0), min(color[1] * factor, 255.0), min(color[2] * factor, 255.0))
 
 
@@ -65,9 +65,7 @@ def ellipse(
     span: tuple[int, int] = (0, 360),
     width: int = -1,
 ) -> None:
-    """Fill an ellipse, or draw the arc `span` (degrees) of one with a line of `width` pixels; `tilt` in
-    degrees.
-    """
+    """Fill an ellipse, or draw the arc `span` (degrees) of one with a line of `width` pixels; `tilt` in degrees."""
     point = (int(center[0] * ONE), int(center[1] * ONE))
     size = (max(int(axes[0] * ONE), 1), max(int(axes[1] * ONE), 1))
     cv2.ellipse(picture, point, size, tilt, span[0], span[1], color, width, cv2.LINE_AA, SHIFT)
@@ -93,7 +91,7 @@ def capsule(
 
 
 def convex_hull(points: np.ndarray) -> np.ndarray:
-    """Convex hull of float points, as fixed-point ones."""
+    """Return the convex hull of float points, as fixed-point ones."""
     return cv2.convexHull(fixed(points))
 
 
@@ -105,12 +103,12 @@ def shrink(picture: np.ndarray, side: int) -> np.ndarray:
 
 
 def add_noise(picture: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    """uint8 picture + int16 noise, clipped to 0..255."""
+    """Add int16 noise to a uint8 picture, clipped to 0..255."""
     return cv2.add(picture, noise, dtype=cv2.CV_8U)
 
 
 def blur(picture: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur."""
+    """Blur a picture with a Gaussian."""
     return cv2.GaussianBlur(picture, (0, 0), sigma)
 
 

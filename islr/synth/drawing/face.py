@@ -47,7 +47,7 @@ class Face:
     line: int
 
     def paint_hair_behind(self, picture: np.ndarray, points: np.ndarray, metre: float) -> None:
-        """Hair that falls behind neck and shoulders; drawn before the torso."""
+        """Paint the hair that falls behind neck and shoulders; drawn before the torso."""
         if self.hair_style not in ("long", "bob"):
             return
         center = 0.5 * (points[7] + points[8])
@@ -149,5 +149,5 @@ class Face:
 
 
 def lips_of(skin: Color, red: Color) -> Color:
-    """Lip colour that goes with a skin colour."""
+    """Return the lip colour that goes with a skin colour."""
     return mix(skin, red, 0.62)

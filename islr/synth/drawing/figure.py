@@ -41,7 +41,7 @@ class FigurePainter(Painter):
         self.depths = self.unit_depths()
 
     def paint(self, index: int) -> np.ndarray:
-        """One frame on the canvas, without noise."""
+        """Return one frame on the canvas, without noise."""
         picture = self.backdrop.copy()
         depth = self.shot.depth[index]
         chest = float(depth[list(_SHOULDERS)].mean())
@@ -96,7 +96,7 @@ class FigurePainter(Painter):
         polygon(picture, fixed(np.array(shape)), self.cloth)
 
     def paint_head(self, picture: np.ndarray, index: int) -> None:
-        """The head from any side: skull and hair, and the face as far as it is turned to the camera."""
+        """Paint the head from any side: skull and hair, and the face as far as it is turned to the camera."""
         points, depth = self.points[index], self.shot.depth[index]
         metre = float(self.near[index, 0]) * self.body.head
         ears = points[list(_EARS)]

@@ -111,7 +111,7 @@ def random_look(rng: np.random.Generator) -> Look:
 
 
 def in_studio(look: Look) -> Look:
-    """The same person before the studio's wall, in the clothes their hands stand out from best."""
+    """Return the same person before the studio's wall, in the clothes their hands stand out from best."""
     clothes = max(_STUDIO_CLOTHES, key=lambda color: abs(_luma(color) - _luma(look.skin)))
     exposure = sum(look.gain) / 3
     return replace(
@@ -140,7 +140,7 @@ def from_hsv(hue: float, saturation: float, value: float) -> Color:
 
 
 def _clothes(skin: Color, rng: np.random.Generator) -> Color:
-    """A colour that hands stand out from, as signers choose theirs for filming."""
+    """Return a colour that hands stand out from, as signers choose theirs for filming."""
     while True:
         color = from_hsv(rng.random(), rng.uniform(0.05, 0.75), rng.uniform(0.16, 0.85))
         if _distance(color, skin) > 105 and abs(_luma(color) - _luma(skin)) > 40:

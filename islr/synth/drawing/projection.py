@@ -13,9 +13,7 @@ from islr.synth.kinematics.motion import Performance
 
 @dataclass(frozen=True)
 class Projection:
-    """One clip before it is drawn: 3-D performance projected by a camera. Pixels are those of the final
-    picture.
-    """
+    """One clip before it is drawn: 3-D performance projected by a camera. Pixels are those of the final picture."""
 
     points: np.ndarray  # [T, 75, 2] pixels
     depth: np.ndarray  # [T, 75] metres, larger is nearer

@@ -24,7 +24,7 @@ _SLEEVE = 0.35  # share of a hand's size by which the smear reaches beyond its j
 def record(
     pictures: Iterable[np.ndarray], shot: Projection, recording: Recording, rng: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    """Drawn pictures, uint8 [size, size, 3], as the file gets them."""
+    """Yield drawn pictures, uint8 [size, size, 3], as camera and file record them."""
     size = shot.size
     side = size + _NOISE_MARGIN
     tile = np.round(rng.standard_normal((side, side, 3), dtype=np.float32) * recording.noise).astype(np.int16)
@@ -41,7 +41,7 @@ def record(
 
 
 def _smeared(picture: np.ndarray, shot: Projection, index: int, shutter: float) -> np.ndarray:
-    """The picture with each hand smeared along its own motion; everything else moves too little to smear."""
+    """Smear each hand of a picture along its own motion; everything else moves too little to smear."""
     before, after = max(index - 1, 0), min(index + 1, len(shot.points) - 1)
     out = picture
     for hand in _HANDS:
@@ -69,7 +69,7 @@ def _smeared(picture: np.ndarray, shot: Projection, index: int, shutter: float) 
 
 
 def _line(motion: np.ndarray) -> np.ndarray:
-    """Kernel [n, n] that averages along a straight motion in pixels; it sums to 1."""
+    """Return the kernel [n, n] that averages along a straight motion in pixels; it sums to 1."""
     reach = int(np.ceil(np.abs(motion).max() / 2))
     kernel = np.zeros((2 * reach + 1, 2 * reach + 1), dtype=np.float32)
     for share in np.linspace(-0.5, 0.5, 4 * reach + 3):

@@ -59,14 +59,12 @@ _PALM, _FOREARM, _UPPER_ARM, HEAD = 5, 6, 7, 8  # units of a side; 0-4 are the f
 
 
 def supersampling(size: int) -> int:
-    """Canvas pixels per picture pixel along one side."""
+    """Return the canvas pixels per picture pixel along one side."""
     return max(math.ceil(_CANVAS / size), 1)
 
 
 class Painter:
-    """Draws the frames of one shot. What can be is prepared for the whole clip; `paint` mostly calls the
-    canvas.
-    """
+    """Draws the frames of one shot. What can be is prepared for the whole clip; `paint` mostly calls the canvas."""
 
     def __init__(self, shot: Projection, body: Body, camera: Camera, look: Look, rng: np.random.Generator) -> None:
         factor = supersampling(shot.size)
@@ -104,12 +102,12 @@ class Painter:
         self.order = self._depth_order()
 
     def tint(self, color: Color) -> Color:
-        """A colour under the clip's light."""
+        """Return a colour under the clip's light."""
         gain = self.look.gain
         return color[0] * gain[0], color[1] * gain[1], color[2] * gain[2]
 
     def _flat(self, outline: np.ndarray, z: float = 0.0) -> np.ndarray:
-        """Body-frame points [N, 2] at depth z -> fixed-point canvas coordinates [N, 2] without sway."""
+        """Convert body-frame points [N, 2] at depth z to fixed-point canvas coordinates [N, 2], without sway."""
         points = np.column_stack([outline, np.full(len(outline), z)])
         return fixed(self.camera.project(points, self.side)[0])
 
@@ -136,7 +134,7 @@ class Painter:
         self.stripes = [self._flat(np.array([(0.9 * s, y), (-0.9 * s, y)])) for y in heights]
 
     def _prepare_hands(self) -> None:
-        """Widths and shades of fingers and palms for every frame, as plain lists: index 0 is the side."""
+        """Precompute widths and shades of fingers and palms for every frame, as plain lists; index 0 is the side."""
         # [2, T] canvas pixels per hand metre
         self.hand_unit = self.near[:, list(_HAND_START)].T * self.body.hand
         self.widths = [
@@ -154,7 +152,7 @@ class Painter:
         self.nails_seen = [(self.shot.pad_side[side, :, :, 2] < -_NAIL_SEEN).tolist() for side in range(2)]
 
     def _skin_shades(self, facing: np.ndarray, lift: np.ndarray) -> np.ndarray:
-        """Skin colours [..., 3] for how far the palmar side faces the camera and how near the part is
+        """Return the skin colours [..., 3] for how far the palmar side faces the camera and how near the part is
         (metres). What is seen end-on is dark, what is near is light.
         """
         toward_palm = np.clip(0.5 + 1.2 * facing, 0.0, 1.0)[..., None]
@@ -163,7 +161,7 @@ class Painter:
         return np.clip(color * level[..., None], 0, 255)
 
     def _finger_shades(self, side: int) -> np.ndarray:
-        """[T, 5 fingers, 3 segments, 3] colours; the thumb is finger 0 and faces as the palm does."""
+        """Return the colours [T, 5 fingers, 3 segments, 3]; the thumb is finger 0 and faces as the palm does."""
         hand = self._hand_depth(side)
         joints = hand[:, 1:].reshape(-1, 5, 4)
         lift = 0.5 * (joints[:, :, 1:] + joints[:, :, :-1]) - hand[:, _KNUCKLES_AND_WRIST].mean(axis=1)[:, None, None]
@@ -171,7 +169,7 @@ class Painter:
         return self._skin_shades(np.concatenate([thumb, self.shot.pad_side[side]], axis=1), lift)
 
     def _stubs(self, side: int) -> np.ndarray:
-        """Whether finger segments [T, 5, 3] are seen end-on: they get an outline of their own."""
+        """Return whether finger segments [T, 5, 3] are seen end-on: they get an outline of their own."""
         start = _HAND_START[side] + 1
         chains = self.points[:, start : start + 20].reshape(-1, 5, 4, 2)
         depth = self.shot.depth[:, start : start + 20].reshape(-1, 5, 4)
@@ -184,7 +182,7 @@ class Painter:
         return self.shot.depth[:, start : start + 21]
 
     def unit_depths(self) -> dict[tuple[int, int], np.ndarray]:
-        """Depth [T] of every (side, unit), metres, larger is nearer."""
+        """Return the depth [T] of every (side, unit), metres, larger is nearer."""
         depth = self.shot.depth
         depths: dict[tuple[int, int], np.ndarray] = {}
         for side, (shoulder, elbow, wrist) in enumerate(_ARM_JOINTS):
@@ -199,18 +197,18 @@ class Painter:
         return depths
 
     def _depth_order(self) -> list[list[tuple[int, int]]]:
-        """For every frame the (side, unit) to draw, far to near."""
+        """Return for every frame the (side, unit) to draw, far to near."""
         depths = self.unit_depths()
         units = list(depths)
         order = np.argsort(np.stack(list(depths.values()), axis=1), axis=1, kind="stable")
         return [[units[column] for column in row] for row in order.tolist()]
 
     def pictures(self) -> Iterator[np.ndarray]:
-        """All frames, uint8 [size, size, 3] RGB, one after the other, without what camera and file do to them."""
+        """Yield the frames, uint8 [size, size, 3] RGB, before camera and file degrade them."""
         return (shrink(self.paint(index), self.shot.size) for index in range(len(self.shot.points)))
 
     def paint(self, index: int) -> np.ndarray:
-        """One frame on the canvas."""
+        """Return one frame on the canvas."""
         picture = self.backdrop.copy()
         points, metre = self.points[index], float(self.near[index, 0]) * self.body.head
         self.face.paint_hair_behind(picture, points, metre)
@@ -220,7 +218,7 @@ class Painter:
         return picture
 
     def paint_unit(self, picture: np.ndarray, index: int, side: int, unit: int) -> None:
-        """One finger, palm, part of an arm, or the head."""
+        """Paint one finger, palm, part of an arm, or the head."""
         if unit < _PALM:
             self._finger(picture, index, side, unit)
         elif unit == _PALM:
@@ -233,7 +231,7 @@ class Painter:
             self.paint_head(picture, index)
 
     def paint_head(self, picture: np.ndarray, index: int) -> None:
-        """The head as it is seen from the front."""
+        """Paint the head as seen from the front."""
         metre = float(self.near[index, 0]) * self.body.head
         self.face.paint(picture, self.points[index], metre, float(self.eyes[index]), float(self.mouth[index]))
 
@@ -256,7 +254,7 @@ class Painter:
         color: Color,
         edge: Color,
     ) -> None:
-        """A limb with outline and a lit side. Its first end has no outline: it grows out of what is drawn
+        """Paint a limb with outline and a lit side. Its first end has no outline: it grows out of what is drawn
         there.
         """
         capsule(picture, ends, (radii[0] + self.line, radii[1] + self.line), edge, round_start=False)
@@ -333,7 +331,7 @@ class Painter:
 
 
 def _expressions(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Eye opening and mouth opening [T] in 0..1: a blink now and then, some mouthing."""
+    """Return eye opening and mouth opening [T] in 0..1: occasional blinks, some mouthing."""
     time = np.arange(count)
     eyes = np.ones(count)
     if rng.random() < 0.6:

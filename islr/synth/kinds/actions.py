@@ -76,7 +76,7 @@ class Actions:
         return {"difficulty": self.options.difficulty, "left_handed_signers": left_handed(self.options)}
 
     def sheet(self) -> list[list[SheetCell]]:
-        """Every action (rows) by one person each at even times (columns)."""
+        """Show every action (rows) by one person each at even times (columns)."""
         rows = []
         for item, label in enumerate(self.classes()):
             name = self.name(Take(item, item % self.options.signers, 0))

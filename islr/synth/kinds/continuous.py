@@ -65,7 +65,7 @@ class ContinuousSigning:
         return Footage(shot, pictures, signer.fps, quality, spans=tuple(spans))
 
     def _order(self, count: int, rng: np.random.Generator) -> list[int]:
-        """Signs in random order, none twice in a row."""
+        """Return signs in random order, none twice in a row."""
         order: list[int] = []
         while len(order) < count:
             shuffled = rng.permutation(len(self.signs)).tolist()
@@ -108,6 +108,6 @@ class ContinuousSigning:
         return sign_notes(self.options, self.signs)
 
     def sheet(self) -> list[list[SheetCell]]:
-        """Some clips (rows) at even times (columns)."""
+        """Show some clips (rows) at even times (columns)."""
         shares = np.linspace(0.05, 0.95, SHEET_COLUMNS).tolist()
         return [[SheetCell(self.name(take), share) for share in shares] for take in self.takes()[:SHEET_ROWS]]

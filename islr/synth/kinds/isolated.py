@@ -46,7 +46,7 @@ class IsolatedSigns:
         return [LEXICON, "wlasl.json"]
 
     def _wlasl(self, takes: Sequence[Take], written: Sequence[Written]) -> list[dict[str, Any]]:
-        """The corpus in WLASL v0.3's schema."""
+        """Return the corpus in WLASL v0.3's schema."""
         entries: list[dict[str, Any]] = [{"gloss": sign.entry_id, "instances": []} for sign in self.signs]
         for take, clip in zip(takes, written, strict=True):
             instances = entries[take.item]["instances"]
@@ -84,7 +84,7 @@ class IsolatedSigns:
         return sign_notes(self.options, self.signs)
 
     def sheet(self) -> list[list[SheetCell]]:
-        """The middle of some signs (rows) by some signers (columns)."""
+        """Show the middle of some signs (rows) by some signers (columns)."""
         last = self.options.signers - 1
         columns = np.unique(np.linspace(0, last, min(SHEET_COLUMNS, last + 1)).astype(int)).tolist()
         return [
@@ -97,12 +97,12 @@ class IsolatedSigns:
 
 
 def forms(signs: tuple[Sign, ...]) -> dict[tuple[str, ...], str]:
-    """Phonological vector -> the first sign that has it; homophones share a form."""
+    """Return the phonological vector -> the first sign that has it; homophones share a form."""
     return {sign.phonology(): sign.entry_id for sign in reversed(signs)}
 
 
 def sign_notes(options: SynthOptions, signs: tuple[Sign, ...]) -> dict[str, Any]:
-    """How the lexicon was rendered, for the manifest of a corpus of signs."""
+    """Return how the lexicon was rendered, for the manifest of a corpus of signs."""
     covered = coverage(signs)
     return {
         "difficulty": options.difficulty,

@@ -36,12 +36,12 @@ class Arm:
     pads: np.ndarray  # [T, 4, 3, 3]
 
     def mirrored(self) -> Arm:
-        """The same arm on the other side."""
+        """Return the same arm on the other side."""
         return Arm(self.elbow * MIRROR, self.hand * MIRROR, self.palm * MIRROR, self.pads * MIRROR)
 
 
 def hand_frame(finger: np.ndarray, palm: np.ndarray) -> np.ndarray:
-    """Hand frame whose y is the finger direction and whose z is as near the palm direction as it can be: [3,
+    """Return the hand frame whose y is the finger direction and whose z is as near the palm direction as it can be: [3,
     3].
     """
     y = unit(finger)
@@ -50,7 +50,7 @@ def hand_frame(finger: np.ndarray, palm: np.ndarray) -> np.ndarray:
 
 
 def rotate(axis: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """Rodrigues: axes [T, 3] (unit), angles [T] -> [T, 3, 3]."""
+    """Return the rotations [T, 3, 3] about unit axes [T, 3] by angles [T] (Rodrigues)."""
     x, y, z = axis[:, 0], axis[:, 1], axis[:, 2]
     zero = np.zeros_like(x)
     cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(-1, 3, 3)
@@ -59,7 +59,7 @@ def rotate(axis: np.ndarray, angle: np.ndarray) -> np.ndarray:
 
 
 def _between(start: np.ndarray, end: np.ndarray, amount: np.ndarray) -> np.ndarray:
-    """Shortest rotation from start [3, 3] to end [T, 3, 3], a share `amount` [T] of the way: [T, 3, 3]."""
+    """Return the shortest rotation from start [3, 3] to end [T, 3, 3], a share `amount` [T] of the way: [T, 3, 3]."""
     relative = start.T @ end
     angle = np.arccos(np.clip((np.trace(relative, axis1=1, axis2=2) - 1) / 2, -1.0, 1.0))
     axis = np.stack(
@@ -93,12 +93,12 @@ class Track:
         return len(self.wrist)
 
     def at(self, frame: int) -> Track:
-        """One frame of it, as a track of length 1."""
+        """Return one frame of it, as a track of length 1."""
         part = slice(frame, frame + 1 or None)
         return Track(self.wrist[part], self.frame[part], self.config.at(part))
 
     def toward(self, other: Track, amount: np.ndarray, amount_of_hand: np.ndarray, lift: np.ndarray) -> Track:
-        """From this held frame to that one (both of length 1).
+        """Return the way from this held frame to that one (both of length 1).
 
         Args:
             other: Where it ends.
@@ -114,7 +114,7 @@ class Track:
 
 
 def joined(tracks: list[Track]) -> Track:
-    """Tracks one after the other."""
+    """Return tracks one after the other."""
     return Track(
         np.concatenate([track.wrist for track in tracks]),
         np.concatenate([track.frame for track in tracks]),
@@ -123,7 +123,7 @@ def joined(tracks: list[Track]) -> Track:
 
 
 def resting(rest: Stance) -> Track:
-    """The relaxed hand at rest, as a track of length 1."""
+    """Return the relaxed hand at rest, as a track of length 1."""
     wrist, finger, palm = rest
     one = np.zeros(1)
     return Track(wrist[None].copy(), hand_frame(finger, palm)[None], hands.RELAXED.blend(hands.RELAXED, one))
@@ -151,7 +151,7 @@ def stroke_track(
 
 
 def from_rest_and_back(track: Track, timeline: Timeline, rest: Stance) -> Track:
-    """The track as far as the timeline's envelope says, the rest posture for the remainder."""
+    """Return the track as far as the timeline's envelope says, the rest posture for the remainder."""
     rest_wrist, rest_finger, rest_palm = rest
     share = timeline.envelope[:, None]
     wrist = rest_wrist * (1 - share) + track.wrist * share
@@ -161,21 +161,21 @@ def from_rest_and_back(track: Track, timeline: Timeline, rest: Stance) -> Track:
 
 
 def _eased(need: np.ndarray, ease: int) -> np.ndarray:
-    """What is needed in every frame [T], smoothly taken up before and given back after; never less than needed."""
+    """Smooth a need in every frame [T]: it rises before and falls after, and is never less than needed."""
     kernel = np.hanning(2 * ease + 3)[1:-1]
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(need, 2 * ease, mode="edge"), 2 * ease + 1)
     return np.convolve(windows.max(axis=-1), kernel / kernel.sum(), mode="valid")
 
 
 def _arm_depth(body: Body, elbow: np.ndarray, wrist: np.ndarray) -> np.ndarray:
-    """How far the bones of an arm are inside the body at the worst [T], metres; its upper end is part of the body."""
+    """Return how deep an arm's bones are in the body [T], metres, leaving out its upper end."""
     upper = body.shoulder_right + np.linspace(0.3, 1.0, 7)[:, None, None] * (elbow - body.shoulder_right)
     fore = elbow + np.linspace(0.0, 1.0, 9)[:, None, None] * (wrist - elbow)
     return np.maximum(depth_inside(body, upper).max(axis=0), depth_inside(body, fore, _FOREARM_FLESH).max(axis=0))
 
 
 def _reach(body: Body, wrist: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Elbow and wrist [T, 3] of an arm whose elbow comes forward where it would cross the body."""
+    """Return the elbow and wrist [T, 3] of an arm whose elbow comes forward where it would cross the body."""
     elbow, reached = solve_arm(body, wrist, ELBOW_POLE)
     blocked = _arm_depth(body, elbow, reached) > 0
     if not blocked.any():
@@ -185,7 +185,7 @@ def _reach(body: Body, wrist: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def follow(body: Body, track: Track) -> Arm:
-    """The arm that leads a hand along its track, within reach, outside torso and head, the wrist within its limit.
+    """Return the arm that leads a hand along its track, within reach and wrist limit, outside torso and head.
 
     A hand that would sink into the body moves out of it by the shorter way, forward or to the side, until only what
     touches gives way, by `TOUCH`.

@@ -40,14 +40,14 @@ class Body:
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
-    """Vectors [..., 3] scaled to length 1."""
+    """Return the vectors [..., 3] scaled to length 1."""
     return vector / np.maximum(np.linalg.norm(vector, axis=-1, keepdims=True), 1e-9)
 
 
 def two_bones(
     root: np.ndarray, end: np.ndarray, lengths: tuple[float, float], pole: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Two-bone inverse kinematics.
+    """Solve the inverse kinematics of two bones.
 
     Args:
         root: [3] or [T, 3] where the first bone begins.
@@ -72,12 +72,12 @@ def two_bones(
 
 
 def solve_arm(body: Body, wrist: np.ndarray, pole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A right arm that brings its wrist to [T, 3]: elbow [T, 3] and wrist [T, 3], see `two_bones`."""
+    """Return a right arm that brings its wrist to [T, 3]: elbow [T, 3] and wrist [T, 3], see `two_bones`."""
     return two_bones(body.shoulder_right, wrist, (body.upper_arm, body.forearm), pole)
 
 
 def reference_point(hand: np.ndarray, selected: str, flexion: str, in_space: bool) -> np.ndarray:
-    """What is brought to a place: the middle of the hand in free space, else the part of the hand that
+    """Return what is brought to a place: the middle of the hand in free space, else the part of the hand that
     touches.
     """
     return hand[[0, 5, 9, 13, 17]].mean(axis=0) if in_space else contact_point(hand, selected, flexion)
@@ -97,7 +97,7 @@ _LEGS = np.array([[0.10, -0.92, 0.03], [0.10, -1.32, 0.0], [0.09, -1.36, -0.03],
 
 
 def landmarks(body: Body, elbows: np.ndarray, hands: np.ndarray) -> np.ndarray:
-    """The 75 points in MediaPipe order: elbows [2, T, 3] and hands [2, T, 21, 3], right then left -> [T, 75, 3].
+    """Return the 75 points in MediaPipe order [T, 75, 3] of elbows [2, T, 3] and hands [2, T, 21, 3], right then left.
 
     The legs (25-32) are plausible but never seen: their confidence is 0.
     """

@@ -96,7 +96,7 @@ class HandConfig:
     touching: np.ndarray
 
     def blend(self, other: HandConfig, amount: np.ndarray) -> HandConfig:
-        """The postures on the way to `other`; `amount` [T] is 0 here and 1 there. Both may carry a T axis
+        """Return the postures on the way to `other`; `amount` [T] is 0 here and 1 there. Both may carry a T axis
         themselves.
         """
 
@@ -113,11 +113,11 @@ class HandConfig:
         )
 
     def at(self, part: slice) -> HandConfig:
-        """Some frames of a sequence of postures."""
+        """Return some frames of a sequence of postures."""
         return HandConfig(*(getattr(self, field.name)[part] for field in fields(self)))
 
     def perturbed(self, rng: np.random.Generator, degrees: float) -> HandConfig:
-        """The same posture as one person makes it once: every joint a little off, within anatomical limits."""
+        """Return the same posture as one person makes it once: every joint a little off, within anatomical limits."""
         flexion = self.flexion + rng.normal(0.0, degrees, self.flexion.shape) * np.array([1.0, 1.0, 0.6])
         abduction = self.abduction + rng.normal(0.0, degrees * 0.3, self.abduction.shape)
         thumb = self.thumb + rng.normal(0.0, degrees * 0.0005, self.thumb.shape)
@@ -125,7 +125,7 @@ class HandConfig:
 
 
 def joined(configs: list[HandConfig]) -> HandConfig:
-    """Sequences of postures one after the other."""
+    """Return sequences of postures one after the other."""
     return HandConfig(*(np.concatenate([getattr(c, field.name) for c in configs]) for field in fields(HandConfig)))
 
 
@@ -134,7 +134,7 @@ def _mask(letters: str) -> np.ndarray:
 
 
 def _thumb_posture(selected: str, flexion: str, position: str, contact: str, wide: bool) -> str:
-    """Name of the thumb target. Pinching is separate: it draws the tip from this target to the fingers."""
+    """Return the name of the thumb target. Pinching is separate: it draws the tip from this target to the fingers."""
     if selected == "t":
         return "up" if position == "Open" else "over"
     if position == "Open":
@@ -164,7 +164,7 @@ def posture(
     thumb_contact: str,
     unselected_open: str = "",
 ) -> HandConfig:
-    """The posture coded by the five handshape features; every value is one of ASL-LEX 2.0's.
+    """Return the posture coded by the five handshape features; every value is one of ASL-LEX 2.0's.
 
     Args:
         unselected_open: letters of unselected fingers that stay extended; the other unselected fingers close.
@@ -201,12 +201,12 @@ def posture(
 
 
 def thumb_bent(config: HandConfig) -> HandConfig:
-    """The same posture with the thumb bent: where the thumb alone is selected, its flexion is all that can change."""
+    """Return the posture with the thumb bent; a thumb selected alone has nothing but its flexion to change."""
     return replace(config, thumb=np.array(_THUMB_TARGETS["bent"]))
 
 
 def named_posture(name: str) -> HandConfig:
-    """The posture a handshape name stands for; the name must be in HANDSHAPES."""
+    """Return the posture a handshape name stands for; the name must be in HANDSHAPES."""
     if name == "Lax":
         return RELAXED
     shape = HANDSHAPES[name]
@@ -221,7 +221,7 @@ def named_posture(name: str) -> HandConfig:
 
 
 def finger_directions(config: HandConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Unit direction and palmar normal of every finger segment, each [T, 4, 3 segments, 3]."""
+    """Return the unit direction and palmar normal of every finger segment, each [T, 4, 3 segments, 3]."""
     flexion = np.radians(np.cumsum(config.flexion, axis=-1))  # [T, 4, 3] total bend of each segment
     cos, sin = np.cos(flexion), np.sin(flexion)
     # The further a finger is bent, the less of its spread is left.
@@ -234,7 +234,7 @@ def finger_directions(config: HandConfig) -> tuple[np.ndarray, np.ndarray]:
 
 
 def joints(config: HandConfig) -> np.ndarray:
-    """Forward kinematics: HandConfig with a T axis -> [T, 21, 3] in the hand frame. Segment lengths never
+    """Solve the forward kinematics: HandConfig with a T axis -> [T, 21, 3] in the hand frame. Segment lengths never
     change.
     """
     direction, normal = finger_directions(config)
@@ -257,7 +257,7 @@ def _unit(vector: np.ndarray) -> np.ndarray:
 
 
 def _thumb_chain(target: np.ndarray) -> np.ndarray:
-    """Thumb joints [T, 4, 3] whose tip is at the target [T, 3], or as near as the thumb reaches."""
+    """Return the thumb joints [T, 4, 3] whose tip is at the target [T, 3], or as near as the thumb reaches."""
     rest_direction = _unit(np.array([0.62, 0.66, 0.42]))
     metacarpal = _unit(0.65 * rest_direction + 0.35 * _unit(target - _THUMB_BASE))
     knuckle = _THUMB_BASE + _THUMB[0] * metacarpal
@@ -275,7 +275,7 @@ def _thumb_chain(target: np.ndarray) -> np.ndarray:
 
 
 def contact_point(hand: np.ndarray, selected: str, flexion: str) -> np.ndarray:
-    """The part of the hand that touches a location: [21, 3] joints -> [3]; fingertips, the palmar side of a fist
+    """Return the part of the hand that touches a location: [21, 3] joints -> [3]; fingertips, the palmar side of a fist
     between its fingers and thumb, or the thumb.
     """
     if selected == "t":

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Handshape:
-    """One named handshape of ASL-LEX 2.0 with the features it usually carries and what its unselected fingers
-    do.
-    """
+    """One named handshape of ASL-LEX 2.0 with the features it usually carries and what its unselected fingers do."""
 
     selected: str
     flexion: str

@@ -112,13 +112,13 @@ def perform_sequence(
 
 
 def _transit(start: Track, end: Track, tempo: float, fps: float) -> int:
-    """Frames between two held frames."""
+    """Return the number of frames between two held frames."""
     distance = float(np.linalg.norm(end.wrist[0] - start.wrist[0]))
     return max(round((_REACTION + _SECONDS_PER_METRE * distance) / tempo * fps), 2)
 
 
 def _with_transits(parts: list[tuple[int, Track]], frames: int, rest: Stance, tempo: float, fps: float) -> Track:
-    """One hand through a whole clip: its parts (first frame, track), and the ways between them."""
+    """Return one hand through a whole clip: its parts (first frame, track), and the ways between them."""
     tracks, now, held = list[Track](), 0, resting(rest)
     for start, track in parts:
         near = bool(tracks) and start - now <= _LINGER * fps
@@ -130,7 +130,7 @@ def _with_transits(parts: list[tuple[int, Track]], frames: int, rest: Stance, te
 
 
 def _way(start: Track, end: Track, frames: int, rest: Stance | None, tempo: float, fps: float) -> list[Track]:
-    """`frames` frames from one held frame to another, straight or by a rest where there is time for one."""
+    """Return `frames` frames from one held frame to another, straight or by a rest where there is time for one."""
     if rest is None:
         return [_glide(start, end, frames)]
     middle = resting(rest)
@@ -141,7 +141,7 @@ def _way(start: Track, end: Track, frames: int, rest: Stance | None, tempo: floa
 
 
 def _apart(one: Track, two: Track) -> bool:
-    """Whether two held frames are different places."""
+    """Return whether two held frames are different places."""
     return not np.array_equal(one.wrist, two.wrist)
 
 
@@ -152,7 +152,7 @@ def _glide(start: Track, end: Track, frames: int) -> Track:
 
 
 def _sway(frames: int, fps: float, amount: float, rng: np.random.Generator) -> np.ndarray:
-    """Slow drift of the body [T, 3]: two sines per axis."""
+    """Return the slow drift of the body [T, 3]: two sines per axis."""
     time = np.arange(frames)[:, None] / fps
     phase, speed = rng.uniform(0, 2 * np.pi, (2, 3)), rng.uniform(0.25, 0.7, (2, 3))
     waves = np.sin(2 * np.pi * speed[0] * time + phase[0]) + 0.5 * np.sin(4 * np.pi * speed[1] * time + phase[1])

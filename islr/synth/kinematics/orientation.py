@@ -36,7 +36,7 @@ _COST_OF_BEHIND = 0.02
 
 
 def shown_turn(sign: Sign, frame: np.ndarray) -> tuple[float, float]:
-    """Radians about the x and the y of a hand frame [3, 3] by which a sign's handshape is turned to be seen.
+    """Return the radians about the x and the y of a hand frame [3, 3] by which a sign's handshape is turned to be seen.
 
     Where other fingers stay open it is they that show the handshape, and nothing has to turn.
     """
@@ -49,14 +49,14 @@ def shown_turn(sign: Sign, frame: np.ndarray) -> tuple[float, float]:
 
 
 def _turns(tips: np.ndarray, rolls: np.ndarray, spins: np.ndarray) -> np.ndarray:
-    """Rotations [N, 3, 3] about x by `tips`, y by `rolls` and z by `spins`; positive tips bring y towards z."""
+    """Return rotations [N, 3, 3] about x by `tips`, y by `rolls` and z by `spins`; positive tips bring y towards z."""
     x, y, z = np.eye(3)
     count = (len(tips), 1)
     return rotate(np.tile(z, count), spins) @ rotate(np.tile(y, count), rolls) @ rotate(np.tile(x, count), tips)
 
 
 def held(body: Body, place: Place, joints: np.ndarray, sign: Sign, in_space: bool) -> np.ndarray:
-    """Hand frame [3, 3] of a sign's hand with joints [21, 3], metres of this body, at a place or (in_space) near it."""
+    """Return the frame [3, 3] of a sign's hand with joints [21, 3] in metres, at a place or (in_space) near it."""
     frame = hand_frame(place.finger, place.palm)
     tip, roll = shown_turn(sign, frame)
     if in_space:

@@ -45,7 +45,7 @@ class Timeline:
 
 
 def minimum_jerk(time: np.ndarray) -> np.ndarray:
-    """0 to 1 with zero velocity and acceleration at both ends; clipped outside."""
+    """Return 0 to 1 with zero velocity and acceleration at both ends; clipped outside."""
     t = np.clip(time, 0.0, 1.0)
     return t * t * t * (10 + t * (6 * t - 15))
 
@@ -73,7 +73,7 @@ def clip_timeline(
 
 
 def _dwell_and_hold(touches: bool, tempo: float) -> tuple[float, float]:
-    """Seconds at the beginning and at the end of a stroke."""
+    """Return the seconds at the beginning and at the end of a stroke."""
     dwell = _DWELL / tempo if touches else 0.0
     return dwell, max(_HOLD / tempo, dwell)
 
@@ -90,7 +90,7 @@ def stroke_timeline(
 
 
 def progress_of(phase: np.ndarray, repeated: bool) -> tuple[np.ndarray, np.ndarray]:
-    """How far the stroke is (0..1) and how far it is lifted off while it returns (0..1), both [T]."""
+    """Return how far the stroke is (0..1) and how far it is lifted off while it returns (0..1), both [T]."""
     if not repeated:
         return minimum_jerk(phase), np.zeros_like(phase)
     forth, back = minimum_jerk(phase / 0.38), minimum_jerk((phase - 0.38) / 0.24)
@@ -101,7 +101,7 @@ def progress_of(phase: np.ndarray, repeated: bool) -> tuple[np.ndarray, np.ndarr
 def stroke_path(
     movement: str, start: np.ndarray, end: np.ndarray, phase: np.ndarray, repeated: bool, size: float
 ) -> np.ndarray:
-    """Reference points [T, 3] of a path movement from start to end."""
+    """Return the reference points [T, 3] of a path movement from start to end."""
     chord = end - start
     length = max(float(np.linalg.norm(chord)), 1e-6)
     forward = chord / length if length > 1e-3 else np.array([-1.0, 0.0, 0.0])

@@ -142,7 +142,7 @@ LOCATIONS: dict[str, tuple[str, ...]] = {
 
 
 def base_pose(major: str, minor: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Wrist, finger and palm of the other hand when it, or its arm, is the place; None when it is not needed."""
+    """Return wrist, finger and palm of the other hand when it, or its arm, is the place; else None."""
     if major == "Hand":
         finger, palm = _BASE_HAND[_BASE_LIKE.get(minor, minor)]
         return _BASE_WRIST, finger, palm
@@ -154,7 +154,7 @@ def base_pose(major: str, minor: str) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def fixed_place(body: Body, major: str, minor: str, two_handed: bool) -> Place:
-    """A place on the head, on the torso or in neutral space. In two-handed signs each hand keeps to its own
+    """Return a place on the head, on the torso or in neutral space. In two-handed signs each hand keeps to its own
     side.
     """
     if major == "Head":
@@ -232,7 +232,7 @@ def _place_on_arm(minor: str, wrist: np.ndarray, elbow: np.ndarray, shoulder: np
 
 
 def _height(hand: np.ndarray, point: np.ndarray, normal: np.ndarray) -> float:
-    """Metres by which folded fingers of a hand [21, 3] rise above a point of it: then it is they that are touched."""
+    """Return the metres by which folded fingers of a hand [21, 3] rise above a point of it and so are touched first."""
     across = hand - point
     above = across @ normal
     beside = np.linalg.norm(across - above[:, None] * normal, axis=1)

@@ -24,17 +24,17 @@ _WRIST_FLESH, _THUMB_FLESH, _FINGER_FLESH = 0.018, (0.015, 0.011, 0.010, 0.009),
 
 
 def hand_flesh(body: Body) -> np.ndarray:
-    """Metres of flesh around the 21 joints of a hand [21]."""
+    """Return the metres of flesh around the 21 joints of a hand [21]."""
     return body.hand * np.array([_WRIST_FLESH, *_THUMB_FLESH, *4 * _FINGER_FLESH])
 
 
 def _outline(share: np.ndarray, power: float) -> np.ndarray:
-    """Height of a superellipse with half-axes 1 over a coordinate, 0 beyond its ends."""
+    """Return the height of a superellipse with half-axes 1 over a coordinate, 0 beyond its ends."""
     return np.maximum(1 - np.abs(share) ** power, 0.0) ** (1 / power)
 
 
 def _into(x: np.ndarray, z: np.ndarray, half_width: np.ndarray, half_depth: np.ndarray, power: float) -> np.ndarray:
-    """Metres [2, ...] to the front and to the nearer side of a solid with so large a cross-section at every point;
+    """Return the metres [2, ...] to the front and to the nearer side of a solid of such a cross-section at every point;
     negative outside.
     """
     front = half_depth * _outline(x / np.maximum(half_width, 1e-6), power)
@@ -43,7 +43,7 @@ def _into(x: np.ndarray, z: np.ndarray, half_width: np.ndarray, half_depth: np.n
 
 
 def ways_out(body: Body, points: np.ndarray, flesh: np.ndarray | float = 0.0) -> np.ndarray:
-    """Metres [2, ...] by which points [..., 3] with so much flesh would have to move forward, or else to the side, to
+    """Return the metres [2, ...] by which points [..., 3] with so much flesh have to move forward, or to the side, to
     be out of torso, neck and head. Where one of them is not positive, the point is out.
     """
     x, y, z = points[..., 0], points[..., 1], points[..., 2]
@@ -65,7 +65,7 @@ def ways_out(body: Body, points: np.ndarray, flesh: np.ndarray | float = 0.0) ->
 
 
 def depth_inside(body: Body, points: np.ndarray, flesh: np.ndarray | float = 0.0) -> np.ndarray:
-    """How far points [..., 3] with so much flesh around them are inside torso, neck or head, metres; negative outside.
+    """Return how far points [..., 3] with so much flesh are inside torso, neck or head, metres; negative outside.
     What is behind the middle of the body counts as inside.
     """
     return ways_out(body, points, flesh).min(axis=0)

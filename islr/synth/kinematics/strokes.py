@@ -69,7 +69,7 @@ class Strokes:
 
 
 def sign_posture(sign: Sign) -> hands.HandConfig:
-    """The dominant hand at onset."""
+    """Return the dominant hand at onset."""
     return hands.posture(
         sign.selected_fingers,
         sign.flexion,
@@ -81,7 +81,7 @@ def sign_posture(sign: Sign) -> hands.HandConfig:
 
 
 def _changed_posture(sign: Sign) -> hands.HandConfig | None:
-    """The dominant hand at the end of an aperture or spread change; None when the handshape holds."""
+    """Return the dominant hand at the end of an aperture or spread change; None when the handshape holds."""
     if sign.selected_fingers == "t":
         return hands.thumb_bent(sign_posture(sign)) if sign.flexion_change == "1" else None
     flexion = (
@@ -102,7 +102,7 @@ def _postures(onset: hands.HandConfig, end: hands.HandConfig | None, change: np.
 
 
 def _ends(sign: Sign, first: Place, second: Place | None, size: float) -> tuple[np.ndarray, np.ndarray]:
-    """Start and end of the stroke's reference path."""
+    """Return the start and end of the stroke's reference path."""
     touching = sign.contact == "1" or sign.major_location == "Neutral" or sign.minor_location.endswith("Away")
     point = first.point if touching else first.point + HOVER * first.normal
     if sign.movement == "None":
@@ -217,7 +217,7 @@ def _places(sign: Sign, body: Body, other: _OtherHand | None) -> tuple[Place, Pl
 
 
 def _off_the_skin(points: np.ndarray, place: Place, sign: Sign) -> np.ndarray:
-    """A path [T, 3] at a place of the body, never nearer to it than coded; what rubs stays on it."""
+    """Keep a path [T, 3] at a place of the body no nearer to it than coded; a rubbing path stays on it."""
     height = (points - place.point) @ place.normal
     if sign.contact == "1":
         lift = -height if sign.movement in _RUBBING else np.maximum(-height, 0.0)
@@ -227,7 +227,7 @@ def _off_the_skin(points: np.ndarray, place: Place, sign: Sign) -> np.ndarray:
 
 
 def _each_on_its_side(body: Body, sign: Sign, dominant: Track, other: Track) -> tuple[Track, Track]:
-    """Both hands of a sign that mirrors them, moved apart so that they do not cross; hands that touch each other in
+    """Move both hands of a sign that mirrors them apart so that they do not cross; hands that touch each other in
     space come together until they do.
     """
     inmost = max(
@@ -247,7 +247,7 @@ def _each_on_its_side(body: Body, sign: Sign, dominant: Track, other: Track) -> 
 
 
 def first_place(sign: Sign) -> tuple[str, str]:
-    """Region and place of the first location; a place the region does not have becomes its middle."""
+    """Return the region and place of the first location; a place the region does not have becomes its middle."""
     region = sign.major_location
     if region not in LOCATIONS:
         return "Neutral", "Neutral"
@@ -257,7 +257,7 @@ def first_place(sign: Sign) -> tuple[str, str]:
 
 
 def alternates(sign: Sign) -> bool:
-    """Whether a two-handed sign is drawn out of phase: the table does not say, so repeated circles and swings
+    """Return whether a two-handed sign is drawn out of phase: the table does not say, so repeated circles and swings
     in space do.
     """
     return (
@@ -269,12 +269,12 @@ def alternates(sign: Sign) -> bool:
 
 
 def quiet(timeline: Timeline) -> Timeline:
-    """The timeline of a hand that stays down: nothing lifts it."""
+    """Return the timeline of a hand that stays down: nothing lifts it."""
     return replace(timeline, lift=np.zeros_like(timeline.lift))
 
 
 def _other_track(body: Body, frames: int, base: Stance | None, config: hands.HandConfig, rest: Stance) -> Track:
-    """The other hand of a sign whose hands do not mirror each other: held as a base, or resting."""
+    """Return the other hand of a sign whose hands do not mirror each other: held as a base, or resting."""
     wrist, finger, palm = base if base is not None else rest
     if base is None:
         config = hands.RELAXED

@@ -91,7 +91,7 @@ def _split(poses: np.ndarray, size: float) -> _Points:
 
 
 def _poses(action: Action, tempo: float, fps: float, frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Numbers of the key poses [T, 18], with minimum-jerk ways between them."""
+    """Return the numbers of the key poses [T, 18], with minimum-jerk ways between them."""
     time = np.arange(frames) / fps - rng.uniform(0, _DELAY)
     now = 0.0
     held = _numbers(action.steps[-1][1])
@@ -112,7 +112,7 @@ def _poses(action: Action, tempo: float, fps: float, frames: int, rng: np.random
 
 
 def _arm(body: Body, wrist: np.ndarray, config: hands.HandConfig) -> Arm:
-    """A right arm whose hand goes on along the forearm, fingers relaxed."""
+    """Return a right arm whose hand goes on along the forearm, fingers relaxed."""
     elbow, wrist = solve_arm(body, wrist, _ELBOW_POLE)
     y = unit(wrist - elbow)
     z = unit(_PALM - (y @ _PALM)[:, None] * y)
@@ -139,7 +139,7 @@ def _legs(world: np.ndarray, points: _Points, size: float) -> None:
 
 
 def _mirrored(world: np.ndarray) -> np.ndarray:
-    """The mirror image: left and right points change places."""
+    """Mirror points [T, 75, 3]: left and right change places."""
     order = [0, 4, 5, 6, 1, 2, 3, 8, 7, 10, 9]
     order += [index + 1 if index % 2 else index - 1 for index in range(11, 33)]
     order += [*range(54, 75), *range(33, 54)]

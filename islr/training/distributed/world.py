@@ -41,7 +41,7 @@ class World:
 
     @property
     def main(self) -> bool:
-        """Whether this is the rank that writes."""
+        """Return whether this is the rank that writes."""
         return self.rank == 0
 
     def autocast(self, precision: str) -> torch.autocast:
