@@ -200,6 +200,7 @@ def _facts(config: PretrainConfig, exposure: Exposure, manifest: Manifest) -> di
         "left_out": str(len(exposure.training_clips()) - len(manifest)),
         "seen": exposure.facts(),
         "transductive": "declared" if config.transductive else "",
+        "needs_labels": "yes" if find_recipe(config.recipe.name).needs_labels else "no",
     }
     return {
         "name": config.name,

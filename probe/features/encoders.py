@@ -14,12 +14,17 @@ from probe.features.files import is_features_file
 
 ENCODER_FILE, CLASSIFIER_FILE = "encoder.safetensors", "classifier.safetensors"
 FINE_TUNING = "fine-tuning"  # the last training stage of an encoder taken out of a classifier
-LABELLED_STAGES = ("supervised", FINE_TUNING)  # training stages whose targets are sign labels
+# Stages that do not record `needs_labels`: fine-tuning, and those of encoders made before it was recorded, when
+# `supervised` was the only recipe that learned labels; these stay marked.
+LABELLED_UNRECORDED = ("supervised", FINE_TUNING)
 
 
 def trained_with_labels(stages: Iterable[Mapping[str, Any]]) -> bool:
     """Return whether the targets of any training stage were sign labels."""
-    return any(stage.get("recipe") in LABELLED_STAGES for stage in stages)
+    return any(
+        stage.get("needs_labels", "yes" if stage.get("recipe") in LABELLED_UNRECORDED else "no") == "yes"
+        for stage in stages
+    )
 
 
 @dataclass(frozen=True)

@@ -265,12 +265,15 @@ def test_encoders_that_saw_sign_labels_are_refused_when_asked() -> None:
     def source(name: str, **facts: str) -> EncoderSource:
         return EncoderSource(name, Path(name), "", {"architecture": "mvit_tiny", "arguments": "{}", **facts})
 
-    free = source("free", pretraining=json.dumps([{"recipe": "maskfeat"}]))
+    free = source("free", pretraining=json.dumps([{"recipe": "maskfeat"}, {"recipe": "mine", "needs_labels": "no"}]))
     tuned = source("tuned", classes='["a", "b"]')
-    taught = source("taught", pretraining=json.dumps([{"recipe": "maskfeat"}, {"recipe": "supervised"}]))
+    taught = source(
+        "taught", pretraining=json.dumps([{"recipe": "mine", "needs_labels": "yes"}, {"recipe": "maskfeat"}])
+    )
+    older = source("older", pretraining=json.dumps([{"recipe": "supervised"}]))
     refuse_label_trained([free, EncoderSource("external", Path("x.npz"), "", {})])
-    with pytest.raises(UserError, match=r"^tuned, taught: trained with sign labels"):
-        refuse_label_trained([free, tuned, taught])
+    with pytest.raises(UserError, match=r"^tuned, taught, older: trained with sign labels"):
+        refuse_label_trained([free, tuned, taught, older])
     assert [stage["recipe"] for stage in tuned.stages] == ["fine-tuning"]
 
 
