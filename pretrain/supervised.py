@@ -14,7 +14,7 @@ from islr.checks.subject import unmixed
 from islr.data.loading.loader import Batch
 from islr.data.views.input_spec import InputSpec
 from islr.data.views.poses import PoseAugmentConfig
-from islr.data.views.views import View, train_view
+from islr.data.views.views import View, refuse_other_modality, train_view
 from islr.models.encoder import Encoder
 from islr.training.classification import Classification, ClassificationConfig
 from pretrain.recipe import Recipe, VideoRecipeConfig
@@ -29,7 +29,11 @@ class SupervisedConfig(VideoRecipeConfig):
 
 
 class Supervised(Recipe):
-    """Classification of the source corpus; only the encoder is kept."""
+    """Classification of the source corpus; only the encoder is kept.
+
+    Raises:
+        UserError: The augmentation of the other modality was configured.
+    """
 
     Config = SupervisedConfig
     needs_labels = True
@@ -61,6 +65,7 @@ class Supervised(Recipe):
 
     def __init__(self, encoder: Encoder, config: SupervisedConfig, num_classes: int) -> None:
         super().__init__()
+        refuse_other_modality(type(encoder).__name__, encoder.input_spec, config.video, config.pose)
         self.task = Classification(encoder, num_classes, config.classification)
 
     @property

@@ -17,7 +17,7 @@ from islr.data.loading.config import DataConfig
 from islr.data.loading.store import ClipStore
 from islr.data.manifest import Manifest
 from islr.data.views.poses import PoseAugmentConfig
-from islr.data.views.views import AugmentConfig, train_view
+from islr.data.views.views import AugmentConfig, refuse_other_modality, train_view
 from islr.errors import UserError
 from islr.evaluation.classifier import CLASSIFIER, load_classifier, save_classifier, trained_signers, training_facts
 from islr.evaluation.predictions import Predictions
@@ -296,10 +296,7 @@ def task_of(config: FinetuneConfig, train: Manifest, classification: Classificat
         UserError: The augmentation of the other modality was configured.
     """
     encoder = build_encoder(config.encoder)
-    modality = encoder.input_spec.modality
-    other, block = ("pose", config.pose) if modality == "video" else ("video", config.video)
-    if block != type(block)():
-        raise UserError(f"{other} augments {other} clips; {config.encoder.name} takes {modality}: leave {other} out")
+    refuse_other_modality(config.encoder.name, encoder.input_spec, config.video, config.pose)
     if config.mode != "full":
         encoder.freeze(config.frozen_blocks or None)
     weights = None

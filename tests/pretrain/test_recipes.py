@@ -11,6 +11,7 @@ from support.recipe_runs import smallest_config
 from islr.checks.overfit import one_batch
 from islr.config import load_config
 from islr.config_files import shipped_configs
+from islr.errors import UserError
 from islr.models import create_model
 from islr.models.weights import load_encoder
 from islr.training.distributed.world import World
@@ -19,6 +20,7 @@ from pretrain import RECIPES
 from pretrain.check import pretrain_subject
 from pretrain.recipe import ENCODER, Recipe, RecipeConfig
 from pretrain.run import PretrainConfig, run_pretrain
+from pretrain.supervised import Supervised, SupervisedConfig
 
 EVERY = pytest.mark.parametrize("name", sorted(RECIPES))
 
@@ -118,3 +120,12 @@ def test_an_option_that_cannot_act_is_refused(options: str, message: str) -> Non
     settings = [f"recipe={options}", "data.manifest=none.csv", "run.out=none"]
     with pytest.raises(ValueError, match=message):
         load_config(PretrainConfig, "smoke/maskfeat.yaml", settings)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "options", "other"),
+    [("mvit_tiny", {"pose": {"jitter": 0.5}}, "pose"), ("stgcn_tiny", {"video": {"colour": 0.3}}, "video")],
+)
+def test_supervised_refuses_augmentation_of_the_other_modality(encoder: str, options: dict, other: str) -> None:
+    with pytest.raises(UserError, match=f"{other} augments {other} clips; .*: leave {other} out"):
+        Supervised(create_model(encoder), SupervisedConfig(**options), num_classes=2)

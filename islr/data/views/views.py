@@ -21,6 +21,7 @@ from islr.data.views.poses import PoseAugmentConfig, augmented_pose, resample_po
 from islr.data.views.randaugment import RandAugmentConfig, rand_augment
 from islr.data.views.sampling import SamplingConfig
 from islr.data.views.source import ClipSource
+from islr.errors import UserError
 
 View = Callable[[ClipSource, np.random.Generator], dict[str, Any]]
 
@@ -135,6 +136,17 @@ def augment_crop(
         step = -1 if spec.channels == "bgr" else 1  # frames are red first, the encoder's mean and std may not be
         frames = erase_box(frames, config.erasing, spec.mean[::step], spec.std[::step], rng)
     return CroppedClip(frames, indices, (left / width, top / height, right / width, bottom / height), flipped)
+
+
+def refuse_other_modality(encoder: str, spec: InputSpec, video: AugmentConfig, pose: PoseAugmentConfig) -> None:
+    """Refuse options of the augmentation that `train_view` would ignore.
+
+    Raises:
+        UserError: The augmentation of the other modality was configured.
+    """
+    other, block = ("pose", pose) if spec.modality == "video" else ("video", video)
+    if block != type(block)():
+        raise UserError(f"{other} augments {other} clips; {encoder} takes {spec.modality}: leave {other} out")
 
 
 def train_view(spec: InputSpec, video: AugmentConfig, pose: PoseAugmentConfig, repeats: int = 1) -> View:
