@@ -219,7 +219,7 @@ def perf(
     if what in ("decode", "all"):
         print(decode_speed(videos, short_side, clips))
     if what in ("hog", "all"):
-        from pretrain.perf import speed_contest
+        from pretrain.targets.hog_perf import speed_contest
 
         run_contests([speed_contest()])
     if what in ("step", "all"):

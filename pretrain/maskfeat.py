@@ -32,11 +32,11 @@ from islr.models.encoder import INIT_STD, NORM_EPS, to_input
 from islr.models.mvit.encoder import MViTEncoder
 from islr.models.tokens import resize_mask
 from islr.training.distributed.collectives import share
-from pretrain.best_constant import half_of_best_constant
 from pretrain.masks.draw import cube_mask, exact_cube_mask, weighted_cube_mask
 from pretrain.masks.saliency import cell_hands, cell_motion, check_poses, guided_share
 from pretrain.pictures import VISIBLE_DIM, cell_contrast, enlarge, hide_cells, hog_picture
 from pretrain.recipe import Recipe, VideoRecipeConfig
+from pretrain.targets.best_constant import half_of_best_constant
 from pretrain.targets.hog import BINS, CHANNELS, hog_targets, motion_targets, reference_hog_targets, target_dim
 
 FRAMES_PER_TOKEN = 2  # time stride of the patch embedding

@@ -43,10 +43,10 @@ from islr.models.pose_transformer import (
 )
 from islr.models.transformer import init_linear, transformer_block
 from islr.training.distributed.collectives import average, processes
-from pretrain.best_constant import half_of_best_constant
 from pretrain.masks.draw import motion_mask
 from pretrain.pictures import skeleton_picture
 from pretrain.recipe import Recipe, RecipeConfig
+from pretrain.targets.best_constant import half_of_best_constant
 
 POSE_POINTS: tuple[Any, ...] = (list(BODY_POINTS), LEFT_HAND, RIGHT_HAND)  # of the three parts, in a pose's 75
 

@@ -33,8 +33,8 @@ from islr.training.distributed.collectives import share
 from islr.training.optim import cosine
 from pretrain.pictures import VISIBLE_DIM
 from pretrain.recipe import Recipe, RecipeConfig
-from pretrain.svt_views import ViewConfig, ViewGroup, ViewSet, svt_view, view_groups
 from pretrain.targets.dino import Centre, DINOHead, dino_loss
+from pretrain.views.svt import ViewConfig, ViewGroup, ViewSet, svt_view, view_groups
 
 GOAL_SHARE = 2 / 3  # of the distance from a constant student to the teacher that `islr check` lets be left
 
@@ -43,7 +43,7 @@ class SVTConfig(RecipeConfig):
     """Options of SVT; the defaults are those of kahnchana/svt."""
 
     name: Literal["svt"] = "svt"
-    views: ViewSet = Field("code_rand_fr", description="frame counts of the views: pretrain/svt_views.py")
+    views: ViewSet = Field("code_rand_fr", description="frame counts of the views: pretrain/views/svt.py")
     video: ViewConfig = ViewConfig()
     prototypes: int = Field(65536, ge=2)
     hidden_dim: int = Field(2048, ge=1)

@@ -32,11 +32,11 @@ from islr.models.tokens import resize_mask
 from islr.models.transformer import transformer_block
 from islr.models.vit import TUBELET, ViTEncoder, patchify, sincos_positions, unpatchify, xavier_init
 from islr.training.distributed.collectives import share
-from pretrain.best_constant import half_of_best_constant
 from pretrain.masks.draw import motion_tube_mask, tube_mask, weighted_tube_mask
 from pretrain.masks.saliency import cell_hands, check_poses, guided_share
 from pretrain.pictures import enlarge, hide_cells
 from pretrain.recipe import Recipe, VideoRecipeConfig
+from pretrain.targets.best_constant import half_of_best_constant
 
 COLOURS = 3
 TARGET_EPS = 1e-6  # added to a patch's deviation, on pixels of 0..1

@@ -30,8 +30,8 @@ from islr.errors import UserError
 from islr.evaluation.finetune import FinetuneConfig
 from islr.training.distributed.world import World
 from pretrain import RECIPES, dpc, svt
-from pretrain.best_constant import best_constant
 from pretrain.check import pretrain_subject
+from pretrain.targets.best_constant import best_constant
 
 CPU = {"device": "cpu"}
 RATE = {"lr": 6e-3, "warmup_epochs": 0}

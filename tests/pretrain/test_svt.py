@@ -25,8 +25,8 @@ from islr.training.optim import (
 )
 from pretrain.run import ENCODER, run_pretrain
 from pretrain.svt import SVT, SVTConfig
-from pretrain.svt_views import ViewConfig, global_windows, local_window, view_groups, window_indices
 from pretrain.targets.dino import Centre, dino_loss
+from pretrain.views.svt import ViewConfig, global_windows, local_window, view_groups, window_indices
 
 OPTIM = OptimConfig(
     lr=1e-3,

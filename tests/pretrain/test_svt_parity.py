@@ -25,8 +25,8 @@ from islr.training.optim import (
     set_weight_decay,
 )
 from pretrain.svt import SVT, SVTConfig
-from pretrain.svt_views import ViewConfig, ViewGroup, global_windows, local_window, window_indices
 from pretrain.targets.dino import Centre, DINOHead, dino_loss
+from pretrain.views.svt import ViewConfig, ViewGroup, global_windows, local_window, window_indices
 
 PARITY = 1e-5
 

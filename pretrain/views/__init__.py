@@ -1,0 +1,1 @@
+"""Views of recipes that are more than one augmented clip."""
