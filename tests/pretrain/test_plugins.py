@@ -2,15 +2,17 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from support.killed_runs import killed_at
 from support.paths import CHECKOUT
 from support.recipe_runs import smallest_config
-from support.tiny_runs import PRETRAIN, write_config
+from support.tiny_runs import FINETUNE, PRETRAIN, write_config
 
 from islr import plugins
 from islr.cli import run
@@ -28,9 +30,9 @@ SOURCE = CHECKOUT / "tests" / "support" / "plugin" / "mean_colour.py"
 ENTRIES = """[islr.recipes]
 mean_colour = mean_colour:MeanColour
 [islr.encoders]
-small_resnet = mean_colour:small_resnet
+small_resnet = colour_parts:small_resnet
 [islr.corpora]
-clips = mean_colour:clips
+clips = colour_parts:clips
 """
 Install = Callable[[str, str], None]
 
@@ -52,7 +54,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 
     yield add
     plugins.listed.cache_clear()
-    sys.modules.pop("mean_colour", None)
+    for name in ("mean_colour", "colour_parts"):
+        sys.modules.pop(name, None)
 
 
 def test_a_package_adds_an_encoder_a_recipe_and_a_corpus(
@@ -89,8 +92,8 @@ def test_what_cannot_be_imported_names_its_package(install: Install) -> None:
 
 
 def test_one_name_of_two_packages_is_refused(install: Install) -> None:
-    install("one", "[islr.encoders]\nsmall = mean_colour:small_resnet\n")
-    install("other", "[islr.encoders]\nsmall = mean_colour:clips\n")
+    install("one", "[islr.encoders]\nsmall = colour_parts:small_resnet\n")
+    install("other", "[islr.encoders]\nsmall = colour_parts:clips\n")
     with pytest.raises(UserError, match="both list the encoder 'small'"):
         create_model("small")
 
@@ -116,6 +119,27 @@ def test_a_file_is_named_in_the_configuration(mini_corpus: Path, tmp_path: Path)
     assert "the mean colour of the batch" in (tmp_path / "report.md").read_text()
 
 
+def test_a_grid_trains_it_and_reports_its_row(install: Install, mini_corpus: Path, tmp_path: Path) -> None:
+    install("colours", ENTRIES)
+    encoder = {"encoder": {"name": "small_resnet"}}
+    optim = {"epochs": 1, "warmup_epochs": 0}
+    for base in (PRETRAIN | {"recipe": {"name": "mean_colour"}, "health": {"looks": 0}}, FINETUNE):
+        path = tmp_path / f"{base['task']}.yaml"
+        write_config(base | encoder, path, Path("unset"), Path("unset"), optim=optim)
+    grid = {
+        "name": "colours",
+        "out": str(tmp_path / "grid"),
+        "corpora": {"target": {"manifest": str(mini_corpus / "manifest.csv")}},
+        "target": "target",
+        "regimes": {"sign": {"stages": [["target"]]}},
+        "methods": {"colour": {task: str(tmp_path / f"{task}.yaml") for task in ("pretrain", "finetune")}},
+    }
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
+    bench = [sys.executable, "-m", "islr", "bench", str(tmp_path / "grid.yaml")]  # forks, so in a process of its own
+    subprocess.run(bench, cwd=CHECKOUT, check=True)
+    assert "colour · sign" in (tmp_path / "grid" / "report.html").read_text(encoding="utf-8")
+
+
 def test_one_line_in_recipes_is_enough(mini_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RECIPES, "mean_colour", find_recipe(f"{SOURCE}:MeanColour"))
     changes = {"recipe": {"name": "mean_colour"}, "health": {"looks": 0}}
@@ -129,7 +153,7 @@ def test_one_line_in_recipes_is_enough(mini_corpus: Path, tmp_path: Path, monkey
         ("{folder}/none.py:Mine", "none.py: no such file"),
         ("{folder}/broken.py:Mine", "broken.py cannot be imported: ZeroDivisionError"),
         ("{source}:MeanColours", "defines no 'MeanColours'; did you mean 'MeanColour'"),
-        ("{source}:clips", "is no subclass of pretrain.recipe.Recipe"),
+        ("{source}:train_view", "is no subclass of pretrain.recipe.Recipe"),
     ],
 )
 def test_a_file_that_does_not_serve_is_refused(name: str, message: str, tmp_path: Path) -> None:
