@@ -292,7 +292,7 @@ def test_exported_weights_have_a_model_card(tmp_path: Path, capsys: pytest.Captu
     card = (out / "README.md").read_text()
     assert card.startswith("# PoseMAE\n")
     assert re.search(r"`create_model\('pose_transformer_tiny', .*frames=10.*\)`", card)
-    for fact in ("1. posemae on synth: 960 clips", "1" * 64, "seed: `7`", "2" * 40, "until a classifier is trained"):
+    for fact in ("1. posemae on synth: 960 clips", "1" * 64, "seed: `7`", "2" * 40, "needs a classifier trained on it"):
         assert fact in card
     assert "## Results" not in card
     assert load_file(out / "encoder.safetensors").keys() == encoder.state_dict().keys()
@@ -308,7 +308,7 @@ def test_exported_weights_have_a_model_card(tmp_path: Path, capsys: pytest.Captu
     assert "240 of 258 expected clips of wlasl100" in card
     assert "scores of 2 classes" in card
     assert record.provenance.config_hash in card
-    assert "until a classifier is trained" not in card
+    assert "needs a classifier trained on it" not in card
 
 
 def test_layouts_are_well_formed() -> None:
