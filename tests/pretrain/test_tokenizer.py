@@ -128,8 +128,8 @@ def test_nothing_moves_when_it_is_only_used() -> None:
 # The recipe ---------------------------------------------------------------------------------------------------------
 
 
-def told(recipe: Tokenizer, batch: dict[str, Tensor]) -> float:
-    """How often the colour of a cell is the commonest among the cells of its word."""
+def pixel_accuracy(recipe: Tokenizer, batch: dict[str, Tensor]) -> float:
+    """Return how often a cell has the commonest colour among the cells of its visual token."""
     words, cells = recipe.eval().tokenizer.tokens(batch["clip"][:, :, 0]), batch["cells"][:, 0]
     common = {int(word): int(cells[words == word].mode().values) for word in words.unique()}
     guessed = torch.tensor([common[int(word)] for word in words.flatten()])
@@ -138,11 +138,11 @@ def told(recipe: Tokenizer, batch: dict[str, Tensor]) -> float:
 
 def test_words_come_to_tell_pixels(tmp_path: Path) -> None:
     recipe, batch = small_recipe(restart_below=0.1, decay=0.9), scenes(16, seed=1000)
-    before = told(recipe, batch)
+    before = pixel_accuracy(recipe, batch)
     seen = trained(recipe, 60)
     assert seen[-1]["reconstruction"] < 0.6 * seen[0]["reconstruction"]
     assert seen[-1]["perplexity"] > 10
-    assert told(recipe, batch) > before + 0.15
+    assert pixel_accuracy(recipe, batch) > before + 0.15
     frames = batch["clip"][:, :, 0]
     words = recipe.tokenizer.tokens(frames)
     assert words.shape == (16, 4, 4)
