@@ -131,6 +131,11 @@ class BEVT(Recipe):
 
         return view
 
+    @staticmethod
+    def teachers(config: BEVTConfig) -> tuple[str, ...]:
+        """Return the file of the tokenizer."""
+        return (config.tokenizer,)
+
     @classmethod
     def smallest(cls, folder: Path) -> dict[str, Any]:
         """Return a tiny Swin on four frames of 64 pixels, whose targets an untrained tokenizer gives."""

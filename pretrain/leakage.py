@@ -1,6 +1,5 @@
 """Leakage check: pre-training sees chosen splits of its manifests, and no clip that its encoder is evaluated on."""
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -86,11 +85,12 @@ class Exposure(NamedTuple):
             raise UserError(f"manifest {name}: every readable clip is a val or test clip of a downstream corpus")
         return kept, sorted(dropped)
 
-    def facts(self) -> str:
-        """Return JSON of {manifest: {split: fingerprint}} for every split that is trained on."""
-        return json.dumps(
-            {part.name: {split: part.fingerprint(split) for split in self.splits} for part in self.sources}
-        )
+    def corpora(self, manifest: Manifest) -> list[Manifest]:
+        """Return the corpora of a run, each with the clips of `manifest`: what `without_judged` left of it."""
+        if len(self.sources) == 1:
+            return [manifest]
+        kept = {clip.clip_id for clip in manifest}
+        return [part.replace(clip for clip in part if f"{part.name}/{clip.clip_id}" in kept) for part in self.sources]
 
     def _shared(self) -> Iterator[tuple[str, str, list[tuple[str, str]]]]:
         """Yield (source name, downstream name, pairs of their ids of one clip) where there are such pairs."""

@@ -115,6 +115,11 @@ class Recipe(nn.Module):
         return ""
 
     @staticmethod
+    def teachers(config: Any) -> tuple[str, ...]:
+        """Return the weights files of the frozen networks that make targets: the encoder learns of their clips, too."""
+        return ()
+
+    @staticmethod
     def classification(config: Any) -> ClassificationConfig | None:
         """Return the options of the recipe's classifier, for the control with shuffled labels; None = it has none."""
         return None

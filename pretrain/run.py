@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import nn
 
 from islr import plugins
 from islr.config import ChosenByName, config_hash
+from islr.data.audit.clip_digests import digest_clips, digests_text
 from islr.data.loading.batches import TrainBatches
 from islr.data.loading.config import DataConfig
 from islr.data.loading.loader import pin_threads
@@ -21,12 +22,15 @@ from islr.environment import commit
 from islr.errors import UserError
 from islr.files import write_atomic_with
 from islr.models import EncoderConfig
+from islr.models.metadata import ClipsSeen, Stage, exposure_in, exposure_text, stages_in
 from islr.models.weights import build_encoder, read_metadata
+from islr.training.classification import check_batch_parts
 from islr.training.distributed.world import World
 from islr.training.engine import Evaluate, Trainer, to_device, train_batches
 from islr.training.harness import Run, TrainingConfig, open_run, prepare
 from islr.training.optim import OptimConfig
 from islr.training.run_config import RunConfig
+from islr.training.unreadable import unreadable_clips
 from pretrain import RECIPES, find_recipe
 from pretrain.leakage import Exposure
 from pretrain.monitor import FeatureMonitor, MonitorConfig
@@ -90,25 +94,40 @@ def run_pretrain(config: PretrainConfig) -> None:
     store = ClipStore(manifest, config.data)
     view = recipe.views(config.recipe, recipe.encoder.input_spec)
     batches = train_batches(store, view, config, world)
+    if (head := recipe.classification(config.recipe)) is not None:
+        check_batch_parts(head, batches.part_size)
     if batches.corpus_shares():
         logger.info("%s: %s", config.name, batches.corpus_shares())
-    with open_run(config, world, {"decoding": store}, ENCODER) as run:
-        if run is None:
-            return
-        if world.main:
-            recipe.describe(run.folder)
-        Trainer(
-            recipe,
-            batches,
-            run,
-            title=f"{config.name}: pre-training",
-            evaluate=_monitor(config, exposure.monitored(), batches, run),
-            evaluate_start=True,
-        ).train()
-        world.at("writing the encoder")
-        if world.main:
-            _export(recipe, _facts(config, exposure, manifest), batches, run)
-        world.barrier()
+    uses, labels = {"train": store.manifest}, recipe.needs_labels
+    with open_run(config, world, {"decoding": store}, ENCODER, uses=uses, labels=labels) as run:
+        if run is not None:
+            _train(config, exposure, manifest, recipe, batches, run)
+
+
+def _train(
+    config: PretrainConfig, exposure: Exposure, manifest: Manifest, recipe: Recipe, batches: TrainBatches, run: Run
+) -> None:
+    """Train, and leave the encoder in the run folder."""
+    world, store = run.world, batches.store
+    if world.main:
+        recipe.describe(run.folder)
+    trainer = Trainer(
+        recipe,
+        batches,
+        run,
+        title=f"{config.name}: pre-training",
+        evaluate=_monitor(config, exposure.monitored(), batches, run),
+        evaluate_start=True,
+    )
+    failed = trainer.train().failed
+    world.at("hashing the training clips")
+    digests = world.gather(digest_clips(exposure.corpora(manifest), world.rank, world.size))
+    world.at("writing the encoder")
+    if world.main:
+        facts = _facts(config, exposure, manifest, unreadable_clips(failed, store.manifest))
+        facts["exposure"] = exposure_text(_clips_seen(config, manifest, digests_text(digests)))
+        _export(recipe, facts, batches, run, failed)
+    world.barrier()
 
 
 def _monitor(config: PretrainConfig, monitored: Manifest, batches: TrainBatches, run: Run) -> Evaluate:
@@ -125,9 +144,11 @@ def _monitor(config: PretrainConfig, monitored: Manifest, batches: TrainBatches,
     return evaluate
 
 
-def _export(recipe: Recipe, facts: dict[str, str], batches: TrainBatches, run: Run) -> None:
-    """Write the report's pictures and, last, the encoder."""
-    if panels := _panels(recipe, batches, run.world):
+def _export(
+    recipe: Recipe, facts: dict[str, str], batches: TrainBatches, run: Run, unreadable: Collection[int]
+) -> None:
+    """Write the report's pictures, of readable clips, and, last, the encoder."""
+    if panels := _panels(recipe, batches, run.world, unreadable):
         write_atomic_with(run.folder / PICTURES, lambda file: np.savez_compressed(file, **panels))
     recipe.export(run.folder, facts)
 
@@ -186,19 +207,29 @@ def build_recipe(config: PretrainConfig, manifest: Manifest) -> Recipe:
     return build(encoder, config.recipe, **classes)
 
 
-def _facts(config: PretrainConfig, exposure: Exposure, manifest: Manifest) -> dict[str, str]:
+def _clips_seen(config: PretrainConfig, manifest: Manifest, digests: str) -> list[ClipsSeen]:
+    """Return the clips of every training whose results the encoder holds: earlier stages, teachers, this run."""
+    seen: list[ClipsSeen] = []
+    start = [config.encoder.weights] if config.encoder.weights else []
+    for file in (*start, *find_recipe(config.recipe.name).teachers(config.recipe)):
+        seen += [one for one in exposure_in(read_metadata(file), file) if one not in seen]
+    recipe, transductive = config.recipe.name, config.transductive
+    return [*seen, ClipsSeen(recipe=recipe, manifest=manifest.name, transductive=transductive, clips=digests)]
+
+
+def _facts(config: PretrainConfig, exposure: Exposure, manifest: Manifest, unreadable: list[str]) -> dict[str, str]:
     """Return the metadata of the exported encoder: how it was pre-trained, earlier stages included."""
-    stages = []
-    if config.encoder.weights:
-        stages = json.loads(read_metadata(config.encoder.weights).get("pretraining", "[]"))
+    stages: list[Stage] = []
+    if start := config.encoder.weights:
+        stages = stages_in(read_metadata(start), start)
     stage = {
         "recipe": config.recipe.name,
         "package": plugins.origin_of("recipe", config.recipe.name),
         "manifest": manifest.name,
         "fingerprint": manifest.fingerprint(),
-        "clips": str(len(manifest.select())),
+        "clips": str(len(manifest.select()) - len(unreadable)),
+        "unreadable": json.dumps(unreadable, ensure_ascii=False),
         "left_out": str(len(exposure.training_clips()) - len(manifest)),
-        "seen": exposure.facts(),
         "transductive": "declared" if config.transductive else "",
         "needs_labels": "yes" if find_recipe(config.recipe.name).needs_labels else "no",
     }
@@ -212,11 +243,13 @@ def _facts(config: PretrainConfig, exposure: Exposure, manifest: Manifest) -> di
     }
 
 
-def _panels(recipe: nn.Module, batches: TrainBatches, world: World) -> dict[str, Any]:
-    """Return the recipe's pictures of training clips."""
+def _panels(recipe: nn.Module, batches: TrainBatches, world: World, unreadable: Collection[int] = ()) -> dict[str, Any]:
+    """Return the recipe's pictures of the first training clips but `unreadable` rows; none where none can be read."""
     assert isinstance(recipe, Recipe)
     pin_threads()
-    batch = next(batches.fixed(PICTURE_CLIPS))
+    batch = next(batches.fixed(PICTURE_CLIPS, unreadable))
+    if not len(batch["index"]):
+        return {}
     training = recipe.training
     recipe.eval()
     with torch.no_grad():

@@ -85,6 +85,11 @@ class Tokenizer(Recipe):
         """Return the view of one augmented clip."""
         return train_view(input_spec, config.video, PoseAugmentConfig())
 
+    @staticmethod
+    def teachers(config: TokenizerConfig) -> tuple[str, ...]:
+        """Return the file of the teacher, where the codes have one."""
+        return () if config.teacher is None else (config.teacher.weights,)
+
     @classmethod
     def smallest(cls, folder: Path) -> dict[str, Any]:
         """Return sixteen visual tokens on two frames of 32 pixels."""

@@ -6,14 +6,26 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from islr.checked_json import parse_json
+from islr.config import Config
 from islr.data.manifest import Manifest
 from islr.errors import UserError
 from islr.files import write_atomic
 from islr.models import Classifier, create_model
 from islr.models.encoder import HeadNorm
+from islr.models.metadata import arguments_in
 from islr.models.weights import read_metadata, serialise
 
 CLASSIFIER = "classifier.safetensors"
+
+
+class TrainingFacts(Config):
+    """What a classifier's file holds about its training clips."""
+
+    manifest: str
+    fingerprint: str
+    clips: int
+    signers: tuple[str, ...]
 
 
 def save_classifier(path: Path, classifier: Classifier, facts: dict[str, Any]) -> None:
@@ -39,8 +51,8 @@ def load_classifier(path: Path) -> tuple[Classifier, tuple[str, ...]]:
     facts = read_metadata(path)
     if "classes" not in facts or "architecture" not in facts:
         raise UserError(f"{path}: not a classifier written by a fine-tuning run")
-    classes = tuple(json.loads(facts["classes"]))
-    encoder = create_model(facts["architecture"], **json.loads(facts["arguments"]))
+    classes = tuple(parse_json(list[str], facts["classes"], f"{path}: metadata 'classes'"))
+    encoder = create_model(facts["architecture"], **arguments_in(facts, path))
     norm: HeadNorm = "batch" if facts.get("head_norm") == "batch" else "layer"
     classifier = Classifier(encoder, len(classes), norm=norm)
     classifier.load_state_dict(load_file(path))
@@ -49,9 +61,9 @@ def load_classifier(path: Path) -> tuple[Classifier, tuple[str, ...]]:
 
 def training_facts(train: Manifest) -> str:
     """Return the facts about the training clips that a classifier's file holds, as JSON."""
-    signers = sorted({clip.signer for clip in train if clip.signer})
-    facts = {"manifest": train.name, "fingerprint": train.fingerprint(), "clips": len(train), "signers": signers}
-    return json.dumps(facts, ensure_ascii=False)
+    signers = tuple(sorted({clip.signer for clip in train if clip.signer}))
+    facts = TrainingFacts(manifest=train.name, fingerprint=train.fingerprint(), clips=len(train), signers=signers)
+    return json.dumps(facts.model_dump(), ensure_ascii=False)
 
 
 def trained_signers(weights: Path, manifest: Manifest) -> frozenset[str] | None:
@@ -60,7 +72,10 @@ def trained_signers(weights: Path, manifest: Manifest) -> frozenset[str] | None:
     None where its file does not say, where its training clips name no signer, or where it was trained on another
     corpus: names of signers mean nothing beyond their own.
     """
-    facts = json.loads(read_metadata(weights).get("training", "{}"))
-    if facts.get("manifest") != manifest.name or not facts["signers"]:
+    text = read_metadata(weights).get("training")
+    if text is None:
         return None
-    return frozenset(facts["signers"])
+    facts: TrainingFacts = parse_json(TrainingFacts, text, f"{weights}: metadata 'training'")
+    if facts.manifest != manifest.name or not facts.signers:
+        return None
+    return frozenset(facts.signers)

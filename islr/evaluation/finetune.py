@@ -1,6 +1,5 @@
 """Fine-tuning: train a recogniser on an encoder, choose its epoch on val, score it on test once."""
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from islr.config import load_config, refuse_idle
+from islr.data.audit.clip_digests import clips_among
 from islr.data.audit.duplicates import check_disjoint, without_shared
 from islr.data.loading.batches import TrainBatches
 from islr.data.loading.config import DataConfig
@@ -23,14 +23,25 @@ from islr.evaluation.classifier import CLASSIFIER, load_classifier, save_classif
 from islr.evaluation.predictions import Predictions
 from islr.evaluation.provenance import label_fingerprint, provenance
 from islr.evaluation.results import Result, as_table, load_results
-from islr.evaluation.scoring import Scores, ViewsConfig, labelled_split, ranked, refuse_unread, score, write_scores
+from islr.evaluation.scoring import (
+    Scores,
+    ViewsConfig,
+    labelled_split,
+    note_unread,
+    ranked,
+    refuse_unread,
+    score,
+    write_scores,
+)
 from islr.models import EncoderConfig
+from islr.models.metadata import exposure_in
 from islr.models.weights import build_encoder, read_metadata
-from islr.training.classification import Classification, ClassificationConfig, effective_weights
+from islr.training.classification import Classification, ClassificationConfig, check_batch_parts, effective_weights
 from islr.training.engine import Selection, State, Trainer, train_batches
 from islr.training.harness import Run, TrainingConfig, open_run, prepare
 from islr.training.optim import OptimConfig, parameter_groups
 from islr.training.run_config import RunConfig
+from islr.training.unreadable import check_unreadable, unreadable_clips, warn_unreadable
 from islr.training.wandb_run import WandbRun
 
 RESULT = "result.json"
@@ -131,14 +142,25 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
     train, selection = ClipStore(clips.train, config.data), ClipStore(clips.selection, config.data)
     view = train_view(task.encoder.input_spec, config.video, config.pose, config.classification.repeats)
     batches = train_batches(train, view, config, world, balanced=config.class_balance == "sampling")
-    with open_run(config, world, {"decoding train": train, "decoding select": selection}, RESULT) as run:
+    check_batch_parts(config.classification, batches.part_size)
+    uses = {"train": train.manifest, "select": selection.manifest, "test": clips.test.select()}
+    stores = {"decoding train": train, "decoding select": selection}
+    with open_run(config, world, stores, RESULT, uses=uses, labels=True) as run:
         if run is None:
             return load_results(Path(config.run.out) / RESULT)
-        state = _train(config, clips.manifest, task, batches, selection, run)
+        trained = _train(config, clips.manifest, task, batches, selection, run)
         world.barrier()
-        results = _test(config, clips, run, state, batches.steps_per_epoch, started)
+        results = _test(config, clips, run, trained, started)
         world.barrier()
         return results
+
+
+class Trained(NamedTuple):
+    """The end of a training: its state, the length of its epochs, and the clips that could not be read, by use."""
+
+    state: State
+    steps_per_epoch: int
+    unreadable: dict[str, list[str]]
 
 
 def _train(
@@ -148,18 +170,21 @@ def _train(
     batches: TrainBatches,
     selection: ClipStore,
     run: Run,
-) -> State:
+) -> Trained:
     """Train, and leave the classifier of the best epoch in the run folder."""
     facts = classifier_facts(config, manifest, batches.store.manifest)
+    views = ViewsConfig(sampling=config.video.sampling)
 
     def validate(module: nn.Module, epoch: float) -> dict[str, float]:
-        views = ViewsConfig(sampling=config.video.sampling)
-        return _selection_numbers(_score(config, module.classifier, selection, views, run), selection.manifest)
+        scores = _score(config, module.classifier, selection, views, run)
+        trainer.state.unread |= scores.failed
+        check_unreadable(trainer.state.unread, selection, "selection")
+        return _selection_numbers(scores, selection.manifest)
 
     def keep(module: nn.Module) -> None:
         save_classifier(run.folder / CLASSIFIER, module.classifier, facts)  # type: ignore[arg-type]
 
-    return Trainer(
+    trainer = Trainer(
         task,
         batches,
         run,
@@ -167,7 +192,13 @@ def _train(
         groups=groups_of(task, config.optim),
         evaluate=validate,
         selection=Selection("score", keep, config.patience),
-    ).train()
+    )
+    state = trainer.train()
+    if run.world.main:
+        warn_unreadable(state.unread, selection.manifest, "selection", config.name)
+    failed = {"train": (state.failed, batches.store.manifest), "select": (state.unread, selection.manifest)}
+    named = {use: unreadable_clips(*rows) for use, rows in failed.items() if rows[0]}
+    return Trained(state, batches.steps_per_epoch, named)
 
 
 def _score(config: FinetuneConfig, classifier: Any, store: ClipStore, views: ViewsConfig, run: Run) -> Scores:
@@ -181,9 +212,7 @@ def _score(config: FinetuneConfig, classifier: Any, store: ClipStore, views: Vie
     )
 
 
-def _test(
-    config: FinetuneConfig, clips: Clips, run: Run, state: State, steps_per_epoch: int, started: float
-) -> list[Result]:
+def _test(config: FinetuneConfig, clips: Clips, run: Run, trained: Trained, started: float) -> list[Result]:
     """Score the saved classifier on the test split and write its records; rank 0 returns them."""
     run.world.at("scoring the test clips")
     weights = run.folder / CLASSIFIER
@@ -192,6 +221,7 @@ def _test(
     views = ViewsConfig.parse(config.views, config.video.sampling)
     scores = _score(config, classifier, store, views, run)
     refuse_unread(scores, store, config.allow_partial)
+    used = len(clips.selection.select()) - len(trained.unreadable.get("select", ()))
     left_out = f", {len(clips.left_out)} that test also has left out" if clips.left_out else ""
     record = provenance(
         manifest=clips.manifest,
@@ -201,14 +231,16 @@ def _test(
         data=config.data,
         weights=weights,
         config=config,
-        selection=f"{config.select_on} ({len(clips.selection.select())} clips{left_out})",
+        selection=f"{config.select_on} ({used} clips{left_out})",
         seed=config.run.seed,
         world=run.world,
         started=started,
         cluster=config.cluster,
     )
-    epochs = {"epoch_chosen": state.best_step / steps_per_epoch, "epochs_trained": state.step / steps_per_epoch}
-    record = record.model_copy(update=epochs)
+    steps = trained.steps_per_epoch
+    epochs = {"epoch_chosen": trained.state.best_step / steps, "epochs_trained": trained.state.step / steps}
+    unreadable = trained.unreadable | note_unread(scores, store.manifest, "test", config.name)
+    record = record.model_copy(update=epochs | {"unreadable": unreadable})
     if not run.world.main:
         return []
     predictions = ranked(scores, store.manifest)
@@ -240,18 +272,20 @@ def clips_of(config: FinetuneConfig) -> Clips:
 
 
 def check_test_unseen(weights: str, manifest: Manifest) -> None:
-    """Refuse an encoder that was pre-trained on this test set without declaring it.
+    """Refuse an encoder that was pre-trained on test clips without declaring it, in whatever corpus they stood.
 
     Raises:
-        UserError: Names the stage of its pre-training.
+        UserError: Names the stage of its pre-training and the first of the clips.
     """
-    tested = manifest.fingerprint("test")
-    for stage in json.loads(read_metadata(weights).get("pretraining", "[]")):
-        seen = json.loads(stage.get("seen", "{}"))
-        if not stage.get("transductive") and any(tested in splits.values() for splits in seen.values()):
+    test = manifest.select("test", status=None)
+    for stage in exposure_in(read_metadata(weights), weights):
+        seen = [] if stage.transductive else clips_among(stage.clips, test)
+        if seen:
+            named = ", ".join(seen[:3]) + (", ..." if len(seen) > 3 else "")
             raise UserError(
-                f"{weights} was pre-trained ({stage['recipe']} on {stage['manifest']}) on the test clips of "
-                f"{manifest.name}; pre-train without them, or declare it there with transductive=true"
+                f"{weights} was pre-trained ({stage.recipe} on {stage.manifest}) on {len(seen)} of the {len(test)} "
+                f"test clips of {manifest.name} ({named}); pre-train without them, or declare it there with "
+                "transductive=true"
             )
 
 
@@ -307,7 +341,7 @@ def task_of(config: FinetuneConfig, train: Manifest, classification: Classificat
 
 def classifier_facts(config: FinetuneConfig, manifest: Manifest, train: Manifest) -> dict[str, Any]:
     """Return the metadata of a classifier's file: classes, labels, training clips, and the encoder's pre-training."""
-    inherited: dict[str, Any] = {"pretraining": "[]", "recipe": ""}
+    inherited: dict[str, Any] = {"pretraining": "[]", "exposure": "[]", "recipe": ""}
     if config.encoder.weights:
         facts = read_metadata(config.encoder.weights)
         inherited = {key: facts.get(key, empty) for key, empty in inherited.items()}

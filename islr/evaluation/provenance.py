@@ -1,6 +1,5 @@
 """What a number measured now depends on: the corpus, the protocol, the weights, the code and the machine."""
 
-import json
 import time
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +13,7 @@ from islr.environment import commit, libraries
 from islr.evaluation.results import Provenance
 from islr.evaluation.scoring import ViewsConfig
 from islr.files import file_sha256
+from islr.models.metadata import stages_in
 from islr.models.weights import read_metadata
 from islr.training.distributed.world import World, device_name
 
@@ -85,7 +85,7 @@ def provenance(
         views=str(views),
         decoder=decoder_name(manifest, data.backend),
         encoder=facts["architecture"],
-        pretraining=json.loads(facts.get("pretraining", "[]")),
+        pretraining=stages_in(facts, weights),
         seed=seed,
         checkpoint_hash=file_sha256(weights),
     )

@@ -50,6 +50,8 @@ class Provenance(Config):
         epoch_chosen: Epoch whose weights were scored; None where no epoch was chosen.
         epochs_trained: Epoch after which training ended, by its schedule or by `patience`; None likewise.
         cluster: Unit that intervals and tests draw: "signer", or empty for single clips.
+        unreadable: Use ("train", "select", "test") -> clips that were listed as present and could not be read, each
+            with its reason; a use without any is left out.
         parents: Models that were fused, each with its row name, encoder, views, weight and hashes; empty for one
             model.
     """
@@ -77,6 +79,7 @@ class Provenance(Config):
     epoch_chosen: float | None = None
     epochs_trained: float | None = None
     cluster: Literal["", "signer"] = ""
+    unreadable: dict[str, list[str]] = pydantic.Field(default_factory=dict)
     parents: list[dict[str, str]] = pydantic.Field(default_factory=list)
 
     @pydantic.model_validator(mode="after")

@@ -24,6 +24,7 @@ from islr.evaluation.results import Provenance, Result, save_results
 from islr.models import to_input
 from islr.training.distributed.world import World
 from islr.training.engine import to_device
+from islr.training.unreadable import unreadable_clips, warn_unreadable
 
 NOT_COMPARABLE = "Scores on part of a test set are not comparable with scores on all of it"
 
@@ -180,6 +181,12 @@ def write_scores(
     write_predictions(folder / "predictions.csv", predictions)
     save_results(folder / "result.json", results)
     return results
+
+
+def note_unread(scores: Scores, manifest: Manifest, use: str, title: str) -> dict[str, list[str]]:
+    """Log the clips that could not be read; return them under their use, for the record, or nothing."""
+    warn_unreadable(scores.failed, manifest, use, title)
+    return {use: unreadable_clips(scores.failed, manifest)} if scores.failed else {}
 
 
 def refuse_unread(scores: Scores, store: ClipStore, allow_partial: bool) -> None:

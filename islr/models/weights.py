@@ -16,6 +16,7 @@ from islr.errors import UserError
 from islr.files import write_atomic
 from islr.models import create_model
 from islr.models.encoder import Encoder, EncoderConfig
+from islr.models.metadata import arguments_in
 
 _PICKLE_STARTS = (
     b"PK\x03\x04",
@@ -75,7 +76,7 @@ def load_encoder(path: str | Path, **overrides: Any) -> Encoder:
     metadata = read_metadata(path)
     if "architecture" not in metadata or "arguments" not in metadata:
         raise UserError(f"{path}: no architecture in its metadata; it was not exported by this project")
-    encoder = create_model(metadata["architecture"], **(json.loads(metadata["arguments"]) | overrides))
+    encoder = create_model(metadata["architecture"], **(arguments_in(metadata, path) | overrides))
     load_weights(encoder, path)
     return encoder
 

@@ -113,6 +113,23 @@ class Classification(nn.Module):
         return pictures.view_as(clip), target
 
 
+def check_batch_parts(config: ClassificationConfig, clips: int) -> None:
+    """Refuse a batch norm in the head whose batches have one clip.
+
+    Args:
+        config: Of the classifier.
+        clips: Clips in each part of a batch.
+
+    Raises:
+        UserError: Says what to change.
+    """
+    if config.head_norm == "batch" and clips * config.repeats < 2:
+        raise UserError(
+            "head_norm: batch needs two clips or more in each part of a batch, which has one; raise optim.batch_size, "
+            "lower optim.accumulate or the number of processes, or use head_norm: layer"
+        )
+
+
 def effective_weights(counts: Sequence[int], beta: float) -> Tensor:
     """Return class weights by the effective number of samples, `(1 - beta^n) / (1 - beta)` (arXiv 1901.05555).
 

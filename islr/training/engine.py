@@ -25,6 +25,7 @@ from islr.data.views.views import View
 from islr.errors import Interrupted, RunFailed, UserError
 from islr.processes.signals import StopSignal
 from islr.progress import ProgressBar
+from islr.training.batch_norms import running_statistics
 from islr.training.checkpoint import latest_checkpoint, save_checkpoint
 from islr.training.determinism import seed_step
 from islr.training.distributed.collectives import synchronise_batch_norms
@@ -40,9 +41,9 @@ from islr.training.optim import (
     set_weight_decay,
 )
 from islr.training.tracking import Throughput, Tracker
+from islr.training.unreadable import check_unreadable, warn_unreadable
 
 Evaluate = Callable[[nn.Module, float], Mapping[str, float]]  # of the weights, at an epoch
-_CLIPS_NAMED = 5  # unreadable clips that an error lists
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,8 @@ class State:
     best: float = float("-inf")
     best_step: int = 0  # of the best evaluation
     seconds: float = 0.0
-    failed: dict[int, str] = field(default_factory=dict)  # row -> reason, clips that could not be read
+    failed: dict[int, str] = field(default_factory=dict)  # row -> reason, training clips that could not be read
+    unread: dict[int, str] = field(default_factory=dict)  # likewise of the clips that evaluations score
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,8 @@ class Trainer:
                     raise Interrupted(f"stopped at step {step} of {self.total}; run the same command to go on")
         if self.average is not None:
             self.module.load_state_dict(self.average.module.state_dict())
+        if self.world.main:
+            warn_unreadable(self.state.failed, self.batches.store.manifest, "training", self.title)
         return self.state
 
     @property
@@ -281,7 +285,7 @@ class Trainer:
         if failing:
             for shard in self.world.gather(fresh):
                 self.state.failed.update(shard)
-            self._check_failures()
+            check_unreadable(self.state.failed, self.batches.store, "training")
         return stopped
 
     def log(self, result: StepResult) -> None:
@@ -318,6 +322,7 @@ class Trainer:
                 "average": self.average.state_dict() if self.average is not None else None,
                 "state": vars(self.state),
                 "config": dump_yaml(self.run.config),
+                "data": self.run.data,
             }
             save_checkpoint(self.run.folder, content)
 
@@ -326,6 +331,11 @@ class Trainer:
         saved = latest_checkpoint(self.run.folder)
         if saved is None:
             return
+        if saved.get("data", self.run.data) != self.run.data:
+            raise UserError(
+                f"the checkpoint in {self.run.folder} is of other clips or labels than the manifest's; restore the "
+                "manifest, or choose another run folder"
+            )
         self.module.load_state_dict(saved["module"])
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.average is not None:
@@ -352,26 +362,19 @@ class Trainer:
         filled = [part for part in parts if len(part["index"])]
         if self.world.size > 1 and len(filled) < len(parts):
             raise UserError(f"none of the clips of a process's batch could be read: {parts[0]['failed'][:3]}")
+        synced = self.options.sync_batch_norm and self.world.size > 1
         for number, part in enumerate(filled):
             last = number == len(filled) - 1
             alone = last or self.world.size == 1
+            left_alone = len(part["index"]) == 1 < self.batches.part_size and not synced
             with contextlib.nullcontext() if alone else self._wrapped.no_sync():  # type: ignore[operator]
-                with self.world.autocast(self.options.precision):
+                precision = self.world.autocast(self.options.precision)
+                with precision, running_statistics(self.module, left_alone):
                     values = self._wrapped(to_device(part, self.world.device))
                 (values["loss"] / len(filled)).backward()
             for name, value in values.items():
                 sums[name] = sums.get(name, torch.zeros((), device=self.world.device)) + value.detach() / len(filled)
         return sums
-
-    def _check_failures(self) -> None:
-        failed, store = self.state.failed, self.batches.store
-        if len(failed) > store.config.max_bad * len(store):
-            first = list(failed.items())[:_CLIPS_NAMED]
-            listed = ", ".join(f"{store.manifest.clips[row].clip_id} ({reason})" for row, reason in first)
-            raise UserError(
-                f"{len(failed)} of {len(store)} clips could not be read, more than data.max_bad "
-                f"{store.config.max_bad:g} allows: {listed}; audit the manifest or raise the limit"
-            )
 
     def _divergence(self, values: dict[str, Tensor], norm: Tensor, parts: list[Batch]) -> str:
         clips = self.batches.store.manifest.clips

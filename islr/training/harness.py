@@ -10,9 +10,12 @@ import torch
 
 from islr.config import Config
 from islr.data.loading.store import ClipStore
+from islr.data.manifest import Manifest
+from islr.errors import UserError
 from islr.progress import ProgressBar
 from islr.training.determinism import prepare_process
 from islr.training.distributed.world import World
+from islr.training.run_data import bind_data, describe_clips
 from islr.training.run_folder import run_folder
 from islr.training.wandb_run import WandbRun
 
@@ -41,12 +44,14 @@ class Run:
         world: This rank among those of the run.
         folder: The run folder.
         wandb_run: Gets the metrics, too; None = no W&B run.
+        data: Hash of the clips and labels that the run is bound to.
     """
 
     config: TrainingConfig
     world: World
     folder: Path
     wandb_run: WandbRun | None = None
+    data: str = ""
 
 
 def prepare(config: TrainingConfig) -> World:
@@ -59,22 +64,32 @@ def prepare(config: TrainingConfig) -> World:
 
 @contextmanager
 def open_run(
-    config: TrainingConfig, world: World, stores: Mapping[str, ClipStore], last_file: str
+    config: TrainingConfig,
+    world: World,
+    stores: Mapping[str, ClipStore],
+    last_file: str,
+    *,
+    uses: Mapping[str, Manifest],
+    labels: bool,
 ) -> Iterator[Run | None]:
-    """Connect the ranks, hold the run folder and decode the clips for the length of the block.
+    """Connect the ranks, hold the run folder, bind it to its clips and decode them for the length of the block.
 
     Args:
         config: The run's configuration.
         world: See `prepare`.
         stores: Title -> clips that are decoded at the start where `data.cache` says so.
         last_file: Written last by the run; the block gets None where the folder has it, so the run is finished.
+        uses: What clips are used for ("train") -> the clips that the run depends on.
+        labels: Whether it depends on their labels, too.
 
     Raises:
-        UserError: The folder is in use, or belongs to another configuration.
+        UserError: The folder is in use, or belongs to another configuration or to other clips.
         ProcessLost: Another rank failed, died or did not answer.
     """
     with world.connected(config.run.timeout_s), run_folder(config, config.run.out, world) as folder:
-        if (folder / last_file).exists():
+        finished = (folder / last_file).exists()
+        data = _bound(world, folder, uses, labels, finished)
+        if finished:
             yield None
             return
         if config.data.cache == "memory":
@@ -83,4 +98,19 @@ def open_run(
                 with ProgressBar(f"{config.name}: {title}", len(store), enabled=world.main) as bar:
                     store.fill_cache(bar.callback)
         with WandbRun(folder, config.run.wandb, config, world.main) as wandb_run:
-            yield Run(config, world, folder, wandb_run)
+            yield Run(config, world, folder, wandb_run, data)
+
+
+def _bound(world: World, folder: Path, uses: Mapping[str, Manifest], labels: bool, finished: bool) -> str:
+    """Return the hash of a run's clips on every rank, see `bind_data`; rank 0 looks at the files."""
+    data = problem = ""
+    if world.main:
+        try:
+            described = {use: describe_clips(manifest, labels) for use, manifest in uses.items()}
+            data = bind_data(folder, described, finished)
+        except UserError as error:
+            problem = str(error)
+    data, problem = world.gather((data, problem))[0]
+    if problem:
+        raise UserError(problem)
+    return data

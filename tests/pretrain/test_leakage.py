@@ -9,13 +9,17 @@ import pytest
 from support.tiny_runs import FINETUNE, PRETRAIN, write_config
 
 from islr.config import load_config
+from islr.data.audit.clip_digests import clips_among, digest_clips, digests_text
 from islr.data.manifest import Manifest
 from islr.errors import UserError
 from islr.evaluation.finetune import FinetuneConfig, check_test_unseen, run_finetune
+from islr.models.metadata import exposure_in
 from islr.models.weights import read_metadata
 from islr.synth import SynthOptions, write_corpus
 from pretrain.leakage import Exposure
 from pretrain.run import ENCODER, PretrainConfig, clips_to_see, exposure_of, run_pretrain
+
+QUICK = {"epochs": 1, "warmup_epochs": 0}
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +104,14 @@ def test_a_declared_transductive_run_says_so(mini_corpus: Path, relabelled: Path
     run_pretrain(load_config(PretrainConfig, path, ["transductive=true"]))
     stage = json.loads(read_metadata(tmp_path / "run" / ENCODER)["pretraining"])[0]
     assert stage["transductive"] == "declared"
-    assert json.loads(stage["seen"]) == {
-        "other": {s: Manifest.load(relabelled).fingerprint(s) for s in ("train", "none")}
-    }
+    [seen] = exposure_in(read_metadata(tmp_path / "run" / ENCODER), "run")
+    assert (seen.manifest, seen.transductive) == ("other", True)
+    assert clips_among(seen.clips, Manifest.load(target)) == [clip.clip_id for clip in Manifest.load(target)]
 
 
 def test_fine_tuning_refuses_an_encoder_that_saw_its_test_set(mini_corpus: Path, tmp_path: Path) -> None:
     target = mini_corpus / "manifest.csv"
-    changes = {"splits": ["train", "test"], "optim": {"epochs": 1, "warmup_epochs": 0}}
+    changes = {"splits": ["train", "test"], "optim": QUICK, "health": {"looks": 0}}
     for declared in ("false", "true"):
         out = tmp_path / declared
         path = write_config(PRETRAIN, tmp_path / f"{declared}.yaml", target, out, **changes)
@@ -115,5 +119,36 @@ def test_fine_tuning_refuses_an_encoder_that_saw_its_test_set(mini_corpus: Path,
     check_test_unseen(str(tmp_path / "true" / ENCODER), Manifest.load(target))
     path = write_config(FINETUNE, tmp_path / "f.yaml", target, tmp_path / "f")
     weights = f"encoder.weights={tmp_path / 'false' / ENCODER}"
-    with pytest.raises(UserError, match=r"was pre-trained \(maskfeat on .*\) on the test clips of"):
+    with pytest.raises(UserError, match=r"was pre-trained \(maskfeat on .*\) on 6 of the 6 test clips of"):
         run_finetune(load_config(FinetuneConfig, path, [weights]))
+    # A second stage, on clips that nobody judges, inherits what the first one saw.
+    train = {"encoder": PRETRAIN["encoder"] | {"weights": str(tmp_path / "false" / ENCODER)}}
+    train |= {"optim": QUICK, "health": {"looks": 0}}
+    path = write_config(PRETRAIN, tmp_path / "second.yaml", target, tmp_path / "second", **train)
+    run_pretrain(load_config(PretrainConfig, path))
+    with pytest.raises(UserError, match="on 6 of the 6 test clips of"):
+        check_test_unseen(str(tmp_path / "second" / ENCODER), Manifest.load(target))
+
+
+def test_test_clips_are_recognised_in_a_larger_corpus(mini_corpus: Path, relabelled: Path, tmp_path: Path) -> None:
+    target = Manifest.load(mini_corpus / "manifest.csv")
+    test = target.select("test")
+    one = test.replace(test.clips[:1])
+    for corpus in (target, Manifest.load(relabelled)):  # by id, and by the bytes of other names
+        digests = digests_text(digest_clips([corpus], part, 3) for part in range(3))
+        assert digests == digests_text([digest_clips([corpus])])
+        assert clips_among(digests, test) == [clip.clip_id for clip in test]
+        assert clips_among(digests, one) == [one.clips[0].clip_id]
+    other = Manifest.load(relabelled)
+    unlike = other.replace(clip for clip in other if clip.clip_id[1:] not in {c.clip_id for c in test})
+    assert not clips_among(digests_text([digest_clips([unlike])]), test)
+
+
+def test_time_ranges_of_one_file_are_other_clips(mini_corpus: Path) -> None:
+    target = Manifest.load(mini_corpus / "manifest.csv")
+    first = replace(target.clips[0], start=0.0, end=0.5)
+    later = target.replace([replace(first, clip_id="later", start=0.5, end=1.0)])
+    overlapping = target.replace([replace(first, clip_id="overlapping", start=0.4, end=1.0)])
+    digests = digests_text([digest_clips([target.replace([first])])])
+    assert not clips_among(digests, later)
+    assert clips_among(digests, overlapping) == ["overlapping"]

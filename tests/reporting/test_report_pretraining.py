@@ -103,5 +103,5 @@ def test_a_run_that_fails_on_its_data_shows_the_reason(mini_corpus: Path, tmp_pa
     with pytest.raises(UserError):
         run_pretrain(load_config(PretrainConfig, config))
     page = build_report([tmp_path / "runs"], tmp_path / "r.md").read_text(encoding="utf-8")
-    assert re.search(rf"failed: 1 of \d+ clips could not be read.*{clip.clip_id}", page.replace("\\", ""))
+    assert re.search(rf"failed: 1 of \d+ training clips could not be read.*{clip.clip_id}", page.replace("\\", ""))
     assert "not finished" not in page

@@ -212,7 +212,7 @@ def test_too_many_broken_clips_stop_the_run(mini_corpus: Path, tmp_path: Path) -
 
     clip = Manifest.load(corpus / "manifest.csv").select("train").clips[0]
     (corpus / clip.path).write_bytes((corpus / clip.path).read_bytes()[:200])
-    with pytest.raises(UserError, match=rf"1 of \d+ clips could not be read.*{clip.clip_id}"):
+    with pytest.raises(UserError, match=rf"1 of \d+ training clips could not be read.*{clip.clip_id}"):
         run_pretrain(_config(tmp_path, corpus, "broken"))
     allowed = PRETRAIN["data"] | {"max_bad": 0.2}
     run_pretrain(_config(tmp_path, corpus, "allowed", data=allowed))

@@ -4,7 +4,9 @@ There is no loader state to save. The order of an epoch is a function of (seed, 
 function of (seed, epoch, row, view), drawn from a counter-based generator. So the batches of a step are the same
 whatever the number of workers, and after any number of interruptions."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -94,12 +96,13 @@ class TrainBatches:
         self.order = Balanced(labels, seed) if balanced else Mix(numbers, store.config.balance, seed)
         self.accumulate, self.rank, self.world = accumulate, rank, world
         self.steps_per_epoch = len(store) // batch_size
+        self.part_size = batch_size // (world * accumulate)
 
     def rows(self, step: int, part: int) -> list[tuple[int, int]]:
         """Return (pass, row) of the clips of one micro-batch of this rank; `order.Mix` defines a pass."""
         epoch, place = divmod(step, self.steps_per_epoch)
         batch = self.order.keys(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
-        size = self.batch_size // (self.world * self.accumulate)
+        size = self.part_size
         start = (part * self.world + self.rank) * size
         return [(int(number), int(row)) for number, row in batch[start : start + size]]
 
@@ -112,15 +115,16 @@ class TrainBatches:
 
     def iterate(self, first_step: int, last_step: int) -> Iterator[list[Batch]]:
         """Yield the `accumulate` micro-batches of each step in `[first_step, last_step)`."""
-        plan = [self.rows(step, part) for step in range(first_step, last_step) for part in range(self.accumulate)]
+        parts = self.accumulate
+        plan = Plan(parts * (last_step - first_step), lambda n: self.rows(first_step + n // parts, n % parts))
         batches = _loader(self.store, self.view, self.seed, plan)
         for _ in range(first_step, last_step):
             yield [next(batches) for _ in range(self.accumulate)]
 
-    def fixed(self, clips: int) -> Iterator[Batch]:
-        """Yield one batch of the first `clips` rows with the training view, always the same."""
-        plan = [[(0, row) for row in range(min(clips, len(self.store)))]]
-        yield from _loader(self.store, self.view, self.seed, plan)
+    def fixed(self, clips: int, without: Collection[int] = ()) -> Iterator[Batch]:
+        """Yield one batch of the first `clips` rows but some, with the training view, always the same."""
+        rows = (row for row in range(len(self.store)) if row not in without)
+        yield from _loader(self.store, self.view, self.seed, [[(0, row) for row in islice(rows, clips)]])
 
 
 def eval_batches(store: ClipStore, view: View, *, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
@@ -133,6 +137,26 @@ def eval_batches(store: ClipStore, view: View, *, batch_size: int, rank: int = 0
     yield from _loader(store, view, 0, plan[rank::world])
 
 
-def _loader(store: ClipStore, view: View, seed: int, plan: list[list[Key]]) -> Iterator[Batch]:
+class Plan(Sequence[list[Key]]):
+    """The keys of each batch of a run, worked out when they are asked for: all epochs at once are gigabytes.
+
+    Args:
+        length: Number of batches.
+        keys: The keys of a batch, by its number.
+    """
+
+    def __init__(self, length: int, keys: Callable[[int], list[Key]]) -> None:
+        self._length, self._keys = length, keys
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, number: Any) -> Any:
+        if not 0 <= number < self._length:
+            raise IndexError(number)
+        return self._keys(number)
+
+
+def _loader(store: ClipStore, view: View, seed: int, plan: Sequence[Sequence[Key]]) -> Iterator[Batch]:
     config = store.config
     return load(_Views(store, view, seed), plan, workers=config.workers, deadline_s=config.deadline_s)

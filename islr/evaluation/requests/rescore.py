@@ -14,11 +14,20 @@ from islr.data.manifest import Manifest
 from islr.errors import UserError
 from islr.evaluation.calibration import fit_temperature, with_temperature
 from islr.evaluation.classifier import CLASSIFIER, load_classifier, trained_signers
-from islr.evaluation.finetune import FinetuneConfig, selection_sets
+from islr.evaluation.finetune import FinetuneConfig, check_test_unseen, selection_sets
 from islr.evaluation.intervals import Interval
 from islr.evaluation.provenance import provenance
 from islr.evaluation.results import Provenance, Result
-from islr.evaluation.scoring import Scores, ViewsConfig, labelled_split, ranked, refuse_unread, score, write_scores
+from islr.evaluation.scoring import (
+    Scores,
+    ViewsConfig,
+    labelled_split,
+    note_unread,
+    ranked,
+    refuse_unread,
+    score,
+    write_scores,
+)
 from islr.models import Classifier
 from islr.training.distributed.world import World
 
@@ -132,6 +141,7 @@ class FinishedRun:
         own_path = self.config.data.manifest[0]
         if manifest_path is None or split != "test":
             return self.config.select_on
+        check_test_unseen(str(self.weights), rows)
         if not Path(own_path).is_file():
             return f"{self.config.select_on} of a corpus not on this machine ({own_path}); overlap not checked"
         own = Manifest.load(own_path)
@@ -241,6 +251,8 @@ def evaluate_run(
         )
         if not world.main:
             return []
+        unreadable = note_unread(scores, scored, split, model.config.name)
+        record = record.model_copy(update={"unreadable": unreadable})
         other = "" if manifest_path is None else f"_{manifest.name}"
         suffix = "_temperature" if temperature else ""
         folder = run / f"evaluation_{split}_{chosen.clips}x{chosen.crops}{other}{suffix}"

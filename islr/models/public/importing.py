@@ -23,6 +23,9 @@ TIMM, HUB = "timm:", "hf-hub:"  # sources that are names in timm's registry or o
 PUBLIC = "public weights"  # stands for the recipe of a stage that others ran
 
 
+_MOST_SHOWN = 2000  # characters of one value of the metadata
+
+
 class Imported(NamedTuple):
     """An encoder with foreign weights.
 
@@ -148,9 +151,14 @@ def summarise(source: PublicFile) -> dict[str, Any]:
         "elements": sum(value.numel() for value in state.values()),
         "types": dict(Counter(str(value.dtype).removeprefix("torch.") for value in state.values())),
         "not finite": non_finite(state),
-        "metadata": source.metadata,
+        "metadata": {name: _shown(value) for name, value in source.metadata.items()},
         "layouts": [f"{layout.name} (into {', '.join(layout.families)})" for layout in layouts],
     }
+
+
+def _shown(text: str) -> str:
+    """Return a value of the metadata, cut where it is long: digests of training clips are."""
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}... ({len(text):,} characters)"
 
 
 def _part(source: PublicFile, layout: Layout) -> State:
