@@ -44,7 +44,7 @@ def describe_clips(manifest: Manifest, labels: bool) -> BoundClips:
 
 
 def _digest(manifest: Manifest, clip: Clip) -> str:
-    facts = [clip.start, clip.end, clip.box, clip.frames, clip.fps, clip.width, clip.height]
+    facts: list[object] = [clip.start, clip.end, clip.box, clip.frames, clip.fps, clip.width, clip.height]
     facts += [_extent(clip.path, manifest.path_of(clip)), _extent(clip.pose, manifest.pose_of(clip))]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
