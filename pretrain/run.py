@@ -17,20 +17,19 @@ from islr.data.loading.batches import TrainBatches
 from islr.data.loading.config import DataConfig
 from islr.data.loading.loader import pin_threads
 from islr.data.loading.store import ClipStore
+from islr.data.loading.unreadable import unreadable_clips
 from islr.data.manifest import Manifest
 from islr.environment import commit
 from islr.errors import UserError
 from islr.files import write_atomic_with
 from islr.models import EncoderConfig
-from islr.models.metadata import ClipsSeen, Stage, exposure_in, exposure_text, stages_in
-from islr.models.weights import build_encoder, read_metadata
+from islr.models.weights import ClipsSeen, Stage, build_encoder, exposure_in, exposure_text, read_metadata, stages_in
 from islr.training.classification import check_batch_parts
 from islr.training.distributed.world import World
 from islr.training.engine import Evaluate, Trainer, to_device, train_batches
 from islr.training.harness import Run, TrainingConfig, open_run, prepare
 from islr.training.optim import OptimConfig
 from islr.training.run_config import RunConfig
-from islr.training.unreadable import unreadable_clips
 from pretrain import RECIPES, find_recipe
 from pretrain.leakage import Exposure
 from pretrain.monitor import FeatureMonitor, MonitorConfig

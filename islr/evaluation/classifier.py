@@ -13,8 +13,7 @@ from islr.errors import UserError
 from islr.files import write_atomic
 from islr.models import Classifier, create_model
 from islr.models.encoder import HeadNorm
-from islr.models.metadata import arguments_in
-from islr.models.weights import read_metadata, serialise
+from islr.models.weights import arguments_in, read_metadata, serialise
 
 CLASSIFIER = "classifier.safetensors"
 

@@ -15,6 +15,7 @@ from islr.data.audit.duplicates import check_disjoint, without_shared
 from islr.data.loading.batches import TrainBatches
 from islr.data.loading.config import DataConfig
 from islr.data.loading.store import ClipStore
+from islr.data.loading.unreadable import check_unreadable, unreadable_clips, warn_unreadable
 from islr.data.manifest import Manifest
 from islr.data.views.poses import PoseAugmentConfig
 from islr.data.views.views import AugmentConfig, refuse_other_modality, train_view
@@ -34,14 +35,12 @@ from islr.evaluation.scoring import (
     write_scores,
 )
 from islr.models import EncoderConfig
-from islr.models.metadata import exposure_in
-from islr.models.weights import build_encoder, read_metadata
+from islr.models.weights import build_encoder, exposure_in, read_metadata
 from islr.training.classification import Classification, ClassificationConfig, check_batch_parts, effective_weights
 from islr.training.engine import Selection, State, Trainer, train_batches
 from islr.training.harness import Run, TrainingConfig, open_run, prepare
 from islr.training.optim import OptimConfig, parameter_groups
 from islr.training.run_config import RunConfig
-from islr.training.unreadable import check_unreadable, unreadable_clips, warn_unreadable
 from islr.training.wandb_run import WandbRun
 
 RESULT = "result.json"

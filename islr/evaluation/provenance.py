@@ -13,8 +13,7 @@ from islr.environment import commit, libraries
 from islr.evaluation.results import Provenance
 from islr.evaluation.scoring import ViewsConfig
 from islr.files import file_sha256
-from islr.models.metadata import stages_in
-from islr.models.weights import read_metadata
+from islr.models.weights import read_metadata, stages_in
 from islr.training.distributed.world import World, device_name
 
 PROTOCOL = "isr/1"

@@ -12,6 +12,7 @@ from torch import nn
 from islr.config import Config
 from islr.data.loading.batches import eval_batches
 from islr.data.loading.store import ClipStore
+from islr.data.loading.unreadable import unreadable_clips, warn_unreadable
 from islr.data.manifest import Manifest
 from islr.data.views.sampling import SamplingConfig
 from islr.data.views.views import multi_view
@@ -24,7 +25,6 @@ from islr.evaluation.results import Provenance, Result, save_results
 from islr.models import to_input
 from islr.training.distributed.world import World
 from islr.training.engine import to_device
-from islr.training.unreadable import unreadable_clips, warn_unreadable
 
 NOT_COMPARABLE = "Scores on part of a test set are not comparable with scores on all of it"
 

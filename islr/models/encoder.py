@@ -212,6 +212,23 @@ def _statistics_kept(module: nn.Module) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, batches
 
 
+@contextmanager
+def running_statistics(module: nn.Module, use: bool) -> Iterator[None]:
+    """Let batch norms normalise by their running statistics within, where `use` says so: one clip is no batch."""
+    norms = [
+        norm
+        for norm in (module.modules() if use else ())
+        if isinstance(norm, BatchNorm) and norm.training and norm.track_running_stats
+    ]
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
+
+
 class Classifier(nn.Module):
     """Pooled tokens -> norm -> Linear (MaskFeat fine-tuning, arXiv 2112.09133 section 4, has LayerNorm).
 

@@ -21,11 +21,12 @@ from islr.config import dump_yaml
 from islr.data.loading.batches import TrainBatches
 from islr.data.loading.loader import Batch
 from islr.data.loading.store import ClipStore
+from islr.data.loading.unreadable import check_unreadable, warn_unreadable
 from islr.data.views.views import View
 from islr.errors import Interrupted, RunFailed, UserError
+from islr.models.encoder import running_statistics
 from islr.processes.signals import StopSignal
 from islr.progress import ProgressBar
-from islr.training.batch_norms import running_statistics
 from islr.training.checkpoint import latest_checkpoint, save_checkpoint
 from islr.training.determinism import seed_step
 from islr.training.distributed.collectives import synchronise_batch_norms
@@ -41,7 +42,6 @@ from islr.training.optim import (
     set_weight_decay,
 )
 from islr.training.tracking import Throughput, Tracker
-from islr.training.unreadable import check_unreadable, warn_unreadable
 
 Evaluate = Callable[[nn.Module, float], Mapping[str, float]]  # of the weights, at an epoch
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from islr.config import Config
+from islr.data.audit.run_data import bind_data, describe_clips
 from islr.data.loading.store import ClipStore
 from islr.data.manifest import Manifest
 from islr.errors import UserError
 from islr.progress import ProgressBar
+from islr.training.checkpoint import LAST, PREVIOUS
 from islr.training.determinism import prepare_process
 from islr.training.distributed.world import World
-from islr.training.run_data import bind_data, describe_clips
 from islr.training.run_folder import run_folder
 from islr.training.wandb_run import WandbRun
 
@@ -88,7 +89,7 @@ def open_run(
     """
     with world.connected(config.run.timeout_s), run_folder(config, config.run.out, world) as folder:
         finished = (folder / last_file).exists()
-        data = _bound(world, folder, uses, labels, finished)
+        data = _bound(world, folder, uses, labels, last_file)
         if finished:
             yield None
             return
@@ -101,13 +102,14 @@ def open_run(
             yield Run(config, world, folder, wandb_run, data)
 
 
-def _bound(world: World, folder: Path, uses: Mapping[str, Manifest], labels: bool, finished: bool) -> str:
+def _bound(world: World, folder: Path, uses: Mapping[str, Manifest], labels: bool, last_file: str) -> str:
     """Return the hash of a run's clips on every rank, see `bind_data`; rank 0 looks at the files."""
     data = problem = ""
     if world.main:
         try:
             described = {use: describe_clips(manifest, labels) for use, manifest in uses.items()}
-            data = bind_data(folder, described, finished)
+            begun = any((folder / name).exists() for name in (LAST, PREVIOUS, last_file))
+            data = bind_data(folder, described, begun)
         except UserError as error:
             problem = str(error)
     data, problem = world.gather((data, problem))[0]

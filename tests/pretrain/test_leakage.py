@@ -13,8 +13,7 @@ from islr.data.audit.clip_digests import clips_among, digest_clips, digests_text
 from islr.data.manifest import Manifest
 from islr.errors import UserError
 from islr.evaluation.finetune import FinetuneConfig, check_test_unseen, run_finetune
-from islr.models.metadata import exposure_in
-from islr.models.weights import read_metadata
+from islr.models.weights import exposure_in, read_metadata
 from islr.synth import SynthOptions, write_corpus
 from pretrain.leakage import Exposure
 from pretrain.run import ENCODER, PretrainConfig, clips_to_see, exposure_of, run_pretrain

@@ -11,11 +11,11 @@ import pytest
 from support.tiny_runs import FINETUNE, PRETRAIN, write_config
 
 from islr.config import load_config
+from islr.data.audit.run_data import DATA, bind_data, describe_clips
 from islr.data.manifest import Clip, Manifest
 from islr.errors import Interrupted, UserError
 from islr.evaluation.finetune import FinetuneConfig, run_finetune
 from islr.training import engine
-from islr.training.run_data import DATA, bind_data, describe_clips
 from pretrain.run import PretrainConfig, run_pretrain
 
 Change = Callable[[Manifest], Manifest]
@@ -54,21 +54,18 @@ def test_a_begun_run_says_what_changed(name: str, mini_corpus: Path, tmp_path: P
     manifest = Manifest.load(mini_corpus / "manifest.csv")
     uses = {"train": describe_clips(manifest, labels=True)}
     other = {"train": describe_clips(change(manifest), labels=True)}
-    bind_data(tmp_path, other, finished=False)
-    first = bind_data(tmp_path, uses, finished=False)  # nothing was trained yet
-    (tmp_path / "last.ckpt").touch()
-    assert bind_data(tmp_path, uses, finished=False) == first
-    for finished in (False, True):
-        with pytest.raises(UserError, match=message) as refusal:
-            bind_data(tmp_path, other, finished=finished)
-        assert "begun with other data" in str(refusal.value)
+    bind_data(tmp_path, other, begun=False)
+    first = bind_data(tmp_path, uses, begun=False)  # nothing was trained yet
+    assert bind_data(tmp_path, uses, begun=True) == first
+    with pytest.raises(UserError, match=message) as refusal:
+        bind_data(tmp_path, other, begun=True)
+    assert "begun with other data" in str(refusal.value)
 
 
 def test_labels_do_not_bind_a_run_that_uses_none(mini_corpus: Path, tmp_path: Path) -> None:
     manifest = Manifest.load(mini_corpus / "manifest.csv")
-    bind_data(tmp_path, {"train": describe_clips(manifest, labels=False)}, finished=False)
-    (tmp_path / "last.ckpt").touch()
-    bind_data(tmp_path, {"train": describe_clips(_permuted(manifest), labels=False)}, finished=False)
+    bind_data(tmp_path, {"train": describe_clips(manifest, labels=False)}, begun=False)
+    bind_data(tmp_path, {"train": describe_clips(_permuted(manifest), labels=False)}, begun=True)
 
 
 def test_a_video_of_other_length_in_bytes_is_other_data(mini_corpus: Path, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from islr.config import load_config
 from islr.data.manifest import Clip, Manifest
 from islr.errors import UserError
 from islr.evaluation.finetune import FinetuneConfig, run_finetune
+from islr.models.encoder import running_statistics
 from islr.models.weights import read_metadata
-from islr.training.batch_norms import running_statistics
 from islr.training.classification import ClassificationConfig, check_batch_parts
 from pretrain.run import ENCODER, PICTURES, PretrainConfig, run_pretrain
 

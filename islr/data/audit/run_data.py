@@ -11,7 +11,6 @@ from islr.data.manifest import Clip, Manifest
 from islr.data.packs.format import is_packed
 from islr.errors import UserError
 from islr.files import write_atomic
-from islr.training.checkpoint import LAST, PREVIOUS
 
 DATA = "data.json"  # in the run folder
 _MOST_NAMED = 3
@@ -59,13 +58,13 @@ def _extent(name: str, path: Path | None) -> int | str:
         return -1
 
 
-def bind_data(folder: Path, uses: Mapping[str, BoundClips], finished: bool) -> str:
+def bind_data(folder: Path, uses: Mapping[str, BoundClips], begun: bool) -> str:
     """Bind a run to its clips and labels, at its first launch, or compare them with those that it is bound to.
 
     Args:
         folder: The run folder.
         uses: What they are used for ("train") -> clips.
-        finished: Whether the run is complete.
+        begun: Whether the folder holds a checkpoint or a result.
 
     Returns:
         The hash of the clips and labels, for the run's checkpoints.
@@ -74,7 +73,6 @@ def bind_data(folder: Path, uses: Mapping[str, BoundClips], finished: bool) -> s
         UserError: The run has begun with other clips or labels; the message says what changed.
     """
     text = json.dumps({use: clips.model_dump(mode="json") for use, clips in uses.items()}, ensure_ascii=False)
-    begun = finished or any((folder / name).exists() for name in (LAST, PREVIOUS))
     path = folder / DATA
     if begun and path.exists():
         before: dict[str, BoundClips] = read_json(dict[str, BoundClips], path)
@@ -84,7 +82,7 @@ def bind_data(folder: Path, uses: Mapping[str, BoundClips], finished: bool) -> s
                 f"the run in {folder} was begun with other data: {'; '.join(changes)}; restore the manifest, or choose "
                 "another run folder"
             )
-    elif not finished:
+    elif not begun:
         write_atomic(path, text + "\n")
     return hashlib.sha256(text.encode()).hexdigest()
 
