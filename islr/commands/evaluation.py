@@ -75,9 +75,9 @@ def report_command(
 
 
 def _print_results(results: list[Any]) -> None:
-    """Print the overall accuracies of a scored run, one a line, and caveats of their intervals on stderr."""
+    """Print the overall scores of a run, one a line, and caveats of their intervals on stderr."""
     for result in results:
-        if result.group or not result.metric.startswith("top"):
+        if result.group or not result.metric.startswith(("top", "mrr", "dcg")):
             continue
         record = result.provenance
         part = "" if record.complete else f" of {record.clips_expected} expected"

@@ -6,12 +6,15 @@ elsewhere enters the same tables by its predictions alone.
 Conventions:
 - Top-k is defined only for k smaller than the number of classes; with at most five classes there is no
   top-5, because it would be 100 % by construction.
+- "mrr" and "dcg" are means over clips of what retrieval papers take from the rank r of the true class, 1 / r and
+  1 / log2(1 + r) (ASL Citizen, Desai et al., arXiv 2304.05934); their Rec@k is top-k. A file that lists only the first
+  ranks of some clip has neither.
 - "per class" is the mean over the classes that occur in the scored clips of the accuracy inside each class;
   the count of classes that do not occur is a record of its own.
 - Intervals, over clips or whole signers: `islr.evaluation.intervals`.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +27,10 @@ from islr.evaluation.results import Provenance, Result
 
 TOP_KS = (1, 5, 10)
 SEEN_KEY = "signer_in_training"
+GAINS: dict[str, Callable[[NDArray[np.int64]], NDArray[np.float64]]] = {
+    "mrr": lambda ranks: 1 / ranks,
+    "dcg": lambda ranks: 1 / np.log2(1 + ranks),
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,21 @@ def hits(predictions: Predictions, k: int) -> NDArray[np.float64]:
     if k > predictions.known_ranks:
         raise ValueError(f"top-{k} needs {k} ranks for each clip; these predictions list {predictions.known_ranks}")
     return (predictions.true_ranks <= k).astype(np.float64)
+
+
+def gains(predictions: Predictions, metric: str) -> NDArray[np.float64]:
+    """Return what each clip adds to "mrr" or "dcg", [N].
+
+    Raises:
+        ValueError: The rank of the true class of some clip is not known.
+    """
+    if not predictions.exact:
+        unknown = int((predictions.true_ranks > predictions.known_ranks).sum())
+        raise ValueError(
+            f"{metric} needs the rank of the true class of every clip (column true_rank); it is unknown for {unknown} "
+            f"of {len(predictions)} clips"
+        )
+    return GAINS[metric](predictions.true_ranks)
 
 
 def defined_ks(num_classes: int, known_ranks: int, ks: Sequence[int] = TOP_KS) -> tuple[int, ...]:
@@ -118,10 +140,10 @@ def accuracy_results(
         draws: Bootstrap draws.
 
     Returns:
-        Metrics top1, top5, top10 and each of them with `_per_class` (only for k below the number of classes); top1
-        with group {"signer": ...} and {"source": ...} where there are at least two; top-k of the clips whose
-        signer was, and was not, in training with group {"signer_in_training": "yes" | "no"}; top1_per_signer, the
-        mean over signers; chance_top1 = 1 / classes; classes_absent.
+        Metrics top1, top5, top10 and each of them with `_per_class` (only for k below the number of classes); mrr
+        and dcg where all ranks are known; top1 with group {"signer": ...} and {"source": ...} where there are at least
+        two; top-k of the clips whose signer was, and was not, in training with group {"signer_in_training": "yes" |
+        "no"}; top1_per_signer, the mean over signers; chance_top1 = 1 / classes; classes_absent.
 
     Raises:
         ValueError: There are no clips, or whole signers are to be drawn and a clip has none.
@@ -131,6 +153,7 @@ def accuracy_results(
     score = _Scorer(predictions, name, num_classes, provenance, draws)
     return [
         *score.overall(),
+        *score.by_rank(),
         *score.by_group(),
         *score.over_signers(),
         *score.by_exposure(trained_signers),
@@ -169,6 +192,12 @@ class _Scorer:
             right, n = hits(self._predictions, k), len(self._predictions)
             yield self._record(f"top{k}", self._mean(right, self._all), n)
             yield self._record(f"top{k}_per_class", self._mean(right, self._all, self._predictions.labels), n)
+
+    def by_rank(self) -> Iterator[Result]:
+        """Yield the mean reciprocal rank and the discounted gain, where every rank is known."""
+        for metric in GAINS if self._predictions.exact else ():
+            values = gains(self._predictions, metric)
+            yield self._record(metric, self._mean(values, self._all), len(values))
 
     def by_group(self) -> Iterator[Result]:
         """Yield top-1 of each signer and of each source, where there are at least two."""

@@ -52,6 +52,11 @@ class Predictions:
     true_ranks: NDArray[np.int64]
     known_ranks: int
 
+    @property
+    def exact(self) -> bool:
+        """Whether the rank of the true class of every clip is known."""
+        return bool((self.true_ranks <= self.known_ranks).all())
+
     def __len__(self) -> int:
         return len(self.clip_ids)
 
@@ -159,7 +164,7 @@ def read_predictions(path: str | Path, manifest: Manifest | None = None) -> Pred
     A foreign file needs `clip_id`, `rank1` and either `class` or a `manifest` to take the truth from;
     `score1`..., `signer`, `source`, `label`, `true_probability` and `true_rank` are used when present.
     Without `true_rank` the rank is the position of the true class among the listed ones, after all classes
-    that have the same score; a `true_rank` that contradicts the listed classes is an error.
+    that have the same score, and unknown beyond them; a `true_rank` that contradicts the listed classes is an error.
 
     Args:
         path: The file.
@@ -196,7 +201,8 @@ def read_predictions(path: str | Path, manifest: Manifest | None = None) -> Pred
     if len(set(ids)) != len(ids):
         repeated = next(clip for clip in ids if ids.count(clip) > 1)
         raise UserError(f"{path}: clip {repeated} occurs more than once")
-    exact = "true_rank" in columns
+    ranks = np.array([p[8] for p in parsed], np.int64)
+    stated = all((row.get("true_rank") or "").strip() for row in rows)
     return Predictions(
         ids,
         tuple(p[1] for p in parsed),
@@ -206,8 +212,8 @@ def read_predictions(path: str | Path, manifest: Manifest | None = None) -> Pred
         tuple(p[5] for p in parsed),
         np.array([p[6] for p in parsed], np.float64),
         np.array([p[7] for p in parsed], np.float64),
-        np.array([p[8] for p in parsed], np.int64),
-        max(listed, *(p[8] for p in parsed)) if exact else listed,
+        ranks,
+        max(listed, len(known), int(ranks.max())) if stated else listed,
     )
 
 
@@ -256,6 +262,8 @@ def _parse(
         rank = int(cell("true_rank"))
         if rank < (ranked.index(true) if true in ranked else len(ranked)) + 1:
             raise ValueError(f"true_rank {rank} contradicts the ranked classes")
+        if manifest is not None and rank > len(known):
+            raise ValueError(f"true_rank {rank} is beyond the {len(known)} classes of {manifest.name}")
     elif true in ranked:
         own = scores[ranked.index(true)]
         tied = [i for i in range(len(ranked)) if scores[i] == own]

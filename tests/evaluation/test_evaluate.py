@@ -418,7 +418,7 @@ def test_three_layouts_of_the_same_answers_give_the_same_numbers(foreign: tuple[
 
 
 def test_a_foreign_row_stands_in_the_table_of_our_runs(
-    foreign: tuple[Manifest, Path], runs: Path, mini_corpus: Path, tmp_path: Path
+    foreign: tuple[Manifest, Path], runs: Path, mini_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest, folder = foreign
     ids, _ = table_of(manifest)
@@ -426,6 +426,7 @@ def test_a_foreign_row_stands_in_the_table_of_our_runs(
     (tmp_path / "all").mkdir()
     command = f"evaluate --predictions {path} --manifest {folder / 'm.csv'} --name Theirs --out {tmp_path}/all/theirs"
     assert run(command.split()) == 0
+    assert "gives no rank beyond 1: mrr and dcg are unknown" in capsys.readouterr().err
     results = load_results(tmp_path / "all" / "theirs" / "result.json")
     assert {r.metric for r in results if not r.group} == {"top1", "top1_per_class", "chance_top1", "classes_absent"}
     assert top1(results).value == pytest.approx(1 / 6)

@@ -73,6 +73,40 @@ def test_scores_that_cannot_be_ranked_are_refused(
         rank_scores(np.array(scores), np.array(labels), list(names), list(ids))
 
 
+def test_mrr_and_dcg_by_hand() -> None:
+    scores = np.array([[0.6, 0.3, 0.1, 0.0], [0.6, 0.3, 0.1, 0.0], [0.4, 0.4, 0.1, 0.1]])
+    made = rank_scores(scores, np.array([0, 2, 3]), list("abcd"), list("xyz"))  # ranks 1, 3 and, by a tie, 4
+    records = by_key(metrics.accuracy_results(made, "m", 4, Provenance(**PROVENANCE), draws=200))
+    assert records["mrr", ""].value == pytest.approx((1 + 1 / 3 + 1 / 4) / 3)
+    assert records["dcg", ""].value == pytest.approx((1 + 1 / 2 + 1 / np.log2(5)) / 3)
+    assert records["dcg", ""].ci_low < records["dcg", ""].value < records["dcg", ""].ci_high
+    assert records["mrr", ""].n == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "mrr", "top5"),
+    [
+        ("clip_id,class,rank1,rank2\nx,a,a,b\ny,c,a,b\n", None, None),  # the rank of c is above 2, and unknown
+        ("clip_id,class,rank1,rank2\nx,a,a,b\ny,b,a,b\n", 0.75, None),
+        ("clip_id,class,rank1,rank2,true_rank\nx,a,a,b,1\ny,c,a,b,4\n", 0.625, None),
+        ("clip_id,class,rank1,rank2,true_rank\nx,a,a,b,1\ny,c,a,b,\n", None, None),  # a blank cell is no rank
+        ("clip_id,class,rank1,rank2,true_rank\nx,a,a,b,1\ny,c,a,b,8\n", 0.5625, 0.5),
+    ],
+)
+def test_a_rank_that_a_file_does_not_give_is_unknown(
+    tmp_path: Path, text: str, mrr: float | None, top5: float | None
+) -> None:
+    path = tmp_path / "theirs.csv"
+    path.write_text(text)
+    read = read_predictions(path)
+    records = by_key(metrics.accuracy_results(read, "m", 9, Provenance(**PROVENANCE), draws=20))
+    values = [records[name, ""].value if (name, "") in records else None for name in ("mrr", "top5")]
+    assert values == [mrr, top5]
+    if mrr is None:
+        with pytest.raises(ValueError, match=r"dcg needs the rank .* unknown for 1 of 2 clips"):
+            metrics.gains(read, "dcg")
+
+
 def test_no_top5_with_five_classes_or_fewer() -> None:
     assert metrics.defined_ks(5, 5) == (1,)
     assert metrics.defined_ks(6, 5) == (1, 5)
@@ -409,4 +443,7 @@ def test_foreign_predictions_that_contradict_the_manifest_are_refused(tmp_path: 
         read_predictions(path, manifest)
     path.write_text("clip_id,rank1,rank2\nc0,BOOK,CUP\n")
     with pytest.raises(UserError, match="line 2: 'CUP' is not one of the 1 classes of m"):
+        read_predictions(path, manifest)
+    path.write_text("clip_id,rank1,true_rank\nc0,BOOK,2\n")
+    with pytest.raises(UserError, match="line 2: true_rank 2 is beyond the 1 classes of m"):
         read_predictions(path, manifest)

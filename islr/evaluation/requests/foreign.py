@@ -12,6 +12,7 @@ different label order is the commonest cause of irreproducible scores.
 """
 
 import csv
+import logging
 import time
 import zipfile
 from pathlib import Path
@@ -32,6 +33,7 @@ from islr.files import file_sha256
 from islr.training.distributed.world import World
 from islr.training.run_folder import run_folder
 
+logger = logging.getLogger(__name__)
 NOT_STATED = "not stated"
 _SUM_SLACK = 2e-3  # what a row of half-precision probabilities may miss of 1
 _ARRAYS = ("clip_ids", "classes")
@@ -80,6 +82,8 @@ def evaluate_predictions(
     manifest = Manifest.load(manifest_path)
     rows = labelled_rows(manifest, split, cluster)
     predictions = read_foreign(path, rows)
+    if not predictions.exact:
+        logger.warning("%s gives no rank beyond %d: mrr and dcg are unknown", path, predictions.known_ranks)
     if not allow_partial:
         _refuse_missing(path, predictions, rows, split)
     world = World("cpu")

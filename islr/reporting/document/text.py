@@ -15,6 +15,8 @@ METRICS = {
     "top5_per_class": "Top-5 per class",
     "top10_per_class": "Top-10 per class",
     "top1_per_signer": "Top-1, mean over signers",
+    "mrr": "MRR",
+    "dcg": "DCG",
     "original_top1": "By label, top-1",
     "original_top5": "By label, top-5",
     "same_form_top1": "Same form, top-1",
@@ -78,7 +80,7 @@ def metric_name(metric: str) -> str:
 
 def is_fraction(metric: str) -> bool:
     """Whether the metric is shown in percent."""
-    fractions = ("top", "chance", "accuracy", "balanced_accuracy", "macro_f1", "selectivity")
+    fractions = ("top", "mrr", "dcg", "chance", "accuracy", "balanced_accuracy", "macro_f1", "selectivity")
     return metric.startswith(fractions) or re.search(r"_top\d+$", metric) is not None
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from islr.evaluation.metrics import TOP_KS
+from islr.evaluation.metrics import GAINS, TOP_KS
 from islr.files import slug
 from islr.reporting.document import figures, text
 from islr.reporting.document.blocks import (
@@ -111,7 +111,7 @@ def _bars(scored: ScoredSet) -> Chart:
 
 
 def _table(scored: ScoredSet, folded: bool) -> ReportTable:
-    metrics = [m for m in ("top1", "top5", "top10") if any(m in row.overall for row in scored.rows)]
+    metrics = [m for m in ("top1", "top5", "top10", *GAINS) if any(m in row.overall for row in scored.rows)]
     metrics += ["top1_per_class"] if any("top1_per_class" in row.overall for row in scored.rows) else []
     columns = [Column("Model")]
     columns += [interval_column(f"{text.metric_name(m)}, %") for m in metrics]
@@ -133,7 +133,9 @@ def _table(scored: ScoredSet, folded: bool) -> ReportTable:
     note = f"Intervals: {'; '.join(methods)}." if methods else "No intervals."
     if "top5" not in metrics and scored.chance is not None and round(1 / scored.chance) <= 5:
         note += " With five classes or fewer top-5 is not defined: it would be 100 % for any model."
-    note += " Ties count against the model."
+    note += " Ties count against the model. Top-k is what retrieval papers call Rec@k."
+    if any(gain in metrics and gain not in row.overall for row in scored.rows for gain in GAINS):
+        note += " MRR and DCG are unknown (–) for records without the rank of the true sign of every clip."
     name, title = f"accuracy-{slug(scored.title)}", f"Accuracy on {scored.title}"
     return ReportTable(name, title, tuple(columns), tuple(rows), note, folded=folded)
 
