@@ -60,9 +60,11 @@ class DPCConfig(RecipeConfig):
     pose: PoseAugmentConfig = PUBLISHED_POSE
 
     @model_validator(mode="after")
-    def _something_to_predict_from(self) -> "DPCConfig":
+    def _possible(self) -> "DPCConfig":
         if self.predicted >= self.windows:
             raise ValueError(f"predicted {self.predicted} leaves none of {self.windows} windows to predict from")
+        if self.pose.warp:
+            raise ValueError("pose.warp bends the time of a whole sign; dpc takes windows at one speed: leave it out")
         return self
 
 

@@ -32,6 +32,7 @@ from islr.data.views.source import ClipSource
 from islr.data.views.views import View
 from islr.errors import UserError
 from islr.models.encoder import FAN_IN_POSITION_STD, NORM_EPS
+from islr.models.pose_conv_transformer import PoseConvTransformer
 from islr.models.pose_transformer import (
     BODY_POINTS,
     PART_POINTS,
@@ -102,15 +103,15 @@ def mean_poses(parts: list[PartPoints], mask: Tensor) -> list[Tensor]:
 
 
 class PoseMAE(Recipe):
-    """A pose transformer with a light decoder and, for each part, a head for points and motion.
+    """A pose encoder with a light decoder and, for each part, a head for points and motion.
 
     Raises:
-        UserError: The encoder is no pose transformer, or the clip is too short for the motion's stride.
+        UserError: The encoder has no part tokens, or the clip is too short for the motion's stride.
     """
 
     Config = PoseMAEConfig
     modality = "pose"
-    encoder: PoseTransformer
+    encoder: PoseTransformer | PoseConvTransformer
     trivial_predictors: ClassVar = {"mean_pose": "the mean pose, at rest"}
 
     @staticmethod
@@ -133,10 +134,12 @@ class PoseMAE(Recipe):
             "encoder": {"name": "pose_transformer_tiny", "arguments": {"frames": 8}},
         }
 
-    def __init__(self, encoder: PoseTransformer, config: PoseMAEConfig) -> None:
+    def __init__(self, encoder: PoseTransformer | PoseConvTransformer, config: PoseMAEConfig) -> None:
         super().__init__()
-        if not isinstance(encoder, PoseTransformer):
-            raise UserError(f"posemae trains pose_transformer encoders, not {type(encoder).__name__}")
+        if not isinstance(encoder, PoseTransformer | PoseConvTransformer):
+            raise UserError(
+                f"posemae trains pose_transformer and pose_conv_transformer encoders, not {type(encoder).__name__}"
+            )
         frames, dim = encoder.input_spec.frames, config.decoder_dim
         if config.motion_stride >= frames:
             raise UserError(f"motion_stride={config.motion_stride} needs clips longer than frames={frames}")

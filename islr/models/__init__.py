@@ -13,7 +13,7 @@ from typing import Any
 from islr import plugins
 from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
-from islr.models import hiera, pose_transformer, spoter, swin, timesformer, vit
+from islr.models import hiera, pose_conv_transformer, pose_transformer, spoter, swin, timesformer, vit
 from islr.models.convnets import frame_conv, i3d, pytorchvideo_nets, torchvision_nets
 from islr.models.encoder import Classifier, Encoder, EncoderConfig, to_input
 from islr.models.gcn import slgcn, stgcn
@@ -35,6 +35,7 @@ MODELS: dict[str, Callable[..., Encoder]] = {
     **hiera.PRESETS,
     **i3d.PRESETS,
     **mvit.PRESETS,
+    **pose_conv_transformer.PRESETS,
     **pose_transformer.PRESETS,
     **pytorchvideo_nets.PRESETS,
     **slgcn.PRESETS,

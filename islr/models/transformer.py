@@ -12,7 +12,9 @@ from torch import nn
 from islr.models.encoder import NORM_EPS
 
 
-def transformer_block(dim: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> Block:
+def transformer_block(
+    dim: int, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0, dropout: float = 0.0
+) -> Block:
     """Pre-norm self-attention and MLP, `[B, N, D]` -> `[B, N, D]`; parameter names are those of ViT files.
 
     Args:
@@ -20,9 +22,14 @@ def transformer_block(dim: int, heads: int, mlp_ratio: float = 4.0, drop_path: f
         heads: Attention heads.
         mlp_ratio: Width of the MLP's hidden layer over `dim`.
         drop_path: Chance of skipping a branch for a whole sample.
+        dropout: On the result of each branch.
     """
     norm: Any = partial(nn.LayerNorm, eps=NORM_EPS)  # timm's annotation wants a class, its code calls it
-    return Block(dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, drop_path=drop_path, norm_layer=norm)
+    block = Block(
+        dim, heads, mlp_ratio=mlp_ratio, qkv_bias=True, proj_drop=dropout, drop_path=drop_path, norm_layer=norm
+    )
+    block.mlp.drop1 = nn.Identity()  # on the wide hidden layer it costs as much as a matrix product
+    return block
 
 
 def drop_path_rates(drop_path: float, depth: int) -> list[float]:

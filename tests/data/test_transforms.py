@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from islr.data.views.crops import random_resized_crop, spatial_crop
-from islr.data.views.poses import MIRROR, PoseAugmentConfig, augment_pose, resample_pose
+from islr.data.views.poses import MIRROR, PoseAugmentConfig, augment_pose, resample_pose, warped_times
 from islr.data.views.sampling import SamplingConfig, span_indices, uniform_indices
 
 
@@ -56,6 +56,16 @@ def test_resampling_never_mixes_with_an_absent_joint() -> None:
     assert out[0, 40, 0] == 0.0
     assert out[0, 40, 2] == 1.0
     assert out[1, 40, 2] == 0.0
+
+
+def test_a_warp_of_time_keeps_both_ends_and_the_order() -> None:
+    times = np.stack([warped_times(32, 0.5, np.random.default_rng(seed)) for seed in range(50)])
+    assert (times[:, 0] == 0).all()
+    assert np.allclose(times[:, -1], 1)
+    steps = np.diff(times, axis=1)
+    assert (steps > 0).all()
+    assert 0.2 < np.log(31 * steps).std() < 0.6  # no more than the deviation: between knots, draws are averaged
+    assert warped_times(1, 0.5, np.random.default_rng(0)).tolist() == [0.0]
 
 
 def test_pose_augmentation_is_a_similarity_up_to_its_options() -> None:

@@ -151,7 +151,9 @@ def test_views_are_consecutive_windows() -> None:
     assert steps.norm(dim=1).min() > 1e-3
 
 
-@pytest.mark.parametrize("encoder", ["stgcn_tiny", "slgcn_tiny", "pose_transformer_tiny", "spoter_tiny"])
+@pytest.mark.parametrize(
+    "encoder", ["stgcn_tiny", "slgcn_tiny", "pose_transformer_tiny", "pose_conv_transformer_tiny", "spoter_tiny"]
+)
 def test_every_pose_encoder_is_trained(encoder: str) -> None:
     recipe = small_recipe(encoder)
     out = recipe(small_batch(recipe))
@@ -180,6 +182,8 @@ def test_impossible_options_are_refused() -> None:
         DPC(create_model("stgcn_tiny", frames=16), DPCConfig(window_frames=4))
     with pytest.raises(ValueError, match="predicted 7 leaves none of 7 windows"):
         DPCConfig(predicted=7)
+    with pytest.raises(ValueError, match="bends the time of a whole sign"):
+        DPCConfig.model_validate({"pose": {"warp": 0.1}})
 
 
 def test_clips_need_no_videos(tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ def test_impossible_options_are_refused() -> None:
         small_recipe(motion_stride=16)
     with pytest.raises(UserError, match="decoder_heads=5 does not divide decoder_dim=32"):
         small_recipe(decoder_heads=5)
-    with pytest.raises(UserError, match="posemae trains pose_transformer encoders, not MViTEncoder"):
+    with pytest.raises(UserError, match=r"posemae trains .*pose_conv_transformer encoders, not MViTEncoder"):
         PoseMAE(create_model("mvit_tiny"), PoseMAEConfig())  # type: ignore[arg-type]
 
 

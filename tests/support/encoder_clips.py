@@ -11,6 +11,7 @@ OTHER_SIZE = {
     "hiera_tiny": {"frames": 4, "size": 96},
     "mvit_tiny": {"frames": 4, "size": 96},
     "vit_tiny": {"frames": 4, "size": 96},
+    "pose_conv_transformer_tiny": {"frames": 24},
     "pose_transformer_tiny": {"frames": 24},
     "timesformer_tiny": {"frames": 4, "size": 96},
     "i3d_tiny": {"frames": 11, "size": 50},

@@ -21,12 +21,14 @@ def _mirror() -> np.ndarray:
 
 
 MIRROR = _mirror()
+WARP_KNOTS = 4  # a sign has about as many phases: raise, stroke, hold, lower
 
 
 class PoseAugmentConfig(Config):
     """Training-time augmentation of a pose sequence; magnitudes are in shoulder widths and radians."""
 
     crop: tuple[float, float] = Field((0.6, 1.0), description="share of the sign's duration, drawn between")
+    warp: float = Field(0.0, ge=0, description="standard deviation of the log of the speed along the sign")
     rotation: float = Field(0.15, ge=0, description="standard deviation of the rotation")
     scale: float = Field(0.1, ge=0, description="standard deviation of the scale around 1")
     shear: float = Field(0.1, ge=0, description="standard deviation of the shear")
@@ -76,9 +78,17 @@ def augment_pose(pose: np.ndarray, config: PoseAugmentConfig, rng: np.random.Gen
     return out
 
 
+def warped_times(frames: int, deviation: float, rng: np.random.Generator) -> np.ndarray:
+    """Return rising times from 0 to 1, `[frames]`; the log of their speed is linear between normal draws."""
+    knots = np.linspace(0, 1, WARP_KNOTS)
+    steps = np.exp(np.interp(np.linspace(0, 1, frames - 1), knots, rng.normal(0, deviation, WARP_KNOTS)))
+    return np.concatenate([[0.0], np.cumsum(steps) / max(steps.sum(), np.finfo(float).tiny)])
+
+
 def augmented_pose(source: ClipSource, frames: int, config: PoseAugmentConfig, rng: np.random.Generator) -> np.ndarray:
     """Crop the sign in time, resample it to `frames` and augment it: float32 `[frames, 75, 3]`."""
     pose, _ = normalise(source.pose())
     span = rng.uniform(*config.crop) * (len(pose) - 1)
     start = rng.uniform(0, len(pose) - 1 - span) if len(pose) > 1 else 0.0
-    return augment_pose(resample_pose(pose, start + np.linspace(0, span, frames)), config, rng)
+    times = span * warped_times(frames, config.warp, rng) if config.warp else np.linspace(0, span, frames)
+    return augment_pose(resample_pose(pose, start + times), config, rng)
