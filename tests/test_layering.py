@@ -44,6 +44,7 @@ SEPARATE_ENVIRONMENT = {"mediapipe"}  # poses are extracted in an environment of
 MOST_FILES = 12
 MORE_FILES = {  # one entry of a registry a file
     "pretrain": "recipes",
+    "islr/models": "encoders",
     "islr/models/layouts": "projects whose weights can be imported",
 }
 MOST_LINES, MOST_BODY = 400, 60
