@@ -15,6 +15,12 @@ data_app = typer.Typer(no_args_is_help=True, help="Convert, fetch, audit and pac
 data_app.add_typer(poses_app, name="poses")
 
 
+_Root = Annotated[
+    Path | None, typer.Option(help="data root, which holds all files that links lead to; default: the folder of videos")
+]
+_MixedPoses = Annotated[bool, typer.Option("--mixed-poses", help="accept poses that several programs made")]
+
+
 @data_app.command("wlasl")
 def data_wlasl(
     json_file: Annotated[Path, typer.Option("--json", help="WLASL_v0.3.json, or one with its schema")],
@@ -33,6 +39,8 @@ def data_wlasl(
     class_list: Annotated[Path | None, typer.Option(help="wlasl_class_list.txt, to check the order of classes")] = None,
     subset: Annotated[int | None, typer.Option(help="first 100, 300, 1000 or 2000 classes")] = None,
     pattern: Annotated[str, typer.Option(help="file names without suffix, such as {gloss}_{id}_{n}")] = "{id}",
+    root: _Root = None,
+    mixed_poses: _MixedPoses = False,
     workers: Annotated[int, typer.Option(min=1, help="processes that decode")] = os.cpu_count() or 1,
 ) -> None:
     """Write the manifest of WLASL. Absent videos stay in it as missing."""
@@ -56,6 +64,8 @@ def data_wlasl(
             labels=space,
             subset=subset,
             pattern=pattern,
+            root=root,
+            mixed_poses=mixed_poses,
             workers=workers,
             out=out,
             progress=bar.callback,
@@ -71,14 +81,44 @@ def data_folder(
     videos: Annotated[Path, typer.Argument(help="folder of videos, or of one folder per class")],
     out: Annotated[Path, typer.Option(help="manifest.csv to write")],
     poses: Annotated[Path | None, typer.Option(help="folder of poses laid out like the videos")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="FOLDER=train|val|test|none: a top folder's split; may be repeated")
+    ] = None,
+    no_splits: Annotated[
+        bool, typer.Option("--no-splits", help="top folders are classes, whatever their names")
+    ] = False,
+    labelled: Annotated[
+        bool | None, typer.Option("--labelled/--unlabelled", help="folders are classes, or are not; default: if clear")
+    ] = None,
+    ignore: Annotated[list[str] | None, typer.Option(help="pattern of files or folders to leave out")] = None,
+    root: _Root = None,
+    mixed_poses: _MixedPoses = False,
     workers: Annotated[int, typer.Option(min=1, help="processes that decode")] = os.cpu_count() or 1,
 ) -> None:
-    """Write the manifest of a folder of videos. They are unlabelled, or lie in one folder per class."""
-    from islr.data.corpora.folder import from_folder
+    """Write the manifest of a folder of videos. They are unlabelled, or lie in one folder per class, below splits.
+
+    Says what it recognised, and writes the outcome of every file to <out>.outcomes.csv.
+    """
+    from islr.data.corpora.folder import FolderLayout, from_folder
     from islr.progress import ProgressBar
 
+    if no_splits and split:
+        raise UserError(
+            "--split names the split of a top folder, --no-splits says that there is none; give one of the two"
+        )
+    pairs = dict(text.rpartition("=")[::2] for text in split or [])
+    layout = FolderLayout(labelled, None if no_splits else pairs, ignore or [])
     with ProgressBar("scanning", 0) as bar:
-        manifest = from_folder(videos, poses=poses, workers=workers, out=out, progress=bar.callback)
+        manifest = from_folder(
+            videos,
+            poses=poses,
+            mixed_poses=mixed_poses,
+            layout=layout,
+            root=root,
+            workers=workers,
+            out=out,
+            progress=bar.callback,
+        )
     manifest.save(out)
     _print_audit(manifest)
 
@@ -95,9 +135,11 @@ def _corpus(corpus: str, summary: str, /, **inputs: Any) -> None:
         "videos": Annotated[Path, typer.Option(help="folder of videos; files are found at any depth by their name")],
         "out": Annotated[Path, typer.Option(help="manifest.csv to write")],
         "poses": Annotated[Path | None, typer.Option(help="folder of <clip id>.npz")],
+        "root": _Root,
+        "mixed_poses": _MixedPoses,
         "workers": Annotated[int, typer.Option(min=1, help="processes that decode")],
     }
-    defaults = {"workers": os.cpu_count() or 1}
+    defaults = {"workers": os.cpu_count() or 1, "mixed_poses": False}
 
     def command(**given: Any) -> None:
         from islr.data.corpora.registry import CORPORA
@@ -133,6 +175,7 @@ def _input(kind: Any, text: str, name: str | None = None) -> Any:
 
 
 _EACH = "; may be repeated"
+_SPLIT = "split of each --list in order, or of all, where their names do not tell it"
 _corpus(
     "openasl",
     "Write the manifest of OpenASL. Videos: whole YouTube videos <yid>.mp4, of which time ranges are decoded.",
@@ -148,18 +191,23 @@ _corpus(
     "asl-citizen",
     "Write the manifest of ASL Citizen. Videos: named as in its lists.",
     lists=_input(list[Path], "train.csv, val.csv or test.csv of its splits folder" + _EACH, "--list"),
+    splits=_input(list[str] | None, _SPLIT, "--split"),
 )
 _corpus(
     "msasl",
     "Write the manifest of MS-ASL. Videos: whole YouTube videos <youtube id>.mp4, of which time ranges are decoded.",
     lists=_input(list[Path], "MSASL_train.json, MSASL_val.json or MSASL_test.json" + _EACH, "--list"),
     subset=_input(int | None, "first 100, 200, 500 or 1000 classes"),
+    class_names=_input(Path | None, "MSASL_classes.json, the names of the classes", "--classes"),
+    synonyms=_input(Path | None, "MSASL_synonym.json, other spellings of the names"),
+    splits=_input(list[str] | None, _SPLIT, "--split"),
 )
 _corpus(
     "autsl",
     "Write the manifest of AUTSL. Videos: signerX_sampleY_color.mp4.",
     lists=_input(list[Path], "train_labels.csv, validation_labels.csv or test_labels.csv" + _EACH, "--list"),
     signs=_input(Path, "SignList_ClassId_TR_EN.csv, the names of the classes"),
+    splits=_input(list[str] | None, _SPLIT, "--split"),
 )
 _corpus(
     "lsa64",

@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,10 +27,13 @@ OK, MISSING, CORRUPT = "ok", "missing", "corrupt:"
 
 COLUMNS = (
     *("clip_id", "path", "start", "end", "box", "gloss", "form", "label", "variation", "signer", "source"),
-    *("split", "frames", "fps", "width", "height", "status", "pose"),
+    *("split", "frames", "fps", "width", "height", "status", "pose", "code", "first_frame", "file_frames"),
 )
+# Characters that the csv cannot hold: controls, which end or hide parts of a line, and bytes that were not UTF-8.
+_UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+_TEXTS = ("clip_id", "path", "gloss", "form", "variation", "signer", "source", "status", "pose", "code")
 _FLOATS = ("start", "end", "fps")
-_INTS = ("label", "frames", "width", "height")
+_INTS = ("label", "frames", "width", "height", "first_frame", "file_frames")
 VERSION = 1
 
 Box = tuple[float, float, float, float]
@@ -39,9 +43,11 @@ Box = tuple[float, float, float, float]
 class Clip:
     """One clip of a corpus.
 
-    `path` and `pose` are relative to the manifest's root; `start` and `end` are seconds in the file (None =
-    the file's own start or end); `box` is x0, y0, x1, y1 in pixels of the upright file; `frames` counts the
-    decoded frames of the time range, and `frames`, `fps`, `width` and `height` are measured by decoding.
+    `path` and `pose` are relative to the manifest's root; a clip of a corpus without videos has a pose and no path.
+    `start` and `end` are seconds in the file (None = the file's own start or end); `box` is x0, y0, x1, y1 in pixels of
+    the upright file; `frames` counts the decoded frames of the time range, and `frames`, `fps`, `width` and `height`
+    are measured by decoding. `first_frame` is the number of the range's first frame in its file, and `file_frames`
+    counts the file's frames (None = the clip is the whole file). `code` is the clip's entry in a published lexicon.
     """
 
     clip_id: str
@@ -62,6 +68,9 @@ class Clip:
     height: int | None = None
     status: str = OK
     pose: str = ""
+    code: str = ""
+    first_frame: int | None = None
+    file_frames: int | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,9 @@ class Manifest:
         clips = _parse(text, path)
         about = _read_about(path.with_suffix(".json"))
         if about is None:
-            return cls(path.parent.name or path.stem, clips, path.parent, _classes_from(clips, path))
+            classes = _classes_from(clips, path)
+            _check_labels(clips, classes, path)
+            return cls(path.parent.name or path.stem, clips, path.parent, classes)
         manifest = cls(
             name=about["name"],
             clips=clips,
@@ -125,14 +136,19 @@ class Manifest:
                 f"{path}: its clips or labels are not those recorded in {path.with_suffix('.json').name};"
                 " make the manifest again, or delete the json if the csv was edited on purpose"
             )
-        _check_labels(manifest.clips, len(manifest.classes), path)
+        _check_labels(manifest.clips, manifest.classes, path)
         return manifest
 
     def save(self, path: str | Path) -> None:
-        """Write `<path>.csv` and the `.json` beside it, each atomically."""
+        """Write `<path>.csv` and the `.json` beside it, each atomically.
+
+        Raises:
+            UserError: `load` would refuse the rows.
+        """
         path = Path(path)
         if path.suffix.lower() != ".csv":
             raise UserError(f"{path}: a manifest is saved as a .csv file")
+        self._check(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         folder, root = path.parent.resolve(), self.root.resolve()
         fingerprints = {"all": self.fingerprint()}
@@ -156,6 +172,17 @@ class Manifest:
         path.with_suffix(".json").unlink(missing_ok=True)
         write_atomic(path, rows.getvalue())
         write_atomic(path.with_suffix(".json"), json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+
+    def _check(self, path: Path) -> None:
+        """Refuse what `load` refuses."""
+        seen: set[str] = set()
+        for number, clip in enumerate(self.clips, start=1):
+            if fault := "occurs twice" if clip.clip_id in seen else fault_of(clip):
+                raise UserError(f"{path}: row {number}, clip {clip.clip_id!a}: {fault}")
+            seen.add(clip.clip_id)
+        if not self.clips:
+            raise UserError(f"{path}: the manifest has no clips")
+        _check_labels(self.clips, self.classes, path)
 
     def fingerprint(self, split: str | None = None) -> str:
         """Return the sha256 over the sorted (clip_id, label) of every clip of a split, its file present or not."""
@@ -184,7 +211,7 @@ class Manifest:
         return self.replace(rest), self.replace(held)
 
     def path_of(self, clip: Clip) -> Path:
-        """Return the clip's video file."""
+        """Return the clip's video file; the root itself for a clip that has only a pose."""
         return self.root / clip.path
 
     def pose_of(self, clip: Clip) -> Path | None:
@@ -207,6 +234,10 @@ def _parse(text: str, path: Path) -> tuple[Clip, ...]:
     header = reader.fieldnames or []
     if "clip_id" not in header or "path" not in header:
         raise UserError(f"{path}: the first line of a manifest names its columns, at least clip_id and path")
+    if len(set(header)) < len(header):
+        raise UserError(
+            f"{path}: column '{next(n for n in header if header.count(n) > 1)}' occurs twice; keep one of them"
+        )
     unknown = [name for name in header if name not in COLUMNS]
     if unknown:
         raise UserError(f"{path}: unknown column '{unknown[0]}'; columns are {', '.join(COLUMNS)}")
@@ -230,29 +261,45 @@ def _row(row: Mapping[str | None, Any], where: str) -> Clip:
     if None in row or None in row.values():
         raise UserError(f"{where}: the number of cells differs from the header's")
     values: dict[str, Any] = {str(name): text for name, text in row.items() if text != ""}
-    for name in ("clip_id", "path"):
-        if name not in values:
-            raise UserError(f"{where}: '{name}' is empty")
-        if any(ord(character) < 32 for character in values[name]):
-            raise UserError(f"{where}: '{name}' holds a control character")
     for name, kind in [*((name, float) for name in _FLOATS), *((name, int) for name in _INTS)]:
         if name in values:
             values[name] = _number(kind, values[name], f"{where}: '{name}'")
     if "box" in values:
-        corners = tuple(_number(float, part, f"{where}: 'box'") for part in values["box"].split(","))
-        if len(corners) != 4 or corners[0] >= corners[2] or corners[1] >= corners[3]:
-            raise UserError(f"{where}: 'box' is x0,y0,x1,y1 with x0 < x1 and y0 < y1, not '{row['box']}'")
-        values["box"] = corners
-    clip = Clip(**values)
-    if clip.split not in SPLITS:
-        raise UserError(f"{where}: unknown split '{clip.split}'; splits are {', '.join(SPLITS)}")
-    if clip.status not in (OK, MISSING) and not clip.status.startswith(CORRUPT):
-        raise UserError(f"{where}: unknown status '{clip.status}'; it is ok, missing or corrupt:<kind>")
-    if clip.label is not None and clip.label < 0:
-        raise UserError(f"{where}: 'label' is negative; leave it empty for a clip without a label")
-    if clip.start is not None and clip.end is not None and clip.end <= clip.start:
-        raise UserError(f"{where}: 'end' is not after 'start'")
+        values["box"] = tuple(_number(float, part, f"{where}: 'box'") for part in values["box"].split(","))
+    clip = Clip(**{"clip_id": "", "path": "", **values})
+    if fault := fault_of(clip):
+        raise UserError(f"{where}: {fault}")
     return clip
+
+
+def fault_of(clip: Clip) -> str:
+    """Return why a clip cannot be a row of a manifest, such as "'end' is not after 'start'"; "" if it can be one.
+
+    `Manifest.load` and `Manifest.save` apply it to every row, and converters to every row of a list.
+    """
+    if not clip.clip_id.strip():
+        return "'clip_id' is empty"
+    if not clip.path.strip() and not clip.pose:
+        return "'path' is empty"
+    if _UNWRITABLE.search("".join([getattr(clip, name) for name in _TEXTS])):
+        name = next(name for name in _TEXTS if _UNWRITABLE.search(getattr(clip, name)))
+        surrogate = any("\ud800" <= character <= "\udfff" for character in getattr(clip, name))
+        return f"'{name}' {'is not UTF-8' if surrogate else 'holds a control character'}"
+    for name in _FLOATS:
+        if getattr(clip, name) is not None and not math.isfinite(getattr(clip, name)):
+            return f"'{name}' is not a number: '{getattr(clip, name)}'"
+    box = clip.box
+    if box is not None and not (len(box) == 4 and box[0] < box[2] and box[1] < box[3] and all(map(math.isfinite, box))):
+        return f"'box' is x0,y0,x1,y1 with x0 < x1 and y0 < y1, not '{_cell(box)}'"
+    if clip.split not in SPLITS:
+        return f"unknown split '{clip.split}'; splits are {', '.join(SPLITS)}"
+    if clip.status not in (OK, MISSING) and not clip.status.startswith(CORRUPT):
+        return f"unknown status '{clip.status}'; it is ok, missing or corrupt:<kind>"
+    if clip.label is not None and clip.label < 0:
+        return "'label' is negative; leave it empty for a clip without a label"
+    if clip.end is not None and clip.end <= max(clip.start or 0.0, 0.0):
+        return "'end' is not after 'start'"
+    return ""
 
 
 def _number(kind: type, text: str, where: str) -> Any:
@@ -293,7 +340,12 @@ def _classes_from(clips: tuple[Clip, ...], path: Path) -> tuple[str, ...]:
     return tuple(names.get(index, str(index)) for index in range(count))
 
 
-def _check_labels(clips: tuple[Clip, ...], classes: int, path: Path) -> None:
+def _check_labels(clips: tuple[Clip, ...], classes: tuple[str, ...], path: Path) -> None:
+    """Refuse labels beyond the classes, and two labels of one name, which no table could tell apart."""
+    label_of: dict[str, int] = {}
+    for label, name in enumerate(classes):
+        if label_of.setdefault(name, label) != label:
+            raise UserError(f"{path}: labels {label_of[name]} and {label} are both called '{name}'; each needs its own")
     for clip in clips:
-        if clip.label is not None and clip.label >= classes:
-            raise UserError(f"{path}: clip '{clip.clip_id}' has label {clip.label} of only {classes} classes")
+        if clip.label is not None and clip.label >= len(classes):
+            raise UserError(f"{path}: clip '{clip.clip_id}' has label {clip.label} of only {len(classes)} classes")

@@ -159,7 +159,7 @@ def test_ceiling_of_the_published_labels(shared: Path) -> None:
     folder = shared / "data" / "gloss_based"
     lists = [folder / f"wlasl_1573_{split}.csv" for split in ("train", "dev", "test")]
     labels = read_labels(lists, folder / "label_map_wlasl1573.txt")
-    instances, glosses = read_instances(shared / "data" / "wlasl" / "WLASL_v0.3.json")
+    instances, glosses, _ = read_instances(shared / "data" / "wlasl" / "WLASL_v0.3.json")
     clips = [Clip(i.video_id, "x", gloss=i.gloss, label=i.label, split=i.split) for i in instances]
     manifest = Manifest("wlasl", tuple(clips), Path(), tuple(glosses))
     formed = with_forms(manifest, labels)

@@ -28,7 +28,8 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
         assert Manifest.load(path) == corpus(tmp_path)
     header = (tmp_path / "manifest.csv").read_text().splitlines()[0]
     assert header == (
-        "clip_id,path,start,end,box,gloss,form,label,variation,signer,source,split,frames,fps,width,height,status,pose"
+        "clip_id,path,start,end,box,gloss,form,label,variation,signer,source,split,frames,fps,width,height,status,pose,"
+        "code,first_frame,file_frames"
     )
     assert [field.name for field in dataclasses.fields(Clip)] != list(COLUMNS)  # the file's order is its own
     assert {field.name for field in dataclasses.fields(Clip)} == set(COLUMNS)

@@ -21,10 +21,12 @@ from support.video_files import (
     make_cut_between_frames,
     make_eight_k,
     make_flipped,
+    make_joined,
     make_late_start,
     make_rotated,
     make_trimmed,
     make_video,
+    make_with_cover,
     make_zeroed,
     numbers_of,
     picture,
@@ -127,6 +129,34 @@ def test_turned_video_comes_out_upright(tmp_path: Path, degrees: int, backend: s
 def test_mirrored_video_keeps_the_hands_on_their_side(tmp_path: Path, degrees: int) -> None:
     path = make_rotated(tmp_path / "mirrored.mp4", degrees, mirrored=True)
     assert numbers_of(decode(path)) == ALL
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+@pytest.mark.parametrize("marked", [True, False])
+@pytest.mark.parametrize("first", [True, False])
+def test_cover_picture_is_never_the_film(tmp_path: Path, marked: bool, first: bool, suffix: str) -> None:
+    path = make_with_cover(tmp_path / f"v{suffix}", marked=marked, first=first)
+    assert numbers_of(decode(path)) == ALL
+    assert probe_video(path) == VideoInfo(FRAMES, FPS, WIDTH, HEIGHT)
+    sound = make_with_cover(tmp_path / f"s{suffix}", marked=marked, first=first, film=False)
+    assert kind_of(sound) == "no video stream"
+
+
+def test_reordered_frames_of_a_container_without_playing_times_keep_their_order(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "v.avi", 140)
+    for start, end in ((0.4, 0.8), (4.4, 4.8)):
+        first = round(start * FPS)
+        assert numbers_of(decode(path, start=start, end=end)) == list(range(first, first + 10))
+    assert measure(path, ((0.4, 0.8), (9.0, None)))[1] == ((10, 10), (0, 0))
+
+
+def test_times_that_do_not_rise_are_refused(tmp_path: Path) -> None:
+    assert kind_of(make_joined(tmp_path / "joined.mpg")) == "times"
+    with pytest.raises(DecodeError, match=r"times \(frame 10 at"):
+        measure(tmp_path / "joined.mpg")
+    ticks = make_video(tmp_path / "ticks.mp4", 8, times=[number / 12800 for number in range(8)])
+    with pytest.raises(DecodeError, match=r"times \(8 frames within 0.000"):
+        measure(ticks)
 
 
 def test_frames_are_counted_by_decoding(tmp_path: Path) -> None:
@@ -271,9 +301,9 @@ def test_shrinking_is_the_same_in_every_backend_and_never_enlarges(good: Path) -
 
 
 def test_measure_counts_ranges_in_one_pass(good: Path) -> None:
-    info, counts = measure(good, [(None, None), (0.4, 0.8), (None, 0.2), (1.5, None), (9.0, None)])
+    info, spans = measure(good, [(None, None), (0.4, 0.8), (None, 0.2), (1.5, None), (9.0, None)])
     assert info == VideoInfo(FRAMES, pytest.approx(FPS), WIDTH, HEIGHT)
-    assert counts == (FRAMES, 10, 5, 2, 0)
+    assert spans == ((0, FRAMES), (10, 10), (0, 5), (38, 2), (0, 0))
 
 
 def test_error_travels_between_processes_and_says_what_and_where() -> None:

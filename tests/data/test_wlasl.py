@@ -5,14 +5,16 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from support.video_files import make_video
+from support.video_files import make_video, numbers_of
 from support.wlasl_files import instance, small_wlasl, write_json
 
 from islr.cli import run
 from islr.data.corpora.wlasl import fit_box, from_wlasl
-from islr.data.corpora.wlasl_json import span_of
+from islr.data.corpora.wlasl_json import read_instances, span_of
+from islr.data.corpora.youtube import youtube_id
 from islr.data.labels import Labels
 from islr.data.manifest import Manifest
+from islr.data.video.decode import decode
 from islr.data.video.scan import ScanJob, Scanned, scan
 from islr.errors import UserError
 from islr.files import file_sha256
@@ -266,13 +268,13 @@ def test_revised_labels_replace_classes_and_shrink_splits(files: tuple[Path, Pat
         ("[]", "list of glosses"),
         ('{"gloss": 1}', "holds no list"),
         ('[{"gloss": "a"}]', "entry 0 is not of the WLASL schema"),
-        ('[{"gloss": "a", "instances": [{"video_id": "1"}]}]', "entry 0 is not of the WLASL schema"),
+        ('[{"gloss": "a", "instances": [{"split": "val"}]}]', "has no video_id"),
         (json.dumps([{"gloss": "a", "instances": [instance("1", "dev")]}]), "split 'dev'"),
         (
-            json.dumps([{"gloss": "a", "instances": [instance("1", "val"), instance("1", "val")]}]),
-            "'1' occurs twice",
+            json.dumps([{"gloss": "a", "instances": [instance("1", "val"), instance("1", "test")]}]),
+            "'1' is listed twice",
         ),
-        (json.dumps([{"gloss": "a", "instances": []}]), "no instances"),
+        (json.dumps([{"gloss": "a", "instances": []}]), "lists no clips"),
     ],
 )
 def test_wrong_json_is_one_line(tmp_path: Path, content: str | None, message: str) -> None:
@@ -313,3 +315,34 @@ def test_the_full_json_with_a_few_real_clips(shared: Path, tmp_path: Path) -> No
     hundred = from_wlasl(wlasl / "WLASL_v0.3.json", tmp_path, subset=100, workers=0)
     assert len(hundred) == 2038
     assert sum(clip.split == "test" for clip in hundred) == 258
+
+
+def test_whole_videos_named_by_their_youtube_id_serve_all_their_instances(tmp_path: Path) -> None:
+    make_video(tmp_path / "a_-4567890b.mp4", 100)
+    make_video(tmp_path / "00003.mp4", 20, first=50)
+    make_video(tmp_path / "short678901.mp4", 10)
+    watch = "https://www.youtube.com/watch?v=a_-4567890b"
+    instances = [
+        instance("00001", "train", url=watch, frame_start=11, frame_end=30),
+        instance("00002", "train", url="youtu.be/a_-4567890b", frame_start=41, frame_end=60),
+        instance("00003", "test", url=watch, frame_start=51, frame_end=70),
+        instance("00004", "test", url="https://youtu.be/short678901", frame_start=51, frame_end=70),
+        instance("00005", "test", url="https://youtu.be/absent78901"),
+    ]
+    manifest = from_wlasl(write_json(tmp_path / "w.json", {"book": instances}), tmp_path, workers=0)
+    assert [(c.path, c.frames, c.first_frame, c.file_frames, c.status) for c in manifest] == [
+        ("a_-4567890b.mp4", 20, 10, 100, "ok"),
+        ("a_-4567890b.mp4", 20, 40, 100, "ok"),
+        ("00003.mp4", 20, None, None, "ok"),
+        ("short678901.mp4", 0, 0, 10, "corrupt:no frames"),
+        ("00005.mp4", None, None, None, "missing"),
+    ]
+    clip = manifest.clips[1]
+    assert numbers_of(decode(manifest.path_of(clip), start=clip.start, end=clip.end)) == list(range(40, 60))
+
+
+@pytest.mark.real
+def test_youtube_ids_of_wlasl100(shared: Path) -> None:
+    instances, _, left_out = read_instances(shared / "data" / "wlasl" / "WLASL_v0.3.json")
+    first = [instance for instance in instances if instance.label < 100]
+    assert (len(first), sum(youtube_id(instance.url) is not None for instance in first), left_out) == (2038, 685, [])

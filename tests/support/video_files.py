@@ -12,6 +12,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
 BITS = 8
@@ -248,4 +249,33 @@ def make_eight_k(path: Path, frames: int) -> Path:
             large = picture(index, 96, 54).repeat(80, axis=0).repeat(80, axis=1)
             container.mux(stream.encode(_frame(large, "yuv420p")))
         container.mux(stream.encode())
+    return path
+
+
+def make_with_cover(path: Path, *, marked: bool = True, first: bool = True, film: bool = True) -> Path:
+    """A file with a cover picture before or after its film (or its sound), marked as a cover or not."""
+    parts = (
+        make_video(path.with_name(f"film_{path.name}")) if film else make_audio_only(path.with_name(f"s_{path.name}"))
+    )
+    with av.open(str(parts)) as source, av.open(str(path), "w") as target:
+        cover = target.add_stream("mjpeg", rate=FPS) if first else None
+        copy = target.add_stream_from_template(source.streams[0])
+        cover = cover or target.add_stream("mjpeg", rate=FPS)
+        cover.width, cover.height, cover.pix_fmt = 128, 96, "yuvj420p"
+        if marked:
+            cover.disposition = Disposition.attached_pic
+        for packet in cover.encode(_frame(picture(255, 128, 96), "yuvj420p")) + cover.encode():
+            target.mux(packet)
+        for packet in source.demux(source.streams[0]):
+            if packet.dts is not None:
+                packet.stream = copy
+                target.mux(packet)
+    parts.unlink()
+    return path
+
+
+def make_joined(path: Path) -> Path:
+    """Two films joined byte by byte, so that the times start again."""
+    parts = [make_video(path.with_name(f"{n}_{path.name}"), 10, codec="mpeg1video", first=10 * n) for n in range(2)]
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
     return path

@@ -6,15 +6,17 @@ on the mirror that the videos came from.
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from islr.data.corpora.layout import corpus_folders, data_root, pose_path, read_json, read_text
+from islr.data.corpora.layout import check_links, corpus_folders, data_root, pose_path, pose_programs, read_json
+from islr.data.corpora.tables import read_lines
 from islr.data.corpora.wlasl_json import Instance, read_instances
+from islr.data.corpora.youtube import youtube_id
 from islr.data.labels import Labels, read_labels, revise
-from islr.data.manifest import MISSING, OK, Box, Clip, Manifest
+from islr.data.manifest import CORRUPT, MISSING, OK, Box, Clip, Manifest
 from islr.data.video.scan import Progress, Range, ScanJob, Scanned, cache_beside, find_videos, scan
 from islr.errors import UserError
 from islr.files import file_sha256
@@ -39,6 +41,7 @@ def from_wlasl(
     subset: int | None = None,
     labels: Labels | str | Path | Sequence[str | Path] | None = None,
     label_names: str | Path | None = None,
+    mixed_poses: bool = False,
     pattern: str = "{id}",
     trimmed: Collection[str] = (),
     name: str = "wlasl",
@@ -53,7 +56,7 @@ def from_wlasl(
 
     Args:
         json: `WLASL_v0.3.json` or a file of its schema.
-        videos: A folder; videos are found at any depth by their name.
+        videos: A folder; videos are found at any depth by their name: the video id, or the YouTube id of whole videos.
         poses: A folder of `<video_id>.npz` pose files.
         nslt: `nslt_<n>.json`: only its clips are kept, and its splits and classes are checked against the
             json.
@@ -62,6 +65,7 @@ def from_wlasl(
         subset: Only the first n glosses.
         labels: A revised label space, or its files; see `islr.data.labels`.
         label_names: The class names of numbered labels, one a line.
+        mixed_poses: Accept poses that several programs made.
         pattern: File names without suffix: `{id}`, `{gloss}` and `{n}` stand for the video id, the gloss and any
             number, e.g. `{gloss}_{id}_{n}`.
         trimmed: Ids of the videos that are cut to their time range already (`islr.data.fetch.table.trimmed_ids`).
@@ -76,14 +80,13 @@ def from_wlasl(
     listing = _listing(json, nslt, class_list, subset)
     folder, pose_folder = corpus_folders(videos, poses)
     base = data_root((folder, pose_folder), root)
-    files, unused = _match(find_videos(folder), {instance.video_id for instance in listing.instances}, pattern)
-    jobs = [
-        ScanJob(files[instance.video_id], () if instance.span == (None, None) else (instance.span,))
-        for instance in listing.instances
-        if instance.video_id in files
-    ]
+    files, unused = _match(find_videos(folder), listing.instances, pattern)
+    jobs = _scan_jobs(listing.instances, files)
+    pose_of = {i.video_id: pose_path(pose_folder, i.video_id, base) for i in listing.instances}
+    linked = check_links([job.path for job in jobs], base)
+    programs = pose_programs(pose_of.values(), base, mixed_poses)
     results = scan(jobs, base, workers=workers, cache=cache_beside(out), progress=progress)
-    scanned = {job.path: result for job, result in zip(jobs, results, strict=True)}
+    scanned = {job.path: (job, result) for job, result in zip(jobs, results, strict=True)}
     counts: Counter[str] = Counter()
     clips = []
     for instance in listing.instances:
@@ -91,9 +94,9 @@ def from_wlasl(
             instance = replace(instance, span=(None, None))
             counts["ranges_of_clips_already_cut"] += 1
         path = files.get(instance.video_id, folder / f"{instance.video_id}.mp4")
-        clip = _clip(instance, path, scanned.get(path, _ABSENT), base, counts)
+        clip = _clip(instance, *scanned.get(path, (ScanJob(path), _ABSENT)), base, counts)
         if pose_folder is not None:
-            clip = replace(clip, pose=pose_path(pose_folder, instance.video_id, base))
+            clip = replace(clip, pose=pose_of[instance.video_id])
             counts["clips_with_video_but_no_pose"] += clip.status == OK and not clip.pose
         clips.append(clip)
     notes = {
@@ -101,6 +104,8 @@ def from_wlasl(
         "video_files_not_in_json": unused,
         "same_origin": _same_origin(listing.instances),
         **dict(sorted(counts.items())),
+        **linked,
+        **programs,
     }
     manifest = Manifest(name, tuple(clips), base, tuple(listing.glosses), listing.sources, notes)
     if labels is None:
@@ -122,9 +127,11 @@ class _Listing:
 
 def _listing(json: str | Path, nslt: str | Path | None, class_list: str | Path | None, subset: int | None) -> _Listing:
     """Read the json, check it against the other list files, and keep the clips of the nslt json and the subset."""
-    instances, glosses = read_instances(json)
+    instances, glosses, left_out = read_instances(json)
     sources = {Path(path).name: file_sha256(path) for path in (json, nslt, class_list) if path is not None}
     notes: dict[str, Any] = {"instances_in_json": len(instances), "glosses_in_json": len(glosses)}
+    if left_out:
+        notes["rows_left_out"] = left_out
     if nslt is not None:
         instances = _check_nslt(instances, glosses, Path(nslt), notes)
     if class_list is not None:
@@ -166,10 +173,10 @@ def _same_origin(instances: list[Instance]) -> list[list[str]]:
     return [ids for ids in groups.values() if len(ids) > 1]
 
 
-def _clip(instance: Instance, path: Path, scanned: Scanned, base: Path, counts: Counter[str]) -> Clip:
+def _clip(instance: Instance, job: ScanJob, scanned: Scanned, base: Path, counts: Counter[str]) -> Clip:
     clip = Clip(
         clip_id=instance.video_id,
-        path=path.relative_to(base).as_posix(),
+        path=job.path.relative_to(base).as_posix(),
         gloss=instance.gloss,
         label=instance.label,
         split=instance.split,
@@ -180,11 +187,20 @@ def _clip(instance: Instance, path: Path, scanned: Scanned, base: Path, counts: 
     )
     if scanned.status != OK:
         return clip
-    clip = replace(clip, frames=scanned.frames, fps=round(scanned.fps, 4), width=scanned.width, height=scanned.height)
+    clip = replace(
+        clip, frames=scanned.frames, fps=round(scanned.fps, 4) or None, width=scanned.width, height=scanned.height
+    )
     if instance.span != (None, None):
-        if _is_uncut(instance.span, scanned):
+        at = job.ranges.index(instance.span)
+        first, frames = scanned.firsts[at], scanned.counts[at]
+        whole_video = job.path.stem not in (instance.video_id, instance.video_id.lstrip("0")) and (
+            job.path.stem == youtube_id(instance.url)
+        )
+        if whole_video or _is_uncut(instance.span, scanned, frames):
             counts["ranges_used"] += 1
-            clip = replace(clip, start=instance.span[0], end=instance.span[1], frames=scanned.counts[0])
+            clip = replace(clip, start=instance.span[0], end=instance.span[1], frames=frames)
+            clip = replace(clip, first_frame=first, file_frames=scanned.frames)
+            clip = replace(clip, status=OK if frames else CORRUPT + "no frames")
         else:
             counts["ranges_of_clips_already_cut"] += 1
     if instance.box is not None:
@@ -195,38 +211,59 @@ def _clip(instance: Instance, path: Path, scanned: Scanned, base: Path, counts: 
     return clip
 
 
-def _is_uncut(span: Range, scanned: Scanned) -> bool:
+def _is_uncut(span: Range, scanned: Scanned, frames: int) -> bool:
     """Return whether a range counts from this file's beginning; False if the file is cut to the range already."""
     start, end = span[0] or 0.0, span[1]
     if end is None:
-        return start < scanned.duration - _PRE_CUT_TOLERANCE_S and scanned.counts[0] > 0
+        return start < scanned.duration - _PRE_CUT_TOLERANCE_S and frames > 0
     if abs(scanned.duration - (end - start)) <= _PRE_CUT_TOLERANCE_S:
         return False
-    return end <= scanned.duration + _PRE_CUT_TOLERANCE_S and scanned.counts[0] > 0
+    return end <= scanned.duration + _PRE_CUT_TOLERANCE_S and frames > 0
 
 
-def _match(files: Iterable[Path], requested: set[str], pattern: str) -> tuple[dict[str, Path], int]:
-    """Return the file of each video id, and how many files belong to none."""
+def _match(found: Iterable[Path], instances: Sequence[Instance], pattern: str) -> tuple[dict[str, Path], int]:
+    """Return the file of each video id, and how many files belong to none.
+
+    A file of the id itself comes first, then the whole video that the published downloader names by its YouTube id.
+    """
     if "{id}" not in pattern:
         raise UserError(f"pattern '{pattern}': {{id}} must stand where file names have the video id")
     expression = re.escape(pattern)
     for field, meaning in (("id", r"(?P<id>[A-Za-z0-9-]+)"), ("gloss", r".+"), ("n", r"\d+")):
         expression = expression.replace(re.escape(f"{{{field}}}"), meaning, 1)
     shape = re.compile(expression)
+    requested = {instance.video_id for instance in instances}
+    on_youtube = {i.video_id: video for i in instances if (video := youtube_id(i.url)) is not None}
+    whole_videos = set(on_youtube.values()) - requested
     files_of: dict[str, Path] = {}
+    whole_of: dict[str, Path] = {}
     unused = 0
-    for path in files:
+    for path in found:
         match = shape.fullmatch(path.stem)
         video_id = match["id"] if match else ""
         if video_id not in requested and video_id.isdecimal():
             video_id = video_id.zfill(5)  # some mirrors lost the leading zeros
         if video_id in requested and video_id not in files_of:
             files_of[video_id] = path
+        elif path.stem in whole_videos and path.stem not in whole_of:
+            whole_of[path.stem] = path
         else:
             unused += 1
+    files_of = {i: whole_of[video] for i, video in on_youtube.items() if video in whole_of} | files_of
     if not files_of:
         raise UserError(f"no video is named '{pattern}' with an id of the json; use --pattern for other names")
     return files_of, unused
+
+
+def _scan_jobs(instances: Sequence[Instance], files: Mapping[str, Path]) -> list[ScanJob]:
+    """Return each file once, with the ranges that are instances of it."""
+    ranges: dict[Path, dict[Range, None]] = {}
+    for instance in instances:
+        if instance.video_id in files:
+            spans = ranges.setdefault(files[instance.video_id], {})
+            if instance.span != (None, None):
+                spans[instance.span] = None
+    return [ScanJob(path, tuple(spans)) for path, spans in ranges.items()]
 
 
 def _check_nslt(instances: list[Instance], glosses: list[str], path: Path, notes: dict[str, Any]) -> list[Instance]:
@@ -255,7 +292,7 @@ def _check_nslt(instances: list[Instance], glosses: list[str], path: Path, notes
 def _check_class_list(glosses: Sequence[str], path: Path) -> list[str]:
     """Return the classes that the list `index<TAB>gloss` names otherwise than the json."""
     try:
-        rows = [line.split("\t") for line in read_text(path).splitlines() if line.strip()]
+        rows = [line.split("\t") for line in read_lines(path) if line.strip()]
         listed = {int(index): name.strip() for index, name in rows}
     except ValueError as error:
         raise UserError(f"{path}: not a class list, lines of index, tab, gloss ({error})") from error

@@ -4,6 +4,7 @@ The folder holds `<video_id>.<suffix>`, `fetch.csv` (see `islr.data.fetch.table`
 video that several clips share is downloaded once.
 """
 
+import logging
 import random
 import threading
 from collections import Counter
@@ -27,6 +28,7 @@ from islr.errors import Interrupted, UserError
 from islr.processes.lock import locked
 from islr.processes.signals import StopSignal
 
+_LOG = logging.getLogger(__name__)
 _WORK = ".fetch"
 _LONGEST_WAIT_S = 300.0  # hosts that ask for more are left to the next run
 _GIVE_UP_AFTER = 5  # files of one host in a row without an answer, after which the host counts as down
@@ -100,7 +102,9 @@ def fetch(
         Interrupted: A signal arrived; finished clips are kept, and the same command continues.
         OSError: The disk is full or not writable.
     """
-    instances, glosses = read_instances(json)
+    instances, glosses, left_out = read_instances(json)
+    for line in left_out:
+        _LOG.warning("left out: %s", line)
     if subset is not None:
         if not 0 < subset <= len(glosses):
             raise UserError(f"subset {subset}: {json} has {len(glosses)} glosses")

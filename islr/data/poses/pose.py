@@ -25,6 +25,7 @@ FILLED_CONFIDENCE = 0.5
 PALMS_PER_SHOULDER_WIDTH = 3.0  # shoulders are about three palm lengths apart
 _SMALLEST_SCALE = 1e-6
 _KEYS = ("keypoints", "confidences", "fps", "width", "height")
+PARTS = {"body": BODY, "left hand": LEFT_HAND, "right hand": RIGHT_HAND}
 _SAME_TIME_S = 1e-4  # as in decoding: containers round times
 
 
@@ -33,6 +34,8 @@ class Pose:
     """Pose of one clip: keypoints float32 [T, 75, 3], confidences float32 [T, 75], and the video's rate and size.
 
     `start` is the time of the first pose in the video file, in seconds; it is above 0 for a range of a longer file.
+    `made_by` names the program that estimated the points, its version and settings; "" = not recorded. `remarks` say
+    what a reader had to decide.
     """
 
     keypoints: np.ndarray
@@ -41,6 +44,8 @@ class Pose:
     width: int
     height: int
     start: float = 0.0
+    made_by: str = ""
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         frames = len(self.keypoints)
@@ -68,8 +73,13 @@ class VideoFacts:
     height: int | None = None
 
 
-def canonical(points: np.ndarray, confidences: np.ndarray, facts: VideoFacts, path: Path) -> Pose:
+def canonical(
+    points: np.ndarray, confidences: np.ndarray, facts: VideoFacts, path: Path, *, bare: bool = False, made_by: str = ""
+) -> Pose:
     """Make a pose from points `[T, 75, 2 or 3]` in 0..1, y down; points that are not finite become missing.
+
+    So do points at places that only a sentinel has: a part whose points all coincide and, in a format without
+    confidences (`bare`), a point at 0, 0 or -1, -1. The pose's remarks name them.
 
     Raises:
         UserError: There is no frame, or frame rate or picture size is unknown.
@@ -83,10 +93,27 @@ def canonical(points: np.ndarray, confidences: np.ndarray, facts: VideoFacts, pa
     whole = np.zeros((len(points), POINTS, 3), np.float32)
     whole[:, :, : points.shape[2]] = points
     known = np.isfinite(whole[:, :, :2]).all(axis=2) & np.isfinite(confidences) & (confidences > 0)
+    remarks = []
+    for name, part in PARTS.items():
+        absent = _sentinels(whole[:, part, :2], known[:, part], bare)  # [T, points]
+        if absent.any():
+            frame, point = np.argwhere(absent)[0]
+            x, y = whole[frame, part.start + point, :2]
+            count = int(absent.any(axis=1).sum())
+            remarks.append(f"{name}: points at ({x:g}, {y:g}) read as missing, in {count} of {len(whole)} frames")
+        known[:, part] &= ~absent
     whole[~known] = 0.0
     whole = np.nan_to_num(whole, posinf=0.0, neginf=0.0)  # an unknown depth
     confidences = np.where(known, np.clip(confidences, 0.0, 1.0), 0.0).astype(np.float32)
-    return Pose(whole, confidences, facts.fps, facts.width, facts.height)
+    return Pose(whole, confidences, facts.fps, facts.width, facts.height, made_by=made_by, remarks=tuple(remarks))
+
+
+def _sentinels(xy: np.ndarray, known: np.ndarray, bare: bool) -> np.ndarray:
+    """Return which known points `[T, P]` of a part, xy `[T, P, 2]`, stand for "not found"."""
+    first = xy[np.arange(len(xy)), known.argmax(axis=1)][:, None]  # [T, 1, 2], of the first known point
+    one_place = ((xy == first).all(axis=2) | ~known).all(axis=1) & (known.sum(axis=1) > 1)  # [T]
+    corner = (xy == 0).all(axis=2) | (xy == -1).all(axis=2)
+    return known & (one_place[:, None] | (corner & bare))
 
 
 def read_pose(path: str | Path) -> Pose:
@@ -96,6 +123,8 @@ def read_pose(path: str | Path) -> Pose:
         UserError: The file is missing, is not such an npz, or holds values that are not finite.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: a pose is a plain file, not a folder, a device or a pipe")
     try:
         with np.load(path, allow_pickle=False) as stored:
             missing = [key for key in _KEYS if key not in stored]
@@ -105,6 +134,7 @@ def read_pose(path: str | Path) -> Pose:
             confidences = stored["confidences"].astype(np.float32)
             fps, width, height = float(stored["fps"]), int(stored["width"]), int(stored["height"])
             start = float(stored["start"]) if "start" in stored else 0.0
+            made_by = str(stored["made_by"]) if "made_by" in stored else ""
     except FileNotFoundError:
         raise UserError(f"{path}: no such pose file") from None
     except UserError:
@@ -122,7 +152,16 @@ def read_pose(path: str | Path) -> Pose:
         raise UserError(f"{path}: a point with confidence above 0 is not finite")
     if not (np.isfinite([fps, start]).all() and min(fps, width, height) > 0 and start >= 0):
         raise UserError(f"{path}: fps, width and height must be above 0, and start at least 0")
-    return Pose(keypoints, confidences, fps, width, height, start)
+    return Pose(keypoints, confidences, fps, width, height, start, made_by)
+
+
+def program_of(path: Path) -> str:
+    """Return the program that made a pose file, as the file says; "" if it does not, or cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return str(stored["made_by"]) if "made_by" in stored else ""
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, AttributeError):
+        return ""
 
 
 def write_pose(path: str | Path, pose: Pose) -> None:
@@ -137,6 +176,7 @@ def write_pose(path: str | Path, pose: Pose) -> None:
             width=np.int64(pose.width),
             height=np.int64(pose.height),
             start=np.float64(pose.start),
+            made_by=np.str_(pose.made_by),
         ),
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from islr.data.video.backends import BACKENDS
 from islr.data.video.guard import DecodeError, check_output, check_path
-from islr.data.video.reader import Reader, inside, shrink
+from islr.data.video.reader import MAX_RATE, Reader, inside, shrink
 from islr.errors import UserError
 
 __all__ = ["BACKENDS", "DecodeError", "VideoInfo", "decode", "measure", "play", "probe_video", "shrink"]
@@ -38,14 +38,14 @@ def probe_video(
     Raises:
         DecodeError: The file cannot be decoded from its first frame to its last.
     """
-    info, counts = measure(path, ((start, end),), root)
-    return info if start is None and end is None else replace(info, frames=counts[0])
+    info, spans = measure(path, ((start, end),), root)
+    return info if start is None and end is None else replace(info, frames=spans[0][1])
 
 
 def measure(
     path: str | Path, ranges: Sequence[tuple[float | None, float | None]] = (), root: str | Path | None = None
-) -> tuple[VideoInfo, tuple[int, ...]]:
-    """Measure a whole file by one checked decode, and count the frames of each time range.
+) -> tuple[VideoInfo, tuple[tuple[int, int], ...]]:
+    """Measure a whole file by one checked decode; also return the first frame of each time range and their number.
 
     Raises:
         DecodeError: The file cannot be decoded from its first frame to its last.
@@ -62,8 +62,10 @@ def measure(
         raise DecodeError("no frames", path)
     times = np.array(seconds)
     fps = (len(times) - 1) / float(times[-1]) if times[-1] > 0 else fallback
-    counts = tuple(int(inside(times, start, end).sum()) for start, end in ranges)
-    return VideoInfo(len(times), fps, *size), counts
+    if fps > MAX_RATE:
+        raise DecodeError("times", path, f"{len(times)} frames within {times[-1]:.6f} s")
+    masks = [inside(times, start, end) for start, end in ranges]
+    return VideoInfo(len(times), fps, *size), tuple((int(mask.argmax()), int(mask.sum())) for mask in masks)
 
 
 def decode(

@@ -4,6 +4,7 @@ A manifest may come from anybody. So a path must lead to a plain file inside the
 are opened: a playlist could make a decoder read other files or the network.
 """
 
+import os
 import struct
 from pathlib import Path
 from typing import BinaryIO
@@ -24,6 +25,7 @@ KINDS = {
     "truncated": "the file ends before its content does",
     "damaged": "some frames cannot be decoded, or only with errors",
     "no frames": "nothing to decode, or nothing inside the time range",
+    "times": "the times of its frames do not rise, or rise at an impossible rate",
     "size changes": "the picture size changes inside the clip",
     "index": "a frame number is not inside the clip",
     "backend disagrees": "the chosen backend returns other frames than a checked decode of the file",
@@ -95,7 +97,8 @@ def check_path(path: str | Path, root: str | Path | None) -> Path:
     try:
         resolved = Path(text).resolve()
         if root is not None and not resolved.is_relative_to(Path(root).resolve()):
-            raise DecodeError("outside root", path, f"the data root is {root}")
+            link = f"a link to {resolved}; " if _absolute(text) != resolved else ""
+            raise DecodeError("outside root", path, f"{link}the data root is {root}")
         size = resolved.stat().st_size
     except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
         raise DecodeError("missing", path, getattr(error, "strerror", "") or "") from None
@@ -110,6 +113,11 @@ def check_path(path: str | Path, root: str | Path | None) -> Path:
     if end > size:
         raise DecodeError("truncated", path, f"{end - size} of {end} bytes are missing")
     return resolved
+
+
+def _absolute(text: str) -> Path:
+    """Return the absolute path that a text names, with links as they are."""
+    return Path(os.path.abspath(text))
 
 
 def check_output(path: str | Path, size: int) -> None:

@@ -4,6 +4,8 @@ Files are measured by it and other decoders are compared with it.
 """
 
 import itertools
+import math
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
 from islr.data.video.guard import MAX_FRAME_PIXELS, DecodeError
@@ -21,6 +24,9 @@ _SEEK_FROM_S = 4.0  # for a later start, jumping to a key frame is cheaper than 
 SAME_TIME_S = 1e-4  # containers round times to microseconds or to 1/90000 s
 # An H.264 frame may depend on up to 16 frames that play after it; their damage spoils it without marking it.
 _LOOK_AHEAD = 16
+MAX_RATE = 1000.0  # frames a second; faster cameras store slow motion at usual rates
+_REORDERING = ("h264", "hevc")
+_STILL = ("mjpeg", "png", "bmp", "gif", "webp", "tiff")  # codecs of covers
 
 
 class Reader:
@@ -33,17 +39,21 @@ class Reader:
             self.container = av.open(str(path), options=_OPEN, metadata_errors="replace")
         except (av.error.FFmpegError, ValueError, OSError) as error:
             raise DecodeError("not a video", path, reason(error)) from None
-        if not self.container.streams.video:
+        try:
+            self.stream = _film(self.container, path)
+        except DecodeError:
             self.container.close()
-            raise DecodeError("no video stream", path)
-        self.stream = self.container.streams.video[0]
+            raise
         # Callers run one process per core; more threads would only compete with each other.
         self.stream.codec_context.thread_count = 1
         width, height = self.stream.codec_context.width, self.stream.codec_context.height
         if width * height > MAX_FRAME_PIXELS:
             self.container.close()
             raise DecodeError("too large", path, f"{width}x{height} pixels")
-        self.header_fps = float(self.stream.average_rate or self.stream.guessed_rate or 0.0)
+        header_fps = float(self.stream.average_rate or self.stream.guessed_rate or 0.0)
+        self.header_fps = header_fps if header_fps <= MAX_RATE else 0.0  # 90,000 is a clock's rate, not a film's
+        # avi stores the order of decoding; with reordered frames its times are not those of playing.
+        self._reordered = self.container.format.name == "avi" and self.stream.codec_context.name in _REORDERING
         self._converter = VideoReformatter()
         self._size: tuple[int, int] | None = None
         self._turn: tuple[int, bool] = (0, False)
@@ -64,7 +74,7 @@ class Reader:
             return
         first = head[0]
         self._turn = _turn_of(head[1])
-        far = start is not None and start > _SEEK_FROM_S
+        far = start is not None and start > _SEEK_FROM_S and not self._reordered
         frames = self._jump(first + start) if far and start else itertools.chain([head], frames)
         given = 0
         for time, frame in frames:
@@ -113,14 +123,24 @@ class Reader:
 
     def _decoded(self) -> Iterator[tuple[float, Any]]:
         rate = self.header_fps or 25.0
-        count = 0
+        count, last = 0, -math.inf
+        slots: deque[float] = deque()  # times of packets; the i-th frame that plays has the i-th
         try:
             for packet in self.container.demux(self.stream):
                 if packet.is_corrupt:
                     raise DecodeError("truncated", self.path, "a packet is cut short")
+                if self._reordered and packet.dts is not None and packet.size:
+                    slots.append(float(packet.dts * packet.time_base))
                 for frame in packet.decode():
                     # Some avi files carry no times; their frames are evenly spaced.
-                    yield (float(frame.time) if frame.time is not None else count / rate), frame
+                    time = float(frame.time) if frame.time is not None else count / rate
+                    time = slots.popleft() if slots else time
+                    if time < last - SAME_TIME_S:
+                        raise DecodeError(
+                            "times", self.path, f"frame {count} at {time:.3f} s follows one at {last:.3f} s"
+                        )
+                    last = max(last, time)
+                    yield time, frame
                     count += 1
         except (av.error.FFmpegError, OSError) as error:
             raise DecodeError("damaged", self.path, reason(error)) from None
@@ -142,6 +162,27 @@ class Reader:
             if step is None:
                 return
             frame = step[1]
+
+
+def _film(container: Any, path: Path) -> Any:
+    """Return the stream that is the film: never a cover picture, and the default one of several.
+
+    Raises:
+        DecodeError: There is none.
+    """
+    films = [s for s in container.streams.video if not _is_cover(s, container)]
+    if not films:
+        raise DecodeError("no video stream", path, "only a cover picture" if container.streams.video else "")
+    return next((s for s in films if s.disposition & Disposition.default), films[0])
+
+
+def _is_cover(stream: Any, container: Any) -> bool:
+    """Return whether a stream is a picture that goes with the file; without its mark, a still beside other streams."""
+    films = [other for other in container.streams.video if other.codec_context.name not in _STILL]
+    # The header of some containers gives no number of frames, which is 0 here.
+    alone = stream.frames == 1 and len(container.streams) > 1
+    still = stream.codec_context.name in _STILL and (alone or (stream.frames <= 1 and bool(films)))
+    return still or bool(stream.disposition & Disposition.attached_pic)
 
 
 def shrink(picture: np.ndarray, short_side: int | None) -> np.ndarray:

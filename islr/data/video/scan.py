@@ -18,7 +18,7 @@ from islr.data.manifest import CORRUPT, MISSING, OK
 from islr.data.video.decode import measure
 from islr.data.video.guard import DecodeError, check_path
 from islr.errors import UserError
-from islr.files import file_sha256, write_atomic
+from islr.files import file_sha256, walk, write_atomic
 from islr.processes.pool import in_workers
 
 VIDEO_SUFFIXES = frozenset(
@@ -27,12 +27,13 @@ VIDEO_SUFFIXES = frozenset(
 Range = tuple[float | None, float | None]
 Progress = Callable[[int, int], None]
 
-_VERSION = 2
+_VERSION = 3
 _DEADLINE_S = 60.0  # per file; a clip takes well under a second
 _DEADLINE_BYTES_PER_S = 100_000  # long videos get more, at a rate that any machine decodes
 _SAVE_EVERY_S = 10.0
 _MOST_WORKERS = 8  # more workers only wait for the disk
 
+_BY_RANGE = ("firsts", "counts")
 _LOST_WORKER = (CORRUPT + "deadline", CORRUPT + "crash")
 
 
@@ -51,6 +52,7 @@ class Scanned:
     Attributes:
         counts: Frames in each of the job's ranges.
         sha256: Of the file's bytes; empty for a file that cannot be read.
+        firsts: Number of the first frame of each range.
     """
 
     status: str
@@ -60,6 +62,7 @@ class Scanned:
     height: int = 0
     counts: tuple[int, ...] = ()
     sha256: str = ""
+    firsts: tuple[int, ...] = ()
 
     @property
     def duration(self) -> float:
@@ -68,7 +71,7 @@ class Scanned:
 
 
 def find_videos(folder: str | Path) -> list[Path]:
-    """Return the video files below a folder, sorted.
+    """Return the video files below a folder and the folders that are linked there, sorted.
 
     Raises:
         UserError: The folder does not exist or holds no video.
@@ -76,15 +79,15 @@ def find_videos(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of videos")
-    videos = [
-        Path(parent) / name
-        for parent, _, names in os.walk(folder)
-        for name in names
-        if not name.startswith(".") and Path(name).suffix.lower() in VIDEO_SUFFIXES
-    ]
+    videos = [parent / name for parent, _, names in walk(folder) for name in names if is_video(name)]
     if not videos:
         raise UserError(f"{folder}: holds no video file ({', '.join(sorted(VIDEO_SUFFIXES))})")
     return sorted(videos)
+
+
+def is_video(name: str) -> bool:
+    """Return whether a file's name is that of a video."""
+    return not name.startswith(".") and Path(name).suffix.lower() in VIDEO_SUFFIXES
 
 
 def cache_beside(manifest: str | Path | None) -> Path | None:
@@ -100,10 +103,11 @@ def deadline_of(path: Path, small_s: float = _DEADLINE_S) -> float:
 def measure_job(job: ScanJob, root: Path) -> Scanned:
     """Decode one file from its first frame to its last."""
     try:
-        info, counts = measure(job.path, job.ranges, root)
+        info, spans = measure(job.path, job.ranges, root)
     except DecodeError as error:
         return Scanned(MISSING if error.kind == "missing" else CORRUPT + error.kind, sha256=_hash(job.path, root))
-    return Scanned(OK, info.frames, info.fps, info.width, info.height, counts, _hash(job.path, root))
+    firsts, counts = tuple(first for first, _ in spans), tuple(count for _, count in spans)
+    return Scanned(OK, info.frames, info.fps, info.width, info.height, counts, _hash(job.path, root), firsts)
 
 
 def _hash(path: Path, root: Path) -> str:
@@ -202,16 +206,16 @@ class _Cache:
         if known is None or known[:2] != stamp:
             self.stamps[str(job.path)], self.changed = [*stamp, sha], True
         values = {key: entry[key] for key in ("status", "frames", "fps", "width", "height")}
-        counts = tuple(entry["counts"].get(_range_key(span), 0) for span in job.ranges)
-        return Scanned(**values, counts=counts, sha256=sha)
+        firsts, counts = (tuple(entry[what].get(_range_key(span), 0) for span in job.ranges) for what in _BY_RANGE)
+        return Scanned(**values, counts=counts, sha256=sha, firsts=firsts)
 
     def put(self, job: ScanJob, result: Scanned) -> None:
         """Store a result, unless the file is missing or the machine may be to blame for the failure."""
         stamp = _stamp(job.path)
         if not result.sha256 or result.status in (MISSING, *_LOST_WORKER) or not stamp:
             return
-        counts = dict(zip(map(_range_key, job.ranges), result.counts, strict=False))
-        entry = {**asdict(result), "counts": counts, "bytes": stamp[0]}
+        entry = {**asdict(result), "bytes": stamp[0]}
+        entry |= {what: dict(zip(map(_range_key, job.ranges), entry[what], strict=False)) for what in _BY_RANGE}
         del entry["sha256"]
         self.content[result.sha256] = entry
         self.stamps[str(job.path)] = [*stamp, result.sha256]
