@@ -1,14 +1,18 @@
-"""Functions run by the processes of a small world: gloo on this machine, from a fork server (see `killed_runs.py`)."""
+"""Functions and commands in processes from a fork server (see `killed_runs.py`), alone or as a small world on gloo."""
 
 import multiprocessing
 import os
 import socket
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from islr.cli import run
 from islr.training.run_lock import only_writer
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -56,6 +60,20 @@ def run_world(size: int, function: Callable[..., object], *arguments: Any) -> li
     for process in processes:
         process.join()
     return [process.exitcode for process in processes]
+
+
+def run_command(words: Sequence[str], log: Path) -> None:
+    """Be `islr WORDS`, from the exit code to what it says, which goes to a file for each rank."""
+    file = os.open(log_of(log, int(os.environ.get("RANK", 0))), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 2)
+    sys.stderr = os.fdopen(2, "w", buffering=1)
+    torch.set_num_threads(1)
+    sys.exit(run(list(words)))
+
+
+def log_of(log: Path, rank: int) -> Path:
+    """The file to which a rank's messages go."""
+    return log.with_suffix(f".{rank}.log")
 
 
 def hold_run_folder(folder: Path) -> None:

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.killed_runs import start_run
-from support.paths import CHECKOUT
+from support.process_groups import background, log_of, run_command, run_world
 from support.tiny_runs import FINETUNE, PRETRAIN, write_config
 from torch import nn
 
@@ -101,14 +100,12 @@ def test_killed_runs_end_with_the_same_bits(
 def test_sigterm_saves_within_a_step(mini_corpus: Path, tmp_path: Path, reference: tuple[str, int]) -> None:
     config = _config(tmp_path, mini_corpus, "term", run=PRETRAIN["run"] | {"checkpoint_every": None})
     path = tmp_path / "term.yaml"
-    process = subprocess.Popen([sys.executable, "-m", "pretrain", str(path)], cwd=CHECKOUT, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not read_metrics(tmp_path / "term" / "metrics.jsonl"):
-        time.sleep(0.002)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 75
-    assert b"run the same command to go on" in errors
+    process = background(run_command, ["pretrain", str(path)], path)
+    _wait_for_step(process, tmp_path / "term", 0)
+    process.terminate()
+    process.join()
+    assert process.exitcode == 75
+    assert "run the same command to go on" in log_of(path, 0).read_text()
     done = read_metrics(tmp_path / "term" / "metrics.jsonl")[-1]["step"]
     saved = latest_checkpoint(tmp_path / "term")
     assert saved is not None
@@ -271,20 +268,11 @@ def test_stopping_at_the_end_of_an_epoch_keeps_its_evaluation(mini_corpus: Path,
     assert file_sha256(files[0]) == file_sha256(files[1])
 
 
-@pytest.mark.slow
 def test_two_processes_score_every_clip_once(mini_corpus: Path, tmp_path: Path) -> None:
     alone = write_config(FINETUNE, tmp_path / "alone.yaml", mini_corpus / "manifest.csv", tmp_path / "alone")
     pair = write_config(FINETUNE, tmp_path / "pair.yaml", mini_corpus / "manifest.csv", tmp_path / "pair")
     run_finetune(load_config(FinetuneConfig, alone))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*launcher, "-m", "islr", "finetune", str(pair)],
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert run_world(2, run_command, ["finetune", str(pair)], pair) == [0, 0], log_of(pair, 0).read_text()
     ids = {}
     for name in ("alone", "pair"):
         lines = (tmp_path / name / "predictions.csv").read_text().splitlines()[1:]

@@ -4,7 +4,6 @@ import os
 import platform
 import re
 import signal
-import sys
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -13,10 +12,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.process_groups import background, hold_run_folder, run_world, start_world
+from support.process_groups import background, hold_run_folder, log_of, run_command, run_world, start_world
 from support.tiny_runs import FINETUNE, PRETRAIN, write_config
 
-from islr.cli import run
 from islr.config import load_config
 from islr.errors import ProcessLost, UserError
 from islr.evaluation.finetune import FinetuneConfig, run_finetune
@@ -41,12 +39,8 @@ RUN = PRETRAIN | {
 
 
 def command(path: Path, fault: str = "", rank: int = 1, step: int = 0) -> None:
-    """`islr pretrain`, what it says going to a file for each rank; one rank may be killed or slow at a step."""
+    """`islr pretrain`; one rank may be killed or slow at a step."""
     own = int(os.environ.get("RANK", 0))
-    log = os.open(path.with_suffix(f".{own}.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(log, 2)
-    sys.stderr = os.fdopen(2, "w", buffering=1)
-    torch.set_num_threads(1)
     plain = engine.seed_step
 
     def faulty(seed: int, current: int, of: int) -> None:
@@ -57,12 +51,12 @@ def command(path: Path, fault: str = "", rank: int = 1, step: int = 0) -> None:
         plain(seed, current, of)
 
     engine.seed_step = faulty  # type: ignore[assignment]
-    sys.exit(run(["pretrain", str(path)]))
+    run_command(["pretrain", str(path)], path)
 
 
 def said(path: Path, rank: int) -> list[str]:
     """Lines of a rank's log that are errors of ours."""
-    return [line for line in path.with_suffix(f".{rank}.log").read_text().splitlines() if line.startswith("islr: ")]
+    return [line for line in log_of(path, rank).read_text().splitlines() if line.startswith("islr: ")]
 
 
 def config(folder: Path, corpus: Path, name: str, **changes: Any) -> Path:
@@ -104,7 +98,7 @@ def test_a_killed_process_is_named_and_its_run_goes_on_at_any_size(mini_corpus: 
 
 
 def test_a_late_process_is_named_in_time(mini_corpus: Path, tmp_path: Path) -> None:
-    path = config(tmp_path, mini_corpus, "late", run={"timeout_s": 6})
+    path = config(tmp_path, mini_corpus, "late", run={"timeout_s": 2})
     processes = start_world(2, command, path, "late", 1, 2)
     processes[0].join(300)  # the late one sleeps for 600 s
     processes[1].kill()
@@ -112,7 +106,7 @@ def test_a_late_process_is_named_in_time(mini_corpus: Path, tmp_path: Path) -> N
     assert processes[0].exitcode == 1
     (line,) = said(path, 0)
     assert f"process 1 of 2 ({platform.node()}, pid {pids(processes)[1]}) is still at step 2, reading clips" in line
-    assert "waited for 6 s (run.timeout_s)" in line
+    assert "waited for 2 s (run.timeout_s)" in line
 
 
 def test_a_folder_in_use_is_refused_by_all_processes(mini_corpus: Path, tmp_path: Path) -> None:
