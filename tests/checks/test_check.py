@@ -101,7 +101,12 @@ def _shuffled(subject: Subject, **changes: Any) -> CheckOutcome:
     return shuffled(dataclasses.replace(subject, labelled=labelled), World("cpu"), CheckLimits(steps=100, seconds=60))
 
 
-def test_shuffled_labels_score_at_chance_unless_something_leaks(finetuning: Subject) -> None:
+def test_shuffled_labels_score_at_chance_unless_something_leaks(mini_corpus: Path, tmp_path: Path) -> None:
+    poses = {"encoder": {"name": "pose_transformer_tiny", "arguments": {"frames": 8}}, "run": CPU}
+    base = {key: value for key, value in FINETUNE.items() if key != "encoder"} | {"data": {}}
+    path = write_config(base, tmp_path / "f.yaml", mini_corpus / "manifest.csv", tmp_path / "run", **poses)
+    changes = ["optim.lr=6e-3", "pose.crop=[0.95,1]", "classification.head_norm=batch"]
+    finetuning = finetune_subject(load_config(FinetuneConfig, path, changes))
     labelled = finetuning.labelled
     assert labelled is not None
     both = [*labelled.train, *labelled.held_out]
@@ -126,6 +131,7 @@ def test_too_few_held_out_clips_skip_the_control(finetuning: Subject) -> None:
 def test_a_reloaded_model_gives_the_same_bits_unless_its_file_lacks_something(
     finetuning: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(reload_check, "_in_new_process", _here)  # tests of plug-ins start a real one
     world, module = World("cpu"), finetuning.build(True)
     assert reload_check.reload(finetuning, module, 3, world).state == "pass"
 
@@ -134,7 +140,6 @@ def test_a_reloaded_model_gives_the_same_bits_unless_its_file_lacks_something(
         with torch.no_grad():
             finetuning.exported(module).head.bias[0] += 1e-6
 
-    monkeypatch.setattr(reload_check, "_in_new_process", _here)  # the process is not the point now
     late = reload_check.reload(dataclasses.replace(finetuning, save=save_before), module, 3, world)
     assert late.state == "fail"
     assert 0 < late.values["largest_difference"] < 1e-5
