@@ -111,7 +111,7 @@ class RowProber:
         else:
             inputs = self._encoded(source.name, source.load, source.sha256, source.facts["input_spec"])
         present = self.data.count(inputs.features.clip_ids)
-        provenance = self.provenance(source.architecture, present, source.sha256, source.stages)
+        provenance = self.provenance(source.label, present, source.sha256, source.stages)
         floor = "random init" if "random-init" in self.config.controls and not source.external else ""
         predictions = self.predictions(inputs, permuted=True)
         findings = self.findings(inputs, predictions)
@@ -132,7 +132,7 @@ class RowProber:
             for split, parts in of_seed.items():
                 predictions[split] += parts
             findings += self.findings(inputs, of_seed)
-        provenance = self.provenance(source.architecture, present, work_key(*hashes), [])
+        provenance = self.provenance(source.label, present, work_key(*hashes), [])
         blocks = self.config.layers
         return ResultRow("random init", "random-init", provenance, predictions, blocks=blocks, findings=findings)
 

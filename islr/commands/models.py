@@ -46,6 +46,7 @@ def _print_models(found: list[Any]) -> None:
         (
             one.name,
             f"{one.frames} x {one.size}²" if one.modality == "video" else f"{one.frames} poses",
+            " | ".join(one.inputs),
             f"{one.parameters / 1e6:.2f}",
             f"{one.macs / 1e9:.2f}",
             str(one.blocks),
@@ -54,7 +55,7 @@ def _print_models(found: list[Any]) -> None:
         )
         for one in found
     ]
-    heads = ("encoder", "input", "M param", "GMAC", "blocks", "imports", "source")
+    heads = ("encoder", "clip", "input", "M param", "GMAC", "blocks", "imports", "source")
     console = Console()
     if not console.is_terminal:
         print("\t".join(heads), *("\t".join(row) for row in rows), sep="\n")

@@ -10,7 +10,7 @@ from islr.data.loading.config import DataConfig
 from islr.data.manifest import Manifest
 from islr.data.packs.reader import decoder_name
 from islr.environment import commit, libraries
-from islr.evaluation.results import Provenance
+from islr.evaluation.results import Provenance, encoder_label
 from islr.evaluation.scoring import ViewsConfig
 from islr.files import file_sha256
 from islr.models.weights import read_metadata, stages_in
@@ -83,7 +83,7 @@ def provenance(
         selection_set=selection,
         views=str(views),
         decoder=decoder_name(manifest, data.backend),
-        encoder=facts["architecture"],
+        encoder=encoder_label(facts),
         pretraining=stages_in(facts, weights),
         seed=seed,
         checkpoint_hash=file_sha256(weights),

@@ -6,7 +6,7 @@ were there. One file holds one provenance and the numbers measured under it.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +36,7 @@ class Provenance(Config):
         selection_set: Data on which checkpoint and hyper-parameters were chosen; never the scored split.
         views: Temporal x spatial views averaged, such as "1x1".
         decoder: Decoding backend and its version; for packed clips also size, codec and quality of the pack.
-        encoder: Architecture name.
+        encoder: Architecture name, and the input of its front end where that is not `rgb`.
         pretraining: Stages in order, each with recipe, manifest, fingerprint, clips; empty for random
             initialisation.
         seed: Seed of the run.
@@ -159,6 +159,12 @@ def save_results(path: str | Path, results: Sequence[Result]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def encoder_label(facts: Mapping[str, str]) -> str:
+    """Return what tables call an encoder, from its file's metadata: the architecture, and its input if not `rgb`."""
+    taken = json.loads(facts.get("arguments", "{}")).get("input", "rgb")
+    return facts["architecture"] + ("" if taken == "rgb" else f", {taken}")
 
 
 def as_table(results: Sequence[Result]) -> tuple[list[str], list[list[Any]]]:

@@ -27,6 +27,7 @@ __all__ = [
     "InputSpec",
     "create_model",
     "list_models",
+    "parameters_of",
     "to_input",
 ]
 
@@ -53,6 +54,15 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter({*MODELS, *plugins.listed("encoder")}, pattern))
 
 
+def parameters_of(name: str) -> list[str]:
+    """Return the arguments that `create_model` takes for a name.
+
+    Raises:
+        UserError: The name is unknown.
+    """
+    return list(inspect.signature(_builder(name)).parameters)
+
+
 def create_model(name: str, **arguments: Any) -> Encoder:
     """Build an encoder with fresh weights.
 
@@ -63,7 +73,7 @@ def create_model(name: str, **arguments: Any) -> Encoder:
     Raises:
         UserError: The name or an argument is unknown (the nearest are listed), or a value is impossible.
     """
-    build = MODELS.get(name) or plugins.find("encoder", name, MODELS)
+    build = _builder(name)
     signature = inspect.signature(build)
     for argument in arguments:
         if argument not in signature.parameters:
@@ -78,3 +88,7 @@ def create_model(name: str, **arguments: Any) -> Encoder:
     encoder.architecture = name
     encoder.arguments = dict(bound.arguments)
     return encoder
+
+
+def _builder(name: str) -> Callable[..., Encoder]:
+    return MODELS.get(name) or plugins.find("encoder", name, MODELS)

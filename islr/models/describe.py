@@ -9,7 +9,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from islr import plugins
-from islr.models import create_model
+from islr.models import create_model, parameters_of
+from islr.models.encoder import Encoder
+from islr.models.front_end import CHANNELS
 from islr.models.layouts import layouts_of
 
 
@@ -22,7 +24,8 @@ class Description:
         modality: `video` or `pose`.
         frames: Frames per clip.
         size: Height and width in pixels; 0 for poses.
-        parameters: How many.
+        inputs: What its first layer can be built to take; none for poses.
+        parameters: How many, with the first of them.
         blocks: Blocks whose tokens `forward_layers` gives.
         macs: Multiply-accumulates of `forward` on one clip in matrix products and convolutions, as this project
             computes them; element-wise work, norms and pooling are not counted.
@@ -34,6 +37,7 @@ class Description:
     modality: str
     frames: int
     size: int
+    inputs: tuple[str, ...]
     parameters: int
     blocks: int
     macs: int
@@ -71,9 +75,18 @@ def describe(name: str, **arguments: Any) -> Description:
         modality=spec.modality,
         frames=spec.frames,
         size=spec.size,
+        inputs=_inputs(name, encoder),
         parameters=sum(parameter.numel() for parameter in encoder.parameters()),
         blocks=len(encoder.layer_dims),
         macs=counter.get_total_flops() // 2,
         layouts=tuple(layouts_of(name)),
         source=encoder.source + (f" ({origin})" if (origin := plugins.origin_of("encoder", name)) else ""),
     )
+
+
+def _inputs(name: str, encoder: Encoder) -> tuple[str, ...]:
+    """Return the values of an encoder's argument `input`, that of this encoder first."""
+    if encoder.input_spec.modality == "pose":
+        return ()
+    others = CHANNELS if "input" in parameters_of(name) else ()
+    return tuple(dict.fromkeys((encoder.input, *others)))

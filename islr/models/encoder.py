@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from islr.config import Config
 from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
+from islr.models.front_end import RGB, Input, with_change
 
 NORM_EPS = 1e-6  # of every LayerNorm here, as in the MViT and ViT families
 INIT_STD = 0.02  # of truncated normals, as in the same families
@@ -77,6 +78,7 @@ class Encoder(nn.Module, ABC):
         architecture: The registry name it was made by; empty when made directly.
         arguments: Everything `create_model` needs, beside the name, to build it again.
         input_spec: The clip it takes.
+        input: What its first layer sees of a clip (`islr/models/front_end.py`).
         dim: Width of `forward`'s result.
         layer_dims: Width of each block's tokens, in order.
         checkpointing: Keep only the input of each block for the backward pass and compute the rest again
@@ -90,6 +92,7 @@ class Encoder(nn.Module, ABC):
     architecture: str = ""
     arguments: Mapping[str, Any]
     input_spec: InputSpec
+    input: Input = RGB
     dim: int
     layer_dims: list[int]
     checkpointing: bool = False
@@ -165,6 +168,15 @@ class Encoder(nn.Module, ABC):
     def _checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """Around a block's first pass, and around the one that the backward pass makes."""
         return nullcontext(), _statistics_kept(self)
+
+    def front_end(self, clip: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Return the channels that the first layer takes, of normalised clips `[B, 3, T, H, W]`.
+
+        Args:
+            clip: As a view delivers it, normalised.
+            hidden: bool `[B, t, h, w]`, cells that the first layer's other channels must not depend on.
+        """
+        return clip if self.input == RGB else with_change(clip, hidden)
 
     @property
     def num_layers(self) -> int:

@@ -30,6 +30,7 @@ from islr.models.encoder import (
     Normalisation,
     interpolate_positions,
 )
+from islr.models.front_end import Input, input_channels
 from islr.models.presets import Preset
 from islr.models.transformer import init_linear
 
@@ -54,6 +55,7 @@ class HieraEncoder(Encoder):
         drop_path: Stochastic depth of the last block; earlier blocks have proportionally less.
         init: `hiera` (truncated normal of .02, biases .02) or `fan_in` (truncated normal of 1 / sqrt(inputs)).
         normalisation: What the weights were or will be trained with.
+        input: `rgb`, or `rgb+change` (`islr/models/front_end.py`).
 
     Raises:
         UserError: The size is not made of whole mask units.
@@ -73,6 +75,7 @@ class HieraEncoder(Encoder):
         drop_path: float = 0.0,
         init: Init = "hiera",
         normalisation: Normalisation = "slowfast",
+        input: Input = "rgb",
     ) -> None:
         super().__init__()
         side = PATCH_STRIDE[1] * MASK_UNIT[1]
@@ -91,6 +94,7 @@ class HieraEncoder(Encoder):
             stages=tuple(stages),
             q_pool=q_pool,
             drop_path_rate=drop_path,
+            in_chans=input_channels(input),
         )
         # The trunk's final norm and head are dropped: the task adds its own.
         self.patch_embed = trunk.patch_embed
@@ -100,6 +104,7 @@ class HieraEncoder(Encoder):
         self.pos_embed_temporal: nn.Parameter = trunk.pos_embed_temporal  # [1, t, D]
         self.blocks = trunk.blocks
         self.unroll, self.reroll = trunk.unroll, trunk.reroll
+        self.input = input
         self.input_spec = InputSpec(frames, size, *NORMALISATIONS[normalisation], "video")
         self.layer_dims = [embed_dim << stage for stage, depth in enumerate(stages) for _ in range(depth)]
         self.dim = self.layer_dims[-1]
@@ -130,7 +135,7 @@ class HieraEncoder(Encoder):
         """Return patch embeddings with positions, `[B, N, D]` in the order of pooling."""
         self.check_clip(clip)
         positions = self.pos_embed_temporal[0, :, None] + self.pos_embed_spatial  # [t, h * w, D]
-        return self.unroll(self.patch_embed(clip) + positions.flatten(0, 1))
+        return self.unroll(self.patch_embed(self.front_end(clip)) + positions.flatten(0, 1))
 
     def layer_of(self, parameter_name: str) -> int:
         """Return 0 for the patch embedding and the positions, i + 1 for block i."""
@@ -177,17 +182,18 @@ def _hiera_init(module: nn.Module) -> None:
         nn.init.constant_(module.bias, HIERA_BIAS)
 
 
+_PIXELS = {"normalisation": "slowfast", "input": "rgb"}
 PRESETS = {
     # For two CPU cores, under a million parameters: the shape of `hiera_b` at a width and depth for 8 x 64 x 64.
     "hiera_tiny": Preset(
         HieraEncoder,
-        {"frames": 8, "size": 64, "q_pool": 3, "drop_path": 0.0, "init": "fan_in", "normalisation": "slowfast"},
+        {"frames": 8, "size": 64, "q_pool": 3, "drop_path": 0.0, "init": "fan_in", **_PIXELS},
         {"embed_dim": 24, "num_heads": 1, "stages": (1, 1, 2, 1)},
     ),
     # facebookresearch/hiera `hiera_base_16x224`. SSVP-SLT pre-trains it with 128 frames and a drop_path of .2.
     "hiera_b": Preset(
         HieraEncoder,
-        {"frames": 16, "size": 224, "q_pool": 3, "drop_path": 0.0, "init": "hiera", "normalisation": "slowfast"},
+        {"frames": 16, "size": 224, "q_pool": 3, "drop_path": 0.0, "init": "hiera", **_PIXELS},
         {"embed_dim": 96, "num_heads": 1, "stages": (2, 3, 16, 3)},
     ),
 }

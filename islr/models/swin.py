@@ -13,16 +13,18 @@ Shapes: B batch, T H W frames and pixels, t h w a token grid, N = t * h * w toke
 """
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from functools import partial
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.models.video.swin_transformer import ShiftedWindowAttention3d, SwinTransformer3d
+from torchvision.models.video.swin_transformer import PatchEmbed3d, ShiftedWindowAttention3d, SwinTransformer3d
 
 from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
 from islr.models.encoder import NORMALISATIONS, Encoder
+from islr.models.front_end import Input, input_channels
 from islr.models.presets import Preset
 from islr.models.tokens import Grid, hide_tokens
 from islr.models.transformer import init_linear
@@ -47,6 +49,7 @@ class SwinEncoder(Encoder):
         drop_path: Stochastic depth of the last block; earlier blocks have proportionally less.
         init: `swin` (truncated normal of .02), or `fan_in` (of 1 / sqrt(inputs)), with which narrow encoders start
             to learn many times sooner.
+        input: `rgb`, or `rgb+change` (`islr/models/front_end.py`).
 
     Raises:
         UserError: Numbers that do not fit each other.
@@ -65,6 +68,7 @@ class SwinEncoder(Encoder):
         window: Sequence[int] = WINDOW,
         drop_path: float = 0.0,
         init: Init = "swin",
+        input: Input = "rgb",
     ) -> None:
         super().__init__()
         if init not in get_args(Init):
@@ -79,6 +83,7 @@ class SwinEncoder(Encoder):
             raise UserError(f"num_heads={list(num_heads)} must divide the stages' widths {widths}, one number a stage")
         if min(depths) < 1 or sum(depths) < 2:
             raise UserError(f"depths={list(depths)}: every stage has a block, all together two or more")
+        patch_embed: Any = partial(PatchEmbed3d, in_channels=input_channels(input))  # only called, never subclassed
         trunk = SwinTransformer3d(
             patch_size=list(PATCH),
             embed_dim=embed_dim,
@@ -86,6 +91,7 @@ class SwinEncoder(Encoder):
             num_heads=list(num_heads),
             window_size=list(window),
             stochastic_depth_prob=drop_path,
+            patch_embed=patch_embed,
         )
         # The trunk's class head stays behind: what is put on top belongs to the task.
         self.patch_embed, self.features, self.norm = trunk.patch_embed, trunk.features, trunk.norm
@@ -97,6 +103,7 @@ class SwinEncoder(Encoder):
                 module.register_buffer("relative_position_index", index, persistent=False)
         if init == "fan_in":
             self.apply(init_linear)
+        self.input = input
         self.window: Grid = (window[0], window[1], window[2])
         self.depths = tuple(depths)
         self.input_spec = InputSpec(frames, size, *NORMALISATIONS["imagenet"], "video")
@@ -128,7 +135,7 @@ class SwinEncoder(Encoder):
             mask_token: `[D_0]`, put in place of the hidden patches' embeddings.
         """
         self.check_clip(clip)
-        tokens = self.patch_embed(clip)  # [B, t, h, w, D_0]
+        tokens = self.patch_embed(self.front_end(clip, mask))  # [B, t, h, w, D_0]
         if mask is not None:
             assert mask_token is not None
             tokens = hide_tokens(tokens, mask, mask_token)
@@ -193,7 +200,7 @@ def _stored_sides(length: int, wanted: Grid) -> Grid | None:
     return None
 
 
-_DEFAULTS = {"frames": 32, "size": 224, "window": WINDOW, "drop_path": 0.0, "init": "swin"}
+_DEFAULTS = {"frames": 32, "size": 224, "window": WINDOW, "drop_path": 0.0, "init": "swin", "input": "rgb"}
 # Published fine-tuning has a window of (16, 7, 7) and B a drop_path of .4 on Something-Something v2; on Kinetics
 # drop_path is .1 for T and .3 for B.
 PRESETS = {
@@ -201,7 +208,7 @@ PRESETS = {
     # Pre-training with BEVT needs a size that 32 divides.
     "swin_tiny": Preset(
         SwinEncoder,
-        {"frames": 8, "size": 64, "window": (4, 2, 2), "drop_path": 0.0, "init": "fan_in"},
+        {"frames": 8, "size": 64, "window": (4, 2, 2), "drop_path": 0.0, "init": "fan_in", "input": "rgb"},
         {"depths": (2, 2, 2, 1), "embed_dim": 24, "num_heads": (1, 2, 4, 8)},
     ),
     "swin_t": Preset(SwinEncoder, _DEFAULTS, {"depths": (2, 2, 6, 2), "embed_dim": 96, "num_heads": (3, 6, 12, 24)}),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
 from islr.models.encoder import FAN_IN_POSITION_STD, INIT_STD, NORM_EPS, NORMALISATIONS, Encoder, Normalisation
+from islr.models.front_end import Input, input_channels
 from islr.models.presets import Preset
 from islr.models.transformer import drop_path_rates, init_linear
 
@@ -94,6 +95,7 @@ class TimeSformer(Encoder):
         init: `timesformer` (truncated normal of .02; attention over time and the moments start at zero, so that the
             fresh model does not see the order of frames), or `fan_in` (truncated normal of 1 / sqrt(inputs),
             nothing at zero but biases), with which narrow encoders start to learn many times sooner.
+        input: `rgb`, or `rgb+change` (`islr/models/front_end.py`).
 
     Raises:
         UserError: The patches do not divide the size, the heads not the width, or a name is unknown.
@@ -111,6 +113,7 @@ class TimeSformer(Encoder):
         drop_path: float = 0.0,
         normalisation: Normalisation = "imagenet",
         init: Init = "timesformer",
+        input: Input = "rgb",
     ) -> None:
         super().__init__()
         for name, value, known in (
@@ -126,8 +129,9 @@ class TimeSformer(Encoder):
             raise UserError(f"size={size} must be a multiple of {patch_size}, such as {lower} or {lower + patch_size}")
         if dim % heads:
             raise UserError(f"heads={heads} does not divide dim={dim}")
-        self.patch_size = patch_size
-        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, dim, patch_size, stride=patch_size)})
+        self.patch_size, self.input = patch_size, input
+        projection = nn.Conv2d(input_channels(input), dim, patch_size, stride=patch_size)
+        self.patch_embed = nn.ModuleDict({"proj": projection})
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (size // patch_size) ** 2, dim))
         self.time_embed = nn.Parameter(torch.zeros(1, frames, dim))
@@ -166,7 +170,7 @@ class TimeSformer(Encoder):
         """Return tokens before the first block, `[B, 1 + N, D]`."""
         self.check_clip(clip)
         batch, frames = clip.shape[0], clip.shape[2]
-        patches = self.patch_embed["proj"](clip.transpose(1, 2).flatten(0, 1))  # [B * T, D, h, w]
+        patches = self.patch_embed["proj"](self.front_end(clip).transpose(1, 2).flatten(0, 1))  # [B * T, D, h, w]
         places = nearest_places(self.pos_embed[:, 1:], patches.shape[2], patches.shape[3])  # [1, n, D]
         moments = nearest_moments(self.time_embed, frames)  # [1, T, D]
         patches = patches.flatten(2).transpose(1, 2).unflatten(0, (batch, frames))  # [B, T, n, D]
@@ -255,14 +259,21 @@ PRESETS = {
     # For two CPU cores, under a million parameters.
     "timesformer_tiny": Preset(
         TimeSformer,
-        {"frames": 8, "size": 64, "drop_path": 0.0, "normalisation": "imagenet", "init": "fan_in"},
+        {"frames": 8, "size": 64, "drop_path": 0.0, "normalisation": "imagenet", "init": "fan_in", "input": "rgb"},
         {"patch_size": 16, "dim": 96, "depth": 4, "heads": 4},
     ),
     # TimeSformer and SVT, whose code both have a drop_path of .1. TimeSformer-HR and TimeSformer-L are the same network
     # on other clips: `frames=16, size=448` and `frames=96`.
     "timesformer_b": Preset(
         TimeSformer,
-        {"frames": 8, "size": 224, "drop_path": 0.1, "normalisation": "imagenet", "init": "timesformer"},
+        {
+            "frames": 8,
+            "size": 224,
+            "drop_path": 0.1,
+            "normalisation": "imagenet",
+            "init": "timesformer",
+            "input": "rgb",
+        },
         {"patch_size": 16, "dim": 768, "depth": 12, "heads": 12},
     ),
 }

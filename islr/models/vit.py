@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
 from islr.models.encoder import NORMALISATIONS, Encoder
+from islr.models.front_end import Input, input_channels
 from islr.models.presets import Preset
 from islr.models.transformer import drop_path_rates, transformer_block
 
@@ -66,6 +67,7 @@ class ViTEncoder(Encoder):
         heads: Attention heads.
         mlp_ratio: Width of an MLP's hidden layer over `dim`.
         drop_path: Stochastic depth of the last block; earlier blocks have proportionally less.
+        input: `rgb`, or `rgb+change` (`islr/models/front_end.py`).
 
     Raises:
         UserError: The frame count or the size does not fit the tokens.
@@ -85,6 +87,7 @@ class ViTEncoder(Encoder):
         heads: int,
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
+        input: Input = "rgb",
     ) -> None:
         super().__init__()
         for name, value, step in (("frames", frames, TUBELET), ("size", size, patch)):
@@ -92,7 +95,8 @@ class ViTEncoder(Encoder):
                 raise UserError(f"{name}={value} does not fit the tokens: it must be a multiple of {step}")
         self.patch, self.grid = patch, (frames // TUBELET, size // patch, size // patch)
         kernel = (TUBELET, patch, patch)
-        self.patch_embed = nn.Conv3d(3, dim, kernel, stride=kernel)
+        self.input = input
+        self.patch_embed = nn.Conv3d(input_channels(input), dim, kernel, stride=kernel)
         rates = drop_path_rates(drop_path, depth)
         self.blocks = nn.ModuleList(transformer_block(dim, heads, mlp_ratio, rate) for rate in rates)
         self.register_buffer("positions", sincos_positions(self.num_tokens, dim), persistent=False)
@@ -137,11 +141,17 @@ class ViTEncoder(Encoder):
 
         Patches do not overlap, so the convolution is a linear layer on each, computed for the visible ones alone.
         """
-        patches = patchify(clip, self.patch).flatten(2)  # [B, N, 3 * 2 * p * p]
+        hidden = None if visible is None else self._hidden(visible)
+        patches = patchify(self.front_end(clip, hidden), self.patch).flatten(2)  # [B, N, channels * 2 * p * p]
         if visible is not None:
             patches = take_tokens(patches, visible)
         tokens = F.linear(patches, self.patch_embed.weight.flatten(1), self.patch_embed.bias)
         return tokens + (self.positions if visible is None else self.positions[visible])
+
+    def _hidden(self, visible: Tensor) -> Tensor:
+        """Return the mask of the tokens that `visible` does not name, bool `[B, t, h, w]`."""
+        hidden = torch.ones(len(visible), self.num_tokens, dtype=torch.bool, device=visible.device)
+        return hidden.scatter(1, visible, False).unflatten(1, self.grid)
 
     def layer_of(self, parameter_name: str) -> int:
         """Return 0 for the patch embedding, i + 1 for block i."""
@@ -159,13 +169,13 @@ def xavier_init(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-_DEFAULTS = {"frames": 16, "size": 224, "drop_path": 0.0}
+_DEFAULTS = {"frames": 16, "size": 224, "drop_path": 0.0, "input": "rgb"}
 PRESETS = {
     # For two CPU cores, under a million parameters. Patches of 8 pixels make four times the tokens, with which
     # reconstructing pixels takes many more steps to begin.
     "vit_tiny": Preset(
         ViTEncoder,
-        {"frames": 8, "size": 64, "patch": 16, "drop_path": 0.0},
+        {"frames": 8, "size": 64, "patch": 16, "drop_path": 0.0, "input": "rgb"},
         {"dim": 128, "depth": 4, "heads": 4},
     ),
     # VideoMAE's sizes; drop_path is .1 in its fine-tuning of B. Unlike the image model's, tokens of H have 16 pixels.

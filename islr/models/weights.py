@@ -18,6 +18,7 @@ from islr.errors import UserError
 from islr.files import write_atomic
 from islr.models import create_model
 from islr.models.encoder import Encoder, EncoderConfig
+from islr.models.front_end import RGB
 
 Stage = dict[str, str]  # recipe, manifest, fingerprint and clips of one training, in a file's metadata
 _PICKLE_STARTS = (
@@ -73,12 +74,18 @@ def load_encoder(path: str | Path, **overrides: Any) -> Encoder:
             `load_weights` says.
 
     Raises:
-        UserError: The file is not such an export, or the overrides do not fit its architecture.
+        UserError: The file is not such an export, or the overrides do not fit its architecture or its input.
     """
     metadata = read_metadata(path)
     if "architecture" not in metadata or "arguments" not in metadata:
         raise UserError(f"{path}: no architecture in its metadata; it was not exported by this project")
-    encoder = create_model(metadata["architecture"], **(arguments_in(metadata, path) | overrides))
+    stored = arguments_in(metadata, path)
+    trained, wanted = stored.get("input", RGB), overrides.get("input", stored.get("input", RGB))
+    if trained != wanted:
+        raise UserError(
+            f"{path} was trained with input={trained}, not input={wanted}; weights do not change their input"
+        )
+    encoder = create_model(metadata["architecture"], **(stored | overrides))
     load_weights(encoder, path)
     return encoder
 

@@ -14,7 +14,7 @@ from islr.data.audit.corpus import audit
 from islr.data.manifest import Manifest
 from islr.errors import UserError
 from islr.evaluation.predictions import Predictions, read_predictions
-from islr.evaluation.results import Result, load_results
+from islr.evaluation.results import Result, encoder_label, load_results
 from islr.files import slug
 from islr.training.tracking import read_metrics
 
@@ -63,12 +63,12 @@ class ReportedRun:
 
     @property
     def encoder(self) -> str:
-        """Architecture of its encoder, empty when nothing says."""
+        """Its encoder as tables call it, empty when nothing says."""
         if self.task != "probe" and self.results:
             return self.results[0].provenance.encoder
         encoder = self.config.get("encoder")
         named = encoder.get("name") if isinstance(encoder, dict) else encoder
-        return str(self.weights.get("architecture") or named or "")
+        return encoder_label(self.weights) if "architecture" in self.weights else str(named or "")
 
     @property
     def place(self) -> Place | None:

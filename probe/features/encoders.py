@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from islr.errors import UserError
+from islr.evaluation.results import encoder_label
 from islr.files import file_sha256
 from islr.models import Encoder
 from islr.models.weights import load_encoder, read_metadata
@@ -52,6 +53,11 @@ class EncoderSource:
     def architecture(self) -> str:
         """Registered name, or "features" for a feature file."""
         return self.facts.get("architecture", "features")
+
+    @property
+    def label(self) -> str:
+        """The encoder as tables call it."""
+        return "features" if self.external else encoder_label(self.facts)
 
     @property
     def arguments(self) -> dict[str, Any]:

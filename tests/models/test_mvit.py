@@ -24,7 +24,7 @@ from islr.models.layouts import LAYOUTS, detect_layout, load_layout, rename
 from islr.models.layouts.slowfast import to_slowfast_name
 from islr.models.mvit.encoder import MViTEncoder
 from islr.models.mvit.sizes import MViTSizes
-from islr.models.weights import export_encoder, load_encoder, load_state
+from islr.models.weights import export_encoder, load_encoder
 
 PARITY = 1e-4  # absolute, after up to 16 blocks in fp32
 
@@ -77,56 +77,6 @@ def test_hidden_patches_are_replaced_before_the_first_block() -> None:
 def small_mvit(**options: object) -> MViTEncoder:
     shape: dict = {"frames": 4, "size": 32}
     return MViTEncoder(MViTSizes(2, 8, dim_mul={}, head_mul={}, q_stride={}, kv_stride=2), **(shape | options)).eval()
-
-
-def first_tokens(encoder: MViTEncoder, clip: Tensor, **hidden: Tensor) -> Tensor:
-    """What the first block is given, without the class token."""
-    seen: list[Tensor] = []
-    encoder.blocks[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    encoder.forward_tokens(clip, **hidden)
-    return seen[-1][:, 1:]
-
-
-def test_change_channels_do_not_see_what_stays_the_same() -> None:
-    encoder = small_mvit(change_channels=0.5)
-    still = torch.randn(1, 3, 1, 32, 32, generator=torch.Generator().manual_seed(0)).expand(-1, -1, 4, -1, -1).clone()
-    encoder.conv_proj.weight.data[:, :, [0, 2]] = 0  # a kernel of one frame: no border in time
-    tokens = first_tokens(encoder, still)
-    assert tokens[..., :4].abs().max() < 1e-6
-    assert tokens[..., 4:].abs().max() > 1e-2
-    moving = still.clone()
-    moving[:, :, 2] += 1
-    assert first_tokens(encoder, moving)[..., :4].abs().max() > 1e-2
-
-
-def test_change_channels_take_no_mean_of_hidden_moments() -> None:
-    encoder = small_mvit(change_channels=0.5)
-    encoder.conv_proj.weight.data[:, :, [0, 2]] = 0
-    clip = random_clip(encoder.input_spec, batch=1)
-    mask = torch.zeros(1, 2, 1, 1, dtype=torch.bool)
-    mask[:, 1] = True
-    other = clip.clone()
-    other[:, :, 2:] += 1
-    token = torch.randn(8)
-    before, after = (first_tokens(encoder, one, mask=mask, mask_token=token) for one in (clip, other))
-    assert torch.equal(before, after)
-    assert torch.equal(before[0, 64:], token.expand(64, -1))
-
-
-def test_positions_tell_equal_patches_apart_and_follow_the_size() -> None:
-    flat = torch.zeros(1, 3, 4, 32, 32)
-    assert torch.allclose(first_tokens(small_mvit(), flat).std(dim=1), torch.zeros(1, 8))
-    encoder = small_mvit(positions=True)
-    assert first_tokens(encoder, flat).std(dim=1).min() > 0
-    with torch.no_grad():  # a slope along height and another along width
-        rows, columns = torch.arange(8.0).repeat_interleave(8), torch.arange(8.0).repeat(8)
-        encoder.pos_space.copy_((rows * 10 + columns)[:, None].expand(-1, 8))
-    larger = small_mvit(positions=True, size=64)
-    load_state(larger, encoder.state_dict(), "file")
-    inner = larger.pos_space[:, 0].view(16, 16)[1:-1, 1:-1]
-    assert torch.allclose(inner.diff(dim=0), torch.tensor(5.0))
-    assert torch.allclose(inner.diff(dim=1), torch.tensor(0.5))
-    assert {encoder.layer_of(name) for name in ("pos_space", "pos_time")} == {0}
 
 
 def test_initialisation_is_slowfast_s_or_torchvision_s() -> None:

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # the common bas
 from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
 from islr.models.encoder import NORMALISATIONS, Encoder, Normalisation
+from islr.models.front_end import Input
 
 CLOSING_SCALE = 0.2  # of the BatchNorm that closes a residual branch
 
@@ -30,6 +31,7 @@ class ConvNet(Encoder):
             and with `checkpointing` computed again, as one piece; it holds one name or several separated by spaces.
         widths: Width of each layer's map.
         smallest: The least frames and pixels that leave a map at the end.
+        input: What the stem takes (`islr/models/front_end.py`).
 
     Raises:
         UserError: The clip is smaller than that.
@@ -43,6 +45,7 @@ class ConvNet(Encoder):
         layers: Sequence[Sequence[str]],
         widths: Sequence[int],
         smallest: tuple[int, int] = (1, 1),
+        input: Input = "rgb",
     ) -> None:
         super().__init__()
         for name, value, least in (("frames", spec.frames, smallest[0]), ("size", spec.size, smallest[1])):
@@ -50,7 +53,7 @@ class ConvNet(Encoder):
                 raise UserError(f"{name}={value} leaves nothing after the strides: it must be at least {least}")
         assert len(layers) == len(widths) + 1
         self.layers = [tuple(pieces) for pieces in layers]
-        self.input_spec = spec
+        self.input_spec, self.input = spec, input
         self.dim, self.layer_dims = widths[-1], list(widths)
 
     def forward(self, clip: Tensor) -> Tensor:
@@ -78,7 +81,7 @@ class ConvNet(Encoder):
 
     def enter(self, clip: Tensor) -> Any:
         """Return the stem's input."""
-        return clip
+        return self.front_end(clip)
 
     def run_piece(self, piece: str, x: Any) -> Any:
         """Run the modules of one of `layers`' strings."""

@@ -17,6 +17,7 @@ from islr.errors import UserError
 from islr.models.convnets.convnet import ConvNet, fan_in_init
 from islr.models.convnets.inception import NARROW_MOMENTUM, Branches, block_width, inception_widths
 from islr.models.encoder import NORMALISATIONS, Normalisation
+from islr.models.front_end import Input, input_channels
 from islr.models.presets import Preset
 
 NORM_EPS = 1e-3  # of its BatchNorm, TensorFlow's default
@@ -123,6 +124,7 @@ class InceptionI3d(ConvNet):
         normalisation: A key of `NORMALISATIONS`: `half` (pixels in -1..1) for WLASL and Kinetics, `centred` for BSL-1K.
         width: Factor on the published widths.
         momentum: Of BatchNorm's running statistics.
+        input: `rgb`, or `rgb+change` (`islr/models/front_end.py`).
 
     Raises:
         UserError: Unknown channels or normalisation, or no frames or pixels.
@@ -139,6 +141,7 @@ class InceptionI3d(ConvNet):
         normalisation: Normalisation = "half",
         width: float = 1.0,
         momentum: float = MOMENTUM,
+        input: Input = "rgb",
     ) -> None:
         for name, value, known in (
             ("channels", channels, ("rgb", "bgr")),
@@ -150,8 +153,8 @@ class InceptionI3d(ConvNet):
         layers = [["Conv3d_1a_7x7 MaxPool3d_2a_3x3 Conv3d_2b_1x1 Conv3d_2c_3x3"]]
         layers += [[f"{POOLS[name][0]} Mixed_{name}" if name in POOLS else f"Mixed_{name}"] for name in blocks]
         spec = InputSpec(frames, size, *NORMALISATIONS[normalisation], "video", channels)
-        super().__init__(spec, layers, [block_width(branches) for branches in blocks.values()])
-        self.Conv3d_1a_7x7 = Unit(3, stem[0], (7, 7, 7), (2, 2, 2), momentum)
+        super().__init__(spec, layers, [block_width(branches) for branches in blocks.values()], input=input)
+        self.Conv3d_1a_7x7 = Unit(input_channels(input), stem[0], (7, 7, 7), (2, 2, 2), momentum)
         self.MaxPool3d_2a_3x3 = MaxPool((1, 3, 3), (1, 2, 2))
         self.Conv3d_2b_1x1 = Unit(stem[0], stem[1], (1, 1, 1), (1, 1, 1), momentum)
         self.Conv3d_2c_3x3 = Unit(stem[1], stem[2], (3, 3, 3), (1, 1, 1), momentum)
@@ -171,9 +174,11 @@ def _narrow_i3d(**arguments: Any) -> InceptionI3d:
 PRESETS = {
     "i3d_tiny": Preset(
         _narrow_i3d,
-        {"frames": 8, "size": 64, "channels": "rgb", "normalisation": "half"},
+        {"frames": 8, "size": 64, "channels": "rgb", "normalisation": "half", "input": "rgb"},
         {"width": 0.25, "momentum": NARROW_MOMENTUM},
     ),
     # As published, at WLASL's 64 frames.
-    "i3d": Preset(InceptionI3d, {"frames": 64, "size": 224, "channels": "rgb", "normalisation": "half"}, {}),
+    "i3d": Preset(
+        InceptionI3d, {"frames": 64, "size": 224, "channels": "rgb", "normalisation": "half", "input": "rgb"}, {}
+    ),
 }

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from islr.errors import UserError
 from islr.models.convnets.convnet import ConvNet, fan_in_init, video_spec
 from islr.models.encoder import FAN_IN_POSITION_STD, Encoder, interpolate_positions
+from islr.models.front_end import Input, input_channels
 from islr.models.presets import Preset
 from islr.models.transformer import init_linear
 
@@ -73,12 +74,15 @@ class ResNet(ConvNet):
         size: Height and width in pixels.
         source: Of the architecture.
         least_frames: The fewest that leave a map at the end.
+        input: What the factory made the stem for.
     """
 
-    def __init__(self, net: Any, *, frames: int, size: int, source: str, least_frames: int = 1) -> None:
+    def __init__(
+        self, net: Any, *, frames: int, size: int, source: str, least_frames: int = 1, input: Input = "rgb"
+    ) -> None:
         blocks = plain_strides(net).blocks[:-1]
         layers, widths = residual_layers(blocks)
-        super().__init__(video_spec(frames, size, "slowfast"), layers, widths, (least_frames, 1))
+        super().__init__(video_spec(frames, size, "slowfast"), layers, widths, (least_frames, 1), input)
         self.source = source
         self.blocks = blocks
 
@@ -92,16 +96,19 @@ class X3D(ConvNet):
         net: As the factory gives it.
         frames: Frames per clip.
         size: Height and width in pixels.
+        input: What the factory made the stem for.
     """
 
     source = "X3D (arXiv 2004.04730), pytorchvideo.models.x3d"
 
-    def __init__(self, net: Any, *, frames: int, size: int) -> None:
+    def __init__(self, net: Any, *, frames: int, size: int, input: Input = "rgb") -> None:
         layers, widths = residual_layers(plain_strides(net).blocks)
         head = net.blocks[-1].pool
         prefix = f"blocks.{len(net.blocks) - 1}.pool"
         layers.append([f"{prefix}.pre_conv {prefix}.pre_norm {prefix}.pre_act"])
-        super().__init__(video_spec(frames, size, "slowfast"), layers, [*widths, head.pre_conv.out_channels])
+        super().__init__(
+            video_spec(frames, size, "slowfast"), layers, [*widths, head.pre_conv.out_channels], input=input
+        )
         self.blocks = nn.ModuleList([*net.blocks[:-1], nn.ModuleDict({"pool": head})])
         self.dim = head.post_conv.out_channels
 
@@ -128,6 +135,7 @@ class SlowFast(ConvNet):
         net: As the factory gives it.
         frames: Frames per clip, of the fast pathway; a multiple of `ALPHA`.
         size: Height and width in pixels.
+        input: What the factory made the stems for.
 
     Raises:
         UserError: The frames are no multiple.
@@ -135,7 +143,7 @@ class SlowFast(ConvNet):
 
     source = "SlowFast (arXiv 1812.03982), pytorchvideo.models.slowfast"
 
-    def __init__(self, net: Any, *, frames: int, size: int) -> None:
+    def __init__(self, net: Any, *, frames: int, size: int, input: Input = "rgb") -> None:
         if frames % ALPHA:
             raise UserError(f"frames={frames} is not a multiple of {ALPHA}, the ratio of SlowFast's pathways")
         blocks = plain_strides(net).blocks[:-2]  # its last two pool the pathways and score the classes
@@ -145,13 +153,14 @@ class SlowFast(ConvNet):
             fusion = getattr(stage.multipathway_fusion, "conv_fast_to_slow", None)
             widths.append(slow.out_channels + fast.out_channels + (fusion.out_channels if fusion else 0))
         layers = [[f"blocks.{index}"] for index in range(len(blocks))]
-        super().__init__(video_spec(frames, size, "slowfast"), layers, widths, (ALPHA, 1))
+        super().__init__(video_spec(frames, size, "slowfast"), layers, widths, (ALPHA, 1), input)
         self.blocks = blocks
 
     def enter(self, clip: Tensor) -> list[Tensor]:
         """Return the slow pathway's frames, even from first to last as SlowFast's loader has them, and all frames."""
         frames = clip.shape[2]
         slow = [index * (frames - 1) // (frames // ALPHA - 1) if index else 0 for index in range(frames // ALPHA)]
+        clip = self.front_end(clip)
         return [clip[:, :, slow], clip]
 
     def run_piece(self, piece: str, x: list[Tensor]) -> list[Tensor]:
@@ -176,10 +185,11 @@ class MViTv1(Encoder):
         pool: What `forward` returns of the last block: the mean of the patch tokens, or the class token.
         drop_path: Stochastic depth of the last block; earlier blocks have proportionally less.
         init: `published` (truncated normal of .02), or `fan_in`, with which narrow encoders learn sooner.
+        input: `rgb`, or `rgb+change` (`islr/models/front_end.py`).
         settings: Of the factory.
 
     Raises:
-        UserError: The clip does not fit the patches, or an unknown `pool` or `init`.
+        UserError: The clip does not fit the patches, or an unknown `pool`, `init` or `input`.
     """
 
     source = "MViT (arXiv 2104.11227), pytorchvideo.models.vision_transformers"
@@ -192,6 +202,7 @@ class MViTv1(Encoder):
         pool: Pool = "mean",
         drop_path: float = 0.0,
         init: MViTInit = "published",
+        input: Input = "rgb",
         **settings: Any,
     ) -> None:
         super().__init__()
@@ -202,14 +213,22 @@ class MViTv1(Encoder):
             if value < stride or value % stride:
                 raise UserError(f"{name}={value} does not fit the patches: it must be a multiple of {stride}")
         build = factories().vision_transformers.create_multiscale_vision_transformers
+        channels = input_channels(input)
         device = torch.get_default_device()
         with torch.device("cpu"):  # it reads its widths back from small tensors, which the meta device cannot
-            trunk = build(spatial_size=size, temporal_size=frames, droppath_rate_block=drop_path, head=None, **settings)
+            trunk = build(
+                spatial_size=size,
+                temporal_size=frames,
+                input_channels=channels,
+                droppath_rate_block=drop_path,
+                head=None,
+                **settings,
+            )
         trunk.to(device)
         self.patch_embed = trunk.patch_embed
         self.cls_positional_encoding = trunk.cls_positional_encoding
         self.blocks = trunk.blocks
-        self.pool = pool
+        self.pool, self.input = pool, input
         self.input_spec = video_spec(frames, size, "slowfast")
         self.layer_dims = [block.dim_out for block in self.blocks]
         self.dim = self.layer_dims[-1]
@@ -230,7 +249,7 @@ class MViTv1(Encoder):
     def forward_tokens(self, clip: Tensor) -> list[Tensor]:
         """Return all tokens after each block, `[B, 1 + N_l, D_l]`."""
         self.check_clip(clip)
-        tokens = self.cls_positional_encoding(self.patch_embed(clip))
+        tokens = self.cls_positional_encoding(self.patch_embed(self.front_end(clip)))
         grid = list(self.cls_positional_encoding.patch_embed_shape)
         outputs = []
         for block in self.blocks:
@@ -257,6 +276,8 @@ class MViTv1(Encoder):
         return None
 
 
+_OURS = ("spatial_size", "temporal_size", "input_channels")  # settings of the factory that arguments stand for
+
 # Presets --------------------------------------------------------------------------------------------------------------
 
 
@@ -266,6 +287,7 @@ def _build(
     settings: Mapping[str, Any],
     narrow: bool = False,
     blocks: int | None = None,
+    input: Input = "rgb",
     **arguments: Any,
 ) -> Encoder:
     """Build an encoder on a network of pytorchvideo's.
@@ -276,23 +298,34 @@ def _build(
         settings: Arguments of the factory.
         narrow: Initialise as narrow networks need it.
         blocks: Blocks of each stage to keep, for networks smaller than the factory's smallest; None keeps all.
+        input: What the encoder takes; the factory is told how many channels that are.
         arguments: Further arguments of `family`.
     """
-    net = attrgetter(factory)(factories())(**settings)
+    net = attrgetter(factory)(factories())(**settings, **_channels(family, input))
     if blocks is not None:
         for stage in net.blocks[1:-1]:
             stage.res_blocks = stage.res_blocks[:blocks]
-    encoder = family(net, **arguments)
+    encoder = family(net, input=input, **arguments)
     return encoder.apply(fan_in_init) if narrow else encoder
+
+
+def _channels(family: Callable[..., Encoder], input: str) -> dict[str, Any]:
+    """Return the argument by which a factory learns its input's channels: one number, or one for each pathway."""
+    channels = input_channels(input)
+    return {"input_channels": (channels, channels)} if family is SlowFast else {"input_channel": channels}
 
 
 def _published_mvit(**arguments: Any) -> MViTv1:
     published = factories().vision_transformers.mvit_video_base_config
-    settings = {name: value for name, value in published.items() if name not in ("spatial_size", "temporal_size")}
+    settings = {name: value for name, value in published.items() if name not in _OURS}
     return MViTv1(**arguments, **settings)
 
 
-_TINY: dict[str, Any] = {"frames": 8, "size": 64}
+def _clip(frames: int, size: int) -> dict[str, Any]:
+    return {"frames": frames, "size": size, "input": "rgb"}
+
+
+_TINY = _clip(8, 64)
 _PUBLISHED = {"pretrained": False}
 _X3D = X3D_SETTINGS | _PUBLISHED
 _CSN: dict[str, Any] = {"family": ResNet, "source": "ir-CSN (arXiv 1904.02811), pytorchvideo.models.csn"}
@@ -325,7 +358,7 @@ PRESETS = {
     # 8 x 8: frames are those of the fast pathway.
     "slowfast_r50": Preset(
         _build,
-        {"frames": 32, "size": 224},
+        _clip(32, 224),
         {"family": SlowFast, "factory": "slowfast_r50", "settings": _PUBLISHED},
     ),
     # Half the width and depth of X3D-S.
@@ -339,8 +372,8 @@ PRESETS = {
             "narrow": True,
         },
     ),
-    "x3d_s": Preset(_build, {"frames": 13, "size": 160}, {"family": X3D, "factory": "x3d_s", "settings": _X3D}),
-    "x3d_m": Preset(_build, {"frames": 16, "size": 224}, {"family": X3D, "factory": "x3d_m", "settings": _X3D}),
+    "x3d_s": Preset(_build, _clip(13, 160), {"family": X3D, "factory": "x3d_s", "settings": _X3D}),
+    "x3d_m": Preset(_build, _clip(16, 224), {"family": X3D, "factory": "x3d_m", "settings": _X3D}),
     # One block a stage, a quarter of the width.
     "csn_tiny": Preset(
         _build,
@@ -353,11 +386,11 @@ PRESETS = {
             "blocks": 1,
         },
     ),
-    "csn_r101": Preset(_build, {"frames": 32, "size": 224}, _CSN | {"factory": "csn_r101", "settings": _PUBLISHED}),
-    "i3d_r50": Preset(_build, {"frames": 8, "size": 224}, _I3D_R50 | {"factory": "i3d_r50", "settings": _PUBLISHED}),
+    "csn_r101": Preset(_build, _clip(32, 224), _CSN | {"factory": "csn_r101", "settings": _PUBLISHED}),
+    "i3d_r50": Preset(_build, _clip(8, 224), _I3D_R50 | {"factory": "i3d_r50", "settings": _PUBLISHED}),
     "pytorchvideo_mvit_tiny": Preset(
         MViTv1, _TINY | {"pool": "mean", "drop_path": 0.0, "init": "fan_in"}, _NARROW_MVIT
     ),
     # 16 x 4; trained on its class token, with a drop_path of .2 (arXiv 2104.11227 appendix).
-    "pytorchvideo_mvit_b": Preset(_published_mvit, {"frames": 16, "size": 224, "pool": "class", "drop_path": 0.0}, {}),
+    "pytorchvideo_mvit_b": Preset(_published_mvit, _clip(16, 224) | {"pool": "class", "drop_path": 0.0}, {}),
 }

@@ -11,6 +11,7 @@ from torchvision.ops.misc import Conv3dNormActivation
 
 from islr.models.convnets.convnet import ConvNet, fan_in_init, video_spec
 from islr.models.convnets.inception import NARROW_MOMENTUM, block_width, inception_widths
+from islr.models.front_end import Input, input_channels
 from islr.models.presets import Preset
 
 # Residual networks ----------------------------------------------------------------------------------------------------
@@ -33,34 +34,37 @@ class VideoResNet(ConvNet):
         form: A key of `RESNET_FORMS`.
         width: Of the first stage; each later one doubles it.
         blocks: Per stage.
+        input: `rgb`, or `rgb+change` (`islr/models/front_end.py`).
     """
 
     source = "R(2+1)D (arXiv 1711.11248), torchvision.models.video"
 
-    def __init__(self, *, frames: int, size: int, form: str, width: int = 64, blocks: int = 2) -> None:
+    def __init__(
+        self, *, frames: int, size: int, form: str, width: int = 64, blocks: int = 2, input: Input = "rgb"
+    ) -> None:
         widths = [width * 2**stage for stage in range(4)]
         stages = [[f"layer{stage}.{block}" for block in range(blocks)] for stage in range(1, 5)]
-        super().__init__(video_spec(frames, size, "kinetics"), [["stem"], *stages], widths)
+        super().__init__(video_spec(frames, size, "kinetics"), [["stem"], *stages], widths, input=input)
         convolutions, factored = RESNET_FORMS[form]
-        self.stem = _factored_stem(width) if factored else _stem(width)
+        self.stem = (_factored_stem if factored else _stem)(input_channels(input), width)
         for stage, (conv, outputs) in enumerate(zip(convolutions, widths, strict=True), start=1):
             inputs = outputs if stage == 1 else outputs // 2
             self.add_module(f"layer{stage}", _residual_stage(conv, inputs, outputs, blocks, 1 if stage == 1 else 2))
         self.apply(_fan_out_init)
 
 
-def _stem(width: int) -> nn.Sequential:
+def _stem(channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv3d(3, width, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False),
+        nn.Conv3d(channels, width, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False),
         nn.BatchNorm3d(width),
         nn.ReLU(inplace=True),
     )
 
 
-def _factored_stem(width: int) -> nn.Sequential:
+def _factored_stem(channels: int, width: int) -> nn.Sequential:
     between = int(FACTORED_STEM * width)
     return nn.Sequential(
-        nn.Conv3d(3, between, (1, 7, 7), stride=(1, 2, 2), padding=(0, 3, 3), bias=False),
+        nn.Conv3d(channels, between, (1, 7, 7), stride=(1, 2, 2), padding=(0, 3, 3), bias=False),
         nn.BatchNorm3d(between),
         nn.ReLU(inplace=True),
         nn.Conv3d(between, width, (3, 1, 1), padding=(1, 0, 0), bias=False),
@@ -106,15 +110,18 @@ class S3D(ConvNet):
         size: Height and width in pixels, at least 17.
         width: Factor on the published widths.
         momentum: Of BatchNorm's running statistics.
+        input: `rgb`, or `rgb+change` (`islr/models/front_end.py`).
     """
 
     source = "S3D (arXiv 1712.04851), torchvision.models.video"
 
-    def __init__(self, *, frames: int, size: int, width: float = 1.0, momentum: float = 0.001) -> None:
+    def __init__(
+        self, *, frames: int, size: int, width: float = 1.0, momentum: float = 0.001, input: Input = "rgb"
+    ) -> None:
         stem, blocks = inception_widths(width)
         norm = partial(nn.BatchNorm3d, eps=1e-3, momentum=momentum)
         modules: list[nn.Module] = [
-            TemporalSeparableConv(3, stem[0], 7, 2, 3, norm),
+            TemporalSeparableConv(input_channels(input), stem[0], 7, 2, 3, norm),
             nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
             Conv3dNormActivation(stem[0], stem[1], kernel_size=1, stride=1, norm_layer=norm),
             TemporalSeparableConv(stem[1], stem[2], 3, 1, 1, norm),
@@ -129,7 +136,7 @@ class S3D(ConvNet):
             layers.append([" ".join(f"features.{index}" for index in range(first, len(modules)))])
             inputs = block_width(branches)
         widths = [block_width(branches) for branches in blocks.values()]
-        super().__init__(video_spec(frames, size, "kinetics"), layers, widths, S3D_SMALLEST)
+        super().__init__(video_spec(frames, size, "kinetics"), layers, widths, S3D_SMALLEST, input)
         self.features = nn.Sequential(*modules)
 
 
@@ -137,7 +144,7 @@ def _narrow(family: type[ConvNet], **arguments: Any) -> ConvNet:
     return family(**arguments).apply(fan_in_init)
 
 
-_TINY, _RESNET = {"frames": 8, "size": 64}, {"frames": 16, "size": 112}
+_TINY, _RESNET = ({"frames": frames, "size": size, "input": "rgb"} for frames, size in ((8, 64), (16, 112)))
 PRESETS = {
     # One block a stage, a quarter of the width.
     "r3d_tiny": Preset(_narrow, _TINY, {"family": VideoResNet, "form": "r3d", "width": 16, "blocks": 1}),
@@ -146,5 +153,5 @@ PRESETS = {
     "r3d_18": Preset(VideoResNet, _RESNET, {"form": "r3d"}),  # 3x3x3 convolutions throughout
     "mc3_18": Preset(VideoResNet, _RESNET, {"form": "mc3"}),  # the later three stages convolve single frames
     "r2plus1d_18": Preset(VideoResNet, _RESNET, {"form": "r2plus1d"}),  # space and time in turn
-    "s3d": Preset(S3D, {"frames": 64, "size": 224}, {}),
+    "s3d": Preset(S3D, {"frames": 64, "size": 224, "input": "rgb"}, {}),
 }

@@ -8,7 +8,6 @@ Shapes: B batch, T H W frames and pixels, t h w a token grid, N = t * h * w toke
 width. Token sequences are `[B, 1 + N, D]`, the class token first.
 """
 
-import math
 from functools import partial
 from typing import Literal, NamedTuple, get_args
 
@@ -19,7 +18,6 @@ from torchvision.models.video.mvit import MSBlockConfig, MViT
 from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
 from islr.models.encoder import (
-    FAN_IN_POSITION_STD,
     INIT_STD,
     NORM_EPS,
     NORMALISATIONS,
@@ -27,9 +25,10 @@ from islr.models.encoder import (
     Normalisation,
     interpolate_positions,
 )
+from islr.models.front_end import Input, input_channels
 from islr.models.mvit.blocks import PooledBlock
 from islr.models.mvit.sizes import MViTSizes, WidenIn, block_settings
-from islr.models.tokens import Grid, resize_mask
+from islr.models.tokens import Grid, hide_tokens
 
 PATCH_KERNEL: Grid = (3, 7, 7)  # of the patch convolution, along time, height and width
 PATCH_STRIDE: Grid = (2, 4, 4)
@@ -67,15 +66,11 @@ class MViTEncoder(Encoder):
         init: `slowfast` (truncated normal of .02, biases .02); `torchvision` (the same with biases 0 and
             convolutions at PyTorch's default); or `fan_in` (truncated normal of 1 / sqrt(inputs), biases 0),
             with which narrow encoders start to learn many times sooner.
-        positions: Add learned absolute positions, separate in space and time (MViTv1's `SEP_POS_EMBED`), to
-            the patch embeddings. Where a hand is distinguishes signs, and the mean of the tokens forgets it.
-        change_channels: Share of the patch embedding whose temporal mean is subtracted: at each place, over the
-            clip's visible frames. A fixed camera's background and the signer's clothes vanish there and remain in
-            the other channels.
         normalisation: Mean and std of the pixels it takes.
+        input: `rgb`, or `rgb+change` (`islr/models/front_end.py`).
 
     Raises:
-        UserError: The frame count or size does not fit the strides, or a name or share is impossible.
+        UserError: The frame count or size does not fit the strides, or a name is unknown.
     """
 
     source = "MViTv2 (arXiv 2112.01526), MaskFeat's form (arXiv 2112.09133); code: facebookresearch/SlowFast"
@@ -90,13 +85,10 @@ class MViTEncoder(Encoder):
         pool: Pool = "mean",
         drop_path: float = 0.0,
         init: Init = "slowfast",
-        positions: bool = False,
-        change_channels: float = 0.0,
         normalisation: Normalisation = "slowfast",
+        input: Input = "rgb",
     ) -> None:
         super().__init__()
-        if not 0 <= change_channels <= 1:
-            raise UserError(f"change_channels={change_channels} is a share, from 0 to 1")
         for name, value, known in (
             ("pool", pool, get_args(Pool)),
             ("init", init, get_args(Init)),
@@ -107,10 +99,10 @@ class MViTEncoder(Encoder):
         _check_multiple("frames", frames, PATCH_STRIDE[0])
         _check_multiple("size", size, PATCH_STRIDE[1], PATCH_STRIDE[1] * sizes.total_stride)
         self.block_settings = block_settings(sizes, widen_in)
-        trunk = _trunk(frames, size, self.block_settings, widen_in, drop_path)
+        trunk = _trunk(frames, size, self.block_settings, widen_in, drop_path, input_channels(input))
         # The trunk's final norm and class head are dropped: the task adds its own.
         self.conv_proj, self.pos_encoding, self.blocks = trunk.conv_proj, trunk.pos_encoding, trunk.blocks
-        self.pool = pool
+        self.pool, self.input = pool, input
         self.patch_grid: Grid = (frames // PATCH_STRIDE[0], size // PATCH_STRIDE[1], size // PATCH_STRIDE[2])
         grid = self.patch_grid
         for block in self.blocks:
@@ -120,14 +112,6 @@ class MViTEncoder(Encoder):
         self.dim = self.layer_dims[-1]
         if init != "torchvision":
             self.apply(_slowfast_init if init == "slowfast" else _fan_in_init)
-        self.change_channels = round(sizes.embed_dim * change_channels)
-        self.pos_space: nn.Parameter | None = None
-        self.pos_time: nn.Parameter | None = None
-        if positions:
-            std = FAN_IN_POSITION_STD if init == "fan_in" else INIT_STD
-            times, rows, columns = self.patch_grid
-            self.pos_space = nn.Parameter(torch.randn(rows * columns, sizes.embed_dim) * std)
-            self.pos_time = nn.Parameter(torch.randn(times, sizes.embed_dim) * std)
 
     @property
     def grids(self) -> list[Grid]:
@@ -155,16 +139,11 @@ class MViTEncoder(Encoder):
             mask_token: `[D_0]`, put in place of the hidden patches' embeddings (arXiv 2112.09133 section 3).
         """
         self.check_clip(clip)
-        tokens = self.conv_proj(clip).flatten(3).permute(0, 2, 3, 1)  # [B, t, h * w, D_0]
-        hidden = None if mask is None else resize_mask(mask, self.patch_grid).flatten(2)[..., None]
-        if self.change_channels:
-            tokens = _subtract_temporal_mean(tokens, hidden, self.change_channels)
-        if hidden is not None:
+        tokens = self.conv_proj(self.front_end(clip, mask)).permute(0, 2, 3, 4, 1)  # [B, t, h, w, D_0]
+        if mask is not None:
             assert mask_token is not None
-            tokens = torch.where(hidden, mask_token.to(tokens.dtype), tokens)
-        if self.pos_space is not None and self.pos_time is not None:
-            tokens = tokens + self.pos_time[:, None] + self.pos_space
-        tokens, grid = self.pos_encoding(tokens.flatten(1, 2)), self.patch_grid  # [B, 1 + N, D_0]
+            tokens = hide_tokens(tokens, mask, mask_token)
+        tokens, grid = self.pos_encoding(tokens.flatten(1, 3)), self.patch_grid  # [B, 1 + N, D_0]
         outputs = []
         for block in self.blocks:
             tokens, grid = self.run_block(block, tokens, grid)
@@ -175,24 +154,20 @@ class MViTEncoder(Encoder):
         """Return 0 for the patch embedding, the positions and the class token, i + 1 for block i."""
         if parameter_name.startswith("blocks."):
             return int(parameter_name.split(".")[1]) + 1
-        assert parameter_name.startswith(("conv_proj.", "pos_")), parameter_name
+        assert parameter_name.startswith(("conv_proj.", "pos_encoding.")), parameter_name
         return 0
 
     def resize_parameter(self, name: str, value: Tensor, shape: torch.Size) -> Tensor | None:
-        """Position tables follow the token grid: linear along one axis (as SlowFast loads), bilinear in space."""
-        table = name.rpartition(".")[2]
-        if value.ndim == 2 and table in ("rel_pos_t", "rel_pos_h", "rel_pos_w", "pos_time"):
+        """Tables of relative positions follow the token grid, linearly, as SlowFast loads them."""
+        if value.ndim == 2 and name.rpartition(".")[2] in ("rel_pos_t", "rel_pos_h", "rel_pos_w"):
             return interpolate_positions(value, shape[0])
-        if value.ndim == 2 and table == "pos_space":
-            old, new = math.isqrt(len(value)), math.isqrt(shape[0])
-            tall = interpolate_positions(value.reshape(old, -1), new).view(new, old, -1)  # [new, old, D]
-            wide = interpolate_positions(tall.transpose(0, 1).flatten(1), new).view(new, new, -1)  # [w, h, D]
-            return wide.transpose(0, 1).flatten(0, 1)
         return None
 
 
-def _trunk(frames: int, size: int, settings: list[MSBlockConfig], widen_in: WidenIn, drop_path: float) -> MViT:
-    return MViT(
+def _trunk(
+    frames: int, size: int, settings: list[MSBlockConfig], widen_in: WidenIn, drop_path: float, channels: int
+) -> MViT:
+    trunk = MViT(
         spatial_size=(size, size),
         temporal_size=frames,
         block_setting=settings,
@@ -207,23 +182,10 @@ def _trunk(frames: int, size: int, settings: list[MSBlockConfig], widen_in: Wide
         patch_embed_stride=PATCH_STRIDE,
         patch_embed_padding=PATCH_PADDING,
     )
-
-
-def _subtract_temporal_mean(tokens: Tensor, hidden: Tensor | None, channels: int) -> Tensor:
-    """Subtract the mean over visible frames from the first `channels` of `[B, t, h * w, D]`.
-
-    Args:
-        tokens: Patch embeddings.
-        hidden: bool `[B, t, h * w, 1]`; what is hidden must not enter the mean that visible tokens carry.
-        channels: Of D, from which the mean is subtracted.
-    """
-    change, rest = tokens.split((channels, tokens.shape[-1] - channels), dim=-1)
-    if hidden is None:
-        mean = change.mean(dim=1, keepdim=True)
-    else:
-        visible = hidden.logical_not().to(tokens.dtype)
-        mean = (change * visible).sum(dim=1, keepdim=True) / visible.sum(dim=1, keepdim=True).clamp(min=1)
-    return torch.cat([change - mean, rest], dim=-1)
+    if channels != trunk.conv_proj.in_channels:  # torchvision's class has no argument for it
+        width = trunk.conv_proj.out_channels
+        trunk.conv_proj = nn.Conv3d(channels, width, PATCH_KERNEL, PATCH_STRIDE, PATCH_PADDING)
+    return trunk
 
 
 def _check_multiple(name: str, value: int, stride: int, least: int = 0) -> None:

@@ -26,8 +26,8 @@ def _mvit(sizes: MViTSizes, last_stride: int, **arguments: Any) -> MViTEncoder:
     return MViTEncoder(sizes.with_last_stride(last_stride), **arguments)
 
 
-_MASKFEAT = {"widen_in": "mlp", "pool": "mean", "drop_path": 0.0, "init": "slowfast"}
-_SUPERVISED = {"widen_in": "attention", "pool": "class", "drop_path": 0.0, "init": "slowfast"}
+_MASKFEAT = {"widen_in": "mlp", "pool": "mean", "drop_path": 0.0, "init": "slowfast", "input": "rgb"}
+_SUPERVISED = {**_MASKFEAT, "widen_in": "attention", "pool": "class"}
 PRESETS = {
     # For two CPU cores, under a million parameters: the shape of `mvit_s` at a width and depth for 8 x 64 x 64.
     "mvit_tiny": Preset(
@@ -39,8 +39,7 @@ PRESETS = {
             "pool": "mean",
             "drop_path": 0.0,
             "init": "fan_in",
-            "positions": True,
-            "change_channels": 0.5,
+            "input": "rgb",
         },
         _sizes(depth=6, embed_dim=24, doubled=(1, 3, 5), halved=(0, 2, 5)),
     ),

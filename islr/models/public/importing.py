@@ -14,6 +14,7 @@ from torch import Tensor
 
 from islr.errors import UserError
 from islr.models import Encoder, create_model
+from islr.models.front_end import RGB
 from islr.models.layouts import LAYOUTS, Layout, choose_layout, layouts_of, load_layout
 from islr.models.layouts.layout import shown
 from islr.models.public.reader import PublicFile, State, non_finite, open_public
@@ -70,16 +71,19 @@ def import_weights(
 
     Raises:
         UserError: The file is our own, is of no or of several layouts, has tensors that nothing is known of, lacks
-            some, has others of another shape, or values that are not finite.
+            some, has others of another shape, or values that are not finite; an input that no public weights have.
     """
     where = str(source.path)
     if "architecture" in source.metadata:
         raise UserError(f"{where} was written by this project; it is used as it is (encoder.weights={where})")
+    given = dict(arguments or {})
     with torch.device("meta"):
-        create_model(architecture, **dict(arguments or {}))  # an unknown name or argument is said before all else
+        create_model(architecture, **given)  # an unknown name or argument is said before all else
+    if given.get("input", RGB) != RGB:
+        raise UserError(f"input={given['input']}: public weights were trained with input={RGB}; leave input out")
     chosen = _layout(source, architecture, layout)
     state = source.state(chosen.entries)
-    built = chosen.arguments(chosen.strip(state)) | dict(arguments or {})
+    built = chosen.arguments(chosen.strip(state)) | given
     encoder = create_model(architecture, **built)
     own = {name: value.shape for name, value in encoder.state_dict().items()}
     renamed = load_layout(encoder, state, chosen, where)
