@@ -19,6 +19,7 @@ from islr.data.loading.loader import pin_threads
 from islr.data.loading.store import ClipStore
 from islr.data.loading.unreadable import unreadable_clips
 from islr.data.manifest import Manifest
+from islr.data.views.views import AugmentConfig
 from islr.environment import commit
 from islr.errors import UserError
 from islr.files import write_atomic_with
@@ -33,7 +34,7 @@ from islr.training.run_config import RunConfig
 from pretrain import RECIPES, find_recipe
 from pretrain.leakage import Exposure
 from pretrain.monitor import FeatureMonitor, MonitorConfig
-from pretrain.recipe import ENCODER, Recipe, RecipeConfig
+from pretrain.recipe import ENCODER, Recipe, RecipeConfig, VideoRecipeConfig
 
 PICTURES = "pictures.npz"
 PICTURE_CLIPS = 4  # clips shown in the report
@@ -91,12 +92,16 @@ def run_pretrain(config: PretrainConfig) -> None:
         logger.info("%s: %s", config.name, note)
     recipe = build_recipe(config, manifest)
     store = ClipStore(manifest, config.data)
-    view = recipe.views(config.recipe, recipe.encoder.input_spec)
-    batches = train_batches(store, view, config, world)
+    spec = recipe.encoder.input_spec
+    view = recipe.views(config.recipe, spec)
+    video = config.recipe.video if isinstance(config.recipe, VideoRecipeConfig) else AugmentConfig()
+    times = video.repeats(store.manifest.clips, spec.frames)
+    batches = train_batches(store, view, config, world, times=times)
     if (head := recipe.classification(config.recipe)) is not None:
         check_batch_parts(head, batches.part_size)
-    if batches.corpus_shares():
-        logger.info("%s: %s", config.name, batches.corpus_shares())
+    for remark in (batches.corpus_shares(), video.describe(store.manifest.clips, spec.frames)):
+        if remark:
+            logger.info("%s: %s", config.name, remark)
     uses, labels = {"train": store.manifest}, recipe.needs_labels
     with open_run(config, world, {"decoding": store}, ENCODER, uses=uses, labels=labels) as run:
         if run is not None:

@@ -112,9 +112,9 @@ class CheckOutcome:
 
 def frames_spanned(spec: InputSpec, sampling: SamplingConfig, clip: Clip) -> float:
     """Return how many frames of a clip a sample spans: as many as it has, or its window at a fixed rate."""
-    if spec.modality == "pose" or sampling.kind == "uniform":
+    if spec.modality == "pose":
         return float(spec.frames)
-    return (spec.frames - 1) * sampling.stride * (clip.fps or 25.0) / sampling.target_fps + 1
+    return sampling.spanned(clip.frames or 0, clip.fps or 25.0, spec.frames)
 
 
 def disable_dropout(module: nn.Module) -> None:

@@ -12,7 +12,8 @@ from islr.commands.arguments import ConfigFile, Overrides, print_once
 def finetune_command(config: ConfigFile, overrides: Overrides = None) -> None:
     """Fine-tune an encoder, select on val, and score test once."""
     from islr.config import load_config
-    from islr.evaluation.finetune import FinetuneConfig, run_finetune
+    from islr.evaluation.finetune import run_finetune
+    from islr.evaluation.finetune_config import FinetuneConfig
 
     resolved = load_config(FinetuneConfig, config, overrides or [])
     _print_results(run_finetune(resolved))

@@ -1,26 +1,25 @@
 """Fine-tuning: train a recogniser on an encoder, choose its epoch on val, score it on test once."""
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import Field, model_validator
 from torch import nn
 
-from islr.config import load_config, refuse_idle
 from islr.data.audit.clip_digests import clips_among
 from islr.data.audit.duplicates import check_disjoint, without_shared
 from islr.data.loading.batches import TrainBatches
-from islr.data.loading.config import DataConfig
 from islr.data.loading.store import ClipStore
 from islr.data.loading.unreadable import check_unreadable, unreadable_clips, warn_unreadable
 from islr.data.manifest import Manifest
-from islr.data.views.poses import PoseAugmentConfig
-from islr.data.views.views import AugmentConfig, refuse_other_modality, train_view
+from islr.data.views.input_spec import InputSpec
+from islr.data.views.views import View, refuse_other_modality, train_view
 from islr.errors import UserError
 from islr.evaluation.classifier import CLASSIFIER, load_classifier, save_classifier, trained_signers, training_facts
+from islr.evaluation.finetune_config import HELD_OUT, FinetuneConfig
 from islr.evaluation.predictions import Predictions
 from islr.evaluation.provenance import label_fingerprint, provenance
 from islr.evaluation.results import Result, as_table, load_results
@@ -34,84 +33,17 @@ from islr.evaluation.scoring import (
     score,
     write_scores,
 )
-from islr.models import EncoderConfig
 from islr.models.weights import build_encoder, exposure_in, read_metadata
 from islr.training.classification import Classification, ClassificationConfig, check_batch_parts, effective_weights
+from islr.training.distributed.world import World
 from islr.training.engine import Selection, State, Trainer, train_batches
-from islr.training.harness import Run, TrainingConfig, open_run, prepare
+from islr.training.harness import Run, open_run, prepare
 from islr.training.optim import OptimConfig, parameter_groups
-from islr.training.run_config import RunConfig
 from islr.training.wandb_run import WandbRun
 
 RESULT = "result.json"
-HELD_OUT = "train_held_out"
 
-
-class FinetuneConfig(TrainingConfig):
-    """Everything a fine-tuning run and its test result depend on."""
-
-    task: Literal["finetune"] = "finetune"
-    name: str = Field(min_length=1, description="the row of this model in tables")
-    tags: dict[str, str] = Field(default_factory=dict, description="facts for reports: a grid's method and regime")
-    encoder: EncoderConfig
-    mode: Literal["full", "partial", "linear"] = Field(
-        "full",
-        description="linear: the encoder is frozen; partial: its embeddings and first frozen_blocks blocks are frozen",
-    )
-    frozen_blocks: int = Field(0, ge=0, description="frozen blocks in mode partial")
-    data: DataConfig
-    classification: ClassificationConfig = ClassificationConfig()
-    video: AugmentConfig = AugmentConfig()
-    pose: PoseAugmentConfig = PoseAugmentConfig()
-    class_balance: Literal["none", "sampling", "loss"] = Field(
-        "none", description="sampling: draw all classes equally often; loss: weigh clips of rare classes more"
-    )
-    balance_beta: float = Field(
-        0.999,
-        ge=0,
-        lt=1,
-        description="with class_balance loss: 0 = equal weights, towards 1 = inverse class counts",
-    )
-    optim: OptimConfig
-    patience: int | None = Field(
-        None,
-        ge=1,
-        description="epochs without a better score on the selection clips before stopping; none = never",
-    )
-    select_on: Literal["val", "train_held_out"] = Field(
-        "val",
-        description="clips on which the epoch is chosen: val, or a part held out of train; never test",
-    )
-    shared_with_test: Literal["error", "drop"] = Field(
-        "error",
-        description="selection clips that are also in test, by id or by the bytes of the file: stop, or leave them out",
-    )
-    held_out: float = Field(0.1, gt=0, lt=0.5, description="share of train for select_on: train_held_out")
-    views: str = Field("1x1", pattern=r"^[1-9]\d?x[1-9]$", description="test views, temporal x spatial")
-    allow_partial: bool = Field(False, description="score a test set with clips missing, as n/expected")
-    cluster: Literal["signer"] | None = Field(
-        None, description="unit that intervals and tests resample: whole signers, or (null) single clips"
-    )
-    run: RunConfig
-
-    @model_validator(mode="after")
-    def _possible(self) -> "FinetuneConfig":
-        if (self.mode == "partial") != (self.frozen_blocks > 0):
-            raise ValueError("mode partial and frozen_blocks go together: set both, or neither")
-        refuse_idle(self, "balance_beta", self.class_balance == "loss", "class_balance: loss")
-        refuse_idle(self, "held_out", self.select_on == HELD_OUT, f"select_on: {HELD_OUT}")
-        return self
-
-    @classmethod
-    def read(cls, run: Path) -> "FinetuneConfig":
-        """Return the resolved configuration of a finished fine-tuning run.
-
-        Raises:
-            UserError: The folder holds no such run.
-        """
-        if not (run / "config.yaml").is_file() or not (run / CLASSIFIER).is_file():
-            raise UserError(f"{run} is not a finished fine-tuning run (it needs config.yaml and {CLASSIFIER})")
-        return load_config(cls, run / "config.yaml")
+logger = logging.getLogger(__name__)
 
 
 class Clips(NamedTuple):
@@ -140,7 +72,7 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
     task = task_of(config, clips.train, config.classification)
     train, selection = ClipStore(clips.train, config.data), ClipStore(clips.selection, config.data)
     view = train_view(task.encoder.input_spec, config.video, config.pose, config.classification.repeats)
-    batches = train_batches(train, view, config, world, balanced=config.class_balance == "sampling")
+    batches = batches_of(config, train, view, task.encoder.input_spec, world)
     check_batch_parts(config.classification, batches.part_size)
     uses = {"train": train.manifest, "select": selection.manifest, "test": clips.test.select()}
     stores = {"decoding train": train, "decoding select": selection}
@@ -172,7 +104,7 @@ def _train(
 ) -> Trained:
     """Train, and leave the classifier of the best epoch in the run folder."""
     facts = classifier_facts(config, manifest, batches.store.manifest)
-    views = ViewsConfig(sampling=config.video.sampling)
+    views = config.scored_views("1x1")
 
     def validate(module: nn.Module, epoch: float) -> dict[str, float]:
         scores = _score(config, module.classifier, selection, views, run)
@@ -217,7 +149,7 @@ def _test(config: FinetuneConfig, clips: Clips, run: Run, trained: Trained, star
     weights = run.folder / CLASSIFIER
     classifier, _ = load_classifier(weights)
     store = ClipStore(clips.test, config.data)
-    views = ViewsConfig.parse(config.views, config.video.sampling)
+    views = config.scored_views()
     scores = _score(config, classifier, store, views, run)
     refuse_unread(scores, store, config.allow_partial)
     used = len(clips.selection.select()) - len(trained.unreadable.get("select", ()))
@@ -320,6 +252,28 @@ def log_results(wandb_run: WandbRun, results: Sequence[Result], predictions: Pre
     rows = [(name, len(correct), sum(correct) / len(correct)) for name, correct in sorted(hits.items())]
     wandb_run.table("test/classes", ("class", "clips", "top1"), rows)
     wandb_run.summary({f"test/{result.metric}": result.value for result in results if not result.group})
+
+
+def batches_of(config: FinetuneConfig, train: ClipStore, view: View, spec: InputSpec, world: World) -> TrainBatches:
+    """Return the training batches, of every class equally often or of several windows a clip where it says so.
+
+    Raises:
+        UserError: The test views do not fit the encoder or the stored frames; or as `train_batches`.
+    """
+    short_side, stored = config.short_side_test, config.data.short_side
+    if short_side is not None:
+        if spec.modality == "pose":
+            raise UserError(f"short_side_test is for video; {config.encoder.name} takes poses: leave it out")
+        if short_side < spec.size or (stored is not None and short_side > stored):
+            least = f"the encoder's size {spec.size}"
+            most = f" and at most data.short_side {stored}" if stored is not None else ""
+            raise UserError(f"short_side_test={short_side} must be at least {least}{most}")
+    balanced = config.class_balance == "sampling"
+    times = None if balanced else config.video.repeats(train.manifest.clips, spec.frames)
+    batches = train_batches(train, view, config, world, balanced, times)
+    if remark := config.video.describe(train.manifest.clips, spec.frames):
+        logger.info("%s: %s", config.name, remark)
+    return batches
 
 
 def task_of(config: FinetuneConfig, train: Manifest, classification: ClassificationConfig) -> Classification:

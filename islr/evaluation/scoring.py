@@ -35,10 +35,11 @@ class ViewsConfig(Config):
     clips: int = 1
     crops: int = 1
     sampling: SamplingConfig = SamplingConfig()
+    short_side: int | None = None
 
     @classmethod
-    def parse(cls, text: str, sampling: SamplingConfig) -> "ViewsConfig":
-        """Read `CxS`, temporal clips times spatial crops.
+    def parse(cls, text: str, sampling: SamplingConfig, short_side: int | None = None) -> "ViewsConfig":
+        """Read `CxS`, temporal clips times spatial crops, of frames resized to a shorter side.
 
         Raises:
             UserError: Not two positive numbers.
@@ -46,10 +47,12 @@ class ViewsConfig(Config):
         match = re.fullmatch(r"([1-9]\d?)x([1-9])", text)
         if not match:
             raise UserError(f"views '{text}' is not CxS, temporal clips x spatial crops, such as 1x1 or 5x3")
-        return cls(clips=int(match[1]), crops=int(match[2]), sampling=sampling)
+        return cls(clips=int(match[1]), crops=int(match[2]), sampling=sampling, short_side=short_side)
 
     def __str__(self) -> str:
-        return f"{self.clips}x{self.crops} {self.sampling.kind}"
+        return f"{self.clips}x{self.crops} {self.sampling.kind}" + (
+            f" of {self.short_side} px" if self.short_side else ""
+        )
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def score(
 ) -> Scores:
     """Return softmax probabilities averaged over the views; every clip is scored once, whatever the number of ranks."""
     spec = classifier.encoder.input_spec  # type: ignore[union-attr]
-    view = multi_view(spec, views.clips, views.crops, views.sampling)  # type: ignore[arg-type]
+    view = multi_view(spec, views.clips, views.crops, views.sampling, views.short_side)  # type: ignore[arg-type]
     classifier.to(world.device).eval()
     rows: list[int] = []
     tables: list[np.ndarray] = []

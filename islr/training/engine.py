@@ -8,7 +8,7 @@ randomness is seeded anew at each step. So a run that is killed and resumed ends
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -99,9 +99,14 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def train_batches(
-    store: ClipStore, view: View, config: TrainingConfig, world: World, balanced: bool = False
+    store: ClipStore,
+    view: View,
+    config: TrainingConfig,
+    world: World,
+    balanced: bool = False,
+    times: Sequence[int] | None = None,
 ) -> TrainBatches:
-    """Return this rank's batches of a run; `balanced` ones draw every class equally often.
+    """Return this rank's batches of a run; `balanced` and `times` as in `TrainBatches`.
 
     Raises:
         UserError: The batch size does not fit the corpus or cannot be cut evenly.
@@ -115,6 +120,7 @@ def train_batches(
         rank=world.rank,
         world=world.size,
         balanced=balanced,
+        times=times,
     )
 
 

@@ -112,3 +112,14 @@ def test_the_shipped_example_of_a_mixture_runs(
     run_pretrain(load_config(PretrainConfig, SMOKE / "mixed.yaml", small + paths))
     assert "an epoch holds" in caplog.text
     assert (tmp_path / "run" / "encoder.safetensors").is_file()
+
+
+def test_rows_of_several_windows_occur_as_often_as_said_with_passes_of_their_own() -> None:
+    order = Mix([0, 0, 1], 0.0, seed=3, times=[1, 3, 2])
+    seen = [order.keys(epoch) for epoch in range(3)]
+    for keys in seen:
+        assert sorted(keys[:, 1].tolist()) == [0, 1, 1, 1, 2, 2]
+    pairs = [tuple(pair) for keys in seen for pair in keys.tolist()]
+    assert len(set(pairs)) == len(pairs)  # so every window of a clip is drawn anew
+    once = Mix([0, 0, 1], 0.0, seed=3)
+    assert once.keys(1).tolist() == Mix([0, 0, 1], 0.0, seed=3, times=[1, 1, 1]).keys(1).tolist()

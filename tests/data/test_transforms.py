@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from islr.data.manifest import Clip
 from islr.data.views.crops import random_resized_crop, spatial_crop
 from islr.data.views.poses import MIRROR, PoseAugmentConfig, augment_pose, resample_pose, warped_times
-from islr.data.views.sampling import SamplingConfig, span_indices, uniform_indices
+from islr.data.views.sampling import SamplingConfig, uniform_indices
+from islr.data.views.views import AugmentConfig
 
 
 @pytest.mark.parametrize("length", [1, 5, 16, 57, 195])
@@ -21,12 +23,46 @@ def test_uniform_takes_one_frame_of_every_segment(length: int) -> None:
     assert uniform_indices(64, 8).tolist() == [4, 12, 20, 28, 36, 44, 52, 60]
 
 
-def test_span_is_spaced_in_time_not_in_frames() -> None:
-    assert np.diff(span_indices(200, 30.0, 8, 4)).tolist() == [4] * 7
-    assert np.diff(span_indices(200, 60.0, 8, 4)).tolist() == [8] * 7
-    assert span_indices(10, 30.0, 8, 4).tolist() == [0, 4, 8, 9, 9, 9, 9, 9]
-    starts = {int(span_indices(200, 30.0, 8, 4, np.random.default_rng(seed))[0]) for seed in range(20)}
-    assert len(starts) > 5
+def test_windows_are_spaced_in_time_not_in_frames() -> None:
+    window = SamplingConfig(kind="window", stride=4)
+    assert np.diff(window.indices(200, 30.0, 8, None)).tolist() == [4] * 7
+    assert np.diff(window.indices(200, 60.0, 8, None)).tolist() == [8] * 7
+    assert window.indices(10, 30.0, 8, None).tolist() == [0, 4, 8, 9, 9, 9, 9, 9]
+    drawn = [window.indices(200, 30.0, 8, np.random.default_rng(seed)) for seed in range(20)]
+    assert len({int(indices[0]) for indices in drawn}) > 5
+    assert all(np.diff(indices).tolist() == [4] * 7 for indices in drawn)
+
+
+def test_auto_takes_a_window_of_a_long_clip_and_all_of_a_short_one() -> None:
+    auto, rng = SamplingConfig(kind="auto", stride=4), np.random.default_rng(0)
+    assert (
+        auto.indices(64, 30.0, 16, None).tolist() == SamplingConfig(kind="window").indices(64, 30.0, 16, None).tolist()
+    )
+    assert auto.indices(63, 30.0, 16, None).tolist() == uniform_indices(63, 16).tolist()
+    assert auto.indices(64, 60.0, 16, None).tolist() == uniform_indices(64, 16).tolist()  # 1.1 s, too short
+    short = [auto.indices(48, 30.0, 16, rng) for _ in range(20)]
+    assert all(np.diff(indices).tolist() == [3] * 15 for indices in short)  # evenly, in training too
+    assert {int(indices[0]) for indices in short} == {0, 1, 2}
+    clips = [Clip("a", "a", frames=90, fps=30.0), Clip("b", "b", frames=50, fps=25.0), Clip("c", "c")]
+    assert auto.describe(clips, 16) == "sampling auto: windows of 2.1 s from 1 clips, 1 shorter clips whole"
+    assert SamplingConfig().describe(clips, 16) == ""
+
+
+def test_a_long_clip_is_taken_as_often_as_windows_fit_into_it() -> None:
+    clips = [Clip(str(n), "a", frames=n, fps=30.0) for n in (40, 64, 130, 640)] + [Clip("unmeasured", "a")]
+    video = AugmentConfig.model_validate({"sampling": {"kind": "auto"}, "windows": 3})
+    assert video.repeats(clips, 16) == [1, 1, 2, 3, 1]
+    assert AugmentConfig().repeats(clips, 16) == [1] * 5
+    assert video.describe(clips, 16).endswith("; an epoch takes 8 windows")
+    with pytest.raises(ValueError, match=r"windows acts only with sampling\.kind: window or auto"):
+        AugmentConfig(windows=2)
+
+
+def test_places_of_test_views() -> None:
+    auto = SamplingConfig(kind="auto", stride=4)
+    assert auto.places(200, 30.0, 16, 3) == [0, 0.5, 1]
+    assert auto.places(50, 30.0, 16, 2) == SamplingConfig().places(200, 30.0, 16, 2) == [0.25, 0.75]
+    assert auto.places(200, 30.0, 16, 1) == [0.5]
 
 
 def test_crops_keep_their_place() -> None:
@@ -35,6 +71,10 @@ def test_crops_keep_their_place() -> None:
     assert spatial_crop(frames, 20, 0.0)[0, 0, 0, 0] == 200
     assert spatial_crop(frames, 20, 1.0)[..., 0].max() == 0
     assert spatial_crop(frames, 10, 0.5).shape == (2, 10, 10, 3)
+    pixels = np.arange(40 * 20, dtype=np.uint8).reshape(1, 20, 40, 1).repeat(3, axis=3)
+    assert (spatial_crop(pixels, 10, 0.5, 20) == pixels[:, 5:15, 15:25]).all()
+    assert (spatial_crop(pixels, 10, 1.0, 20) == pixels[:, 5:15, 30:]).all()
+    assert (spatial_crop(pixels.swapaxes(1, 2), 10, 0.0, 20) == pixels[:, 5:15, :10].swapaxes(1, 2)).all()
 
 
 def test_random_crop_is_one_box_for_all_frames() -> None:
@@ -92,7 +132,8 @@ def test_at_least_one_hand_stays() -> None:
 
 @pytest.mark.parametrize("idle", [{"stride": 2}, {"target_fps": 25.0}])
 def test_options_of_the_window_are_refused_without_it(idle: dict[str, float]) -> None:
-    assert SamplingConfig.model_validate({"kind": "span", **idle})
-    with pytest.raises(ValueError, match=f"{next(iter(idle))} acts only with kind: span"):
+    assert SamplingConfig.model_validate({"kind": "window", **idle})
+    assert SamplingConfig.model_validate({"kind": "auto", **idle})
+    with pytest.raises(ValueError, match=f"{next(iter(idle))} acts only with kind: window"):
         SamplingConfig.model_validate(idle)
     assert SamplingConfig.model_validate(SamplingConfig().model_dump()) == SamplingConfig()  # as a run writes it

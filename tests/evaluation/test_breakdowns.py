@@ -17,8 +17,8 @@ from islr.reporting.findings.standings import palette, scored_sets
 from islr.reporting.gather import scan
 
 PARENTS = [
-    {"name": "maskfeat", "weight": "0.65", "pool": "logits", "encoder": "mvit_tiny", "views": "1x3 uniform"},
-    {"name": "posemae", "weight": "0.35", "pool": "logits", "encoder": "pose_transformer_tiny", "views": "1x1 uniform"},
+    {"name": "maskfeat", "weight": "0.65", "pool": "logits", "encoder": "mvit_tiny", "views": "1x3 whole"},
+    {"name": "posemae", "weight": "0.35", "pool": "logits", "encoder": "pose_transformer_tiny", "views": "1x1 whole"},
 ]
 
 
@@ -125,7 +125,7 @@ def test_fused_and_foreign_rows_are_told_from_trained_ones(runs: Path, tmp_path:
     assert "2 further pre-trained models could not be compared with their own random initialisation." in page
     assert "gained most" not in page
     assert "The highest top-1 overall is that of theirs (not trained here): 100.0 %" in page
-    assert "0.65 x maskfeat (mvit_tiny, views 1x3 uniform" in page
+    assert "0.65 x maskfeat (mvit_tiny, views 1x3 whole" in page
     assert "no random-initialisation run of mvit_tiny + pose_transformer_tiny" in page
     assert "its encoder is not stated" in page
     lineage = section(tmp_path, "lineage")

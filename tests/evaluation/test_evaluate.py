@@ -102,9 +102,9 @@ def test_three_crops_are_the_left_the_centre_and_the_right_of_the_longer_side(mi
     ("kind", "expected"),
     [
         # 48 frames, 4 wanted: segments of 12, places 1/6, 3/6 and 5/6 inside each of them
-        ("uniform", [[2, 14, 26, 38], [6, 18, 30, 42], [10, 22, 34, 46]]),
+        ("whole", [[2, 14, 26, 38], [6, 18, 30, 42], [10, 22, 34, 46]]),
         # a window of 4 x 4 frames has 32 to spare: at the start, in the middle, at the end
-        ("span", [[0, 4, 8, 12], [16, 20, 24, 28], [32, 36, 40, 44]]),
+        ("window", [[0, 4, 8, 12], [16, 20, 24, 28], [32, 36, 40, 44]]),
     ],
 )
 def test_temporal_views_are_spread_evenly(mini_corpus: Path, kind: str, expected: list[list[int]]) -> None:
@@ -113,7 +113,7 @@ def test_temporal_views_are_spread_evenly(mini_corpus: Path, kind: str, expected
     store._frames[0] = np.broadcast_to(np.arange(48, dtype=np.uint8)[:, None, None, None], (48, 24, 24, 3)).copy()
     source = store.source(0)
     source.fps = 30.0
-    sampling = SamplingConfig.model_validate({"kind": kind, "stride": 4})
+    sampling = SamplingConfig.model_validate({"kind": kind})
     spec = InputSpec(4, 24, (0.5,) * 3, (0.5,) * 3, "video")
     views = multi_view(spec, 3, 1, sampling)(source, np.random.default_rng(0))["clip"]
     assert views[:, 0, :, 0, 0].tolist() == expected
@@ -144,7 +144,7 @@ def test_views_are_averaged_as_probabilities(runs: Path) -> None:
 
 def test_poses_have_no_spatial_crops(runs: Path) -> None:
     results = evaluate_run(runs / "pose", views="2x3")
-    assert top1(results).provenance.views == "2x1 uniform"
+    assert top1(results).provenance.views == "2x1 whole"
     assert (runs / "pose" / "evaluation_test_2x1" / "result.json").is_file()
 
 
@@ -286,8 +286,8 @@ def test_video_and_pose_are_fused(runs: Path, tmp_path: Path) -> None:
     assert read.clip_ids == tuple(ids)
     assert read.scores[:, 0] == pytest.approx((0.75 * video + 0.25 * pose).max(axis=1))
     assert [(p["name"], p["weight"], p["views"]) for p in record.parents] == [
-        ("video", "0.75", "2x3 uniform"),
-        ("pose", "0.25", "2x1 uniform"),
+        ("video", "0.75", "2x3 whole"),
+        ("pose", "0.25", "2x1 whole"),
     ]
     assert record.encoder == "mvit_tiny + pose_transformer_tiny"
     assert {r.group[SEEN_KEY] for r in results if SEEN_KEY in r.group} == {"no"}

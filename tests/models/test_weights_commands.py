@@ -262,7 +262,7 @@ def test_models_are_described_by_what_they_compute(capsys: pytest.CaptureFixture
     assert row["macs"] == embedding + len(encoder.blocks) * block
     assert run(["models", "pose_transformer_tiny"]) == 0
     head, line = capsys.readouterr().out.splitlines()
-    assert head.split("\t")[:4] == ["encoder", "input", "M param", "GMAC"]
+    assert head.split("\t")[:4] == ["encoder", "clip", "input", "M param"]
     assert line.split("\t")[:2] == ["pose_transformer_tiny", f"{frames} poses"]
 
 

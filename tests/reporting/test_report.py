@@ -357,11 +357,11 @@ def test_later_evaluations_of_a_run_are_rows_of_their_own(tmp_path: Path, runs: 
     folder.mkdir()
     shutil.copy(root / "maskfeat" / "predictions.csv", folder)
     records = load_results(root / "maskfeat" / "result.json")
-    changed = records[0].provenance.model_copy(update={"views": "5x3 uniform"})
+    changed = records[0].provenance.model_copy(update={"views": "5x3 whole"})
     save_results(folder / "result.json", [r.model_copy(update={"provenance": changed}) for r in records])
     gathered = scan([root])
     (found,), _ = scored_sets(gathered, palette(gathered))
-    assert {"maskfeat · 1x1 uniform", "maskfeat · 5x3 uniform"} <= {row.label for row in found.rows}
+    assert {"maskfeat · 1x1 whole", "maskfeat · 5x3 whole"} <= {row.label for row in found.rows}
 
 
 def test_numbers_on_other_clips_or_labels_do_not_share_a_table(tmp_path: Path, runs: Path) -> None:

@@ -61,6 +61,7 @@ class TrainBatches:
         accumulate: Micro-batches of a rank per step.
         rank, world: This process and the number of processes.
         balanced: Class-balanced sampling (`order.Balanced`) instead of every clip once an epoch.
+        times: How often an epoch takes each row of the store, for clips of several windows; default once.
 
     Raises:
         UserError: The batch is larger than the corpus, or cannot be cut evenly.
@@ -77,6 +78,7 @@ class TrainBatches:
         rank: int = 0,
         world: int = 1,
         balanced: bool = False,
+        times: Sequence[int] | None = None,
     ) -> None:
         if batch_size > len(store):
             raise UserError(
@@ -93,9 +95,9 @@ class TrainBatches:
                 "data.balance mixes corpora and class_balance: sampling mixes classes; a run has one of them"
             )
         labels = [-1 if clip.label is None else clip.label for clip in store.manifest]
-        self.order = Balanced(labels, seed) if balanced else Mix(numbers, store.config.balance, seed)
+        self.order = Balanced(labels, seed) if balanced else Mix(numbers, store.config.balance, seed, times)
         self.accumulate, self.rank, self.world = accumulate, rank, world
-        self.steps_per_epoch = len(store) // batch_size
+        self.steps_per_epoch = (len(store) if times is None else sum(times)) // batch_size
         self.part_size = batch_size // (world * accumulate)
 
     def rows(self, step: int, part: int) -> list[tuple[int, int]]:

@@ -43,19 +43,28 @@ class Mix:
         corpora: The corpus that each row belongs to, numbered from 0.
         balance: As in `quotas`.
         seed: Of the run.
+        times: How often an epoch takes each row, for clips of several windows; default once.
     """
 
-    def __init__(self, corpora: Sequence[int], balance: float, seed: int) -> None:
-        numbers = np.asarray(corpora)
+    def __init__(self, corpora: Sequence[int], balance: float, seed: int, times: Sequence[int] | None = None) -> None:
+        counts = np.ones(len(corpora), np.int64) if times is None else np.asarray(times, np.int64)
+        self._rows = np.repeat(np.arange(len(corpora)), counts)  # sample -> row
+        self._turns = np.arange(len(self._rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        numbers = np.asarray(corpora)[self._rows]
         self.parts = [np.flatnonzero(numbers == corpus) for corpus in range(numbers.max(initial=-1) + 1)]
         self.quotas = quotas([len(part) for part in self.parts], balance)
         self.seed, self._plain = seed, balance == 0
         self._cached: tuple[int, np.ndarray] = (-1, np.empty((0, 2), dtype=np.int64))
 
     def keys(self, epoch: int) -> np.ndarray:
-        """Return (pass through its corpus, row) of each clip, int64 `[clips, 2]`; without balance pass = epoch."""
+        """Return (pass through its corpus, row) of each clip, int64 `[clips, 2]`; without balance pass = epoch.
+
+        A row never has the same pass twice.
+        """
         if self._cached[0] != epoch:
-            self._cached = (epoch, self._keys(epoch))
+            passes, samples = self._keys(epoch).T
+            keys = np.stack([passes + self._turns[samples] * _TURN, self._rows[samples]], axis=1)
+            self._cached = (epoch, keys)
         return self._cached[1]
 
     def _keys(self, epoch: int) -> np.ndarray:

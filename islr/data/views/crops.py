@@ -55,11 +55,19 @@ def random_resized_crop(
     return resize_clip(frames[:, top:bottom, left:right], (size, size))
 
 
-def spatial_crop(frames: np.ndarray, size: int, place: float) -> np.ndarray:
-    """Resize the short side to `size`; crop a square at `place` along the long side (0 first, 0.5 centre, 1 last)."""
-    frames = resize_short_side(frames, size)
+def spatial_crop(frames: np.ndarray, size: int, place: float, short_side: int | None = None) -> np.ndarray:
+    """Crop a square of `size` at `place` along the longer side (0 first, 0.5 centre, 1 last), centred along the other.
+
+    Args:
+        frames: uint8 `[T, H, W, 3]`.
+        size: Side of the square.
+        place: Along the longer side.
+        short_side: Shorter side that the frames are resized to before; None = `size`.
+    """
+    frames = resize_short_side(frames, short_side or size)
     height, width = frames.shape[1:3]
-    top, left = round((height - size) * place), round((width - size) * place)
+    down, across = (place, 0.5) if height > width else (0.5, place)
+    top, left = round((height - size) * down), round((width - size) * across)
     return frames[:, top : top + size, left : left + size]
 
 

@@ -4,7 +4,7 @@ Video frames are uint8 `[T, H, W, 3]` until the encoder normalises them; poses a
 shoulder widths, confidence). Every random choice comes from the generator that is passed in.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from islr.config import Config
+from islr.config import Config, refuse_idle
+from islr.data.manifest import Clip
 from islr.data.poses.pose import normalise
 from islr.data.views.crops import jitter_colours, random_box, resize_clip, spatial_crop, to_cthw
 from islr.data.views.erasing import ErasingConfig, erase_box
@@ -40,6 +41,9 @@ class AugmentConfig(Config):
     colour: float = Field(0.0, ge=0, le=1, description="brightness, contrast and saturation factors in 1 +- this")
     randaugment: RandAugmentConfig | None = Field(None, description="operations on the cropped clip; none = off")
     erasing: ErasingConfig | None = Field(None, description="one box overwritten in all frames; none = off")
+    windows: int = Field(
+        1, ge=1, description="most windows that an epoch takes of a long clip; with sampling.kind: window or auto"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> "AugmentConfig":
@@ -49,7 +53,19 @@ class AugmentConfig(Config):
                 raise ValueError(f"{name} must be two positive numbers, the smaller first")
         if self.scale[1] > 1:
             raise ValueError("scale is a share of the frame's area and cannot exceed 1")
+        refuse_idle(self, "windows", self.sampling.kind != "whole", "sampling.kind: window or auto")
         return self
+
+    def repeats(self, clips: Iterable[Clip], frames: int) -> list[int]:
+        """Return how often an epoch takes each clip: once, or as often as windows fit into it, up to `windows`."""
+        return [min(self.windows, self.sampling.windows(clip.frames or 0, clip.fps or 25.0, frames)) for clip in clips]
+
+    def describe(self, clips: Sequence[Clip], frames: int) -> str:
+        """Say what `sampling` chose and how many windows an epoch takes; empty where there was no choice."""
+        remark = self.sampling.describe(clips, frames)
+        if self.windows > 1:
+            remark += f"{'; ' if remark else ''}an epoch takes {sum(self.repeats(clips, frames))} windows"
+        return remark
 
 
 def eval_view(spec: InputSpec, sampling: SamplingConfig | None = None) -> View:
@@ -65,29 +81,35 @@ def eval_view(spec: InputSpec, sampling: SamplingConfig | None = None) -> View:
     return view
 
 
-def multi_view(spec: InputSpec, clips: int, crops: int, sampling: SamplingConfig | None = None) -> View:
+def multi_view(
+    spec: InputSpec, clips: int, crops: int, sampling: SamplingConfig | None = None, short_side: int | None = None
+) -> View:
     """Return `clips` x `crops` deterministic views, stacked on a new first axis: `{"clip": [V, ...]}`.
 
     Temporal views differ in their place (inside every segment, or of the window); spatial crops lie along the longer
-    side, a single one at the centre. A pose encoder gets the temporal views only.
+    side, a single one at the centre. A pose encoder gets the temporal views of whole clips only.
+
+    Args:
+        spec: The encoder's input.
+        clips, crops: Temporal and spatial views.
+        sampling: Of frames; default whole clips.
+        short_side: Shorter side that frames have before crops of the encoder's size; None = that size.
     """
     sampling = sampling or SamplingConfig()
-    # Uniform views interleave at (k + 1/2)/n of every segment; span views go from the first window to the last.
-    edges = clips > 1 and sampling.kind == "span"
-    places = [k / (clips - 1) if edges else (k + 0.5) / clips for k in range(clips)]
 
     def video(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
         views = []
-        for place in places:
+        for place in sampling.places(source.length, source.fps, spec.frames, clips):
             frames = source.read(sampling.indices(source.length, source.fps, spec.frames, None, place))
             for crop in range(crops):
-                views.append(to_cthw(spatial_crop(frames, spec.size, 0.5 if crops == 1 else crop / (crops - 1))))
+                along = 0.5 if crops == 1 else crop / (crops - 1)
+                views.append(to_cthw(spatial_crop(frames, spec.size, along, short_side)))
         return {"clip": torch.stack(views)}
 
     def pose(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
         sequence, _ = normalise(source.pose())
         views = []
-        for place in places:
+        for place in SamplingConfig().places(len(sequence), source.fps, spec.frames, clips):
             positions = (np.arange(spec.frames) + place) * len(sequence) / spec.frames - 0.5
             views.append(torch.from_numpy(resample_pose(sequence, np.clip(positions, 0, len(sequence) - 1))))
         return {"clip": torch.stack(views)}

@@ -14,7 +14,8 @@ from islr.data.manifest import Manifest
 from islr.errors import UserError
 from islr.evaluation.calibration import fit_temperature, with_temperature
 from islr.evaluation.classifier import CLASSIFIER, load_classifier, trained_signers
-from islr.evaluation.finetune import FinetuneConfig, check_test_unseen, selection_sets
+from islr.evaluation.finetune import check_test_unseen, selection_sets
+from islr.evaluation.finetune_config import FinetuneConfig
 from islr.evaluation.intervals import Interval
 from islr.evaluation.provenance import provenance
 from islr.evaluation.results import Provenance, Result
@@ -68,7 +69,7 @@ class FinishedRun:
 
     def views(self, text: str | None) -> ViewsConfig:
         """`CxS`, or the run's own views; poses have no spatial crops, whatever is requested for video."""
-        chosen = ViewsConfig.parse(text or self.config.views, self.config.video.sampling)
+        chosen = self.config.scored_views(text)
         video = self.classifier.encoder.input_spec.modality == "video"
         return chosen if video else chosen.model_copy(update={"crops": 1})
 
