@@ -11,8 +11,8 @@ PRETRAIN: dict[str, Any] = {
     "recipe": {"name": "maskfeat", "mask_pixels": 16},
     "encoder": {"name": "mvit_tiny", "arguments": {"frames": 4, "size": 32}},
     "data": {"cache": "memory", "short_side": 40},
-    "optim": {"lr": 1e-3, "epochs": 3, "warmup_epochs": 1, "batch_size": 4, "clip_grad": 1.0},
-    "run": {"wandb": "disabled", "log_every": 1, "checkpoint_every": 1},
+    "optim": {"lr": 1e-3, "epochs": 2, "warmup_epochs": 1, "batch_size": 4, "clip_grad": 1.0},
+    "run": {"wandb": "disabled", "log_every": 1, "checkpoint_every": 3},
 }
 FINETUNE: dict[str, Any] = {
     "task": "finetune",

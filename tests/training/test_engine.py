@@ -117,7 +117,7 @@ def test_sigterm_saves_within_a_step(mini_corpus: Path, tmp_path: Path, referenc
 def test_damaged_checkpoint_falls_back(
     mini_corpus: Path, tmp_path: Path, reference: tuple[str, int], caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = _config(tmp_path, mini_corpus, "cut")
+    config = _config(tmp_path, mini_corpus, "cut", run=PRETRAIN["run"] | {"checkpoint_every": 1})
     process = start_run(config)
     _wait_for_step(process, tmp_path / "cut", 5)
     process.kill()
