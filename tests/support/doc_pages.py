@@ -17,7 +17,16 @@ from pathlib import Path
 from islr.cli import run
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ("data", "pretrain", "finetune", "probe", "grid", "check", "clusters")  # each may use what those before left
+PAGES = (
+    "data",
+    "pretrain",
+    "finetune",
+    "real_signs",
+    "probe",
+    "grid",
+    "check",
+    "clusters",
+)  # each may use what those before left
 FENCE, SHELL = "```console", "$ "
 EXACT = ("data",)  # pages whose numbers are the same on every machine
 CUT = "..."  # stands for lines that are left out
