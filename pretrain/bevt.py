@@ -28,6 +28,7 @@ from islr.data.views.poses import PoseAugmentConfig
 from islr.data.views.source import ClipSource
 from islr.data.views.views import AugmentConfig, View, train_view
 from islr.errors import UserError
+from islr.evaluation.pretext import Trivial
 from islr.models import create_model
 from islr.models.convnets.frame_conv import FrameConv
 from islr.models.encoder import INIT_STD, to_input
@@ -99,8 +100,9 @@ class BEVT(Recipe):
     Config = BEVTConfig
     modality = "video"
     encoder: SwinEncoder
-    trivial_predictors: ClassVar = {"unigram_entropy": "the frequencies of the visual tokens"}
-    compared_values = ("video_loss", "loss")
+    trivial_predictors: ClassVar = {
+        "unigram_entropy": Trivial("the frequencies of the visual tokens", ("video_loss", "loss"))
+    }
 
     @staticmethod
     def views(config: BEVTConfig, input_spec: InputSpec) -> View:

@@ -48,6 +48,7 @@ def pretrain_subject(config: PretrainConfig) -> Subject:
         exported=lambda module: _recipe(module).exported,
         save=lambda module, path: export_encoder(_recipe(module).exported, path, {}),
         labelled=_labelled(config, manifest),
+        predictors=recipe.trivial_predictors,
     )
 
 

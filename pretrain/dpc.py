@@ -21,7 +21,7 @@ Shapes: B clips, W windows of T frames, S of them predicted, D width.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from islr.data.views.poses import PoseAugmentConfig, augment_pose, resample_pose
 from islr.data.views.source import ClipSource
 from islr.data.views.views import View
 from islr.errors import UserError
+from islr.evaluation.pretext import Trivial
 from islr.models.encoder import Encoder
 from islr.training.distributed.collectives import joined, share
 from pretrain.recipe import Recipe, RecipeConfig
@@ -58,6 +59,9 @@ class DPCConfig(RecipeConfig):
     predicted: int = Field(3, ge=1, description="windows at the end that are predicted")
     temperature: float = Field(1.0, gt=0, description="scores are divided by it; published: none, which is 1")
     pose: PoseAugmentConfig = PUBLISHED_POSE
+    augment: Literal["clip", "window"] = Field(
+        "clip", description="what an augmentation is drawn for; published: the clip, whose windows then share its map"
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> "DPCConfig":
@@ -65,6 +69,8 @@ class DPCConfig(RecipeConfig):
             raise ValueError(f"predicted {self.predicted} leaves none of {self.windows} windows to predict from")
         if self.pose.warp:
             raise ValueError("pose.warp bends the time of a whole sign; dpc takes windows at one speed: leave it out")
+        if self.augment == "window" and self.pose.mirror:
+            raise ValueError("pose.mirror is of whole clips; it cannot be drawn for each window")
         return self
 
 
@@ -100,6 +106,14 @@ class DPC(Recipe):
 
     Config = DPCConfig
     modality = "pose"
+    trivial_predictors: ClassVar = {
+        "chance": Trivial("chance", ("accuracy",), rises=True),
+        "chance_in_clip": Trivial("chance", ("accuracy_in_clip",), rises=True),
+        "repeated_accuracy": Trivial("the last window, moved as clips move on average", ("accuracy",), rises=True),
+        "repeated_accuracy_in_clip": Trivial(
+            "the last window, moved as clips move on average", ("accuracy_in_clip",), rises=True
+        ),
+    }
 
     @staticmethod
     def encoder_arguments(config: DPCConfig) -> dict[str, Any]:
@@ -114,7 +128,9 @@ class DPC(Recipe):
         def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
             pose, _ = normalise(source.pose())
             positions = window_positions(len(pose), shape[0] * shape[1], config.frame_step, config.pose.crop, rng)
-            pose = augment_pose(resample_pose(pose, positions), config.pose, rng)
+            pose = resample_pose(pose, positions)
+            parts = np.split(pose, config.windows) if config.augment == "window" else [pose]
+            pose = np.concatenate([augment_pose(part, config.pose, rng) for part in parts])
             return {"clip": torch.from_numpy(pose.reshape(*shape, *pose.shape[1:]))}
 
         return view
@@ -149,25 +165,49 @@ class DPC(Recipe):
                 nn.init.orthogonal_(parameter)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss, the accuracy and its chance level, and the spread of the features."""
+        """Return the loss; the accuracy among all windows and among the clip's own; and the spread of the features."""
         features = self.features(batch["clip"])
         future = features[:, -self.config.predicted :]
         predicted = self.predict(features[:, : -self.config.predicted])
         candidates, clips_before = joined(future)
         scores = self.scores(predicted, candidates)
-        right = torch.arange(len(scores), device=scores.device) + clips_before * self.config.predicted
         weight = share(len(scores))
+        loss = F.cross_entropy(scores, self._right(scores, clips_before)) * weight
         return {
-            "loss": F.cross_entropy(scores, right) * weight,
-            "accuracy": (scores.argmax(dim=1) == right).float().mean() * weight,
-            "chance": scores.new_tensor(1 / scores.shape[1]),
+            "loss": loss,
+            **self._accuracies(scores.detach(), clips_before, ""),
             "feature_std": features.detach().float().flatten(0, 1).std(dim=0).mean(),
         }
 
     @torch.no_grad()
+    def trivial(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the chance levels, and the accuracies of the last window moved as the other clips move on average."""
+        steps = self.config.predicted
+        windows = batch["clip"][:, -steps - 1 :].flatten(2).float()  # [B, 1 + S, T * 75 * 3]
+        last, future = windows[:, :1], windows[:, 1:]
+        change = future - last
+        moved = last + (change.sum(dim=0) - change) / max(len(change) - 1, 1)
+        candidates, clips_before = joined(future)
+        scores = -torch.cdist(moved.flatten(0, 1), candidates.flatten(0, 1))  # [B * S, B' * S]
+        chances = {"chance": 1 / scores.shape[1], "chance_in_clip": 1 / steps}
+        levels = {name: scores.new_tensor(level) for name, level in chances.items()}
+        return levels | self._accuracies(scores, clips_before, "repeated_")
+
+    def _right(self, scores: Tensor, clips_before: int) -> Tensor:
+        """Return the column of each row's own window."""
+        return torch.arange(len(scores), device=scores.device) + clips_before * self.config.predicted
+
+    def _accuracies(self, scores: Tensor, clips_before: int, prefix: str) -> dict[str, Tensor]:
+        """Return the share of windows that are found among all candidates, and among those of their clip alone."""
+        right, steps, weight = self._right(scores, clips_before), self.config.predicted, share(len(scores))
+        own = scores.unflatten(1, (-1, steps))[torch.arange(len(scores), device=scores.device), right // steps]
+        found = {"accuracy": scores.argmax(dim=1) == right, "accuracy_in_clip": own.argmax(dim=1) == right % steps}
+        return {f"{prefix}{name}": hit.float().mean() * weight for name, hit in found.items()}
+
+    @torch.no_grad()
     def goal(self, batch: Batch) -> Goal:
         """Return half of the way from chance to naming every window."""
-        chance = float(self(batch)["chance"])
+        chance = float(self.trivial(batch)["chance"])
         reason = f"half of the way from chance ({chance:.3g}) to 1"
         return Goal("accuracy", 1 - SHARE * (1 - chance), reason, rises=True)
 

@@ -11,6 +11,7 @@ further targets (`motion_bins`).
 Shapes: B clips, T H W frames and pixels, t h w a token grid, M masked tokens of the batch, D width.
 """
 
+import math
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -28,6 +29,7 @@ from islr.data.views.input_spec import InputSpec
 from islr.data.views.source import ClipSource
 from islr.data.views.views import View, training_crop
 from islr.errors import UserError
+from islr.evaluation.pretext import Trivial
 from islr.models.encoder import INIT_STD, NORM_EPS, to_input
 from islr.models.mvit.encoder import MViTEncoder
 from islr.models.tokens import resize_mask
@@ -38,6 +40,7 @@ from pretrain.pictures import VISIBLE_DIM, cell_contrast, enlarge, hide_cells, h
 from pretrain.recipe import Recipe, VideoRecipeConfig
 from pretrain.targets.best_constant import half_of_best_constant
 from pretrain.targets.hog import BINS, CHANNELS, hog_targets, motion_targets, reference_hog_targets, target_dim
+from pretrain.targets.running_mean import RunningMean
 
 FRAMES_PER_TOKEN = 2  # time stride of the patch embedding
 RANDOM_MASKS = {"cube": cube_mask, "exact_cube": exact_cube_mask}  # independent of the clip
@@ -77,7 +80,10 @@ class MaskFeat(Recipe):
     Config = MaskFeatConfig
     modality = "video"
     encoder: MViTEncoder
-    trivial_predictors: ClassVar = {"zero_prediction": "zero everywhere"}
+    trivial_predictors: ClassVar = {
+        "zero_prediction": Trivial("zero everywhere"),
+        "place_mean": Trivial("the mean target of the place"),
+    }
     check_clips = staticmethod(check_poses)
 
     @staticmethod
@@ -132,26 +138,47 @@ class MaskFeat(Recipe):
         self.mask_token = nn.Parameter(torch.empty(encoder.conv_proj.out_channels))
         nn.init.trunc_normal_(self.mask_token, std=INIT_STD)
         self.heads = nn.ModuleList(self._head(depth) for depth in config.depths)
+        tokens = [math.prod(encoder.grids[depth]) for depth in config.depths]
+        self.means = nn.ModuleList(map(RunningMean, tokens, map(self._target_dim, config.depths)))
 
     def _head(self, depth: int) -> nn.Sequential:
         """LayerNorm and one linear layer: there is no decoder (section 3.1)."""
         dim = self.encoder.layer_dims[depth]
-        pixels = self.encoder.input_spec.size // self.encoder.grids[depth][1]
-        linear = nn.Linear(dim, target_dim(pixels, BINS + self.config.motion_bins))
+        linear = nn.Linear(dim, self._target_dim(depth))
         nn.init.trunc_normal_(linear.weight, std=INIT_STD)
         nn.init.zeros_(linear.bias)
         return nn.Sequential(nn.LayerNorm(dim, eps=NORM_EPS), linear)
 
+    def _target_dim(self, depth: int) -> int:
+        pixels = self.encoder.input_spec.size // self.encoder.grids[depth][1]
+        return target_dim(pixels, BINS + self.config.motion_bins)
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss, the score of zero everywhere (1/9 where no cell is flat), and the share of guided masks."""
+        """Return the loss, the scores of zero everywhere (1/9 where no cell is flat) and of the place's mean."""
         clip = to_input(batch["clip"], self.encoder.input_spec)
         targets = self._batch_targets(batch)
         loss = self.loss(self.predict(clip, batch["mask"]), targets)
-        return {"loss": loss, "zero_prediction": _zero_loss(targets), **guided_share(batch)}
+        out = {"loss": loss, **self._trivial(targets, batch["mask"]), **guided_share(batch)}
+        if self.training:
+            for mean, place, target in zip(self.means, self._places(batch["mask"]), targets, strict=True):
+                assert isinstance(mean, RunningMean)
+                mean.note(place, target)
+        return out
 
     def trivial(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss of zero everywhere."""
-        return {"zero_prediction": _zero_loss(self._batch_targets(batch))}
+        """Return the losses of zero everywhere and of the mean target of the place in the steps before."""
+        return self._trivial(self._batch_targets(batch), batch["mask"])
+
+    @torch.no_grad()
+    def _trivial(self, targets: list[Tensor], mask: Tensor) -> dict[str, Tensor]:
+        means = [mean(place) for mean, place in zip(self.means, self._places(mask), strict=True)]
+        zeros = [torch.zeros_like(target) for target in targets]
+        return {"zero_prediction": self.loss(zeros, targets), "place_mean": self.loss(means, targets)}
+
+    def _places(self, mask: Tensor) -> list[Tensor]:
+        """Return which token of a clip each row of the targets is, for each depth."""
+        grids = (self.encoder.grids[depth] for depth in self.config.depths)
+        return [resize_mask(mask, grid).flatten(1).nonzero()[:, 1] for grid in grids]
 
     def goal(self, batch: Batch) -> Goal:
         """Return half of the loss of the best constant."""
@@ -226,10 +253,6 @@ class MaskFeat(Recipe):
             shown = np.where(hidden_cells[..., None], predicted, target)
             panels["predicted HOG"].append(hog_picture(shown, contrast * np.where(hidden_cells, 1.0, VISIBLE_DIM)))
         return {name: np.stack(images) for name, images in panels.items()}
-
-
-def _zero_loss(targets: list[Tensor]) -> Tensor:
-    return torch.stack([target.square().mean() * share(len(target)) for target in targets]).sum()
 
 
 def _cells(features: Tensor, grid: tuple[int, int, int]) -> np.ndarray:

@@ -1,9 +1,10 @@
 """PoseMAE: reconstruct the masked parts of a moving skeleton.
 
 A masked autoencoder (He et al., arXiv 2111.06377) over part tokens, one per frame for the body and for each
-hand: mask three quarters of them, moving parts first, encode the visible ones alone, and let a light decoder
-predict points and motion of the masked parts. The motion target and motion-guided masking follow
-MASA (Zhao et al., arXiv 2405.20666).
+hand: mask most of them, encode the visible ones alone, and let a light decoder predict points and motion of the masked
+parts. Masked are single tokens, moving parts first (`mask: motion`), or one part for several frames in a row
+(`mask: tube`). The motion target and motion-guided masking follow MASA (Zhao et al., arXiv 2405.20666). A hidden frame
+lies near the straight line between its visible neighbours: that line is the predictor that has to be beaten.
 
 Deviations from masked autoencoders of poses in the literature: undetected points are never targets,
 and confidence weights the loss; nothing masked reaches the encoder except through the palms' median length.
@@ -20,10 +21,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from islr.checks.goal import Goal
+from islr.config import refuse_idle
 from islr.data.loading.loader import Batch
 from islr.data.poses.pose import HAND_ROOT, LEFT_HAND, RIGHT_HAND
 from islr.data.views.input_spec import InputSpec
@@ -31,6 +33,7 @@ from islr.data.views.poses import PoseAugmentConfig, augmented_pose
 from islr.data.views.source import ClipSource
 from islr.data.views.views import View
 from islr.errors import UserError
+from islr.evaluation.pretext import Trivial
 from islr.models.encoder import FAN_IN_POSITION_STD, NORM_EPS
 from islr.models.pose_conv_transformer import PoseConvTransformer
 from islr.models.pose_transformer import (
@@ -42,12 +45,12 @@ from islr.models.pose_transformer import (
     hand_sizes,
     part_points,
 )
-from islr.models.transformer import init_linear, transformer_block
+from islr.models.transformer import init_linear, sincos_positions, transformer_block
 from islr.training.distributed.collectives import average, processes
-from pretrain.masks.draw import motion_mask
+from pretrain.masks.draw import motion_mask, part_tube_mask
 from pretrain.pictures import skeleton_picture
 from pretrain.recipe import Recipe, RecipeConfig
-from pretrain.targets.best_constant import half_of_best_constant
+from pretrain.targets.straight_lines import straight_lines
 
 POSE_POINTS: tuple[Any, ...] = (list(BODY_POINTS), LEFT_HAND, RIGHT_HAND)  # of the three parts, in a pose's 75
 
@@ -56,8 +59,11 @@ class PoseMAEConfig(RecipeConfig):
     """Options of PoseMAE."""
 
     name: Literal["posemae"] = "posemae"
+    mask: Literal["motion", "tube"] = "motion"
     mask_ratio: float = Field(0.75, gt=0, lt=1)
-    guidance: float = Field(1.0, ge=0, description="weight of motion against chance in choosing tokens to mask")
+    guidance: float = Field(1.0, ge=0, description="motion: weight of motion against chance in choosing tokens to mask")
+    tube_frames: int = Field(8, ge=2, description="tube: fewest frames in a row for which a part is hidden")
+    residual: bool = Field(False, description="predict what the straight lines between visible frames leave")
     motion_stride: int = Field(2, ge=1, description="frames between the two ends of a motion")
     motion_weight: float = Field(1.0, ge=0, description="weight of the motion loss; 0 = points only")
     beta: float = Field(0.1, gt=0, description="error at which the loss turns from squared to absolute")
@@ -65,6 +71,12 @@ class PoseMAEConfig(RecipeConfig):
     decoder_depth: int = Field(2, ge=1)
     decoder_heads: int = Field(4, ge=1)
     pose: PoseAugmentConfig = PoseAugmentConfig()
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> "PoseMAEConfig":
+        refuse_idle(self, "guidance", self.mask == "motion", "mask: motion")
+        refuse_idle(self, "tube_frames", self.mask == "tube", "mask: tube")
+        return self
 
 
 def part_motion(pose: np.ndarray, stride: int) -> np.ndarray:
@@ -87,19 +99,33 @@ def part_motion(pose: np.ndarray, stride: int) -> np.ndarray:
     )
 
 
-def mean_poses(parts: list[PartPoints], mask: Tensor) -> list[Tensor]:
-    """Return the trivial prediction: each masked point at its mean over the batch, and no motion.
+def line_predictions(parts: list[PartPoints], mask: Tensor, stride: int) -> list[Tensor]:
+    """Return the trivial prediction: masked points on straight lines between visible frames, and the motion of those.
 
     Returns:
         Of each part, `[B, T, K, 2 (points, motion), 2 (x, y)]`.
     """
     predictions = []
     for index, part in enumerate(parts):
-        weight = (part.confidence * mask[:, :, index, None])[..., None]  # [B, T, K, 1]
-        mean = (part.xy * weight).sum(dim=(0, 1)) / weight.sum(dim=(0, 1)).clamp(min=torch.finfo(weight.dtype).tiny)
-        mean = mean.expand_as(part.xy)
-        predictions.append(torch.stack([mean, torch.zeros_like(mean)], dim=3))
+        points = straight_lines(part.xy, (part.confidence > 0) & ~mask[:, :, index, None])
+        motion = torch.zeros_like(points)
+        motion[:, :-stride] = points[:, stride:] - points[:, :-stride]
+        predictions.append(torch.stack([points, motion], dim=3))
     return predictions
+
+
+def _zero(module: nn.Module) -> None:
+    for parameter in module.parameters(recurse=False):
+        nn.init.zeros_(parameter)
+
+
+def _check_tubes(config: PoseMAEConfig, frames: int) -> None:
+    fewest = config.tube_frames
+    if frames < 2 * fewest:
+        raise UserError(f"tube_frames={fewest} needs clips of twice as many frames, not {frames}")
+    hidden = round(frames * len(PARTS) * config.mask_ratio)
+    if hidden < fewest:
+        raise UserError(f"mask_ratio={config.mask_ratio:g} hides {hidden} tokens, less than a tube of {fewest}")
 
 
 class PoseMAE(Recipe):
@@ -112,16 +138,30 @@ class PoseMAE(Recipe):
     Config = PoseMAEConfig
     modality = "pose"
     encoder: PoseTransformer | PoseConvTransformer
-    trivial_predictors: ClassVar = {"mean_pose": "the mean pose, at rest"}
+    positions: Tensor
+    trivial_predictors: ClassVar = {
+        "line_points": Trivial("straight lines between visible frames", ("points",)),
+        "line_motion": Trivial("the motion of straight lines between visible frames", ("motion",)),
+        "no_motion": Trivial("no motion", ("motion",)),
+    }
 
     @staticmethod
     def views(config: PoseMAEConfig, input_spec: InputSpec) -> View:
-        """Return the view of one augmented pose sequence and its mask, bool `[T, P]`, true = masked."""
+        """Return the view of one augmented pose sequence and its mask, bool `[T, P]`, true = masked.
+
+        Raises:
+            UserError: No tube of `tube_frames` fits the clip or the ratio.
+        """
+        if config.mask == "tube":
+            _check_tubes(config, input_spec.frames)
 
         def view(source: ClipSource, rng: np.random.Generator) -> dict[str, Any]:
             pose = augmented_pose(source, input_spec.frames, config.pose, rng)
-            motion = part_motion(pose, config.motion_stride)
-            mask = motion_mask(motion, config.mask_ratio, config.guidance, rng)
+            if config.mask == "tube":
+                mask = part_tube_mask(len(pose), len(PARTS), config.mask_ratio, config.tube_frames, rng)
+            else:
+                motion = part_motion(pose, config.motion_stride)
+                mask = motion_mask(motion, config.mask_ratio, config.guidance, rng)
             return {"clip": torch.from_numpy(pose), "mask": mask}
 
         return view
@@ -150,7 +190,8 @@ class PoseMAE(Recipe):
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.to_decoder = nn.Linear(width, dim)
         self.mask_token = nn.Parameter(torch.empty(dim))
-        self.place_embed = nn.Parameter(torch.empty(frames * len(PARTS), dim))
+        self.register_buffer("positions", sincos_positions(frames, dim), persistent=False)
+        self.part_embed = nn.Parameter(torch.empty(len(PARTS), dim))
         self.decoder = nn.Sequential(
             *(transformer_block(dim, config.decoder_heads) for _ in range(config.decoder_depth)),
             nn.LayerNorm(dim, eps=NORM_EPS),
@@ -159,33 +200,39 @@ class PoseMAE(Recipe):
         self.heads = nn.ModuleList(nn.Linear(dim, 2 * 2 * points) for points in PART_POINTS)
         for module in (self.to_decoder, self.decoder, self.heads):
             module.apply(init_linear)
+        if config.residual:
+            self.heads.apply(_zero)  # to begin with the lines themselves
         nn.init.normal_(self.mask_token, std=FAN_IN_POSITION_STD)
-        nn.init.normal_(self.place_embed, std=FAN_IN_POSITION_STD)
+        nn.init.normal_(self.part_embed, std=FAN_IN_POSITION_STD)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss, its two terms, and the score of the batch's mean pose at rest."""
+        """Return the loss, its two terms, and what straight lines and no motion score."""
         clip, mask = batch["clip"], batch["mask"]
         parts = part_points(clip)
         points, motion = self._compare(parts, self.predict(clip, mask), mask)
-        return {
-            "loss": points + self.config.motion_weight * motion,
-            "points": points.detach(),
-            "motion": motion.detach(),
-            **self._mean_pose(parts, mask),
-        }
+        out = {"loss": points + self.config.motion_weight * motion, "points": points.detach()}
+        if self.config.motion_weight:
+            out["motion"] = motion.detach()
+        return out | self._lines(parts, mask)
 
     def trivial(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss of the mean pose of the batch, at rest."""
-        return self._mean_pose(part_points(batch["clip"]), batch["mask"])
+        """Return the errors of straight lines between visible frames, and the error of motion of no motion."""
+        return self._lines(part_points(batch["clip"]), batch["mask"])
 
     @torch.no_grad()
-    def _mean_pose(self, parts: list[PartPoints], mask: Tensor) -> dict[str, Tensor]:
-        points, motion = self._compare(parts, mean_poses(parts, mask), mask)
-        return {"mean_pose": points + self.config.motion_weight * motion}
+    def _lines(self, parts: list[PartPoints], mask: Tensor) -> dict[str, Tensor]:
+        lines = line_predictions(parts, mask, self.config.motion_stride)
+        points, motion = self._compare(parts, lines, mask)
+        _, still = self._compare(parts, [torch.zeros_like(line) for line in lines], mask)
+        return {"line_points": points, "line_motion": motion, "no_motion": still}
 
+    @torch.no_grad()
     def goal(self, batch: Batch) -> Goal:
-        """Return half of the loss of the best constant."""
-        return half_of_best_constant(self, batch, token_dims=3)
+        """Return the loss of straight lines between visible frames."""
+        lines = self.trivial(batch)
+        points, motion = lines["line_points"], torch.minimum(lines["line_motion"], lines["no_motion"])
+        limit = float(points + self.config.motion_weight * motion)
+        return Goal("loss", limit, "what straight lines between visible frames score")
 
     def _compare(self, parts: list[PartPoints], predictions: list[Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return the errors of points and of motion of masked, detected points, weighted by confidence."""
@@ -221,14 +268,19 @@ class PoseMAE(Recipe):
         """
         hidden = mask.flatten(1)  # [B, N]
         visible = hidden.logical_not().nonzero()[:, 1].view(len(clip), -1)  # [B, V]
+        places = (self.positions[:, None] + self.part_embed).flatten(0, 1)  # [N, D]
         encoded = self.to_decoder(self.norm(self.encoder.forward_tokens(clip, visible)[-1]))  # [B, V, D]
         tokens = self.mask_token.to(encoded.dtype).expand(*hidden.shape, -1)  # [B, N, D]
-        tokens = tokens.scatter(1, visible[..., None].expand_as(encoded), encoded) + self.place_embed
+        tokens = tokens.scatter(1, visible[..., None].expand_as(encoded), encoded) + places
         tokens = self.decoder(tokens).unflatten(1, mask.shape[1:])  # [B, T, P, D]
-        return [
+        outputs = [
             head(tokens[:, :, index]).unflatten(-1, (points, 2, 2))
             for index, (head, points) in enumerate(zip(self.heads, PART_POINTS, strict=True))
         ]
+        if not self.config.residual:
+            return outputs
+        lines = line_predictions(part_points(clip), mask, self.config.motion_stride)
+        return [line + output.float() for line, output in zip(lines, outputs, strict=True)]
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:

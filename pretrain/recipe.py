@@ -18,6 +18,7 @@ from islr.data.manifest import Clip, Manifest
 from islr.data.views.input_spec import InputSpec
 from islr.data.views.sampling import SamplingConfig
 from islr.data.views.views import AugmentConfig, View
+from islr.evaluation.pretext import Trivial, judge, to_json
 from islr.files import write_atomic
 from islr.models.encoder import Encoder
 from islr.models.weights import export_encoder
@@ -56,10 +57,8 @@ class Recipe(nn.Module):
         modality: The clips that it trains on; None = whatever the encoder takes.
         needs_labels: Whether every clip must have a label; such a recipe cannot be transductive.
         no_weight_decay: Names of parameters that weight decay spares beside biases and norms.
-        trivial_predictors: Logged name of each trivial predictor -> what it predicts, as "zero everywhere". `trivial`
-            scores them.
-        compared_values: Names of the logged values that trivial scores are comparable with; the first one logged
-            counts.
+        trivial_predictors: Logged name of each predictor that knows no clip -> what it is; `trivial` scores them. A run
+            that does not beat all of them has not learned its task.
         encoder: The encoder that is trained.
     """
 
@@ -67,8 +66,7 @@ class Recipe(nn.Module):
     modality: ClassVar[Literal["video", "pose"] | None] = None
     needs_labels: ClassVar[bool] = False
     no_weight_decay: ClassVar[tuple[str, ...]] = ()
-    trivial_predictors: ClassVar[Mapping[str, str]] = {}
-    compared_values: ClassVar[tuple[str, ...]] = ("loss",)
+    trivial_predictors: ClassVar[Mapping[str, Trivial]] = {}
     encoder: Encoder
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -145,7 +143,7 @@ class Recipe(nn.Module):
         raise NotImplementedError
 
     def trivial(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss of each of `trivial_predictors`, which know no clip.
+        """Return the score of each of `trivial_predictors`, which know no clip.
 
         Called without gradients. A `forward` that has the targets at hand may return the same values itself.
         """
@@ -163,21 +161,21 @@ class Recipe(nn.Module):
 
     @torch.no_grad()
     def goal(self, batch: Batch) -> Goal:
-        """Return what a fresh module must reach on one batch, for `islr check`: half of the best trivial loss."""
+        """Return what a fresh module must reach on one batch, for `islr check`: half of the lowest trivial loss."""
         training = self.training
         self.eval()  # a check must not move running statistics
         logged = self(batch)
         self.train(training)
-        scores = {name: float(score) for name, score in self.trivial(batch).items()}
-        if not scores:
-            return half_of("loss", float(logged["loss"]), "the fresh encoder")
-        best = min(scores, key=scores.__getitem__)
-        key = next(key for key in self.compared_values if key in logged)
-        return half_of(key, scores[best], f"predicting {self.trivial_predictors[best]}")
+        values = {name: float(value) for name, value in logged.items()}
+        losses = [one for one in judge(self.trivial_predictors, values).comparisons if not one.predictor.rises]
+        if not losses:
+            return half_of("loss", values["loss"], "the fresh encoder")
+        best = min(losses, key=lambda one: one.trivial)
+        return half_of(best.value, best.trivial, f"predicting {best.predictor.predicts}")
 
     def describe(self, folder: Path) -> None:
         """Write `recipe.json`, from which a report knows the recipe's trivial predictors."""
-        facts = {"trivial_predictors": dict(self.trivial_predictors), "compared_values": list(self.compared_values)}
+        facts = {"predictors": to_json(self.trivial_predictors)}
         write_atomic(folder / DESCRIPTION, json.dumps(facts, indent=2) + "\n")
 
     # After a run

@@ -22,6 +22,7 @@ from islr.data.manifest import Manifest
 from islr.data.views.views import AugmentConfig
 from islr.environment import commit
 from islr.errors import UserError
+from islr.evaluation.pretext import end_values, judge
 from islr.files import write_atomic_with
 from islr.models import EncoderConfig
 from islr.models.weights import ClipsSeen, Stage, build_encoder, exposure_in, exposure_text, read_metadata, stages_in
@@ -31,6 +32,7 @@ from islr.training.engine import Evaluate, Trainer, to_device, train_batches
 from islr.training.harness import Run, TrainingConfig, open_run, prepare
 from islr.training.optim import OptimConfig
 from islr.training.run_config import RunConfig
+from islr.training.tracking import METRICS, read_metrics
 from pretrain import RECIPES, find_recipe
 from pretrain.leakage import Exposure
 from pretrain.monitor import FeatureMonitor, MonitorConfig
@@ -128,7 +130,9 @@ def _train(
     digests = world.gather(digest_clips(exposure.corpora(manifest), world.rank, world.size))
     world.at("writing the encoder")
     if world.main:
-        facts = _facts(config, exposure, manifest, unreadable_clips(failed, store.manifest))
+        verdict = judge(recipe.trivial_predictors, end_values(read_metrics(run.folder / METRICS)))
+        logger.log(logging.WARNING if verdict.reasons else logging.INFO, "%s: pretext task %s", config.name, verdict)
+        facts = _facts(config, exposure, manifest, unreadable_clips(failed, store.manifest), str(verdict))
         facts["exposure"] = exposure_text(_clips_seen(config, manifest, digests_text(digests)))
         _export(recipe, facts, batches, run, failed)
     world.barrier()
@@ -221,7 +225,9 @@ def _clips_seen(config: PretrainConfig, manifest: Manifest, digests: str) -> lis
     return [*seen, ClipsSeen(recipe=recipe, manifest=manifest.name, transductive=transductive, clips=digests)]
 
 
-def _facts(config: PretrainConfig, exposure: Exposure, manifest: Manifest, unreadable: list[str]) -> dict[str, str]:
+def _facts(
+    config: PretrainConfig, exposure: Exposure, manifest: Manifest, unreadable: list[str], pretext: str
+) -> dict[str, str]:
     """Return the metadata of the exported encoder: how it was pre-trained, earlier stages included."""
     stages: list[Stage] = []
     if start := config.encoder.weights:
@@ -236,6 +242,7 @@ def _facts(config: PretrainConfig, exposure: Exposure, manifest: Manifest, unrea
         "left_out": str(len(exposure.training_clips()) - len(manifest)),
         "transductive": "declared" if config.transductive else "",
         "needs_labels": "yes" if find_recipe(config.recipe.name).needs_labels else "no",
+        "pretext": pretext,
     }
     return {
         "name": config.name,

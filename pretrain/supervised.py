@@ -4,9 +4,11 @@ Source: the supervised rows of MViTv2 (arXiv 2112.01526, section 5). Objective a
 fine-tuning here, so that only the labels' origin differs.
 """
 
+import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from islr.checks.goal import Goal, classification_goal
@@ -15,8 +17,10 @@ from islr.data.loading.loader import Batch
 from islr.data.views.input_spec import InputSpec
 from islr.data.views.poses import PoseAugmentConfig
 from islr.data.views.views import View, refuse_other_modality, train_view
+from islr.evaluation.pretext import Trivial
 from islr.models.encoder import Encoder
 from islr.training.classification import Classification, ClassificationConfig
+from islr.training.distributed.collectives import share
 from pretrain.recipe import Recipe, VideoRecipeConfig
 
 
@@ -37,6 +41,11 @@ class Supervised(Recipe):
 
     Config = SupervisedConfig
     needs_labels = True
+    trivial_predictors: ClassVar = {
+        "uniform_classes": Trivial("every class alike"),
+        "majority_accuracy": Trivial("the commonest class", ("accuracy",), rises=True),
+    }
+    label_counts: Tensor
 
     @staticmethod
     def views(config: SupervisedConfig, input_spec: InputSpec) -> View:
@@ -67,6 +76,7 @@ class Supervised(Recipe):
         super().__init__()
         refuse_other_modality(type(encoder).__name__, encoder.input_spec, config.video, config.pose)
         self.task = Classification(encoder, num_classes, config.classification)
+        self.register_buffer("label_counts", torch.zeros(num_classes))  # of the clips trained on so far
 
     @property
     def encoder(self) -> Encoder:  # type: ignore[override]
@@ -74,8 +84,18 @@ class Supervised(Recipe):
         return self.task.encoder
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return cross-entropy and training accuracy."""
-        return self.task(batch)
+        """Return cross-entropy and training accuracy, and what knowing the labels' frequencies alone gives."""
+        logged = self.task(batch) | self.trivial(batch)
+        if self.training:
+            self.label_counts += torch.bincount(batch["label"], minlength=len(self.label_counts))
+        return logged
+
+    @torch.no_grad()
+    def trivial(self, batch: Batch) -> dict[str, Tensor]:
+        """Return log K, which no smoothing or mixing of labels changes, and the accuracy of the commonest class."""
+        label, counts = batch["label"], self.label_counts
+        right = (label == counts.argmax()).float().mean() * share(len(label))
+        return {"uniform_classes": counts.new_tensor(math.log(len(counts))), "majority_accuracy": right}
 
     def goal(self, batch: Batch) -> Goal:
         """Return the goal of classifying every clip correctly."""

@@ -13,8 +13,9 @@ Shapes: B clips, V views of which the first G are global, D feature width, K pro
 """
 
 import copy
+import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from islr.data.loading.loader import Batch
 from islr.data.views.input_spec import InputSpec
 from islr.data.views.views import View
 from islr.errors import UserError
+from islr.evaluation.pretext import Trivial
 from islr.models.encoder import to_input
 from islr.models.timesformer import TimeSformer
 from islr.training.distributed.collectives import share
@@ -70,6 +72,7 @@ class SVT(Recipe):
     Config = SVTConfig
     modality = "video"
     encoder: TimeSformer
+    trivial_predictors: ClassVar = {"uniform_teacher": Trivial("every prototype alike")}
 
     @staticmethod
     def views(config: SVTConfig, input_spec: InputSpec) -> View:
@@ -115,6 +118,10 @@ class SVT(Recipe):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the loss, and the measures of `collapse_measures`."""
         return self.compare(self.clips(batch))
+
+    def trivial(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss of a student to which all prototypes are alike, log K, whatever the teacher says."""
+        return {"uniform_teacher": self.centre.value.new_tensor(math.log(self.config.prototypes))}
 
     @torch.no_grad()
     def goal(self, batch: Batch) -> Goal:
@@ -168,10 +175,10 @@ class SVT(Recipe):
     def collapse_measures(self, features: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Return the measures that reveal a collapse.
 
-        If the teacher's distribution is the same for all clips, `teacher_entropy` falls to 0 (one prototype wins, and
-        `centre_norm` grows) or rises to log K (none does). If its features agree, `feature_std`, their distance from
-        their mean on the unit sphere, falls to 0. If they differ in few directions, `feature_rank`, at most B - 1,
-        falls to 1.
+        If the teacher's distribution is the same for all clips, either one prototype wins: `prototype_entropy`, that of
+        the mean over clips, falls to 0 and `centre_norm` grows; or none does: `teacher_entropy` rises to log K. If its
+        features agree, `feature_std`, their distance from their mean on the unit sphere, falls to 0. If they differ in
+        few directions, `feature_rank`, at most B - 1, falls to 1.
 
         Args:
             features: The teacher's `[B, G, D]`.
@@ -182,6 +189,7 @@ class SVT(Recipe):
         gram = apart @ apart.t()  # its eigenvalues are those of the covariance; their participation ratio is the rank
         return {
             "teacher_entropy": torch.special.entr(target).sum(dim=-1).mean(),
+            "prototype_entropy": torch.special.entr(target.mean(dim=(0, 1))).sum(),
             "centre_norm": self.centre.value.norm(),
             "feature_std": apart.square().mean(dim=0).sum().sqrt(),
             "feature_rank": gram.trace().square() / gram.square().sum().clamp(min=torch.finfo(gram.dtype).tiny),

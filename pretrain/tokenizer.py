@@ -27,6 +27,7 @@ from islr.data.views.input_spec import InputSpec
 from islr.data.views.poses import PoseAugmentConfig
 from islr.data.views.views import View, train_view
 from islr.errors import UserError
+from islr.evaluation.pretext import Trivial
 from islr.models.convnets.frame_conv import FrameConv
 from islr.models.encoder import Encoder, to_input
 from islr.models.weights import load_encoder, read_metadata
@@ -77,8 +78,7 @@ class Tokenizer(Recipe):
 
     Config = TokenizerConfig
     modality = "video"
-    trivial_predictors: ClassVar = {"mean_prediction": "the mean"}
-    compared_values = ("reconstruction",)
+    trivial_predictors: ClassVar = {"mean_prediction": Trivial("the mean", ("reconstruction",))}
 
     @staticmethod
     def views(config: TokenizerConfig, input_spec: InputSpec) -> View:

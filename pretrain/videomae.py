@@ -27,16 +27,18 @@ from islr.data.views.input_spec import InputSpec
 from islr.data.views.source import ClipSource
 from islr.data.views.views import View, training_crop
 from islr.errors import UserError
+from islr.evaluation.pretext import Trivial
 from islr.models.encoder import INIT_STD, NORM_EPS, to_input
 from islr.models.tokens import resize_mask
-from islr.models.transformer import transformer_block
-from islr.models.vit import TUBELET, ViTEncoder, patchify, sincos_positions, unpatchify, xavier_init
+from islr.models.transformer import sincos_positions, transformer_block
+from islr.models.vit import TUBELET, ViTEncoder, patchify, unpatchify, xavier_init
 from islr.training.distributed.collectives import share
 from pretrain.masks.draw import motion_tube_mask, tube_mask, weighted_tube_mask
 from pretrain.masks.saliency import cell_hands, check_poses, guided_share
 from pretrain.pictures import enlarge, hide_cells
 from pretrain.recipe import Recipe, VideoRecipeConfig
 from pretrain.targets.best_constant import half_of_best_constant
+from pretrain.targets.running_mean import RunningMean
 
 COLOURS = 3
 TARGET_EPS = 1e-6  # added to a patch's deviation, on pixels of 0..1
@@ -89,7 +91,10 @@ class VideoMAE(Recipe):
     Config = VideoMAEConfig
     modality = "video"
     encoder: ViTEncoder
-    trivial_predictors: ClassVar = {"zero_prediction": "zero everywhere"}
+    trivial_predictors: ClassVar = {
+        "zero_prediction": Trivial("zero everywhere"),
+        "place_mean": Trivial("the mean target of the place"),
+    }
     no_weight_decay = ("mask_token",)  # as in the original; other recipes decay theirs
     check_clips = staticmethod(check_poses)
 
@@ -152,6 +157,7 @@ class VideoMAE(Recipe):
         self.register_buffer("positions", sincos_positions(encoder.num_tokens, dim), persistent=False)
         self.decoder = nn.ModuleList(transformer_block(dim, heads) for _ in range(config.decoder_depth))
         self.head = nn.Sequential(nn.LayerNorm(dim, eps=NORM_EPS), nn.Linear(dim, COLOURS * TUBELET * encoder.patch**2))
+        self.mean = RunningMean(encoder.num_tokens, COLOURS * TUBELET * encoder.patch**2)
         for module in (self.decoder, self.head):
             module.apply(xavier_init)
 
@@ -165,16 +171,27 @@ class VideoMAE(Recipe):
         prediction = self.predict(to_input(clip, self.encoder.input_spec), mask).float()
         target = self.targets(clip, mask)
         with torch.no_grad():
-            zero = target.square().mean()
             variances = [values.flatten(0, 1).var(dim=0).mean() for values in (prediction, target)]
         loss = F.mse_loss(prediction, target) * share(len(clip))
         ratio = variances[0] / variances[1]
-        return {"loss": loss, "zero_prediction": zero, "variance_ratio": ratio, **guided_share(batch)}
+        out = {"loss": loss, "variance_ratio": ratio, **self._trivial(target, mask), **guided_share(batch)}
+        if self.training:
+            self.mean.note(self._places(mask), target.flatten(0, 1))
+        return out
 
     @torch.no_grad()
     def trivial(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss of zero everywhere."""
-        return {"zero_prediction": self.targets(batch["clip"], batch["mask"]).square().mean()}
+        """Return the losses of zero everywhere and of the mean target of the place in the steps before."""
+        return self._trivial(self.targets(batch["clip"], batch["mask"]), batch["mask"])
+
+    @torch.no_grad()
+    def _trivial(self, target: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        mean = F.mse_loss(self.mean(self._places(mask)), target.flatten(0, 1)) * share(len(target))
+        return {"zero_prediction": target.square().mean(), "place_mean": mean}
+
+    def _places(self, mask: Tensor) -> Tensor:
+        """Return which token of a clip each target is, `[B * M]`."""
+        return self.hidden(mask).nonzero()[:, 1]
 
     def goal(self, batch: Batch) -> Goal:
         """Return half of the loss of the best constant."""

@@ -17,6 +17,7 @@ from islr.data.loading.batches import TrainBatches
 from islr.data.loading.loader import Batch
 from islr.data.loading.store import ClipStore
 from islr.errors import UserError
+from islr.evaluation.pretext import Verdict, judge
 from islr.training.determinism import seed_step
 from islr.training.distributed.world import World
 from islr.training.engine import to_device
@@ -60,25 +61,37 @@ def overfit(subject: Subject, module: nn.Module, batch: Batch, world: World, lim
     set_learning_rate(optimizer, subject.optim.lr * subject.optim.scale)
     began = time.monotonic()
     values: list[float] = []
+    trivial: dict[str, float] = {}  # of the fresh module: later its running means know the batch
     for step in range(limits.steps + 1):
         seed_step(subject.run.seed, step, 0)
         with world.autocast(subject.run.precision):
             logged = module(batch)
         values.append(float(logged[goal.key].detach()))
+        trivial = trivial or {name: float(logged[name]) for name in subject.predictors}
         loss = logged["loss"]
         if not torch.isfinite(loss):
-            return _outcome(goal, values, batch, began, limits, f"the loss is {float(loss.detach()):g} at step {step}")
+            return _outcome(
+                goal, values, batch, began, limits, problem=f"the loss is {float(loss.detach()):g} at step {step}"
+            )
         if goal.met(values[-1]) or step == limits.steps or time.monotonic() - began > limits.seconds:
             break
         loss.backward()
         clip_gradients(module.parameters(), subject.optim)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return _outcome(goal, values, batch, began, limits)
+    ends = {name: float(value.detach()) for name, value in logged.items()}
+    verdict = judge(subject.predictors, ends | trivial)
+    return _outcome(goal, values, batch, began, limits, verdict)
 
 
 def _outcome(
-    goal: Goal, values: list[float], batch: Batch, began: float, limits: CheckLimits, problem: str = ""
+    goal: Goal,
+    values: list[float],
+    batch: Batch,
+    began: float,
+    limits: CheckLimits,
+    verdict: Verdict | None = None,
+    problem: str = "",
 ) -> CheckOutcome:
     steps, clips = len(values) - 1, len(batch["index"])
     passed = not problem and goal.met(values[-1])
@@ -88,6 +101,9 @@ def _outcome(
         f"{goal.key} {values[0]:.3g} -> {values[-1]:.3g} in {steps} steps on {clips} clips; "
         f"required {'at least' if goal.rises else 'at most'} {goal.limit:.3g}, {goal.reason}"
     )
+    if verdict is not None and (hardest := verdict.hardest):
+        task = "learned" if all(one.beaten for one in hardest) else "not learned"
+        message += f"; task {task}: {', '.join(map(str, hardest))}"
     numbers: dict[str, Any] = {"key": goal.key, "start": values[0], "end": values[-1], "limit": goal.limit}
     numbers |= {"steps": steps, "clips": clips, "seconds": time.monotonic() - began}
     return CheckOutcome.of("overfit", passed, f"{problem}; {message}" if problem else message, numbers)

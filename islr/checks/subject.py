@@ -1,6 +1,6 @@
 """The run under check, whatever its task, and the outcome of a check."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from islr.data.manifest import Clip, Manifest
 from islr.data.views.input_spec import InputSpec
 from islr.data.views.sampling import SamplingConfig
 from islr.data.views.views import View
+from islr.evaluation.pretext import Trivial
 from islr.training.classification import Classification, ClassificationConfig
 from islr.training.optim import OptimConfig
 from islr.training.run_config import RunConfig
@@ -58,6 +59,7 @@ class Subject:
         exported: Returns the part of it that the run leaves behind: an encoder or a classifier.
         save: Writes that part as the run would.
         labelled: The control with shuffled labels, where there are labels.
+        predictors: Trivial predictors that the module scores beside its own values: logged name -> what it is.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Subject:
     exported: Callable[[nn.Module], nn.Module]
     save: Callable[[nn.Module, Path], None]
     labelled: Labelled | None
+    predictors: Mapping[str, Trivial] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

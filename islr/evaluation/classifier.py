@@ -13,7 +13,7 @@ from islr.errors import UserError
 from islr.files import write_atomic
 from islr.models import Classifier, create_model
 from islr.models.encoder import HeadNorm
-from islr.models.weights import arguments_in, read_metadata, serialise
+from islr.models.weights import arguments_in, read_metadata, refuse_retired, serialise
 
 CLASSIFIER = "classifier.safetensors"
 
@@ -45,7 +45,7 @@ def load_classifier(path: Path) -> tuple[Classifier, tuple[str, ...]]:
     """Rebuild a saved classifier and return it with its class names.
 
     Raises:
-        UserError: No such file, or not a classifier written by a fine-tuning run.
+        UserError: No such file, or not a classifier written by a fine-tuning run, or one of an earlier version.
     """
     facts = read_metadata(path)
     if "classes" not in facts or "architecture" not in facts:
@@ -54,7 +54,9 @@ def load_classifier(path: Path) -> tuple[Classifier, tuple[str, ...]]:
     encoder = create_model(facts["architecture"], **arguments_in(facts, path))
     norm: HeadNorm = "batch" if facts.get("head_norm") == "batch" else "layer"
     classifier = Classifier(encoder, len(classes), norm=norm)
-    classifier.load_state_dict(load_file(path))
+    state = load_file(path)
+    refuse_retired(classifier, state, path)
+    classifier.load_state_dict(state)
     return classifier, classes
 
 

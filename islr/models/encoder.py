@@ -7,7 +7,7 @@ Shapes: B batch, C = 3 channels, T frames, H, W, N tokens, D width. Video is `[B
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -87,6 +87,7 @@ class Encoder(nn.Module, ABC):
         frozen_parts: Names of the largest modules without a parameter that trains, where `freeze` left others.
         source: Whose architecture it is: paper, and code where it follows one.
         batch_norm: In training a clip's result depends on the others of its batch, through BatchNorm.
+        retired: Parameters of earlier versions -> what they were and what to do; files that hold one are refused.
     """
 
     architecture: str = ""
@@ -100,6 +101,7 @@ class Encoder(nn.Module, ABC):
     frozen_parts: tuple[str, ...] = ()
     source: str
     batch_norm: bool = False
+    retired: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def forward(self, clip: Tensor) -> Tensor:

@@ -17,8 +17,7 @@ from islr.errors import UserError
 from islr.models.encoder import NORM_EPS, Encoder
 from islr.models.pose_transformer import PART_POINTS, PARTS, part_points
 from islr.models.presets import Preset
-from islr.models.transformer import drop_path_rates, init_linear, transformer_block
-from islr.models.vit import sincos_positions
+from islr.models.transformer import drop_path_rates, init_linear, sincos_positions, transformer_block
 
 KERNEL = 11  # frames, a third of a sign at 32 frames
 MLP_RATIO = 2.0  # half the usual: the convolutions have mixed the channels before

@@ -5,7 +5,7 @@ neighbours), D width, A heads. Input is `[B, T, 75, 3]`: x, y in shoulder widths
 midpoint, confidence.
 """
 
-from typing import Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from islr.data.poses.pose import BODY, HAND_MIDDLE_MCP, HAND_ROOT, LEFT_HAND, RIGHT_HAND
 from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
-from islr.models.encoder import FAN_IN_POSITION_STD, Encoder, interpolate_positions
+from islr.models.encoder import FAN_IN_POSITION_STD, Encoder
 from islr.models.presets import Preset
-from islr.models.transformer import drop_path_rates, init_linear, transformer_block
+from islr.models.transformer import drop_path_rates, init_linear, sincos_positions, transformer_block
 
 # Nose, eyes, ears, shoulders, elbows, wrists; a signer's legs are rarely in the picture.
 BODY_POINTS = tuple(BODY.start + point for point in (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16))
@@ -85,6 +85,8 @@ class PoseTransformer(Encoder):
     """
 
     source = "ours: ViT blocks (arXiv 2010.11929) on part tokens"
+    retired: ClassVar = {"time_embed": "positions in time are fixed sines now, not learned; train the encoder again"}
+    positions: Tensor
 
     def __init__(
         self, *, frames: int, dim: int, depth: int, heads: int, drop_path: float = 0.0, pool: Pool = "mean"
@@ -96,14 +98,14 @@ class PoseTransformer(Encoder):
             raise UserError(f"pool='{pool}' is unknown; it is one of {', '.join(get_args(Pool))}")
         self.pool = pool
         self.part_embeds = nn.ModuleList(nn.Linear(3 * points, dim) for points in PART_POINTS)
-        self.time_embed = nn.Parameter(torch.empty(frames, dim))
+        # Fixed: from a random table each pair of neighbouring moments would have to be learned.
+        self.register_buffer("positions", sincos_positions(frames, dim), persistent=False)
         self.part_embed = nn.Parameter(torch.empty(len(PARTS), dim))
         rates = drop_path_rates(drop_path, depth)
         self.blocks = nn.ModuleList(transformer_block(dim, heads, drop_path=rate) for rate in rates)
         self.input_spec = InputSpec(frames, 0, (), (), "pose")
         self.dim, self.layer_dims = 2 * dim if pool == "mean_max" else dim, [dim] * depth
         self.apply(init_linear)
-        nn.init.normal_(self.time_embed, std=FAN_IN_POSITION_STD)
         nn.init.normal_(self.part_embed, std=FAN_IN_POSITION_STD)
 
     def forward(self, clip: Tensor) -> Tensor:
@@ -148,7 +150,7 @@ class PoseTransformer(Encoder):
             embed(torch.cat([part.xy.flatten(2), part.confidence], dim=-1))
             for embed, part in zip(self.part_embeds, part_points(clip), strict=True)
         ]
-        return torch.stack(parts, dim=2) + self.time_embed[:, None] + self.part_embed
+        return torch.stack(parts, dim=2) + self.positions[:, None] + self.part_embed
 
     @staticmethod
     def seen(clip: Tensor) -> Tensor:
@@ -159,12 +161,8 @@ class PoseTransformer(Encoder):
         """Return 0 for the embeddings, i + 1 for block i."""
         if parameter_name.startswith("blocks."):
             return int(parameter_name.split(".")[1]) + 1
-        assert parameter_name.startswith(("part_embed", "time_embed")), parameter_name
+        assert parameter_name.startswith("part_embed"), parameter_name
         return 0
-
-    def resize_parameter(self, name: str, value: Tensor, shape: torch.Size) -> Tensor | None:
-        """Resize the time embedding to the frame count."""
-        return interpolate_positions(value, shape[0]) if name == "time_embed" and value.ndim == 2 else None
 
 
 PRESETS = {

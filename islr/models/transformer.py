@@ -1,4 +1,4 @@
-"""The transformer block of the plain vision transformers and pose transformers: timm's, with our constants.
+"""The block and the fixed positions of the plain vision transformers and pose transformers; the block is timm's.
 
 Shapes: B batch, N tokens, D width.
 """
@@ -6,8 +6,9 @@ Shapes: B batch, N tokens, D width.
 from functools import partial
 from typing import Any
 
+import torch
 from timm.models.vision_transformer import Block
-from torch import nn
+from torch import Tensor, nn
 
 from islr.models.encoder import NORM_EPS
 
@@ -30,6 +31,17 @@ def transformer_block(
     )
     block.mlp.drop1 = nn.Identity()  # on the wide hidden layer it costs as much as a matrix product
     return block
+
+
+def sincos_positions(count: int, dim: int) -> Tensor:
+    """Return fixed positions `[count, dim]`: sine in even columns, cosine in odd ones (arXiv 1706.03762 section 3.5).
+
+    VideoMAE numbers a clip's tokens through, time first: its table knows nothing of the three axes.
+    """
+    columns = torch.arange(dim)
+    rates = 10000.0 ** (-(columns - columns % 2).double() / dim)
+    angles = torch.arange(count, dtype=torch.float64)[:, None] * rates
+    return torch.where(columns % 2 == 0, angles.sin(), angles.cos()).float()
 
 
 def drop_path_rates(drop_path: float, depth: int) -> list[float]:

@@ -16,20 +16,9 @@ from islr.errors import UserError
 from islr.models.encoder import NORMALISATIONS, Encoder
 from islr.models.front_end import Input, input_channels
 from islr.models.presets import Preset
-from islr.models.transformer import drop_path_rates, transformer_block
+from islr.models.transformer import drop_path_rates, sincos_positions, transformer_block
 
 TUBELET = 2  # frames that a token covers (arXiv 2203.12602 section 3.3, "joint space-time cube embedding")
-
-
-def sincos_positions(count: int, dim: int) -> Tensor:
-    """Return fixed positions `[count, dim]`: sine in even columns, cosine in odd ones (arXiv 1706.03762 section 3.5).
-
-    VideoMAE numbers a clip's tokens through, time first: its table knows nothing of the three axes.
-    """
-    columns = torch.arange(dim)
-    rates = 10000.0 ** (-(columns - columns % 2).double() / dim)
-    angles = torch.arange(count, dtype=torch.float64)[:, None] * rates
-    return torch.where(columns % 2 == 0, angles.sin(), angles.cos()).float()
 
 
 def patchify(clip: Tensor, patch: int) -> Tensor:

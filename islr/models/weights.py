@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from islr.checked_json import parse_json
 from islr.config import Config
@@ -121,13 +121,14 @@ def load_weights(encoder: Encoder, path: str | Path, allow_missing: Collection[s
         allow_missing: Exact parameter names that the file need not have.
 
     Raises:
-        UserError: Names the first parameters that do not fit.
+        UserError: Names the first parameters that do not fit, or one that this version does not have any more.
     """
     load_state(encoder, read_tensors(path), str(path), allow_missing)
 
 
 def load_state(encoder: Encoder, state: Mapping[str, Tensor], where: str, allow_missing: Collection[str] = ()) -> None:
     """As `load_weights`, from tensors already in memory; `where` names them in errors."""
+    refuse_retired(encoder, state, where)
     own = encoder.state_dict()
     fitted: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -149,6 +150,19 @@ def load_state(encoder: Encoder, state: Mapping[str, Tensor], where: str, allow_
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             raise UserError(f"{where} {problem}: {shown}")
     encoder.load_state_dict(own | fitted)
+
+
+def refuse_retired(module: nn.Module, state: Mapping[str, Tensor], where: str | Path) -> None:
+    """Refuse tensors of an encoder of an earlier version, for a module that is or holds such an encoder.
+
+    Raises:
+        UserError: Says what has changed.
+    """
+    for place, part in module.named_modules():
+        if isinstance(part, Encoder):
+            for name, reason in part.retired.items():
+                if (f"{place}.{name}" if place else name) in state:
+                    raise UserError(f"{where} holds '{name}' of an earlier version: {reason}")
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:

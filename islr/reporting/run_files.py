@@ -14,6 +14,7 @@ from islr.data.audit.corpus import audit
 from islr.data.manifest import Manifest
 from islr.errors import UserError
 from islr.evaluation.predictions import Predictions, read_predictions
+from islr.evaluation.pretext import Trivial, from_json
 from islr.evaluation.results import Result, encoder_label, load_results
 from islr.files import slug
 from islr.training.tracking import read_metrics
@@ -81,19 +82,10 @@ class ReportedRun:
         """details.json of a probing run: what was covered and how the splits were made; empty when absent."""
         return _json(self.folder / "details.json")
 
-    @cached_property
-    def _recipe_facts(self) -> dict[str, Any]:
-        return _json(self.folder / "recipe.json")
-
     @property
-    def trivial_predictors(self) -> dict[str, str]:
-        """Logged name of each trivial predictor of the recipe -> what it predicts."""
-        return dict(self._recipe_facts.get("trivial_predictors", {}))
-
-    @property
-    def compared_values(self) -> tuple[str, ...]:
-        """Logged values that trivial scores are comparable with; the first that was logged counts."""
-        return tuple(self._recipe_facts.get("compared_values", ()))
+    def trivial_predictors(self) -> dict[str, Trivial]:
+        """Logged name of each trivial predictor of the recipe -> what it is."""
+        return from_json(_json(self.folder / "recipe.json").get("predictors", {}))
 
     @property
     def recipe(self) -> str:

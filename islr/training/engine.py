@@ -25,6 +25,7 @@ from islr.data.loading.unreadable import check_unreadable, warn_unreadable
 from islr.data.views.views import View
 from islr.errors import Interrupted, RunFailed, UserError
 from islr.models.encoder import running_statistics
+from islr.models.weights import refuse_retired
 from islr.processes.signals import StopSignal
 from islr.progress import ProgressBar
 from islr.training.checkpoint import latest_checkpoint, save_checkpoint
@@ -342,6 +343,7 @@ class Trainer:
                 f"the checkpoint in {self.run.folder} is of other clips or labels than the manifest's; restore the "
                 "manifest, or choose another run folder"
             )
+        refuse_retired(self.module, saved["module"], self.run.folder)
         self.module.load_state_dict(saved["module"])
         self.optimizer.load_state_dict(saved["optimizer"])
         if self.average is not None:

@@ -280,3 +280,32 @@ def _top_ranked(motion: np.ndarray, count: int, guidance: float, rng: np.random.
     mask = np.zeros(motion.shape, dtype=bool)
     mask.flat[np.argsort(score, axis=None)[score.size - count :]] = True
     return mask
+
+
+def part_tube_mask(moments: int, parts: int, ratio: float, shortest: int, rng: np.random.Generator) -> np.ndarray:
+    """Mask single parts for at least `shortest` moments in a row, exactly `round(moments * parts * ratio)` tokens.
+
+    A part hidden for a frame or two is found on the line between its neighbours; one hidden for longer is not.
+
+    Args:
+        moments: T, at least twice `shortest`.
+        parts: P.
+        ratio: Share of the tokens to mask, at least `shortest` of them.
+        shortest: Length of a tube; neighbouring tubes of one part grow together.
+        rng: Source of all randomness.
+
+    Returns:
+        bool `[T, P]`, true = masked.
+    """
+    mask = np.zeros((moments, parts), dtype=bool)
+    target = round(mask.size * ratio)
+    while (room := target - int(mask.sum())) > 0:
+        visible = np.lib.stride_tricks.sliding_window_view(~mask, shortest, axis=0).sum(axis=2)  # [T - L + 1, P]
+        fitting = np.argwhere((visible > 0) & (visible <= room))
+        if len(fitting):
+            start, part = fitting[rng.integers(len(fitting))]
+            mask[start : start + shortest, part] = True
+        else:  # each part is hidden for the whole clip or not at all, and less than a tube is left
+            part = rng.choice(np.flatnonzero(mask[0]))
+            mask[: shortest - room, part] = False
+    return mask

@@ -28,6 +28,8 @@ def best_constant(recipe: Any, batch: Batch, token_dims: int) -> float:
         batch: On its device.
         token_dims: How many of the last dimensions of a prediction belong to one token.
     """
+    training = recipe.training
+    recipe.eval()  # a fit must not move running statistics
     constants: list[Tensor] = []
     predictions: list[Tensor] = []  # each constant, expanded to all tokens
     single = False
@@ -59,3 +61,4 @@ def best_constant(recipe: Any, batch: Batch, token_dims: int) -> float:
         return float(recipe(batch)["loss"].detach())
     finally:
         del recipe.predict
+        recipe.train(training)

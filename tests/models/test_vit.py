@@ -23,7 +23,8 @@ from islr.errors import UserError
 from islr.models import Classifier, create_model
 from islr.models.encoder import NORM_EPS
 from islr.models.layouts import LAYOUTS, detect_layout, load_layout
-from islr.models.vit import ViTEncoder, patchify, sincos_positions
+from islr.models.transformer import sincos_positions
+from islr.models.vit import ViTEncoder, patchify
 
 BLOCK_PARITY = 2e-5  # absolute, tokens of a few blocks in fp32
 

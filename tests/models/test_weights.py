@@ -54,7 +54,9 @@ def test_weights_load_strictly(tmp_path: Path, exported: Path) -> None:
     fresh = encoder.part_embed.clone()
     load_state(encoder, lacking, "file", allow_missing=["part_embed"])
     assert torch.equal(encoder.part_embed, fresh)
-    assert torch.equal(encoder.time_embed, state["time_embed"])
+    assert torch.equal(encoder.part_embeds[0].weight, state["part_embeds.0.weight"])
+    with pytest.raises(UserError, match=r"file holds 'time_embed' of an earlier version: positions in time are fixed"):
+        load_state(encoder, state | {"time_embed": torch.zeros(4, 96)}, "file")
     with pytest.raises(UserError, match=r"'part_embed' is \[4, 96\], the encoder needs \[3, 96\]"):
         load_state(encoder, state | {"part_embed": torch.zeros(4, 96)}, "file")
 

@@ -5,7 +5,7 @@ import re
 import shlex
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 import timm
@@ -20,16 +20,18 @@ from islr.evaluation.results import save_results
 from islr.files import file_sha256
 from islr.models import MODELS, Classifier, create_model, list_models
 from islr.models.describe import describe
+from islr.models.encoder import interpolate_positions
 from islr.models.layouts import LAYOUTS, Layout
 from islr.models.layouts.slowfast import to_slowfast_name
 from islr.models.mvit.encoder import MViTEncoder, Pool
 from islr.models.mvit.sizes import MViTSizes
+from islr.models.pose_transformer import PoseTransformer
 from islr.models.weights import export_encoder, load_encoder, read_metadata
 
 PUBLIC = Layout(
     name="dotted",
     source="someone/poses: net.part and net.time",
-    families=("pose_transformer_*",),
+    families=("placed_poses", "pose_transformer_*"),
     marks=(r"part", r"body\.0\.norm1\.weight"),
     rules=(
         (r"part", "part_embed"),
@@ -43,6 +45,19 @@ PUBLIC = Layout(
     prefixes=("net.",),
     arguments=lambda state: {"frames": len(state["time"])} if "time" in state else {},
 )
+
+
+class PlacedPoses(PoseTransformer):
+    """A pose transformer with a table of learned positions, which fixed ones do not have to resize."""
+
+    retired: ClassVar = {}
+
+    def __init__(self, *, frames: int = 10, drop_path: float = 0.0) -> None:
+        super().__init__(frames=frames, dim=96, depth=2, heads=4, drop_path=drop_path)
+        self.time_embed = torch.nn.Parameter(torch.randn(frames, 96))
+
+    def resize_parameter(self, name: str, value: Tensor, shape: torch.Size) -> Tensor | None:
+        return interpolate_positions(value, shape[0]) if name == "time_embed" else None
 
 
 def mvit_narrow(
@@ -68,6 +83,7 @@ def mvit_narrow(
 def registries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LAYOUTS, PUBLIC.name, PUBLIC)
     monkeypatch.setitem(MODELS, "mvit_narrow", mvit_narrow)
+    monkeypatch.setitem(MODELS, "placed_poses", PlacedPoses)
 
 
 def _public(encoder: torch.nn.Module) -> dict[str, Tensor]:
@@ -86,7 +102,7 @@ def _save(state: dict[str, Tensor], path: Path) -> Path:
     return path
 
 
-def _import(source: Path | str, out: Path, *more: str, arch: str = "pose_transformer_tiny") -> int:
+def _import(source: Path | str, out: Path, *more: str, arch: str = "placed_poses") -> int:
     return run(["weights", "import", str(source), "--arch", arch, "--out", str(out), *more])
 
 
@@ -95,7 +111,7 @@ def _same(state: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_a_public_file_becomes_an_encoder_of_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    encoder = create_model("pose_transformer_tiny", frames=10)
+    encoder = create_model("placed_poses", frames=10)
     source, out = _save(_public(encoder), tmp_path / "public.pth"), tmp_path / "new" / "ours.safetensors"
     assert _import(source, out) == 0
     said = capsys.readouterr().out
@@ -117,7 +133,7 @@ def test_a_public_file_becomes_an_encoder_of_ours(tmp_path: Path, capsys: pytest
 
 
 def test_the_users_arguments_win_and_positions_follow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = _save(_public(create_model("pose_transformer_tiny", frames=10)), tmp_path / "a.pth")
+    source = _save(_public(create_model("placed_poses", frames=10)), tmp_path / "a.pth")
     assert _import(source, tmp_path / "a.safetensors", "frames=20", "drop_path=0.1", "--from", "dotted") == 0
     assert re.search(r"resized +1 tensors: time_embed", capsys.readouterr().out)
     assert load_encoder(tmp_path / "a.safetensors").input_spec.frames == 20
@@ -127,7 +143,7 @@ def test_the_users_arguments_win_and_positions_follow(tmp_path: Path, capsys: py
 def test_what_the_file_lacks_stays_fresh_only_where_the_layout_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    state = _public(create_model("pose_transformer_tiny", frames=10))
+    state = _public(create_model("placed_poses", frames=10))
     del state["net.time"]
     assert _import(_save(state, tmp_path / "a.pth"), tmp_path / "a.safetensors") == 0
     assert re.search(r"fresh +1 tensors: time_embed", capsys.readouterr().out)
@@ -146,8 +162,8 @@ def test_what_the_file_lacks_stays_fresh_only_where_the_layout_says_so(
         ({"net.part": torch.full((3, 96), float("nan"))}, "", "not finite in part_embed"),
         ({}, "frame=3", "no argument 'frame'; did you mean 'frames'"),
         ({}, "frames", "'frames' is not of the form"),
-        ({}, "--from slowfast", "slowfast cannot be imported into pose_transformer_tiny; its layouts: .*dotted"),
-        ({}, "--from dottet", "unknown layout 'dottet'; known for pose_transformer_tiny: .*dotted"),
+        ({}, "--from slowfast", "slowfast cannot be imported into placed_poses; its layouts: .*dotted"),
+        ({}, "--from dottet", "unknown layout 'dottet'; known for placed_poses: .*dotted"),
         ({}, "--arch mvit_narrow", "no layout known for mvit_narrow|no tensors here; it has net_state"),
         ({}, "--arch pose_transformr", "did you mean 'pose_transformer"),
         ({}, "--out {0}/a.pth", "must end in .safetensors"),
@@ -156,7 +172,7 @@ def test_what_the_file_lacks_stays_fresh_only_where_the_layout_says_so(
 def test_what_does_not_fit_is_exit_code_2_and_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Tensor], options: str, message: str
 ) -> None:
-    state = _public(create_model("pose_transformer_tiny", frames=10)) | change
+    state = _public(create_model("placed_poses", frames=10)) | change
     source = _save(state, tmp_path / "public.pth")
     assert _import(source, tmp_path / "out.safetensors", *shlex.split(options.format(tmp_path))) == 2
     assert re.search(message, capsys.readouterr().err)
@@ -169,7 +185,7 @@ def test_a_file_of_two_layouts_needs_a_name_and_one_of_another_is_refused(
     twin = Layout(name="twin", source="", families=PUBLIC.families, marks=(r"net\.part",), rules=PUBLIC.rules)
     monkeypatch.setitem(LAYOUTS, "twin", twin)
     source = tmp_path / "a.safetensors"
-    save_file(_public(create_model("pose_transformer_tiny", frames=10)), source)
+    save_file(_public(create_model("placed_poses", frames=10)), source)
     assert _import(source, tmp_path / "out.safetensors") == 2
     assert re.search(r"several layouts \(.*dotted, twin\); name one with --from", capsys.readouterr().err)
     assert _import(source, tmp_path / "out.safetensors", "--from", "dotted") == 0
@@ -177,7 +193,7 @@ def test_a_file_of_two_layouts_needs_a_name_and_one_of_another_is_refused(
     assert _import(source, tmp_path / "no.safetensors", "--from", "dotted") == 2
     assert "is not of layout dotted; its tensors: other" in capsys.readouterr().err
     assert _import(source, tmp_path / "no.safetensors") == 2
-    assert "of no layout known for pose_transformer_tiny" in capsys.readouterr().err
+    assert "of no layout known for placed_poses" in capsys.readouterr().err
 
 
 def test_our_own_files_need_no_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,7 +218,7 @@ def test_slowfast_files_are_imported_in_their_form(tmp_path: Path, form: dict[st
 def test_timm_names_are_fetched_by_timm(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder = create_model("pose_transformer_tiny", frames=10)
+    encoder = create_model("placed_poses", frames=10)
     asked: list[tuple[str, bool]] = []
 
     def stand_in(name: str, pretrained: bool) -> Any:
@@ -225,12 +241,12 @@ def test_timm_names_are_fetched_by_timm(
 
 
 def test_show_tells_of_any_weights_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    state = _public(create_model("pose_transformer_tiny", frames=10))
+    state = _public(create_model("placed_poses", frames=10))
     state["net.head.bias"] = torch.tensor([1.0, float("inf"), 0.0]).half()
     source = _save(state, tmp_path / "public.pth")
     assert run(["weights", "show", str(source), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["layouts"] == ["dotted (into pose_transformer_*)"]
+    assert facts["layouts"] == ["dotted (into placed_poses, pose_transformer_*)"]
     assert facts["entries"] == {"net_state": f"{len(state)} tensors"}
     assert facts["types"] == {"float32": len(state) - 1, "float16": 1}
     assert facts["elements"] == sum(value.numel() for value in state.values())
@@ -284,14 +300,14 @@ def test_mvit_s_costs_about_what_is_published(arguments: dict[str, Any], publish
 def test_exported_weights_have_a_model_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, out = tmp_path / "run", tmp_path / "out"
     folder.mkdir()
-    encoder = create_model("pose_transformer_tiny", frames=10)
+    encoder = create_model("placed_poses", frames=10)
     stages = [{"recipe": "posemae", "manifest": "synth", "fingerprint": "c" * 64, "clips": "960"}]
     facts = {"name": "PoseMAE", "recipe": "posemae", "pretraining": json.dumps(stages), "config_hash": "1" * 64}
     export_encoder(encoder, folder / "encoder.safetensors", facts | {"seed": "7", "commit": "2" * 40})
     assert run(["weights", "export", str(folder), str(out)]) == 0
     card = (out / "README.md").read_text()
     assert card.startswith("# PoseMAE\n")
-    assert re.search(r"`create_model\('pose_transformer_tiny', .*frames=10.*\)`", card)
+    assert re.search(r"`create_model\('placed_poses', .*frames=10.*\)`", card)
     for fact in ("1. posemae on synth: 960 clips", "1" * 64, "seed: `7`", "2" * 40, "needs a classifier trained on it"):
         assert fact in card
     assert "## Results" not in card

@@ -94,7 +94,7 @@ def test_perfect_predictions_are_all_right_and_shuffled_ones_wrong(monkeypatch: 
     features = torch.nn.functional.normalize(torch.randn(3, 5, recipe.encoder.dim), dim=-1)
     monkeypatch.setattr(recipe, "features", lambda clip: features)
     monkeypatch.setattr(recipe, "predict", lambda context: features[:, -3:])
-    batch = {"clip": torch.zeros(3, 5)}
+    batch = {"clip": torch.zeros(3, 5, 4, 75, 3)}
     assert recipe(batch)["accuracy"] == 1
     monkeypatch.setattr(recipe, "predict", lambda context: features[:, -3:].roll(1, dims=1))
     assert recipe(batch)["accuracy"] == 0

@@ -9,7 +9,9 @@ from islr.data.poses.pose import HAND_MIDDLE_MCP, HAND_ROOT, LEFT_HAND, RIGHT_HA
 from islr.errors import UserError
 from islr.models import create_model
 from islr.models.pose_transformer import BODY_POINTS, PART_POINTS, part_points
-from pretrain.posemae import PoseMAE, PoseMAEConfig, mean_poses, part_motion
+from pretrain.masks.draw import part_tube_mask
+from pretrain.posemae import PoseMAE, PoseMAEConfig, line_predictions, part_motion
+from pretrain.targets.straight_lines import straight_lines
 
 
 def waving(frames: int = 32, seed: int = 0) -> np.ndarray:
@@ -231,20 +233,98 @@ def test_pictures_show_a_frame_with_one_visible_part() -> None:
 def test_impossible_options_are_refused() -> None:
     with pytest.raises(UserError, match="motion_stride=16 needs clips longer than frames=16"):
         small_recipe(motion_stride=16)
+    with pytest.raises(UserError, match="tube_frames=9 needs clips of twice as many frames, not 16"):
+        small_batch(small_recipe(mask="tube", tube_frames=9))
+    with pytest.raises(UserError, match=r"mask_ratio=0\.1 hides 5 tokens, less than a tube of 8"):
+        small_batch(small_recipe(mask="tube", mask_ratio=0.1))
+    with pytest.raises(ValueError, match="guidance acts only with mask: motion"):
+        small_recipe(mask="tube", guidance=2.0)
     with pytest.raises(UserError, match="decoder_heads=5 does not divide decoder_dim=32"):
         small_recipe(decoder_heads=5)
     with pytest.raises(UserError, match=r"posemae trains .*pose_conv_transformer encoders, not MViTEncoder"):
         PoseMAE(create_model("mvit_tiny"), PoseMAEConfig())  # type: ignore[arg-type]
 
 
-def test_mean_pose_is_what_the_mean_of_hidden_points_at_rest_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+def slow_line(values: list[float | None], batch_mean: float) -> list[float]:
+    """Points of one coordinate on straight lines; None = hidden."""
+    shown = [time for time, value in enumerate(values) if value is not None]
+    line = []
+    for time in range(len(values)):
+        before = max((moment for moment in shown if moment <= time), default=None)
+        after = min((moment for moment in shown if moment >= time), default=None)
+        ends = [values[moment] for moment in (before, after) if moment is not None]
+        if before is None or after is None or before == after:
+            line.append(ends[0] if ends else batch_mean)
+        else:
+            line.append(ends[0] + (ends[1] - ends[0]) * (time - before) / (after - before))
+    return line
+
+
+def test_lines_are_those_of_a_slow_loop() -> None:
+    rng = np.random.default_rng(0)
+    xy, known = torch.from_numpy(rng.normal(size=(5, 12, 3, 2))), torch.from_numpy(rng.random((5, 12, 3)) < 0.3)
+    known[0, :, 1] = False  # never shown
+    known[1, :, 2] = True
+    lines = straight_lines(xy, known)
+    for clip, point, axis in np.ndindex(5, 3, 2):
+        shown = [
+            value if seen else None
+            for value, seen in zip(xy[clip, :, point, axis].tolist(), known[clip, :, point].tolist(), strict=True)
+        ]
+        mean = xy[:, :, point, axis][known[:, :, point]].mean().item()
+        assert lines[clip, :, point, axis].tolist() == pytest.approx(slow_line(shown, mean)), (clip, point, axis)
+
+
+def test_trivial_scores_are_what_lines_and_rest_score(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = small_recipe(pose={"drop_hand": 0.0})
     batch = small_batch(recipe)
-    parts = part_points(batch["clip"])
-    means = mean_poses(parts, batch["mask"])
-    hidden, part = batch["mask"][:, :, 2], parts[2]
-    assert means[2][0, 0, 3, 0] == pytest.approx(part.xy[:, :, 3][hidden].mean(dim=0), abs=1e-5)  # all are seen
-    assert means[2][..., 1, :].abs().max() == 0
-    monkeypatch.setattr(recipe, "predict", lambda clip, mask: means)
+    lines = line_predictions(part_points(batch["clip"]), batch["mask"], recipe.config.motion_stride)
+    monkeypatch.setattr(recipe, "predict", lambda clip, mask: lines)
     out = recipe(batch)
-    assert out["loss"].item() == out["mean_pose"].item() > 0.01
+    assert out["points"].item() == out["line_points"].item() > 1e-3
+    assert out["motion"].item() == out["line_motion"].item() > 1e-3
+    rest = [part * torch.tensor([1.0, 0.0])[:, None] for part in lines]
+    monkeypatch.setattr(recipe, "predict", lambda clip, mask: rest)
+    assert recipe(batch)["motion"].item() == out["no_motion"].item() > out["line_motion"].item()
+
+
+def test_lines_do_not_know_what_is_hidden() -> None:
+    recipe = small_recipe()
+    batch = small_batch(recipe)
+    batch["mask"][:] = False
+    batch["mask"][:, 4:9, 2] = True
+    before = line_predictions(part_points(batch["clip"]), batch["mask"], 2)
+    batch["clip"][:, 4:9, pose_points(2), :2] += 0.7
+    for one, other in zip(line_predictions(part_points(batch["clip"]), batch["mask"], 2), before, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize(("moments", "ratio", "shortest"), [(16, 0.75, 8), (32, 0.5, 8), (32, 0.36, 8), (20, 0.9, 6)])
+def test_tubes_hide_one_part_for_long_and_an_exact_count(moments: int, ratio: float, shortest: int) -> None:
+    masks = [part_tube_mask(moments, 3, ratio, shortest, np.random.default_rng(seed)) for seed in range(40)]
+    for mask in masks:
+        assert mask.sum() == round(moments * 3 * ratio)
+        edges = np.diff(np.pad(mask.astype(int), ((1, 1), (0, 0))), axis=0)  # [T + 1, P]
+        for part in range(3):
+            runs = np.flatnonzero(edges[:, part] == -1) - np.flatnonzero(edges[:, part] == 1)
+            assert (runs >= shortest).all()
+    often = np.mean(masks, axis=(0, 1))
+    assert np.ptp(often) < 0.25  # no part is hidden much more often than another
+
+
+def test_neighbouring_moments_are_alike_before_any_training() -> None:
+    recipe = small_recipe()
+    for positions in (recipe.positions, recipe.encoder.positions):
+        likeness = torch.nn.functional.cosine_similarity(positions[:-1], positions[1:])
+        assert (likeness > torch.nn.functional.cosine_similarity(positions[:-8], positions[8:]).mean()).all()
+    assert not {"positions", "encoder.positions"} & set(recipe.state_dict())
+
+
+def test_a_residual_begins_with_the_lines() -> None:
+    recipe = small_recipe(residual=True)
+    batch = small_batch(recipe)
+    out = recipe(batch)
+    assert out["points"].item() == pytest.approx(out["line_points"].item())
+    assert out["motion"].item() == pytest.approx(out["line_motion"].item())
+    out["loss"].backward()
+    assert all(head.weight.grad.abs().max() > 0 for head in recipe.heads)

@@ -12,6 +12,7 @@ from islr.checks.overfit import one_batch
 from islr.config import load_config
 from islr.config_files import shipped_configs
 from islr.errors import UserError
+from islr.evaluation.pretext import Trivial, judge
 from islr.models import create_model
 from islr.models.weights import load_encoder
 from islr.training.distributed.world import World
@@ -54,8 +55,10 @@ def test_trivial_predictors_score_what_a_step_logs(name: str, mini_corpus: Path,
     with torch.no_grad():
         logged, scores = recipe(batch), recipe.trivial(batch)
     assert scores.keys() == recipe.trivial_predictors.keys()
-    assert not scores or any(key in logged for key in recipe.compared_values)
-    assert {key: float(logged[key]) for key in scores} == {key: float(score) for key, score in scores.items()}
+    values = {key: float(value) for key, value in logged.items()}
+    compared = {one.predictor.predicts for one in judge(recipe.trivial_predictors, values).comparisons}
+    assert compared == {predictor.predicts for predictor in recipe.trivial_predictors.values()} != set()
+    assert {key: values[key] for key in scores} == {key: float(score) for key, score in scores.items()}
 
 
 @EVERY
@@ -98,7 +101,7 @@ def test_a_hook_with_other_arguments_is_refused() -> None:
 
 def test_trivial_predictors_are_named_and_scored() -> None:
     with pytest.raises(TypeError, match="define both or none"):
-        type("Mine", (Recipe,), {"trivial_predictors": {"zero": "zero everywhere"}})
+        type("Mine", (Recipe,), {"trivial_predictors": {"zero": Trivial("zero everywhere")}})
 
 
 def test_own_methods_are_allowed() -> None:

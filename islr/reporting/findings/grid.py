@@ -8,6 +8,7 @@ import numpy as np
 
 from islr.evaluation.intervals import Difference, Interval, bootstrap, holm, paired_bootstrap
 from islr.evaluation.metrics import hits
+from islr.evaluation.pretext import NOT_LEARNED
 from islr.reporting.document import text
 from islr.reporting.document.blocks import Series
 from islr.reporting.findings.standings import ALPHA, BETTER, WORSE, ScoredRow, ScoredSet
@@ -53,6 +54,12 @@ class GridCell:
     def encoder(self) -> str:
         """Architecture of its encoder."""
         return self.rows[0].provenance.encoder
+
+    @property
+    def unlearned(self) -> str:
+        """Why the pretext task of one of its stages counts as not learned, in the first seed of which that holds."""
+        stages = (stage for row in self.rows for stage in row.provenance.pretraining)
+        return next((stage["pretext"] for stage in stages if stage.get("pretext", "").startswith(NOT_LEARNED)), "")
 
 
 GridCells = dict[Place, GridCell]

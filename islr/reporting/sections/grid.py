@@ -34,6 +34,8 @@ from islr.reporting.findings.probe_standings import ProbeSet
 from islr.reporting.findings.standings import ALPHA, BETTER, WORSE, ScoredSet
 from islr.reporting.sections.probing.grid_table import phonology_blocks
 
+UNLEARNED = "†"  # beside a score whose pre-training did not learn its task
+
 
 def section(recognition: Sequence[RecognitionFinding], probed: Sequence[ProbeSet]) -> Section | None:
     """Return the section on the grid: for each test set one figure, the scores, the gains; and the probes."""
@@ -85,6 +87,8 @@ def _accuracy(scored: ScoredSet, cells: GridCells) -> list[Block]:
     alone = [cell_label(place) for place, cell in cells.items() if len(cell.rows) == 1]
     if alone and len(alone) < len(cells):
         blocks.append(Notice(f"One seed only: {text.enumerate_words(alone)}."))
+    if unlearned := [f"{cell_label(place)} ({cell.unlearned})" for place, cell in cells.items() if cell.unlearned]:
+        blocks.append(Notice(f"{UNLEARNED} Pretext task not learned: {text.enumerate_words(unlearned)}.", "warning"))
     blocks.append(_seed_by_seed(scored, cells))
     return [*blocks, *_pairs(scored, cells)]
 
@@ -110,8 +114,9 @@ def _cell(cell: GridCell | None) -> TableCell:
     if len(scores) > 1:
         title += f", {text.percent(min(scores))} to {text.percent(max(scores))} %"
     bounds = text.interval(score.low, score.high)
+    mark = cell.mark + (UNLEARNED if cell.unlearned else "")
     return TableCell(
-        text.percent(score.value), score.value, score.low, score.high, bounds, title, cell.mark, muted=cell.random
+        text.percent(score.value), score.value, score.low, score.high, bounds, title, mark, muted=cell.random
     )
 
 

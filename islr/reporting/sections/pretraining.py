@@ -4,71 +4,75 @@ from collections.abc import Sequence
 
 from islr.reporting.document import text
 from islr.reporting.document.blocks import Block, Column, Notice, ReportTable, TableCell, number_column
-from islr.reporting.findings.pretraining import PretrainingEnd, end_value
+from islr.reporting.findings.pretraining import PretrainingEnd
 from islr.reporting.run_files import ReportedRun
 
-_COLUMNS = (
-    *("loss", "trivial loss", "trivial predictor", "accuracy", "chance", "perplexity", "teacher entropy"),
-    *("guided masks", "gradient norm", "clips/s"),
-)
+_COLUMNS = ("loss", "accuracy", "perplexity", "teacher entropy", "guided masks", "gradient norm", "clips/s")
+_PERCENT = {"accuracy"}
+_VALUES = {  # where a column is not called as its logged value is
+    "perplexity": ("target_perplexity", "perplexity"),
+    "teacher entropy": ("teacher_entropy",),
+    "guided masks": ("guided",),
+    "gradient norm": ("grad_norm",),
+    "clips/s": ("clips_per_s",),
+}
 
 
 def blocks_of(runs: Sequence[ReportedRun]) -> list[Block]:
     """Return the tables about pre-training runs, and a warning for each that learned nothing or collapsed."""
-    return [*_training([PretrainingEnd.of(run) for run in runs]), *_features(runs)]
+    ends = [PretrainingEnd.of(run) for run in runs]
+    warnings = [Notice(f"{end.run.name}: {end.verdict}.", "warning") for end in ends if end.verdict.reasons]
+    return [*warnings, *_pretexts(ends), *_training(ends), *_features(runs)]
+
+
+def _pretexts(ends: Sequence[PretrainingEnd]) -> list[Block]:
+    """Return the table of pretext tasks against trivial predictors."""
+    rows = []
+    for end in ends:
+        for one in end.verdict.hardest:
+            own, trivial = f"{one.own:.4g}", f"{one.trivial:.4g}"
+            learned = "learned" if one.beaten and not end.verdict.collapse else "not learned"
+            rows.append(tuple(map(TableCell, (end.run.name, one.value, own, trivial, one.predictor.predicts, learned))))
+    if not rows:
+        return []
+    note = (
+        "Each value of a recipe at its end beside the best score of the predictors that do not "
+        "know what is hidden, or know no clip. Losses must be below it, accuracies above. A task that is not "
+        "learned, or whose targets collapsed, says nothing about its recipe."
+    )
+    numbers = number_column("at its end"), number_column("trivial")
+    columns = (Column("run"), Column("value"), *numbers, Column("trivial predictor"), Column("task"))
+    return [ReportTable("pretext_tasks", "Pretext tasks against trivial predictors", columns, tuple(rows), note)]
 
 
 def _training(ends: Sequence[PretrainingEnd]) -> list[Block]:
-    blocks: list[Block] = [warning for end in ends for warning in _warnings(end)]
     rows = [(TableCell(end.run.name), *map(TableCell, cells)) for end in ends if any(cells := _cells(end))]
     if not rows:
-        return blocks
-    columns = [Column(name, numeric=name != "trivial predictor") for name in _COLUMNS]
+        return []
     note = (
-        "Means over the last tenth of each run. Loss: the part of the recipe's loss that a trivial predictor, which "
-        "does not see the clip, can be compared on; beside it the loss of that predictor. Perplexity: effective number "
-        "of visual tokens in use. Teacher entropy, in nats: 0 means that all clips fall on one prototype. Guided "
-        "masks: share of clips in which movement or hands guided the mask. Empty where a recipe has no such value."
+        "Means over the last tenth of each run. Perplexity: effective number of visual tokens in use. Teacher entropy, "
+        "in nats. Guided masks: share of clips in which movement or hands guided the mask. Empty where a recipe has no "
+        "such value."
     )
-    shown = [place for place in range(len(columns)) if any(row[place + 1].text for row in rows)]
+    shown = [place for place in range(len(_COLUMNS)) if any(row[place + 1].text for row in rows)]
     table = ReportTable(
         "pretraining_end",
         "Pre-training at its end",
-        (Column("run"), *(columns[place] for place in shown)),
+        (Column("run"), *(number_column(_COLUMNS[place]) for place in shown)),
         tuple((row[0], *(row[place + 1] for place in shown)) for row in rows),
         note,
     )
-    return [*blocks, table]
+    return [table]
 
 
-def _warnings(end: PretrainingEnd) -> list[Notice]:
-    name = end.run.name
-    made = [
-        f"{name}: at its end the loss, {own:.4g}, is not below that of predicting {words}, {trivial:.4g}: it has "
-        "learned nothing."
-        for own, trivial, words in end.comparisons
-        if own >= trivial
-    ]
-    if end.collapsed:
-        made.append(f"{name}: nearly all visual tokens are the same (perplexity {end.perplexity:.2f}).")
-    return [Notice(warning, "warning") for warning in made]
-
-
-def _cells(end: PretrainingEnd) -> tuple[str, ...]:
-    own, trivial, predictor = end.comparisons[-1] if end.comparisons else (None, None, "")
-    return (
-        "" if own is None else f"{own:.4g}",
-        "" if trivial is None else f"{trivial:.4g}",
-        predictor,
-        "" if end.accuracy is None else f"{text.percent(end.accuracy)} %",
-        "" if end.chance is None else f"{text.percent(end.chance)} %",
-        _number(end.perplexity),
-        *(_number(end_value(end.run, key)) for key in ("teacher_entropy", "guided", "grad_norm", "clips_per_s")),
-    )
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+def _cells(end: PretrainingEnd) -> list[str]:
+    cells = []
+    for column in _COLUMNS:
+        names = _VALUES.get(column, (column,))
+        value = next((end.values[name] for name in names if name in end.values), None)
+        percent = f"{text.percent(value)} %" if value is not None and column in _PERCENT else ""
+        cells.append("" if value is None else percent or f"{value:.{4 if column == 'loss' else 3}g}")
+    return cells
 
 
 def _features(runs: Sequence[ReportedRun]) -> list[Block]:

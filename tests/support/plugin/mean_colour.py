@@ -10,6 +10,7 @@ from islr.data.loading.loader import Batch
 from islr.data.views.input_spec import InputSpec
 from islr.data.views.poses import PoseAugmentConfig
 from islr.data.views.views import View, train_view
+from islr.evaluation.pretext import Trivial
 from islr.models import Encoder, to_input
 from pretrain.recipe import Recipe, VideoRecipeConfig
 
@@ -25,7 +26,7 @@ class MeanColour(Recipe):
 
     Config = MeanColourConfig
     modality = "video"
-    trivial_predictors: ClassVar[dict[str, str]] = {"mean_colour": "the mean colour of the batch"}
+    trivial_predictors: ClassVar = {"mean_colour": Trivial("the mean colour of the batch")}
 
     @staticmethod
     def views(config: MeanColourConfig, input_spec: InputSpec) -> View:
