@@ -141,7 +141,9 @@ class ProbeConfig(Config):
     sampling: SamplingConfig = SamplingConfig()
     lexicon: str = Field(description="table of signs and their phonological features")
     columns: Columns = Field(ASL_LEX, description="what the lexicon's columns mean; default: those of ASL-LEX 2.0")
-    join_by: Literal["form", "gloss"] | None = Field(None, description="none: by form where the manifest has forms")
+    join_by: Literal["code", "form", "gloss"] | None = Field(
+        None, description="none: the first of these that clips have"
+    )
     ambiguous: Policy | dict[str, Policy] = Field(
         "agree", description="labels of a gloss with several entries, for all features or feature -> policy"
     )

@@ -323,12 +323,14 @@ def data_phonology(
     manifest: Annotated[Path, typer.Argument(help="manifest.csv")],
     lexicon: Annotated[Path, typer.Option(help="ASL-LEX's signdata.csv, or another lexicon with --columns")],
     columns: Annotated[
-        Path | None, typer.Option(help="yaml: entry, lemma, features {feature: column}, missing [cells]")
+        Path | None, typer.Option(help="yaml: entry, lemma, code, features {feature: column}, missing [cells]")
     ] = None,
     policy: Annotated[
         list[str] | None, typer.Option(help="agree, exact or single; or FEATURE=POLICY, repeated")
     ] = None,
-    by: Annotated[Literal["form", "gloss"] | None, typer.Option(help="default: form where there are forms")] = None,
+    by: Annotated[
+        Literal["code", "form", "gloss"] | None, typer.Option(help="default: the first of these that clips have")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print json instead of a table")] = False,
 ) -> None:
     """Join a lexicon to a corpus and print its coverage. Counts words, clips, and each feature's labels."""

@@ -20,6 +20,9 @@ def poses_convert(
     fps: Annotated[float | None, typer.Option(help="frames per second, if the format lacks it")] = None,
     size: Annotated[str | None, typer.Option(help="picture size such as 640x480, if the format lacks it")] = None,
     manifest: Annotated[Path | None, typer.Option(help="manifest.csv with frame rate and size of each clip")] = None,
+    made_by: Annotated[
+        str, typer.Option(help="program, version and settings that made the poses, if not in them")
+    ] = "",
     overwrite: Annotated[bool, typer.Option(help="convert clips again that are already converted")] = False,
 ) -> None:
     """Convert pose files to canonical npz, one per clip."""
@@ -40,6 +43,7 @@ def poses_convert(
             format_name=format_name,
             given=facts,
             manifest=known,
+            made_by=made_by,
             overwrite=overwrite,
             progress=bar.callback,
         )
@@ -74,18 +78,25 @@ def poses_extract(
 
 @poses_app.command("audit")
 def poses_audit(
-    manifests: Annotated[list[Path], typer.Argument(help="one or more manifest.csv")],
+    corpora: Annotated[
+        list[Path], typer.Argument(help="manifest.csv, or folders of poses", metavar="MANIFEST|FOLDER...")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="print json instead of text")] = False,
 ) -> None:
-    """Audit the poses of corpora. Covers detection, direction of y, ranges and agreement with the videos."""
-    from islr.data.audit.poses import pose_audit, render_pose_audit
-    from islr.data.manifest import Manifest
+    """Audit the poses of corpora. Covers detection, direction of y, ranges, jitter and agreement with the videos.
 
-    reports = [pose_audit(Manifest.load(path)) for path in manifests]
+    Two folders of poses of the same clips are also compared with each other.
+    """
+    from islr.data.audit.pose_folders import agreement, audit_paths, is_manifest, render_agreement
+    from islr.data.audit.poses import render_pose_audit
+
+    reports = audit_paths(corpora)
+    compared = agreement(*corpora) if len(corpora) == 2 and not any(map(is_manifest, corpora)) else None
     if as_json:
-        print(json.dumps(reports[0] if len(reports) == 1 else reports, indent=1))
+        found = [*reports, *([compared] if compared else [])]
+        print(json.dumps(found[0] if len(found) == 1 else found, indent=1))
     else:
-        print("\n\n".join(map(render_pose_audit, reports)))
+        print("\n\n".join([*map(render_pose_audit, reports), *([render_agreement(compared)] if compared else [])]))
 
 
 def _size(text: str | None) -> tuple[int | None, int | None]:
@@ -102,7 +113,7 @@ def _size(text: str | None) -> tuple[int | None, int | None]:
 def _print_outcomes(folder: Any) -> None:
     counts = ", ".join(f"{n} {status}" for status, n in sorted(folder.counts().items())) or "no clips"
     print(f"{folder.folder}: {counts}; one row per clip in outcomes.csv")
-    troubled = [row for row in folder.rows.values() if row.status != "ok"]
+    troubled = [row for row in folder.rows.values() if row.detail]
     for row in troubled[:_EXAMPLES]:
         print(f"  {row.clip_id}: {row.status}: {row.detail}")
     if len(troubled) > _EXAMPLES:

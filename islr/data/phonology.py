@@ -27,6 +27,7 @@ UNKNOWN = -1
 # "agree": the level that all entries share, else unknown. "exact": the entry of exactly that name, else as "agree".
 # "single": unknown if there are several entries.
 Policy = Literal["agree", "exact", "single"]
+JoinBy = Literal["code", "form", "gloss"]
 _POLICIES = ("agree", "exact", "single")
 
 
@@ -35,6 +36,7 @@ class Columns(Config):
 
     entry: str = Field(description="column of the entry's name, a word with an optional number (drink_2)")
     lemma: str | None = Field(None, description="column of the lemma's name")
+    code: str | None = Field(None, description="column of the entry's code, which some corpora give for their clips")
     features: dict[str, str] = Field(min_length=1, description="feature -> column")
     # "None" is not among them: it is a level of ASL-LEX's movement.
     missing: tuple[str, ...] = Field(("", "NA"), description="cells that mean unknown or not applicable")
@@ -45,16 +47,18 @@ FEATURES = (
     *("ThumbContact", "SignType", "Movement", "RepeatedMovement", "MajorLocation", "MinorLocation"),
     *("SecondMinorLocation", "Contact", "NonDominantHandshape", "UlnarRotation"),
 )
-ASL_LEX = Columns(entry="EntryID", lemma="LemmaID", features={name: f"{name}.2.0" for name in FEATURES})
+# Tables in ASL-LEX's columns may lack its codes.
+ASL_LEX = Columns(entry="EntryID", lemma="LemmaID", code="Code", features={name: f"{name}.2.0" for name in FEATURES})
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of a lexicon: its names and its level of each feature (None = missing)."""
+    """One row of a lexicon: its names, its level of each feature (None = missing) and its code."""
 
     name: str
     lemma: str
     levels: dict[str, str | None]
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,14 @@ def read_asl_lex(path: str | Path, columns: Columns = ASL_LEX) -> Lexicon:
     """
     path = Path(path)
     rows = _read_rows(path)
-    required = [columns.entry, *([columns.lemma] if columns.lemma else []), *columns.features.values()]
+    if columns is ASL_LEX and columns.code not in rows[0]:
+        columns = columns.model_copy(update={"code": None})
+    required = [
+        columns.entry,
+        *([columns.code] if columns.code else []),
+        *([columns.lemma] if columns.lemma else []),
+        *columns.features.values(),
+    ]
     for column in required:
         if column not in rows[0]:
             near = difflib.get_close_matches(column, list(map(str, rows[0])), n=1)
@@ -148,6 +159,7 @@ def read_asl_lex(path: str | Path, columns: Columns = ASL_LEX) -> Lexicon:
                 feature: None if cell(row, column) in columns.missing else cell(row, column)
                 for feature, column in columns.features.items()
             },
+            code=cell(row, columns.code) if columns.code else "",
         )
         for row in rows
     )
@@ -182,35 +194,49 @@ def join(
     manifest: Manifest,
     table: Lexicon,
     *,
-    by: Literal["form", "gloss"] | None = None,
+    by: JoinBy | None = None,
     policy: Policy | Mapping[str, Policy] = "agree",
 ) -> Phonology:
     """Join a lexicon to a manifest: targets for every clip, present or not.
 
-    A clip's word is its form where the manifest has forms, else its gloss. Its entries are those whose name or lemma is
-    that word, apart from case, punctuation and a trailing number. If all forms are entry names of this lexicon, each
-    means exactly that entry. Other forms may name alternatives (`good_thank-you`); the first in the lexicon counts.
+    Where clips have codes and the lexicon too, a clip's entry is the one of its code; a clip without one has none.
+    Otherwise a clip's word is its form where the manifest has forms, else its gloss. Its entries are those whose name
+    or lemma is that word, apart from case, punctuation and a trailing number. If all forms are entry names of this
+    lexicon, each means exactly that entry. Other forms may name alternatives (`good_thank-you`); the first in the
+    lexicon counts.
 
     Args:
         manifest: The clips.
         table: The lexicon.
-        by: Join by form or by gloss; None = by form if any clip has one.
+        by: Join by code, form or gloss; None = by the first of them that any clip has.
         policy: The policy for words with several entries, for all features or per feature.
 
     Raises:
         UserError: A policy or feature is unknown, or no clip matches.
     """
     policies = _policies(policy, table.features)
+    has_codes = any(entry.code for entry in table.entries)
+    if by == "code" and not has_codes:
+        raise UserError(f"{table.name}: has no column of codes; name it as 'code' in --columns")
     if by is None:
-        by = "form" if any(clip.form for clip in manifest) else "gloss"
-    words = [clip.form if by == "form" else clip.gloss for clip in manifest]
+        given: dict[JoinBy, bool] = {"code": has_codes and any(clip.code for clip in manifest)}
+        given |= {"form": any(clip.form for clip in manifest), "gloss": True}
+        by = next(name for name, present in given.items() if present)
+    words = [getattr(clip, by) for clip in manifest]
     all_entries = {entry.name for entry in table.entries} >= set(words) - {""}
     finder = _Finder(table, own_names=by == "form" and all_entries)
-    entries_of = {word: finder.entries(word) for word in set(words)}
+    of_code = {entry.code: entry for entry in table.entries if entry.code}
+    if by == "code":
+        entries_of = {word: [of_code[word]] if word in of_code else [] for word in set(words)}
+    else:
+        entries_of = {word: finder.entries(word) for word in set(words)}
     targets = {feature: _targets(words, entries_of, table, feature, policies[feature]) for feature in table.features}
     signs = tuple("|".join(sorted({entry.name for entry in entries_of[word]})) for word in words)
     if not any(signs):
-        raise UserError(f"no {by} of manifest '{manifest.name}' is in the lexicon {table.name}")
+        raise UserError(
+            f"no {by} of manifest '{manifest.name}' is in the lexicon {table.name}"
+            + ("; --by gloss joins by spelling" if by == "code" else "")
+        )
     coverage = {
         "joined_by": by,
         "policy": policies,
@@ -223,7 +249,9 @@ def join(
         },
         "words": len(set(words) - {""}),
         "words_matched": sum(bool(entries) for entries in entries_of.values()),
-        "words_matched_by_name": sum(finder.by_name(word) for word, entries in entries_of.items() if entries),
+        "words_matched_by_name": sum(
+            by == "code" or finder.by_name(word) for word, entries in entries_of.items() if entries
+        ),
         "words_with_several_entries": sum(len(entries) > 1 for entries in entries_of.values()),
         "clips_with_several_entries": sum(len(entries_of[word]) > 1 for word in words),
         "features": {
@@ -263,9 +291,10 @@ def _feature_coverage(
 def render_coverage(coverage: Mapping[str, Any]) -> str:
     """Render the coverage of a join as a text table."""
     splits = ", ".join(f"{split} {count}" for split, count in coverage["clips_matched_by_split"].items())
+    how = "by code" if coverage["joined_by"] == "code" else "by name, the rest by lemma or number"
     lines = [
         f"joined by {coverage['joined_by']}: {coverage['words_matched']} of {coverage['words']} words"
-        f" ({coverage['words_matched_by_name']} by name, the rest by lemma or number),"
+        f" ({coverage['words_matched_by_name']} {how}),"
         f" {coverage['clips_matched']} of {coverage['clips']} clips ({splits})",
         f"several entries: {coverage['words_with_several_entries']} words,"
         f" {coverage['clips_with_several_entries']} clips",

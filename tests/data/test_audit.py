@@ -152,3 +152,14 @@ def test_wlasl_json_shows_its_known_leaks(shared: Path, tmp_path: Path) -> None:
     assert (row["groups_across_labels"], row["groups_across_splits"]) == (804, 442)
     assert row["test_clips_in_train_with_another_label"] == 142
     assert row["test_clips_in_train_with_the_same_label"] == 16
+
+
+def test_files_that_have_gone_are_not_present(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.mp4").write_bytes(b"x")
+    manifest = Manifest("m", tuple(Clip(name, f"{name}.mp4", split="train") for name in "ab"), tmp_path)
+    assert audit(manifest)["present"] == 2
+    (tmp_path / "b.mp4").unlink()
+    report = audit(manifest)
+    assert (report["present"], report["splits"]["train"]["missing"], report["files_gone"]) == (1, 1, ["b"])
+    assert "files gone since the manifest was made: 1 (b)" in render_audit(report)

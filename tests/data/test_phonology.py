@@ -233,3 +233,23 @@ def test_coverage_command_takes_another_lexicon_and_policies_by_feature(
     columns.write_text("entry: sign\nfeatures: {Hand: handshape}\n")
     assert run(command) == 2
     assert "handshape" in capsys.readouterr().err
+
+
+def test_code_comes_before_any_spelling(tmp_path: Path) -> None:
+    (tmp_path / "lexicon.csv").write_text(
+        "EntryID,LemmaID,Code,Handshape\nother,other,C_01,5\ndog,dog,C_02,1\nbook,book,B_01,a\n"
+    )
+    columns = Columns(entry="EntryID", lemma="LemmaID", code="Code", features={"Handshape": "Handshape"})
+    table = read_asl_lex(tmp_path / "lexicon.csv", columns)
+    clips = (Clip("1", "1.mp4", "DOG1", code="C_01"), Clip("2", "2.mp4", "BOOK"), Clip("3", "3.mp4", "DOG2", code="X"))
+    manifest = Manifest("m", clips, tmp_path)
+    joined = join(manifest, table)
+    assert (joined.coverage["joined_by"], joined.signs) == ("code", ("other", "", ""))
+    assert "joined by code: 1 of 2 words (1 by code), 1 of 3 clips" in render_coverage(joined.coverage)
+    assert join(manifest, table, by="gloss").signs == ("", "book", "")
+    with pytest.raises(UserError, match=r"no code of manifest 'm' .* --by gloss"):
+        join(manifest.replace([clips[2]]), table)
+    bare = read_asl_lex(tmp_path / "lexicon.csv", Columns(entry="EntryID", features={"Handshape": "Handshape"}))
+    assert join(manifest, bare).coverage["joined_by"] == "gloss"
+    with pytest.raises(UserError, match="has no column of codes"):
+        join(manifest, bare, by="code")

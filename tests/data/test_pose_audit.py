@@ -1,5 +1,6 @@
 """The pose audit finds what is wrong with poses, and poses are compared with the frames of their clips."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,9 +8,14 @@ import numpy as np
 import pytest
 from support.pose_files import MISSING_HAND, signer
 
+from islr.data.audit.pose_folders import agreement, manifest_of_poses
 from islr.data.audit.poses import align, pose_audit, render_pose_audit
 from islr.data.manifest import Clip, Manifest
-from islr.data.poses.pose import LEFT_HAND, RIGHT_HAND, Pose, write_pose
+from islr.data.packs.reader import clip_pose
+from islr.data.poses.matching import pose_of_clip
+from islr.data.poses.pose import LEFT_HAND, RIGHT_HAND, Pose, read_pose, write_pose
+from islr.data.video.guard import DecodeError
+from islr.errors import UserError
 
 
 def clip(**values: object) -> Clip:
@@ -154,3 +160,68 @@ def test_real_poses_point_down_and_are_aligned(shared: Path) -> None:
     assert report["y_direction"] == {"down": 20, "up": 0, "unknown": 0}
     assert report["unreadable"] == report["pixels_instead_of_shares"] == []
     assert report["share_of_frames_with_body"] > 0.95
+
+
+def test_frames_are_matched_by_their_number_where_it_can_be_told() -> None:
+    """A pose for each frame of a video of 29.97 frames a second says 30; far into the file, times are frames apart."""
+    whole = replace(signer(1600), fps=30.0)
+    whole.keypoints[:, 0, 0] = np.arange(1600)
+    row = clip(start=49.98, end=51.98, frames=60, fps=29.97, first_frame=1498, file_frames=1600)
+    assert pose_of_clip(whole, row).keypoints[:, 0, 0].tolist() == list(range(1498, 1558))
+    assert whole.within(49.98, 51.98).keypoints[0, 0, 0] == 1500
+    cut = replace(signer(60), fps=25.0)
+    assert len(pose_of_clip(cut, row)) == 60
+    assert pose_of_clip(cut, clip(frames=None)) is cut
+    assert len(pose_of_clip(replace(whole, start=1.0), row)) == len(whole.within(48.98, 50.98))
+
+
+@pytest.mark.parametrize("odd", ["outside", "link", "pipe", "folder"])
+def test_poses_are_guarded_as_clips_are(tmp_path: Path, odd: str) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    write_pose(tmp_path / "secret.npz", signer(50))
+    place = "../secret.npz" if odd == "outside" else "a.npz"
+    if odd == "link":
+        (root / "a.npz").symlink_to(tmp_path / "secret.npz")
+    elif odd == "pipe":
+        os.mkfifo(root / "a.npz")
+    elif odd == "folder":
+        (root / "a.npz").mkdir()
+    manifest = Manifest("m", (clip(pose=place),), root)
+    reason = {"outside": "outside root", "link": "a link to ", "pipe": "not a file", "folder": "not a file"}[odd]
+    assert reason in pose_audit(manifest)["unreadable_because"]["a"]
+    with pytest.raises(DecodeError, match=reason):
+        clip_pose(manifest, manifest.clips[0])
+    if odd == "pipe":
+        with pytest.raises(UserError, match="a plain file"):
+            read_pose(root / "a.npz")
+
+
+def test_jitter_and_hands_at_one_place_are_found(tmp_path: Path) -> None:
+    still = signer(30)
+    still.keypoints[:] = still.keypoints[:1]
+    still = replace(still, confidences=np.ones_like(still.confidences))
+    shaken = replace(still, keypoints=still.keypoints + np.random.default_rng(0).normal(0, 0.01, (30, 75, 3)))
+    frozen = replace(still, keypoints=still.keypoints.copy())
+    frozen.keypoints[:, RIGHT_HAND] = 0.5
+    unseen = replace(still, confidences=np.zeros_like(still.confidences))
+    for folder, poses in (
+        ("p", {"still": still, "shaken": shaken, "frozen": frozen, "unseen": unseen}),
+        ("q", {"still": shaken}),
+    ):
+        (tmp_path / folder).mkdir()
+        for name, pose in poses.items():
+            write_pose(tmp_path / folder / f"{name}.npz", replace(pose, made_by=folder))
+    report = pose_audit(manifest_of_poses(tmp_path / "p"))
+    assert report["jitter"]["most"][0] == "shaken"
+    assert 0.05 < report["jitter"]["p95"] < 0.2  # a thousandth of the picture's hundredth, in shoulders of a fifth
+    assert (report["hands_seen_at_one_place"], report["without_any_point"]) == (["frozen"], ["unseen"])
+    assert report["made_by"] == {"p": 4}
+    assert "a hand seen with all points at one place: 1 (frozen)" in render_pose_audit(report)
+    compared = agreement(tmp_path / "p", tmp_path / "q")
+    assert (compared["clips_in_both"], compared["clips_in_one"]) == (1, 3)
+    assert compared["share_of_points_seen_by_both"] == {"body": 1.0, "left hand": 1.0, "right hand": 1.0}
+    assert 0.03 < compared["median_distance"]["left hand"] < 0.1
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no pose files"):
+        manifest_of_poses(tmp_path / "empty")

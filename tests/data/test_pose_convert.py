@@ -3,17 +3,20 @@
 import csv
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.pose_files import FPS, HEIGHT, WIDTH, signer, write_parquet, write_pkl, write_spoter
+from support.video_files import make_video
 
 from islr.cli import run
+from islr.data.corpora.folder import from_folder
 from islr.data.manifest import Clip, Manifest
 from islr.data.poses.convert import convert
 from islr.data.poses.folder import PoseFolder
-from islr.data.poses.pose import Pose, VideoFacts, read_pose, write_pose
+from islr.data.poses.pose import LEFT_HAND, Pose, VideoFacts, program_of, read_pose, write_pose
 from islr.errors import UserError
 
 FACTS = VideoFacts(FPS, WIDTH, HEIGHT)
@@ -169,3 +172,40 @@ def flipped(pose: Pose) -> Pose:
     keypoints = pose.keypoints.copy()
     keypoints[:, :, 1] = 1 - keypoints[:, :, 1]
     return Pose(np.ascontiguousarray(keypoints), pose.confidences, pose.fps, pose.width, pose.height)
+
+
+def test_no_pose_without_a_point_is_ok(tmp_path: Path) -> None:
+    pose = signer()
+    (tmp_path / "in").mkdir()
+    write_pkl(tmp_path / "in" / "seen.pkl", pose)
+    write_pkl(tmp_path / "in" / "unseen.pkl", replace(pose, confidences=np.zeros_like(pose.confidences)))
+    convert(tmp_path / "in", tmp_path / "out", given=FACTS)
+    table = rows(tmp_path / "out")
+    assert (table["seen"]["status"], table["unseen"]["status"]) == ("ok", "failed")
+    assert table["unseen"]["detail"] == "no point in any of its 6 frames"
+    write_pose(tmp_path / "out" / "unseen.npz", replace(pose, confidences=np.zeros_like(pose.confidences)))
+    assert not PoseFolder(tmp_path / "out").has("unseen")
+
+
+def test_what_was_read_as_missing_is_in_the_outcome(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pose = signer()
+    pose.keypoints[:, LEFT_HAND] = 0
+    write_parquet(tmp_path / "a.parquet", replace(pose, confidences=np.ones_like(pose.confidences)))
+    words = ["--fps", "25", "--size", f"{WIDTH}x{HEIGHT}", "--made-by", "mediapipe 0.9.0.1"]
+    assert run(["data", "poses", "convert", str(tmp_path / "a.parquet"), str(tmp_path / "out"), *words]) == 0
+    assert "a: ok: left hand: points at (0, 0) read as missing, in 6 of 6 frames" in capsys.readouterr().out
+    assert (
+        program_of(tmp_path / "out" / "a.npz") == read_pose(tmp_path / "out" / "a.npz").made_by == "mediapipe 0.9.0.1"
+    )
+
+
+def test_poses_of_two_programs_are_never_mixed_silently(tmp_path: Path) -> None:
+    for name, program in (("a", "one 1.0"), ("b", "two 2.0"), ("c", "two 2.0")):
+        (tmp_path / "v").mkdir(exist_ok=True)
+        (tmp_path / "p").mkdir(exist_ok=True)
+        make_video(tmp_path / "v" / f"{name}.mp4", 3)
+        write_pose(tmp_path / "p" / f"{name}.npz", replace(signer(), made_by=program))
+    with pytest.raises(UserError, match=r"two 2.0 \(2 clips\), one 1.0 \(1 clips\); .* --mixed-poses"):
+        from_folder(tmp_path / "v", poses=tmp_path / "p", workers=0)
+    manifest = from_folder(tmp_path / "v", poses=tmp_path / "p", mixed_poses=True, workers=0)
+    assert manifest.notes["poses_made_by"] == {"two 2.0": 2, "one 1.0": 1}

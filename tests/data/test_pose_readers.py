@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -318,7 +319,7 @@ def test_spoter_names_are_holistic_points() -> None:
         ("a.json", b'[{"people": [', "cannot be read as json"),
         ("a.json", b'{"first": {"people": []}}', "does not end in a frame number"),
         ("a.json", b'{"1": {"people": []}, "9999999": {"people": []}}', "frame numbers reach from 1 to 9999999"),
-        ("a.json", b'[{"people": [{"pose_keypoints_2d": [1, 2, 3]}]}]', r"has 3 numbers, not 75 \(25 points\)"),
+        ("a.json", b'[{"people": [{"pose_keypoints_2d": [1, 2, 3]}]}]', r"has 3 numbers; we know 25 or 18 points"),
         ("a.json", b'[{"people": [{"pose_keypoints_2d": ["x"]}]}]', "not a list of numbers"),
         ("a.csv", b"nose_X,nose_Y,labels\n[1],[1],1\n", "there is no column"),
     ],
@@ -393,3 +394,125 @@ def test_points_that_are_not_finite_are_missing(tmp_path: Path) -> None:
     assert result.keypoints[0, 6, 2] == 0
     assert np.isfinite(result.keypoints).all()
     assert result.keypoints.shape == (6, POINTS, 3)
+
+
+# Absent is not at a place, and layouts are what their files say
+
+
+def semlex(pose: Pose) -> np.ndarray:
+    """float16 `[T, 553, 3]`: a face of 478 points, body, left hand, right hand; NaN where missing."""
+    points = np.where(pose.confidences[:, :, None] > 0, pose.keypoints, np.nan)
+    return np.concatenate([np.full((len(pose), 478, 3), 0.5), points], axis=1).astype(np.float16)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 0.5])
+@pytest.mark.parametrize("layout", ["npy", "parquet", "Sem-Lex"])
+def test_hand_at_one_place_was_not_found(tmp_path: Path, layout: str, value: float) -> None:
+    pose = signer()
+    gone = replace(pose, keypoints=pose.keypoints.copy(), confidences=np.ones_like(pose.confidences))
+    gone.keypoints[:, LEFT_HAND] = value
+    gone.keypoints[1, 40] = pose.keypoints[
+        1, 40
+    ]  # where one point moves, the others tell: only 0, 0 and -1, -1 are absent
+    if layout == "parquet":
+        path = write_parquet(tmp_path / "a.parquet", gone)
+    else:
+        path = tmp_path / "a.npy"
+        np.save(path, semlex(gone) if layout == "Sem-Lex" else landmarks(gone))
+    found = one(path)
+    hand = found.confidences[:, LEFT_HAND] > 0
+    assert hand[1].sum() == (21 if value == 0.5 else 1)
+    assert not np.delete(hand, 1, axis=0).any()
+    assert (found.confidences[:, 54:] > 0).all()
+    frames = 5 if value == 0.5 else 6
+    assert found.remarks == (f"left hand: points at ({value:g}, {value:g}) read as missing, in {frames} of 6 frames",)
+
+
+def test_sem_lex(tmp_path: Path) -> None:
+    pose = signer()
+    np.save(tmp_path / "a.npy", semlex(pose))
+    found = one(tmp_path / "a.npy")
+    assert found.keypoints == pytest.approx(pose.keypoints, abs=1e-3)
+    assert np.array_equal(found.confidences > 0, pose.confidences > 0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((5, 57, 3), "57 points of 3"),
+        ((5, 118, 3), "118 points of 3 .* a selection of lips, eyes and hands"),
+        ((5, 42, 3), "42 points of 3 .* two hands"),
+        ((5, 2, 21, 3), r"\[5, 2, 21, 3\] points of 3"),
+        ((5, 543, 2), "543 points of 2"),
+    ],
+)
+def test_other_layouts_are_refused_by_name(tmp_path: Path, shape: tuple[int, ...], message: str) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.float32))
+    with pytest.raises(UserError, match=message):
+        one(tmp_path / "a.npy")
+
+
+def test_openpose_of_the_first_version(tmp_path: Path) -> None:
+    pose = signer()
+    people = [openpose_person(pose, frame) for frame in range(len(pose))]
+    coco = {0: 0, 2: 12, 3: 14, 4: 16, 5: 11, 6: 13, 7: 15, 8: 24, 11: 23, 14: 5, 15: 2, 16: 8, 17: 7}
+    for frame, person in enumerate(people):
+        body = np.zeros((18, 3))
+        for theirs, ours in coco.items():
+            body[theirs] = [*(pose.keypoints[frame, ours, :2] * (WIDTH, HEIGHT)), pose.confidences[frame, ours]]
+        person["pose_keypoints"] = body.ravel().tolist()
+        for key in ("hand_left_keypoints", "hand_right_keypoints"):
+            person[key] = person.pop(f"{key}_2d")
+        del person["pose_keypoints_2d"]
+    found = one(write_openpose(tmp_path / "clip", {frame: [person] for frame, person in enumerate(people)}))
+    assert_pose(found, pose, only(pose, list(coco.values())), depth=False)
+
+
+def test_openpose_without_a_list_we_know_is_refused_by_its_keys(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a person without pose_keypoints_2d, .*; it has pose_keypoints_3d"):
+        one(write_openpose(tmp_path / "clip", {0: [{"pose_keypoints_3d": [1.0] * 100}]}))
+    (tmp_path / "clip" / "other_00000_keypoints.json").write_text('{"people": []}')
+    with pytest.raises(UserError, match="several files have one frame number"):
+        one(tmp_path / "clip")
+
+
+@pytest.mark.parametrize("values", ["XYC", "XYZKC", "KYXC"])
+def test_pose_format_says_where_its_values_are(tmp_path: Path, values: str) -> None:
+    pose = signer()
+    found = one(write_pose_format(tmp_path / "a.pose", pose, values=values))
+    assert_pose(found, pose, pose.confidences, depth="Z" in values)
+    with pytest.raises(UserError, match="without X and Y"):
+        one(write_pose_format(tmp_path / "b.pose", pose, values="XC"))
+
+
+def test_pose_format_of_few_points_is_read_by_their_names(tmp_path: Path) -> None:
+    pose = signer()
+    names = [
+        "NOSE",
+        "RIGHT_SHOULDER",
+        "LEFT_SHOULDER",
+        "LEFT_ELBOW",
+        "RIGHT_ELBOW",
+        "LEFT_WRIST",
+        "RIGHT_WRIST",
+        "LEFT_HIP",
+    ]
+    found = one(write_pose_format(tmp_path / "a.pose", pose, body=names))
+    assert_pose(found, pose, only(pose, [0, 12, 11, 13, 14, 15, 16, 23]))
+
+
+@pytest.mark.parametrize(
+    ("given", "video", "frames", "rate"),
+    [
+        (None, None, None, 30.0),
+        (29.5, 29.97, 6, 29.5),
+        (None, 29.97, None, 29.97),  # a rounded rate
+        (None, 25.0, 6, 25.0),  # a pose for each frame of the video
+        (None, 25.0, 5, 30.0),  # made at another rate
+    ],
+)
+def test_rate_of_the_video_comes_before_a_rounded_one(
+    tmp_path: Path, given: float | None, video: float | None, frames: int | None, rate: float
+) -> None:
+    path = write_pose_format(tmp_path / "a.pose", replace(signer(), fps=30.0))
+    assert one(path, VideoFacts(given, None, None, video, (frames, None))).fps == rate

@@ -3,11 +3,13 @@
 import csv
 import json
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from islr.data.poses.dotpose import BODY_NAMES
 from islr.data.poses.openpose import OPENPOSE_BODY
 from islr.data.poses.pose import LEFT_HAND, POINTS, RIGHT_HAND, Pose
 from islr.data.poses.tables import SPOTER_BODY, SPOTER_HAND
@@ -133,13 +135,23 @@ def write_spoter(path: Path, poses: list[Pose], sides: tuple[str, str] = ("left"
     return path
 
 
-def write_pose_format(path: Path, pose: Pose, *, world: bool = True, people: int = 1) -> Path:
-    """A .pose file of Holistic: body, face, hands and, in some files, the body in metres."""
+def write_pose_format(
+    path: Path,
+    pose: Pose,
+    *,
+    world: bool = True,
+    people: int = 1,
+    values: str = "XYZC",
+    body: Sequence[str] | None = None,
+    version: float = 0.2,
+) -> Path:
+    """A .pose file of Holistic: body (or its points of some names), face, hands and, in some, the body in metres."""
     from pose_format import Pose as PoseFile
     from pose_format.numpy import NumPyPoseBody
     from pose_format.pose_header import PoseHeader, PoseHeaderComponent, PoseHeaderDimensions
 
-    parts: list[tuple[str, int, slice | None]] = [("POSE_LANDMARKS", 33, slice(0, 33)), ("FACE_LANDMARKS", 468, None)]
+    kept = list(range(33)) if body is None else [BODY_NAMES.index(name) for name in body]
+    parts: list[tuple[str, int, Any]] = [("POSE_LANDMARKS", len(kept), kept), ("FACE_LANDMARKS", 468, None)]
     parts += [("LEFT_HAND_LANDMARKS", 21, LEFT_HAND), ("RIGHT_HAND_LANDMARKS", 21, RIGHT_HAND)]
     parts += [("POSE_WORLD_LANDMARKS", 33, None)] if world else []
     scale = np.array([WIDTH, HEIGHT, WIDTH], np.float32)
@@ -148,12 +160,18 @@ def write_pose_format(path: Path, pose: Pose, *, world: bool = True, people: int
     ]
     sure = [np.ones((len(pose), n), np.float32) if s is None else pose.confidences[:, s] for _, n, s in parts]
     whole, certain = np.concatenate(data, axis=1)[:, None], np.concatenate(sure, axis=1)[:, None]
+    columns = [
+        whole[..., "XYZ".index(axis)] if axis in "XYZ" else np.full(whole.shape[:-1], 9.0) for axis in values[:-1]
+    ]
+    whole = np.stack(columns, axis=-1).astype(np.float32)
     if people == 2:  # the first is somebody in the background
         whole, certain = np.concatenate([whole + 99, whole], axis=1), np.concatenate([certain / 9, certain], axis=1)
     components = [
-        PoseHeaderComponent(name, [f"p{i}" for i in range(n)], [], [(0, 0, 0)], "XYZC") for name, n, _ in parts
+        PoseHeaderComponent(name, [f"p{i}" for i in range(n)], [], [(0, 0, 0)], values) for name, n, _ in parts
     ]
-    header = PoseHeader(0.2, PoseHeaderDimensions(WIDTH, HEIGHT), components)
+    if body is not None:
+        components[0].points = list(body)
+    header = PoseHeader(version, PoseHeaderDimensions(WIDTH, HEIGHT), components)
     with path.open("wb") as file:
         PoseFile(header, NumPyPoseBody(pose.fps, whole, certain)).write(file)
     return path

@@ -6,6 +6,8 @@ The audit reads the manifest and its files and changes neither.
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from islr.data.audit.duplicates import same_content
 from islr.data.audit.poses import pose_audit
 from islr.data.labels import FormTable, label_ceiling
 from islr.data.manifest import CORRUPT, MISSING, OK, SPLITS, Clip, Manifest
+from islr.data.packs.format import is_packed, locate
 
 _MOST_EXAMPLES = 10
 _NOSE = 0
@@ -28,12 +31,14 @@ def audit(manifest: Manifest, *, poses: bool = True, content: bool = True) -> di
         poses: Read every pose file.
         content: Search for equal files (only files of equal size are read).
     """
+    manifest, gone = _without_lost_files(manifest)
     splits = [split for split in SPLITS if any(clip.split == split for clip in manifest)]
     report: dict[str, Any] = {
         "name": manifest.name,
         "clips": len(manifest),
         "present": sum(clip.status == OK for clip in manifest),
         "splits": {split: _split(manifest, split) for split in splits},
+        "files_gone": gone,
         "corrupt_by_kind": dict(Counter(_corrupt_kinds(manifest)).most_common()),
         "corrupt_clips": {clip.clip_id: clip.status for clip in manifest if clip.status.startswith(CORRUPT)},
         "duration_s": {split: _durations(manifest, split) for split in splits},
@@ -55,6 +60,21 @@ def audit(manifest: Manifest, *, poses: bool = True, content: bool = True) -> di
     if poses and any(clip.pose for clip in manifest):
         report["poses"] = pose_audit(manifest)
     return report
+
+
+def _without_lost_files(manifest: Manifest) -> tuple[Manifest, list[str]]:
+    """Return the manifest as its files are now, and the clips whose file has gone since it was made."""
+    files = {clip.path for clip in manifest if clip.status == OK and clip.path}
+    lost = {
+        path for path in files if not (manifest.root / (locate(Path(path))[0] if is_packed(path) else path)).is_file()
+    }
+    gone = [clip.clip_id for clip in manifest if clip.status == OK and clip.path in lost]
+    if gone:
+        lose = set(gone)
+        manifest = manifest.replace(
+            replace(clip, status=MISSING) if clip.clip_id in lose else clip for clip in manifest
+        )
+    return manifest, gone
 
 
 def _split(manifest: Manifest, split: str) -> dict[str, Any]:
@@ -170,6 +190,8 @@ def render_audit(report: dict[str, Any]) -> str:
     """Render the audit as text."""
     lines = [f"{report['name']}: {report['present']} of {report['clips']} clips present", ""]
     lines += [*_render_splits(report), ""]
+    if report["files_gone"]:
+        lines.append(f"files gone since the manifest was made: {_short(report['files_gone'])}")
     if report["corrupt_by_kind"]:
         lines.append("broken files: " + _pairs(report["corrupt_by_kind"]))
     for what in ("fps", "resolution"):

@@ -10,8 +10,9 @@ import numpy as np
 from islr.data.manifest import OK, SPLITS, Clip, Manifest
 from islr.data.packs.format import is_packed
 from islr.data.packs.reader import PackReader
+from islr.data.poses.matching import pose_of_clip
 from islr.data.poses.pose import BODY, LEFT_HAND, LEFT_SHOULDER, RIGHT_HAND, RIGHT_SHOULDER, Pose, normalise, read_pose
-from islr.data.video.guard import DecodeError
+from islr.data.video.guard import DecodeError, check_path
 from islr.errors import UserError
 
 NOSE, LEFT_HIP, RIGHT_HIP = 0, 23, 24
@@ -19,7 +20,7 @@ NOSE, LEFT_HIP, RIGHT_HIP = 0, 23, 24
 # Legs are mostly extrapolated below the picture, so they are counted apart.
 _PARTS = {"head and arms": slice(0, LEFT_HIP), "hips and legs": slice(LEFT_HIP, BODY.stop)}
 _PARTS |= {"left hand": LEFT_HAND, "right hand": RIGHT_HAND}
-_MOST_EXAMPLES = 10
+_MOST_EXAMPLES, _MOST_JITTERY = 10, 3
 _PERCENTILES = (0, 1, 50, 99, 100)
 _SAME_SHAPE = 0.05  # relative; shrinking a video rounds its sides, turning or cropping it changes far more
 _SAME_RATE = 0.01  # relative; containers round 30000/1001 in many ways
@@ -35,7 +36,7 @@ class Alignment:
 
     `kind` is:
         aligned: as many poses as decoded frames, at the same rate;
-        other rate: as many, but the pose file gives another rate, so that time ranges select other frames;
+        other rate: as many, but the pose file gives another rate; frames are matched by their number;
         resampled: another number, but the same duration to within a frame: the pose was made at another rate;
         shorter, longer: the pose covers less or more time than the clip;
         unmeasured: the manifest does not give the clip's number of frames.
@@ -50,7 +51,7 @@ class Alignment:
 
 def align(pose: Pose, clip: Clip) -> Alignment:
     """Compare a pose with its manifest row, whose frames and rate are measured, over the row's time range."""
-    frames = len(pose.within(clip.start, clip.end))
+    frames = len(pose_of_clip(pose, clip))
 
     def result(kind: Agreement) -> Alignment:
         return Alignment(kind, frames, clip.frames, pose.fps, clip.fps)
@@ -75,7 +76,7 @@ def pose_audit(manifest: Manifest) -> dict[str, Any]:
         if path is None:
             continue
         try:
-            pose = packs.pose(path, clip.clip_id) if is_packed(path) else read_pose(path)
+            pose = packs.pose(path, clip.clip_id) if is_packed(path) else read_pose(check_path(path, manifest.root))
         except (UserError, DecodeError) as error:
             audit.unreadable[clip.clip_id] = str(error).removeprefix(f"{path}: ")
         else:
@@ -112,6 +113,10 @@ class _PoseNumbers:
         self.frames = 0
         self.points: Counter[str] = Counter()
         self.outside: Counter[str] = Counter()
+        self.programs: Counter[str] = Counter()
+        self.without_points: list[str] = []
+        self.at_one_place: list[str] = []
+        self.jitter: dict[str, float] = {}
 
     def add(self, clip: Clip, pose: Pose) -> None:
         self.alignments[clip.clip_id] = align(pose, clip)
@@ -119,11 +124,20 @@ class _PoseNumbers:
             self.other_shape.append(f"{clip.clip_id}: {pose.width}x{pose.height}, video {clip.width}x{clip.height}")
         if not np.isfinite(pose.keypoints).all():
             self.with_nan.append(clip.clip_id)
-        pose = pose.within(clip.start, clip.end)
+        self.programs[pose.made_by or "not recorded"] += 1
+        pose = pose_of_clip(pose, clip)
+        if not pose.has_points:
+            self.without_points.append(clip.clip_id)
         if not len(pose):
             return  # reported by its alignment
         self.frames += len(pose)
-        self.scaled_by[normalise(pose)[1]] += 1
+        normalised, scaled_by = normalise(pose)
+        self.scaled_by[scaled_by] += 1
+        jitter = jitter_of(normalised)
+        if jitter is not None:
+            self.jitter[clip.clip_id] = jitter
+        if _at_one_place(pose).any():
+            self.at_one_place.append(clip.clip_id)
         detected = pose.confidences > 0  # [T, J]
         body = detected[:, LEFT_SHOULDER] & detected[:, RIGHT_SHOULDER]
         left, right = (detected[:, hand].any(axis=1) for hand in (LEFT_HAND, RIGHT_HAND))
@@ -176,6 +190,10 @@ class _PoseNumbers:
             "pixels_instead_of_shares": self.pixels,
             "with_nan_where_missing": len(self.with_nan),
             "scaled_by": dict(self.scaled_by),
+            "made_by": dict(self.programs.most_common()),
+            "without_any_point": self.without_points,
+            "hands_seen_at_one_place": self.at_one_place,
+            "jitter": self._jitter(),
             "share_of_frames_with_body": _mean(self.shares["body"]),
             "share_of_frames_with_hand": {name: _mean(values) for name, values in hands.items() if values},
             "clips_where_never_seen": {name: sum(share == 0 for share in values) for name, values in hands.items()},
@@ -208,6 +226,14 @@ class _PoseNumbers:
             "other_shape_examples": self.other_shape[:_MOST_EXAMPLES],
         }
 
+    def _jitter(self) -> dict[str, Any]:
+        """Return the median and the high end over clips, and the clips with most."""
+        if not self.jitter:
+            return {}
+        median, high = np.percentile(list(self.jitter.values()), (50, 95))
+        worst = sorted(self.jitter, key=lambda clip_id: -self.jitter[clip_id])[:_MOST_JITTERY]
+        return {"median": round(float(median), 4), "p95": round(float(high), 4), "most": worst}
+
     def _ranges(self) -> dict[str, dict[str, float]]:
         """Return the smallest and largest value, and the medians over clips of each clip's percentiles."""
         if not self.xy:
@@ -220,6 +246,32 @@ class _PoseNumbers:
             names = ("min", *(f"p{p}" for p in _PERCENTILES[1:-1]), "max")
             found[name] = {key: round(float(value), 4) for key, value in zip(names, values, strict=True)}
         return found
+
+
+def jitter_of(normalised: np.ndarray) -> float | None:
+    """Return how far hand points jump, in shoulder widths per frame: the mean length of their second difference.
+
+    Args:
+        normalised: `[T, 75, 3]` of `normalise`.
+
+    Returns:
+        None where no hand point is seen in three frames in a row.
+    """
+    hands = normalised[:, LEFT_HAND.start :]
+    steady = (hands[:-2, :, 2] > 0) & (hands[1:-1, :, 2] > 0) & (hands[2:, :, 2] > 0)
+    if not steady.any():
+        return None
+    jumps = hands[2:, :, :2] - 2 * hands[1:-1, :, :2] + hands[:-2, :, :2]
+    return float(np.linalg.norm(jumps, axis=2)[steady].mean())
+
+
+def _at_one_place(pose: Pose) -> np.ndarray:
+    """Return the frames `[T]` in which all points of a hand that counts as seen coincide, as sentinels do."""
+    found = np.zeros(len(pose), bool)
+    for hand in (LEFT_HAND, RIGHT_HAND):
+        xy = pose.keypoints[:, hand, :2]
+        found |= (pose.confidences[:, hand] > 0).all(axis=1) & (xy == xy[:, :1]).all(axis=(1, 2))
+    return found
 
 
 def _mean_of(y: np.ndarray, detected: np.ndarray, one: int, other: int) -> np.ndarray:
@@ -263,11 +315,26 @@ def render_pose_audit(report: dict[str, Any]) -> str:
         outside = report["share_of_points_outside_picture"].items()
         lines.append("points outside the picture: " + ", ".join(f"{name} {share:.1%}" for name, share in outside))
         lines.append(f"NaN at missing points: {report['with_nan_where_missing']} clips")
+        lines += _render_quality(report)
         lines.append("scaled by: " + ", ".join(f"{name} {n}" for name, n in report["scaled_by"].items()))
         lines.append("frames against the video: " + ", ".join(f"{k} {n}" for k, n in report["alignment"].items()))
         lines += [f"  {line}" for line in (*report["other_length_examples"], *report["other_rate_examples"])]
         lines += _listed("made for another picture size", report["other_shape_examples"])
     return "\n".join(lines)
+
+
+def _render_quality(report: dict[str, Any]) -> list[str]:
+    """Render who made the poses, what is wrong with them, and how much they jump."""
+    lines = ["made by: " + ", ".join(f"{name} {n}" for name, n in report["made_by"].items())]
+    lines += _listed("without any point", report["without_any_point"])
+    lines += _listed("a hand seen with all points at one place", report["hands_seen_at_one_place"])
+    if report["jitter"]:
+        j = report["jitter"]
+        most = ", ".join(j["most"])
+        lines.append(
+            f"jitter of hands (shoulder widths per frame): median {j['median']:g}, p95 {j['p95']:g}; most in {most}"
+        )
+    return lines
 
 
 def _first(items: dict[str, str]) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from islr.data.manifest import OK, Clip, Manifest
 from islr.data.packs.format import SHARD_MAGIC, Origin, Record, index_of, is_packed, locate, read_about, read_index
+from islr.data.poses.matching import pose_of_clip
 from islr.data.poses.pose import POINTS, Pose, read_pose
 from islr.data.video.backends import BACKEND_PACKAGES
 from islr.data.video.decode import shrink
@@ -140,10 +141,10 @@ def clip_pose(manifest: Manifest, clip: Clip, packs: PackReader | None = None) -
     if is_packed(path):
         return (packs or PackReader(manifest.root)).pose(path, clip.clip_id)
     try:
-        pose = read_pose(path)
+        pose = read_pose(check_path(path, manifest.root))
     except (OSError, ValueError) as error:
         raise DecodeError("pose", str(path), str(error)) from error
-    pose = pose.within(clip.start, clip.end)
+    pose = pose_of_clip(pose, clip)
     if not len(pose):
         raise DecodeError("pose", str(path), "it has no frame in the clip's range")
     return pose

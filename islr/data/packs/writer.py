@@ -286,6 +286,8 @@ def _row(clip: Clip, shard: str, entry: dict[str, Any]) -> Clip:
         pose=place if clip.pose else "",
         start=None,
         end=None,
+        first_frame=None,
+        file_frames=None,
         box=box,
         frames=entry["frames"],
         fps=facts["fps"],

@@ -1,7 +1,7 @@
 """The converter of a folder of foreign pose files to a folder of canonical ones."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from islr.data.manifest import Clip, Manifest
@@ -28,6 +28,7 @@ def convert(
     format_name: str = "auto",
     given: VideoFacts | None = None,
     manifest: Manifest | None = None,
+    made_by: str = "",
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Converted:
@@ -39,6 +40,7 @@ def convert(
         format_name: A name in POSE_READERS, or "auto".
         given: Frame rate and picture size for formats that lack them; they take precedence over the manifest's.
         manifest: Measured frame rates and sizes, found by clip id or by the last part of a clip's path.
+        made_by: The program that estimated the points, its version and settings, where the files do not say it.
         overwrite: Also read poses that exist already; only a good pose replaces a good one.
         progress: Called with (files done, files in all).
 
@@ -62,7 +64,9 @@ def convert(
             row = measured.get(clip.clip_id) or measured.get(clip.clip_id.rpartition("/")[2])
             about = {"source": clip.source.name, "made_by": clip.format, "label": clip.label}
             try:
-                folder.put(clip.clip_id, clip.read(_facts(given or VideoFacts(), row)), **about)
+                pose = clip.read(_facts(given or VideoFacts(), row))
+                unknown = "" if clip.format == "npz" else f"unknown program ({clip.format} files)"
+                folder.put(clip.clip_id, replace(pose, made_by=made_by or pose.made_by or unknown), **about)
             except UserError as error:
                 reason = reason or str(error)
                 folder.fail(clip.clip_id, str(error), **about)
@@ -78,4 +82,5 @@ def convert(
 def _facts(given: VideoFacts, row: Clip | None) -> VideoFacts:
     if row is None:
         return given
-    return VideoFacts(given.fps or row.fps, given.width or row.width, given.height or row.height)
+    size = (given.width or row.width, given.height or row.height)
+    return VideoFacts(given.fps, *size, row.fps, (row.frames, row.file_frames))

@@ -133,7 +133,7 @@ def extract(
             job = futures.pop(future)
             try:
                 folder.put(job.clip_id, future.result(), source=job.path.name, made_by=MADE_BY)
-            except (DecodeError, ExtractorError) as error:
+            except (DecodeError, ExtractorError, UserError) as error:
                 folder.fail(job.clip_id, _reason(error), source=job.path.name, made_by=MADE_BY)
             done += 1
             if progress is not None:
@@ -179,7 +179,7 @@ def _pose_of(job: _PoseJob, extractor: "HolisticProcess") -> Pose:
     step = max(1, _CHUNK_BYTES // (info.width * info.height * 3))
     chunks = [(first, min(first + step, info.frames)) for first in range(0, info.frames, step)]
     found = extractor.find(info, (frames(*chunk) for chunk in chunks))
-    return Pose(found[:, :, :3], found[:, :, 3], info.fps, info.width, info.height, job.start or 0.0)
+    return Pose(found[:, :, :3], found[:, :, 3], info.fps, info.width, info.height, job.start or 0.0, MADE_BY)
 
 
 class HolisticProcess:

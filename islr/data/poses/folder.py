@@ -29,7 +29,7 @@ class PoseOutcome:
 
     `status` is ok (a good file), kept (an earlier good file, whose source cannot be read any more) or failed (no file);
     `made_by` is the source's format or the program that estimated the pose; `label` is the class that some formats
-    carry; `detail` is the reason of a status other than ok.
+    carry; `detail` is the reason of a status other than ok, or what the reader of a good file had to decide.
     """
 
     clip_id: str
@@ -70,20 +70,29 @@ class PoseFolder:
     def has(self, clip_id: str) -> bool:
         """Return whether a good pose file exists; add its row if the table lacks it."""
         try:
-            frames = len(read_pose(self.path_of(clip_id)))
+            pose = read_pose(self.path_of(clip_id))
         except UserError:
             return False
+        if not pose.has_points:
+            return False
+        frames = len(pose)
         known = self.rows.get(clip_id)
         if known is None or known.status == "failed":
             self.rows[clip_id] = PoseOutcome(clip_id, "ok", frames)
         return True
 
     def put(self, clip_id: str, pose: Pose, *, source: str, made_by: str, label: str = "") -> None:
-        """Write a pose and its row."""
+        """Write a pose and its row.
+
+        Raises:
+            UserError: No point is known in any of its frames.
+        """
+        if not pose.has_points:
+            raise UserError(f"no point in any of its {len(pose)} frames" + "".join(f"; {r}" for r in pose.remarks))
         path = self.path_of(clip_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_pose(path, pose)
-        self._add(PoseOutcome(clip_id, "ok", len(pose), source, made_by, label))
+        self._add(PoseOutcome(clip_id, "ok", len(pose), source, made_by, label, "; ".join(pose.remarks)))
 
     def fail(self, clip_id: str, detail: str, *, source: str, made_by: str, label: str = "") -> None:
         """Record that a clip has no pose; an earlier good file stays."""

@@ -15,6 +15,11 @@ from islr.errors import UserError, one_line
 OPENPOSE_BODY = {0: 0, 2: 16, 5: 15, 7: 18, 8: 17, 11: 5, 12: 2, 13: 6, 14: 3, 15: 7, 16: 4}
 OPENPOSE_BODY |= {23: 12, 24: 9, 25: 13, 26: 10, 27: 14, 28: 11, 29: 21, 30: 24, 31: 19, 32: 22}
 OPENPOSE_BODY_POINTS = 25
+# The 18 points of COCO, which its first version wrote.
+_COCO_BODY = {0: 0, 2: 15, 5: 14, 7: 17, 8: 16, 11: 5, 12: 2, 13: 6, 14: 3, 15: 7, 16: 4}
+_COCO_BODY |= {23: 11, 24: 8, 25: 12, 26: 9, 27: 13, 28: 10}
+_BODIES = {OPENPOSE_BODY_POINTS: OPENPOSE_BODY, 18: _COCO_BODY}
+_BODY_KEY, _HAND_KEYS = "pose_keypoints", {"hand_left_keypoints": LEFT_HAND, "hand_right_keypoints": RIGHT_HAND}
 
 _FRAME_NUMBER = re.compile(r"(\d+)(?:_keypoints)?(?:\.json)?$")
 _HEAD_BYTES = 65536
@@ -38,7 +43,10 @@ def read_openpose(path: Path, facts: VideoFacts) -> Pose:
     """
     if path.is_dir():
         files = sorted(path.glob("*_keypoints.json"))
-        frames = {_frame_number(file.name, path): _json(file) for file in files}
+        named = {_frame_number(file.name, path): file for file in files}
+        if len(named) < len(files):
+            raise UserError(f"{path}: several files have one frame number; a folder holds the frames of one clip")
+        frames = {number: _json(file) for number, file in named.items()}
     else:
         content = _json(path)
         if isinstance(content, list):
@@ -76,29 +84,41 @@ def _people(frame: Any, path: Path) -> list[np.ndarray]:
     found = []
     for person in frame["people"]:
         points = np.zeros((POINTS, 3), np.float32)
-        body = _triples(person, "pose_keypoints_2d", OPENPOSE_BODY_POINTS, path)
-        if body is not None:
-            points[list(OPENPOSE_BODY)] = body[list(OPENPOSE_BODY.values())]
-        for key, part in (("hand_left_keypoints_2d", LEFT_HAND), ("hand_right_keypoints_2d", RIGHT_HAND)):
-            hand = _triples(person, key, HAND_POINTS, path)
-            if hand is not None:
-                points[part] = hand
+        known = 0
+        for key, part in ((_BODY_KEY, None), *_HAND_KEYS.items()):
+            flat = _flat(person, key)
+            known += flat is not None
+            if flat is None or not len(flat):
+                continue
+            if part is None:
+                values = _triples(flat, key, tuple(_BODIES), path)
+                pairs = _BODIES[len(values)]
+                points[list(pairs)] = values[list(pairs.values())]
+            else:
+                points[part] = _triples(flat, key, (HAND_POINTS,), path)
+        if not known:
+            keys = ", ".join(map(str, person)) if isinstance(person, dict) else type(person).__name__
+            raise UserError(f"{path}: a person without {_BODY_KEY}_2d, {_BODY_KEY} or hands; it has {keys}")
         found.append(points)
     return found
 
 
-def _triples(person: Any, key: str, count: int, path: Path) -> np.ndarray | None:
-    """Reshape a flat list x, y, confidence, ... to `[count, 3]`; None when the file lacks the part."""
-    flat = person.get(key) if isinstance(person, dict) else None
-    if not flat:
-        return None
+def _flat(person: Any, key: str) -> Any:
+    """Return the list of a part, by its name or by that of OpenPose 1.0, which lacks "_2d"; None if there is none."""
+    return person.get(f"{key}_2d", person.get(key)) if isinstance(person, dict) else None
+
+
+def _triples(flat: Any, key: str, counts: tuple[int, ...], path: Path) -> np.ndarray:
+    """Reshape a flat list x, y, confidence, ... to `[count, 3]`."""
     try:
         values = np.asarray(flat, np.float32)
     except (ValueError, TypeError):
         raise UserError(f"{path}: '{key}' is not a list of numbers") from None
-    if values.shape != (3 * count,):
-        raise UserError(f"{path}: '{key}' has {values.size} numbers, not {3 * count} ({count} points)")
-    return values.reshape(count, 3)
+    if values.ndim != 1 or values.size not in [3 * count for count in counts]:
+        raise UserError(
+            f"{path}: '{key}' has {values.size} numbers; we know {' or '.join(map(str, counts))} points of three"
+        )
+    return values.reshape(-1, 3)
 
 
 def _frame_number(name: str, path: Path) -> int:

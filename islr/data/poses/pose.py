@@ -55,26 +55,62 @@ class Pose:
     def __len__(self) -> int:
         return len(self.keypoints)
 
+    @property
+    def has_points(self) -> bool:
+        """Whether a point is known in any frame."""
+        return bool((self.confidences > 0).any())
+
     def within(self, start: float | None, end: float | None) -> "Pose":
         """Return the poses with start <= time < end, in seconds of the video file; None = no limit."""
         times = self.start + np.arange(len(self)) / self.fps
         inside = times >= (-np.inf if start is None else start - _SAME_TIME_S)
         inside &= times < (np.inf if end is None else end - _SAME_TIME_S)
-        first = float(times[inside][0]) if inside.any() else self.start
-        return replace(self, keypoints=self.keypoints[inside], confidences=self.confidences[inside], start=first)
+        rows = np.flatnonzero(inside)
+        return self.part(int(rows[0]), int(rows[-1]) + 1) if len(rows) else self.part(0, 0)
+
+    def part(self, first: int, end: int) -> "Pose":
+        """Return the poses of the frames from `first` to before `end`."""
+        start = self.start + first / self.fps
+        return replace(self, keypoints=self.keypoints[first:end], confidences=self.confidences[first:end], start=start)
 
 
 @dataclass(frozen=True)
 class VideoFacts:
-    """Frame rate and picture size of a clip's video, from the user or a manifest."""
+    """What is known of a clip's video.
+
+    Attributes:
+        fps: Frame rate, as the user says it.
+        width, height: Picture size, from the user or a manifest.
+        video_fps: Frame rate, as measured.
+        video_frames: How many frames the clip has, and the file that it is a range of.
+    """
 
     fps: float | None = None
     width: int | None = None
     height: int | None = None
+    video_fps: float | None = None
+    video_frames: tuple[int | None, ...] = ()
+
+    def rate(self, own: float | None, frames: int) -> float | None:
+        """Return the rate of a pose of so many frames, whose file gives its own rate (None or 0 = it gives none).
+
+        The measured rate counts for a pose of every frame, and where the file's is that rate rounded to a whole number.
+        """
+        if self.fps is not None or not own or self.video_fps is None:
+            return self.fps or own or self.video_fps
+        rounded = own.is_integer() and abs(own - self.video_fps) < 1
+        return self.video_fps if frames in self.video_frames or rounded else own
 
 
 def canonical(
-    points: np.ndarray, confidences: np.ndarray, facts: VideoFacts, path: Path, *, bare: bool = False, made_by: str = ""
+    points: np.ndarray,
+    confidences: np.ndarray,
+    facts: VideoFacts,
+    path: Path,
+    *,
+    bare: bool = False,
+    made_by: str = "",
+    own_fps: float | None = None,
 ) -> Pose:
     """Make a pose from points `[T, 75, 2 or 3]` in 0..1, y down; points that are not finite become missing.
 
@@ -86,8 +122,9 @@ def canonical(
     """
     if not len(points):
         raise UserError(f"{path}: the pose has no frames")
-    if facts.fps is None or facts.width is None or facts.height is None:
-        lacking = ["frame rate (--fps)"] if facts.fps is None else []
+    fps = facts.rate(own_fps, len(points))
+    if not fps or facts.width is None or facts.height is None:
+        lacking = [] if fps else ["frame rate (--fps)"]
         lacking += ["picture size (--size)"] if facts.width is None or facts.height is None else []
         raise UserError(f"{path}: the format does not say its {' and '.join(lacking)}; or give a --manifest")
     whole = np.zeros((len(points), POINTS, 3), np.float32)
@@ -105,7 +142,7 @@ def canonical(
     whole[~known] = 0.0
     whole = np.nan_to_num(whole, posinf=0.0, neginf=0.0)  # an unknown depth
     confidences = np.where(known, np.clip(confidences, 0.0, 1.0), 0.0).astype(np.float32)
-    return Pose(whole, confidences, facts.fps, facts.width, facts.height, made_by=made_by, remarks=tuple(remarks))
+    return Pose(whole, confidences, fps, facts.width, facts.height, made_by=made_by, remarks=tuple(remarks))
 
 
 def _sentinels(xy: np.ndarray, known: np.ndarray, bare: bool) -> np.ndarray:
@@ -203,13 +240,14 @@ def normalise(pose: Pose) -> tuple[np.ndarray, str]:
     points = pose.keypoints[:, :, :2].astype(np.float32)  # [T, J, 2], a copy
     points[:, :, 0] *= pose.width / pose.height
     points, confidence = fill_hand_gaps(points, pose.confidences.astype(np.float32))
-    centre, scale, used = _frame_of_reference(points, confidence)
+    centre, scale, used = frame_of_reference(points, confidence)
     points = (points - centre) / np.float32(scale)
     points[confidence == 0] = 0.0
     return np.concatenate([points, confidence[:, :, None]], axis=2).astype(np.float32), used
 
 
-def _frame_of_reference(points: np.ndarray, confidence: np.ndarray) -> tuple[np.ndarray, float, str]:
+def frame_of_reference(points: np.ndarray, confidence: np.ndarray) -> tuple[np.ndarray, float, str]:
+    """Return a clip's centre, its scale, and what gives them, from points `[T, J, 2]` of one unit; see `normalise`."""
     detected = (confidence[:, LEFT_SHOULDER] > 0) & (confidence[:, RIGHT_SHOULDER] > 0)  # [T]
     if detected.any():
         left, right = points[detected, LEFT_SHOULDER], points[detected, RIGHT_SHOULDER]

@@ -4,29 +4,17 @@ Canonical points are numbered as in MediaPipe Holistic: 33 body, 21 left hand, 2
 get confidence 0, and faces are dropped. A frame rate or picture size that it lacks comes from `VideoFacts`.
 """
 
-import os
-import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-from islr.data.poses.openpose import OPENPOSE_BODY, OPENPOSE_BODY_POINTS, accepts_openpose, read_openpose
+from islr.data.poses.dotpose import read_dotpose
+from islr.data.poses.openpose import accepts_openpose, read_openpose
 from islr.data.poses.pickles import load_arrays
-from islr.data.poses.pose import (
-    BODY_POINTS,
-    HAND_POINTS,
-    LEFT_HAND,
-    POINTS,
-    RIGHT_HAND,
-    Pose,
-    VideoFacts,
-    canonical,
-    read_pose,
-)
+from islr.data.poses.pose import POINTS, Pose, VideoFacts, canonical, read_pose
 from islr.data.poses.tables import Read, accepts_kaggle, accepts_spoter, read_kaggle, spoter_clips
 from islr.errors import UserError, one_line
+from islr.files import walk
 
 
 @dataclass(frozen=True)
@@ -75,13 +63,12 @@ def find_poses(source: str | Path, format_name: str = "auto") -> tuple[list[Path
     if format_of(source, format_name):
         found.append(source)
     elif source.is_dir():
-        for parent, folders, names in os.walk(source):
-            folders.sort()
-            taken = [name for name in folders if format_of(Path(parent) / name, format_name)]
-            found += [Path(parent) / name for name in taken]
+        for parent, folders, names in walk(source):
+            taken = [name for name in folders if format_of(parent / name, format_name)]
+            found += [parent / name for name in taken]
             folders[:] = [name for name in folders if name not in taken]
-            for name in sorted(names):
-                path = Path(parent) / name
+            for name in names:
+                path = parent / name
                 (found if format_of(path, format_name) else others).append(path)
     if not found:
         requested = POSE_READERS[format_name].about if format_name in POSE_READERS else "any known format"
@@ -147,70 +134,11 @@ def _by_suffix(*suffixes: str) -> Callable[[Path], bool]:
 # Canonical npz
 
 
-def _read_canonical(path: Path, _: VideoFacts) -> Pose:
-    return read_pose(path)
-
-
-# .pose (pose-format)
-
-
-def _read_pose_format(path: Path, facts: VideoFacts) -> Pose:
-    """Read the person with the highest total confidence over the clip."""
-    try:
-        from pose_format import Pose as PoseFile
-    except ImportError:
-        raise UserError(
-            f"{path}: .pose files need the pose-format package: pip install 'islr-bench[pose-io]'"
-        ) from None
-    try:
-        stored = PoseFile.read(path.read_bytes())
-        data = np.ma.getdata(stored.body.data).astype(np.float32)  # [T, persons, N, dimensions], pixels
-        certainty = np.asarray(stored.body.confidence, np.float32)  # [T, persons, N]
-        components = [(component.name, len(component.points)) for component in stored.header.components]
-        width, height = stored.header.dimensions.width, stored.header.dimensions.height
-        fps = float(stored.body.fps)
-    except (OSError, struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError, MemoryError) as error:
-        raise UserError(f"{path}: cannot be read as a .pose file ({one_line(error)})") from None
-    facts = VideoFacts(fps or facts.fps, width or facts.width, height or facts.height)
-    if not len(data) or data.shape[1] == 0:
-        raise UserError(f"{path}: the pose has no frames or nobody in them")
-    person = int(np.argmax(certainty.sum(axis=(0, 2))))
-    places: dict[str, tuple[int, int]] = {}
-    at = 0
-    for name, count in components:
-        places[name.upper()] = (at, count)
-        at += count
-    picks = _component_picks(places, path)
-    size = (facts.width or 1, facts.height or 1)
-    scale = np.array([size[0], size[1], size[0]][: data.shape[3]], np.float32)  # z is in the unit of x
-    points = np.zeros((len(data), POINTS, len(scale)), np.float32)
-    confidences = np.zeros((len(data), POINTS), np.float32)
-    points[:, list(picks)] = data[:, person, list(picks.values())] / scale
-    confidences[:, list(picks)] = certainty[:, person, list(picks.values())]
-    return canonical(points, confidences, facts, path)
-
-
-def _component_picks(places: Mapping[str, tuple[int, int]], path: Path) -> dict[int, int]:
-    """Map canonical points to points of the file, by the components' names, since files differ in their number."""
-    body = dict(zip(range(BODY_POINTS), range(BODY_POINTS), strict=True))
-    hand = range(HAND_POINTS)
-    requested: dict[str, tuple[int, int, Mapping[int, int]]] = {
-        "POSE_LANDMARKS": (0, BODY_POINTS, body),
-        "POSE_KEYPOINTS_2D": (0, OPENPOSE_BODY_POINTS, OPENPOSE_BODY),
-    }
-    for side, part in (("LEFT", LEFT_HAND), ("RIGHT", RIGHT_HAND)):
-        for name in (f"{side}_HAND_LANDMARKS", f"HAND_{side}_KEYPOINTS_2D"):
-            requested[name] = (part.start, HAND_POINTS, dict(zip(hand, hand, strict=True)))
-    picks: dict[int, int] = {}
-    for name, (first, count, points) in requested.items():
-        if name in places:
-            at, held = places[name]
-            if held != count:
-                raise UserError(f"{path}: component {name} has {held} points, not {count}")
-            picks |= {first + point: at + source_point for point, source_point in points.items()}
-    if not picks:
-        raise UserError(f"{path}: none of its components is a body or hand we know ({', '.join(places)})")
-    return picks
+def _read_canonical(path: Path, facts: VideoFacts) -> Pose:
+    pose = read_pose(path)
+    known = VideoFacts(facts.fps or pose.fps, pose.width, pose.height)
+    checked = canonical(pose.keypoints, pose.confidences, known, path, made_by=pose.made_by)
+    return replace(checked, start=pose.start)
 
 
 # OpenHands pkl
@@ -235,14 +163,16 @@ def _read_openhands(path: Path, facts: VideoFacts) -> Pose:
 
 POSE_READERS: dict[str, PoseFormat] = {
     "npz": PoseFormat("canonical .npz", _by_suffix(".npz"), _single(_read_canonical)),
-    "pose": PoseFormat(".pose of the pose-format library", _by_suffix(".pose"), _single(_read_pose_format)),
+    "pose": PoseFormat(".pose of the pose-format library", _by_suffix(".pose"), _single(read_dotpose)),
     "openpose": PoseFormat(
         "OpenPose json: a folder of *_keypoints.json per clip, or one json with all frames",
         accepts_openpose,
         _single(read_openpose),
     ),
     "kaggle": PoseFormat(
-        "543 Holistic landmarks: .parquet with a row per landmark, or .npy", accepts_kaggle, _single(read_kaggle)
+        "Holistic landmarks: Kaggle's .parquet, or .npy of 543 (Kaggle) or 553 (Sem-Lex) points",
+        accepts_kaggle,
+        _single(read_kaggle),
     ),
     "openhands": PoseFormat("OpenHands .pkl", _by_suffix(".pkl", ".pickle"), _single(_read_openhands)),
     "spoter": PoseFormat("SPOTER .csv, a clip per row", accepts_spoter, spoter_clips),

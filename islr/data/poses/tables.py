@@ -1,4 +1,4 @@
-"""Readers of poses in tables: Kaggle's 543 landmarks (parquet, npy) and SPOTER's csv."""
+"""Readers of poses in tables: Holistic landmarks of Kaggle (parquet, npy) and Sem-Lex (npy) and SPOTER's csv."""
 
 import ast
 import csv
@@ -20,30 +20,50 @@ _FINGERS = {"thumb": ("CMC", "MP", "IP", "Tip")}
 _FINGERS |= dict.fromkeys(("index", "middle", "ring", "little"), ("MCP", "PIP", "DIP", "Tip"))
 SPOTER_HAND = ("wrist", *(finger + joint for finger, joints in _FINGERS.items() for joint in joints))
 
-# Holistic landmarks as one list of 543 (Kaggle's "asl-signs"): face, left hand, body, right hand.
-KAGGLE_POINTS = 543
-_KAGGLE_PARTS = {"pose": (BODY, slice(489, 522)), "left_hand": (LEFT_HAND, slice(468, 489))}
-_KAGGLE_PARTS |= {"right_hand": (RIGHT_HAND, slice(522, 543))}
+# Holistic landmarks as one list, by its length: where each part lies. Kaggle's "asl-signs" has face, left hand, body
+# and right hand; Sem-Lex has a face of 478 points, body, left and right hand.
+KAGGLE_POINTS, SEMLEX_POINTS = 543, 553
+_LAYOUTS = {
+    KAGGLE_POINTS: {"pose": slice(489, 522), "left_hand": slice(468, 489), "right_hand": slice(522, 543)},
+    SEMLEX_POINTS: {"pose": slice(478, 511), "left_hand": slice(511, 532), "right_hand": slice(532, 553)},
+}
+_PARTS = {"pose": BODY, "left_hand": LEFT_HAND, "right_hand": RIGHT_HAND}
+# Layouts that people hold and that do not say all we need.
+_REFUSED = {
+    21: "one hand, without saying which",
+    27: "the 27 points of SAM-SLR, without its body",
+    42: "two hands, without saying which comes first",
+    54: "SPOTER's points; give its csv",
+    55: "Pose-TGCN's points; give OpenPose's json",
+    75: "body and hands; give them as npz, with confidences",
+    118: "a selection of lips, eyes and hands, without its body",
+    133: "COCO-WholeBody, whose body has no counterpart here",
+}
 
 
 # Kaggle: 543 Holistic landmarks, NaN where missing
 
 
 def read_kaggle(path: Path, facts: VideoFacts) -> Pose:
-    """Read `.parquet` with a row per landmark, or `.npy` float `[T, 543, 3]`; relative coordinates, y down."""
+    """Read `.parquet` with a row per landmark, or `.npy` `[T, 543 or 553, 3]`; shares of the picture, y down."""
     if path.suffix.lower() == ".npy":
         try:
             values = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{path}: cannot be read as an array ({one_line(error)})") from None
-        if values.ndim != 3 or values.shape[1:] != (KAGGLE_POINTS, 3) or values.dtype.kind != "f":
-            raise UserError(f"{path}: an array of [T, {KAGGLE_POINTS}, 3], not {list(values.shape)} {values.dtype}")
+        count = values.shape[1] if values.ndim == 3 else 0
+        if count not in _LAYOUTS or values.shape[2] != 3 or values.dtype.kind != "f":
+            why = f": {_REFUSED[count]}" if count in _REFUSED else ""
+            raise UserError(
+                f"{path}: {count or list(values.shape)} points of {values.shape[-1]} {values.dtype} are no layout we"
+                f" read{why}; known are {KAGGLE_POINTS} (Kaggle) and {SEMLEX_POINTS} (Sem-Lex) points of 3 floats"
+            )
         points = np.full((len(values), POINTS, 3), np.nan, np.float32)
-        for part, columns_of in _KAGGLE_PARTS.values():
-            points[:, part] = values[:, columns_of]
+        for name, columns_of in _LAYOUTS[count].items():
+            points[:, _PARTS[name]] = values[:, columns_of]
     else:
         points = _kaggle_table(path)
-    return canonical(points, np.ones(points.shape[:2], np.float32), facts, path)  # missing points are NaN
+    return canonical(points, np.ones(points.shape[:2], np.float32), facts, path, bare=True)  # missing points are NaN
 
 
 def _kaggle_table(path: Path) -> np.ndarray:
@@ -67,7 +87,7 @@ def _kaggle_table(path: Path) -> np.ndarray:
         raise UserError(f"{path}: the pose has no frames")
     rows = frame_rows(frame.tolist(), path)
     points = np.full((int(rows.max()) + 1, POINTS, 3), np.nan, np.float32)
-    for kind, (part, _) in _KAGGLE_PARTS.items():
+    for kind, part in _PARTS.items():
         mine = kinds == kind
         if mine.any() and not 0 <= index[mine].min() <= index[mine].max() < part.stop - part.start:
             raise UserError(f"{path}: a landmark_index of '{kind}' is not in 0..{part.stop - part.start - 1}")
@@ -84,7 +104,7 @@ def accepts_kaggle(path: Path) -> bool:
         shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
     except (OSError, ValueError, EOFError):
         return False
-    return len(shape) == 3 and shape[1:] == (KAGGLE_POINTS, 3)
+    return len(shape) in (3, 4) and 2 <= shape[-1] <= 4  # other layouts are refused by name
 
 
 # SPOTER csv
