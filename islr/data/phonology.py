@@ -222,7 +222,7 @@ def join(
         given: dict[JoinBy, bool] = {"code": has_codes and any(clip.code for clip in manifest)}
         given |= {"form": any(clip.form for clip in manifest), "gloss": True}
         by = next(name for name, present in given.items() if present)
-    words = [getattr(clip, by) for clip in manifest]
+    words = [str(getattr(clip, str(by))) for clip in manifest]
     all_entries = {entry.name for entry in table.entries} >= set(words) - {""}
     finder = _Finder(table, own_names=by == "form" and all_entries)
     of_code = {entry.code: entry for entry in table.entries if entry.code}
