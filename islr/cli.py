@@ -5,7 +5,6 @@ It imports inside its commands, so that `--help` answers at once.
 
 import importlib
 import json
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from islr.commands.evaluation import evaluate_command, finetune_command, report_
 from islr.commands.models import models_command, weights_app
 from islr.commands.synth import synth_command
 from islr.errors import DONE, FAILED, INTERRUPTED, WRONG_INPUT, Interrupted, ProcessLost, RunFailed, UserError
-from islr.logs import show_logs
+from islr.logs import of_other_rank, print_anywhere, show_logs
 
 app = typer.Typer(
     name="islr",
@@ -52,6 +51,7 @@ def run(arguments: list[str], debug: bool = False) -> int:
     from islr.data.video.guard import DecodeError
 
     show_logs()
+    print_anywhere()
     try:
         code = app(args=arguments, prog_name="islr", standalone_mode=False)
         return code if isinstance(code, int) else DONE
@@ -69,6 +69,8 @@ def run(arguments: list[str], debug: bool = False) -> int:
         return _fail(str(error), FAILED, debug, everywhere=True)
     except (RunFailed, OSError) as error:
         return _fail(str(error), FAILED, debug)
+    except MemoryError as error:
+        return _fail(f"not enough memory ({error or 'the system gives no more'})", FAILED, debug)
     except Exception as error:
         traceback.print_exc()
         return _fail(f"this is a bug in islr, not a mistake in your input: {error}", FAILED, False)
@@ -78,7 +80,7 @@ def _fail(message: str, code: int, debug: bool, everywhere: bool = False) -> int
     """Print the reason on rank 0, or on every rank where rank 0 may be the one that died; return `code`."""
     if debug:
         traceback.print_exc()
-    if everywhere or os.environ.get("RANK", "0") == "0":
+    if everywhere or not of_other_rank():
         print(f"islr: {' '.join(message.split())}", file=sys.stderr)
     return code
 

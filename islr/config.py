@@ -28,6 +28,23 @@ class Config(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=False)
 
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        """Refuse `on` where a number belongs, which Python would take for 1."""
+        several = isinstance(value, list | tuple)
+        truth = any(isinstance(item, bool) for item in value) if several else isinstance(value, bool)
+        if truth and info.field_name and not _takes_truth(cls.model_fields[info.field_name].annotation):
+            raise ValueError("'on', 'off', 'yes', 'no', 'true' and 'false' are truth values; put a name in quotes")
+        return value
+
+
+def _takes_truth(annotation: Any) -> bool:
+    """Return whether a truth value may stand somewhere in a field of this type."""
+    if annotation in (bool, Any) or (isinstance(annotation, type) and issubclass(annotation, bool)):
+        return True
+    return any(_takes_truth(inner) for inner in get_args(annotation) if not isinstance(inner, str))
+
 
 @dataclass(frozen=True)
 class ChosenByName:

@@ -10,10 +10,12 @@ from typing import Any
 
 import yaml
 
-from islr.errors import UserError
+from islr.errors import UserError, one_line
 
 SWEEPS = "sweeps"  # folder of files that `wandb sweep` reads
 BASE_KEY = "base"
+_DEEPEST, _LONGEST_CHAIN = 60, 32  # groups inside groups, and `base:` files
+_MOST_NODES = 100_000  # values of a file once its aliases are written out
 # YAML 1.1, which PyYAML speaks, reads `1e-4` as text; people who write learning rates mean a number.
 _FLOAT = re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
 
@@ -45,11 +47,47 @@ def parse_yaml(text: str, where: str) -> Any:
         UserError: The text is not valid YAML; the message names `where` and the line.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_size(node)
+        return loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark is not None else ""
         raise UserError(f"{where}:{line} not valid YAML ({getattr(error, 'problem', None) or error})") from error
+    except RecursionError as error:
+        raise UserError(f"{where}: nested more than {_DEEPEST} deep") from error
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        # PyYAML lets through what Python says of `!!int x` or of a date that is none.
+        raise UserError(f"{where}: a value that does not fit its YAML tag ({one_line(error)})") from error
+
+
+def _check_size(root: yaml.Node) -> None:
+    """Refuse a document that is deep, or that aliases make much larger than its text.
+
+    Raises:
+        ConstructorError: Names the line.
+    """
+    sizes: dict[int, int] = {}  # id of a node -> number of nodes it stands for
+
+    def size(node: yaml.Node, depth: int) -> int:
+        if depth > _DEEPEST:
+            raise yaml.constructor.ConstructorError(None, None, f"nested more than {_DEEPEST} deep", node.start_mark)
+        if id(node) not in sizes:
+            sizes[id(node)] = _MOST_NODES  # a node inside itself
+            value = node.value if isinstance(node.value, list) else []
+            inner = [part for item in value for part in (item if isinstance(item, tuple) else (item,))]
+            sizes[id(node)] = 1 + sum(size(part, depth + 1) for part in inner)
+        if sizes[id(node)] > _MOST_NODES:
+            problem = f"aliases make more than {_MOST_NODES:,} values"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        if isinstance(node.value, str) and "\0" in node.value:
+            raise yaml.constructor.ConstructorError(None, None, "a NUL character", node.start_mark)
+        return sizes[id(node)]
+
+    size(root, 0)
 
 
 def find_config(path: str | Path) -> Path:
@@ -117,6 +155,8 @@ def _overridden(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any
             raise UserError(f"override '{text}' is not of the form key.path=value")
         node = tree
         *parents, leaf = key.strip().split(".")
+        if len(parents) > _DEEPEST:
+            raise UserError(f"override of {len(parents) + 1} keys in a row; configurations are not so deep")
         for parent in parents:
             child = node.setdefault(parent, {})
             if not isinstance(child, dict):
@@ -142,9 +182,11 @@ def _value_of(text: str, where: str) -> Any:
 def _read_chain(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
         raise UserError(f"{path}: its base: chain comes back to itself")
+    if len(seen) >= _LONGEST_CHAIN:
+        raise UserError(f"{path}: its base: chain has more than {_LONGEST_CHAIN} files")
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as text ({error})") from error
     tree = parse_yaml(text, str(path))
     if not isinstance(tree, dict):

@@ -111,9 +111,9 @@ class ProbeRunConfig(Config):
     """How and where a probing run executes; of these only `seed` changes what it computes."""
 
     out: str = Field(description="run folder; a second launch in the same folder continues it")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = Field(1, ge=1, description="CPU threads; results are bit-identical for a fixed count")
+    threads: int = Field(1, ge=1, le=1024, description="CPU threads; results are bit-identical for a fixed count")
     wandb: Literal["offline", "online", "disabled"] = "offline"
 
     @model_validator(mode="before")

@@ -18,6 +18,7 @@ import numpy as np
 
 from islr.errors import UserError
 from islr.files import write_atomic
+from islr.untrusted.json_files import Facts, read_json
 from probe.targets import Targets
 
 VERSION = 1
@@ -303,7 +304,7 @@ def load(path: Path, targets: Targets) -> tuple[Split, str]:
         UserError: Not a split file, its hash is wrong, it names unknown clips, or it leaks.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(Facts, path)
         position = {clip_id: row for row, clip_id in enumerate(targets.clip_ids.tolist())}
         folds = tuple(
             Fold(*(np.array([position[c] for c in fold[part]], dtype=np.int64) for part in ("fit", "select", "test")))

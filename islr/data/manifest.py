@@ -19,8 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pydantic
+
 from islr.errors import UserError
 from islr.files import write_atomic
+from islr.untrusted.json_files import Facts, check_facts, read_json, refuse_special
 
 SPLITS = ("train", "val", "test", "none")
 OK, MISSING, CORRUPT = "ok", "missing", "corrupt:"
@@ -112,10 +115,13 @@ class Manifest:
         if path.suffix.lower() != ".csv":
             raise UserError(f"{path}: a manifest is a .csv file")
         try:
+            refuse_special(path)
             text = path.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
             raise UserError(f"{path}: no such manifest; `islr data` makes one") from None
-        except (OSError, UnicodeDecodeError) as error:
+        except UserError:
+            raise
+        except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read as a manifest ({error})") from error
         clips = _parse(text, path)
         about = _read_about(path.with_suffix(".json"))
@@ -314,18 +320,32 @@ def _number(kind: type, text: str, where: str) -> Any:
 
 def _read_about(path: Path) -> dict[str, Any] | None:
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about: dict[str, Any] = read_json(Facts, path)
+        if about.get("version") != VERSION:
+            raise UserError(f"{path}: not the json of a manifest of version {VERSION}")
+        return check_facts(_About, about, str(path))
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not valid json ({error}); delete it or make the manifest again") from error
-    if not isinstance(about, dict) or about.get("version") != VERSION:
-        raise UserError(f"{path}: not the json of a manifest of version {VERSION}; make the manifest again")
-    expected = {"name": str, "root": str, "classes": list, "sources": dict, "fingerprints": dict}
-    for key, kind in expected.items():
-        if not isinstance(about.get(key), kind):
-            raise UserError(f"{path}: '{key}' is missing or has the wrong type; make the manifest again")
-    return about
+    except UserError as error:
+        raise UserError(f"{error}; make the manifest again, or delete the json if the csv is right") from error
+
+
+class _About(pydantic.BaseModel, extra="allow"):
+    """What is used of a manifest's json."""
+
+    name: str = pydantic.Field(min_length=1)
+    root: str
+    classes: list[str]
+    sources: dict[str, str]
+    notes: dict[str, Any] = {}
+    fingerprints: dict[str, str] = pydantic.Field(min_length=1)
+
+    @pydantic.field_validator("fingerprints")
+    @classmethod
+    def _of_all(cls, value: dict[str, str]) -> dict[str, str]:
+        if "all" not in value:
+            raise ValueError("there is no fingerprint of all clips")
+        return value
 
 
 def _classes_from(clips: tuple[Clip, ...], path: Path) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from islr.checked_json import parse_json
 from islr.config import Config
 from islr.data.manifest import Manifest
 from islr.errors import UserError
@@ -14,6 +13,7 @@ from islr.files import write_atomic
 from islr.models import Classifier, create_model
 from islr.models.encoder import HeadNorm
 from islr.models.weights import arguments_in, read_metadata, refuse_retired, serialise
+from islr.untrusted.json_files import parse_json
 
 CLASSIFIER = "classifier.safetensors"
 

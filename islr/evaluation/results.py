@@ -15,6 +15,7 @@ import pydantic
 from islr.config import Config
 from islr.errors import UserError
 from islr.files import write_atomic
+from islr.untrusted.json_files import Plain, read_json
 
 FILE_VERSION = 1
 # Rounding in a JSON round trip or in a mean may move a bound past the value by this much.
@@ -184,11 +185,9 @@ def load_results(path: str | Path) -> list[Result]:
             value.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not a JSON file ({error})") from error
+        content = read_json(Plain, Path(path))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     if not isinstance(content, dict) or not {"version", "provenance", "results"} <= content.keys():
         raise UserError(f"{path}: not a results file (it needs version, provenance and results)")
     if content["version"] != FILE_VERSION:
@@ -201,4 +200,4 @@ def load_results(path: str | Path) -> list[Result]:
         where = ".".join(str(part) for part in first["loc"]) or "record"
         raise UserError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from error
     except TypeError as error:
-        raise UserError(f"{path}: a record is not a mapping ({error})") from error
+        raise UserError(f"{path}: its records are no list of mappings ({error})") from error

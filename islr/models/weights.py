@@ -8,18 +8,25 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from islr.checked_json import parse_json
 from islr.config import Config
 from islr.errors import UserError
 from islr.files import write_atomic
 from islr.models import create_model
 from islr.models.encoder import Encoder, EncoderConfig
 from islr.models.front_end import RGB
+from islr.untrusted.json_files import parse_json
 
+# What weights may be; float8 and float4 have no arithmetic, and complex numbers no place.
+NUMBERS = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+)
+_SPARSE_FROM = 1 << 28  # bytes
 Stage = dict[str, str]  # recipe, manifest, fingerprint and clips of one training, in a file's metadata
 _PICKLE_STARTS = (
     b"PK\x03\x04",
@@ -179,6 +186,19 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     return _read(path, tensors=False)[1]
 
 
+def refuse_no_weights(path: Path) -> None:
+    """Refuse what is no file, and a large file that is mostly holes: reading it would fill the memory with zeros.
+
+    Raises:
+        UserError: Says which.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file")
+    status = path.stat()
+    if status.st_size > _SPARSE_FROM and status.st_blocks * 512 < status.st_size // 16:
+        raise UserError(f"{path}: {status.st_size:,} bytes, of which {status.st_blocks * 512:,} are on the disk")
+
+
 def is_pickle(path: str | Path) -> bool:
     """Whether a file is a pickle, bare or in torch's zip, and not a safetensors file.
 
@@ -192,8 +212,7 @@ def is_pickle(path: str | Path) -> bool:
 
 def _read(path: str | Path, tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such weights file")
+    refuse_no_weights(path)
     if is_pickle(path):
         raise UserError(
             f"{path}: is a pickle, which can run code when opened; only safetensors files are loaded "
@@ -202,9 +221,14 @@ def _read(path: str | Path, tensors: bool = True) -> tuple[dict[str, Tensor], di
     try:
         with safe_open(path, framework="pt") as file:
             found = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
-            return found, dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise UserError(f"{path}: truncated or not a safetensors file ({error})") from error
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        # Beside its own error, the library lets through torch's for types that torch lacks.
+        raise UserError(f"{path}: truncated or not a safetensors file of tensors that torch has ({error})") from error
+    odd = [name for name, value in found.items() if value.dtype not in NUMBERS]
+    if odd:
+        raise UserError(f"{path}: '{odd[0]}' is {found[odd[0]].dtype}; weights are floating point of 16 bits or more")
+    return found, metadata
 
 
 class ClipsSeen(Config):

@@ -1,13 +1,14 @@
 """Configuration of a grid: corpora, data regimes, methods and seeds; `islr/study/expand.py` turns it into stages."""
 
 from dataclasses import fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from islr.config import Config
 from islr.synth.options import SynthOptions
 
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 SYNTH_OPTIONS = tuple(option.name for option in fields(SynthOptions) if option.name not in ("fps", "workers"))
 
 
@@ -70,7 +71,7 @@ class MethodConfig(Config):
         description="clips per second in training for `--plan`, until runs of the grid have measured them",
     )
     regimes: tuple[str, ...] | None = Field(None, description="regimes of this method; default: all that pre-train")
-    seeds: tuple[int, ...] | None = Field(None, description="seeds of this method; default: the grid's")
+    seeds: tuple[Seed, ...] | None = Field(None, description="seeds of this method; default: the grid's")
 
 
 class BackendConfig(Config):
@@ -97,7 +98,7 @@ class GridConfig(Config):
     target: str = Field(description="name of the corpus for fine-tuning, scoring and probing")
     regimes: dict[str, RegimeConfig] = Field(min_length=1)
     methods: dict[str, MethodConfig] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
     probe: str | None = Field(None, description="config of the probing of all encoders; default: no probing")
     probe_overrides: tuple[str, ...] = ()
     lexicon: str | None = Field(

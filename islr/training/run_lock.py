@@ -117,7 +117,7 @@ def _parsed(record: bytes) -> dict[str, Any]:
     """Return the record; empty when there is none or only part of one."""
     try:
         found = json.loads(record)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) and {"host", "pid"} <= found.keys() else {}
 

@@ -7,8 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+import pydantic
+
+from islr.errors import UserError
 from islr.files import write_atomic
 from islr.training.wandb_run import WandbRun
+from islr.untrusted.json_files import Count, check_facts, parse_json
 
 METRICS = "metrics.jsonl"
 
@@ -73,14 +77,21 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a `metrics.jsonl`, none where it is absent; a line that a kill cut short is left out."""
     rows: list[dict[str, Any]] = []
     if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in path.read_bytes().splitlines():
             try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
+                rows.append(check_facts(_Row, parse_json(dict[str, Any], line, path.name), path.name))
+            except UserError:
                 continue
-            if isinstance(row, dict):
-                rows.append(row)
     return rows
+
+
+class _Row(pydantic.BaseModel, extra="allow"):
+    """What every row of metrics has; its other values are numbers, finite or not."""
+
+    __pydantic_extra__: dict[str, float | bool | str | None]
+    kind: str
+    step: Count
+    epoch: float = 0.0
 
 
 class Throughput:

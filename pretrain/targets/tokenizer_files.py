@@ -3,12 +3,17 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from pydantic import Field
+
+from islr.config import Config
 from islr.errors import UserError
 from islr.files import write_atomic
 from islr.models import create_model
 from islr.models.convnets.frame_conv import FrameConv
-from islr.models.weights import read_metadata, read_tensors, serialise
+from islr.models.weights import arguments_in, read_metadata, read_tensors, serialise
+from islr.untrusted.json_files import parse_json
 from pretrain.targets.codebook import Codebook
 from pretrain.targets.dvae import DalleTokenizer
 from pretrain.targets.frame_tokenizer import FrameTokenizer, PixelTokenizer
@@ -16,6 +21,16 @@ from pretrain.targets.frame_tokenizer import FrameTokenizer, PixelTokenizer
 TOKENIZER = "tokenizer.safetensors"  # in the run folder
 KIND = "tokenizer"  # metadata key that names the class which reads a file
 FrozenTokenizer = FrameTokenizer | DalleTokenizer
+
+
+class _Built(Config):
+    """What a tokenizer's file says of its parts."""
+
+    encoder: str
+    encoder_arguments: dict[str, Any]
+    vocabulary: int = Field(ge=2, le=2**20)
+    code_dim: int = Field(ge=1, le=2**14)
+    decoder: tuple[int, int] | None
 
 
 def save_tokenizer(tokenizer: FrameTokenizer, path: Path, facts: Mapping[str, str]) -> None:
@@ -49,14 +64,15 @@ def load_tokenizer(path: str | Path) -> FrozenTokenizer:
     facts = read_metadata(path)
     tokenizer: FrozenTokenizer
     if facts.get(KIND) == "codebook":
-        built = json.loads(facts["arguments"])
-        encoder = create_model(built["encoder"], **built["encoder_arguments"])
-        assert isinstance(encoder, FrameConv)
-        codebook = Codebook(built["vocabulary"], built["code_dim"])
-        decoder = built["decoder"]
+        built: _Built = parse_json(_Built, facts.get("arguments", "{}"), f"{path}: metadata 'arguments'")
+        encoder = create_model(built.encoder, **built.encoder_arguments)
+        if not isinstance(encoder, FrameConv):
+            raise UserError(f"{path}: a tokenizer on the encoder {built.encoder}, which is none of frames")
+        codebook = Codebook(built.vocabulary, built.code_dim)
+        decoder = built.decoder
         tokenizer = PixelTokenizer(encoder, codebook, *decoder) if decoder else FrameTokenizer(encoder, codebook)
     elif facts.get(KIND) == "dalle":
-        tokenizer = DalleTokenizer(**json.loads(facts["arguments"]))
+        tokenizer = DalleTokenizer(**arguments_in(facts, path))
     else:
         raise UserError(f"{path}: holds no tokenizer; a tokenizer run writes {TOKENIZER}")
     try:

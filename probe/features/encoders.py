@@ -1,6 +1,5 @@
 """The encoders and feature files that a probing run names, before any of them is loaded."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from islr.errors import UserError
 from islr.evaluation.results import encoder_label
 from islr.files import file_sha256
 from islr.models import Encoder
-from islr.models.weights import load_encoder, read_metadata
+from islr.models.weights import arguments_in, load_encoder, read_metadata, stages_in
 from probe.features.files import is_features_file
 
 ENCODER_FILE, CLASSIFIER_FILE = "encoder.safetensors", "classifier.safetensors"
@@ -62,12 +61,12 @@ class EncoderSource:
     @property
     def arguments(self) -> dict[str, Any]:
         """Arguments that build the architecture."""
-        return dict(json.loads(self.facts["arguments"]))
+        return arguments_in(self.facts, self.path)
 
     @property
     def stages(self) -> list[dict[str, str]]:
         """Stages of its training, fine-tuning included."""
-        stages = list(json.loads(self.facts.get("pretraining", "[]")))
+        stages = stages_in(self.facts, self.path)
         if "classes" in self.facts:
             stages.append({"recipe": FINE_TUNING, "manifest": "", "fingerprint": "", "clips": ""})
         return stages

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from safetensors.torch import save
 
 from islr.errors import UserError
 from islr.files import write_atomic
+from islr.untrusted.json_files import parse_json
+from islr.untrusted.npz_files import read_arrays
 from probe.features.features import Features
 
 _CLIP_IDS, _FEATURES = "clip_ids", "features"
@@ -63,11 +64,13 @@ def read_features(path: str | Path) -> Features:
         raise UserError(f"{path}: features need '{_CLIP_IDS}', the clip id of each row") from None
     except UserError:
         raise
-    except (OSError, ValueError, zipfile.BadZipFile, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read as features ({error})") from error
     names = [_FEATURES] if _FEATURES in arrays else [f"layer.{number}" for number in range(len(arrays))]
     if not names or any(name not in arrays for name in names):
         raise UserError(f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; name arrays layer.0, layer.1, ...")
+    if any(arrays[name].dtype.kind not in "fiu" for name in names):
+        raise UserError(f"{path}: features are arrays of numbers")
     layers = tuple(np.asarray(arrays[name], dtype=np.float32) for name in names)
     for name, layer in zip(names, layers, strict=True):
         if layer.ndim != 2 or len(layer) != len(ids):
@@ -85,10 +88,10 @@ def _read_arrays(path: Path) -> tuple[tuple[str, ...], dict[str, str], dict[str,
         with safe_open(path, framework="np") as file:
             about = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return tuple(json.loads(about[_CLIP_IDS])), json.loads(about.get("failed", "{}")), arrays
+        ids = parse_json(tuple[str, ...], about[_CLIP_IDS], f"{path}: metadata '{_CLIP_IDS}'")
+        return ids, parse_json(dict[str, str], about.get("failed", "{}"), f"{path}: metadata 'failed'"), arrays
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+        arrays = read_arrays(path)
         return tuple(str(clip_id) for clip_id in arrays.pop(_CLIP_IDS)), {}, arrays
     raise UserError(f"{path}: features are a .npz or a .safetensors file")
 

@@ -8,7 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from islr.config import Config
+from islr.errors import UserError
 from islr.files import write_atomic_with
+from islr.untrusted.json_files import parse_json
+from islr.untrusted.npz_files import read_arrays
+
+
+class _About(Config):
+    """The key of a file, and what lies beside its arrays."""
+
+    key: str
+    facts: Any
 
 
 def work_key(*parts: str) -> str:
@@ -24,11 +35,16 @@ def write_npz(path: Path, key: str, arrays: Mapping[str, np.ndarray], facts: Any
 
 
 def read_npz(path: Path, key: str) -> tuple[dict[str, np.ndarray], Any] | None:
-    """Return the arrays and facts written under `key`, or None where the file is absent or has another key."""
+    """Return the arrays and facts written under `key`, or None where the file is absent or has another key.
+
+    Raises:
+        UserError: The file is damaged.
+    """
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as stored:
-        about = json.loads(str(stored["about"]))
-        if about["key"] != key:
-            return None
-        return {name: stored[name] for name in stored.files if name != "about"}, about["facts"]
+    try:
+        stored = read_arrays(path)
+        about: _About = parse_json(_About, str(stored.pop("about", "")), str(path))
+    except UserError as error:
+        raise UserError(f"{error}; delete the file, it is a cache") from error
+    return (stored, about.facts) if about.key == key else None

@@ -41,7 +41,7 @@ from support.wlasl_files import instance, write_json
 from islr.cli import run
 from islr.data.corpora.wlasl import from_wlasl
 from islr.data.corpora.youtube import youtube_id
-from islr.data.fetch.connection import _trusted, is_public
+from islr.data.fetch.connection import ExchangeClock, _trusted, is_public
 from islr.data.fetch.cut import cut
 from islr.data.fetch.failure import FetchFailure, Stopped, TransferLimits
 from islr.data.fetch.http import _retry_after, download, host_of
@@ -468,6 +468,28 @@ def test_hosts_are_asked_slowly_and_a_few_files_at_a_time(site: Site, fetched: F
     fetched(*(site.url(f"/{number}") for number in range(6)), options=options)
     assert site.most_active == 1
     assert site.times[-1] - site.times[0] > 0.25  # 0.5, less what a busy machine delays the first
+
+
+def test_slow_downloads_do_not_keep_the_others_waiting(
+    site: Site, fetched: Fetched, clip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("islr.data.fetch.run._SLOW_S", 0.1)
+    ended = threading.Event()
+    site.pages |= {"/slow": dripping(clip, 600, ended), "/good": plain(clip)}
+    options = dataclasses.replace(QUICK_ONCE, jobs=1)
+    rows = fetched(site.url("/slow"), site.url("/good"), options=options)
+    assert [row.outcome for row in rows] == ["timeout", "ok"]
+    assert site.times[1] - site.times[0] < 0.9  # the slow one is given up after a second
+
+
+def test_no_exchange_lasts_longer_than_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ExchangeClock(TransferLimits())
+    clock.begin_body()
+    clock.received = 10**12
+    assert clock.left() > 0
+    monkeypatch.setattr("islr.data.fetch.connection.LONGEST_EXCHANGE_S", 0.0)
+    with pytest.raises(TimeoutError):
+        clock.left()
 
 
 def test_one_slow_host_does_not_hold_up_the_others() -> None:

@@ -141,7 +141,7 @@ def test_wrong_csv_is_one_line_that_says_what(tmp_path: Path, text: str, message
     [
         ("not json", "not valid json"),
         ({"version": 99}, "version 1"),
-        ({"classes": None}, "'classes' is missing"),
+        ({"classes": None}, "classes: Input should be a valid list"),
         ({"classes": ["only one"]}, "has label 1 of only 1 classes"),
     ],
 )

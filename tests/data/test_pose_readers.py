@@ -316,7 +316,7 @@ def test_spoter_names_are_holistic_points() -> None:
         ("a.parquet", b"text", "cannot be read as a table"),
         ("a.json", b'{"people": []}', "holds one frame"),
         ("a.json", b'[{"people": 3}]', "without a list of 'people'"),
-        ("a.json", b'[{"people": [', "cannot be read as json"),
+        ("a.json", b'[{"people": [', "not valid json"),
         ("a.json", b'{"first": {"people": []}}', "does not end in a frame number"),
         ("a.json", b'{"1": {"people": []}, "9999999": {"people": []}}', "frame numbers reach from 1 to 9999999"),
         ("a.json", b'[{"people": [{"pose_keypoints_2d": [1, 2, 3]}]}]', r"has 3 numbers; we know 25 or 18 points"),

@@ -81,7 +81,7 @@ def test_a_file_holds_one_provenance(tmp_path: Path) -> None:
     ("text", "words"),
     [
         (None, "cannot be read"),
-        ("{", "not a JSON file"),
+        ("{", "not valid json"),
         ("[]", "not a results file"),
         ('{"version": 9, "provenance": {}, "results": []}', "version 9"),
         ('{"version": 1, "provenance": {}, "results": []}', "protocol"),

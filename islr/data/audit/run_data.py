@@ -5,12 +5,12 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from islr.checked_json import read_json
 from islr.config import Config
 from islr.data.manifest import Clip, Manifest
 from islr.data.packs.format import is_packed
 from islr.errors import UserError
 from islr.files import write_atomic
+from islr.untrusted.json_files import read_json
 
 DATA = "data.json"  # in the run folder
 _MOST_NAMED = 3
@@ -50,7 +50,7 @@ def _digest(manifest: Manifest, clip: Clip) -> str:
 
 def _extent(name: str, path: Path | None) -> int | str:
     """Return the bytes of a file, or where a packed clip lies in its shard; -1 = no such file."""
-    if path is None or is_packed(name):
+    if path is None or not name or is_packed(name):
         return name.rpartition("#")[2]
     try:
         return path.stat().st_size

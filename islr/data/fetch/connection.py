@@ -23,6 +23,7 @@ from islr.data.fetch import table
 from islr.data.fetch.failure import FetchFailure, TransferLimits
 
 SLOWEST_BYTES_PER_S = 1000  # a clip of a megabyte would take longer than anybody waits
+LONGEST_EXCHANGE_S = 3600.0  # whatever comes; the next attempt continues the file where the host lets it
 _HEAD_BYTES = 1 << 18  # status line and headers, interim answers and redirects included
 _FRAMING = 2  # raw bytes per byte of content that chunk sizes and trailers may add up to
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -32,7 +33,7 @@ class ExchangeClock:
     """Time and bytes that one exchange may take, redirects included.
 
     The head of the answer must come within `timeout` seconds. In the body, every `SLOWEST_BYTES_PER_S` bytes buy
-    another second, and no silence may last longer than `timeout`.
+    another second, and no silence may last longer than `timeout`. The whole lasts `LONGEST_EXCHANGE_S` at most.
     """
 
     def __init__(self, limits: TransferLimits) -> None:
@@ -53,9 +54,10 @@ class ExchangeClock:
             TimeoutError: None are left.
         """
         bought = 0 if self._body_from is None else (self.received - self._body_from) / SLOWEST_BYTES_PER_S
-        left = self._began + self._timeout + bought - time.monotonic()
+        spent = time.monotonic() - self._began
+        left = min(self._timeout + bought, LONGEST_EXCHANGE_S) - spent
         if left <= 0:
-            raise TimeoutError(f"{self.received} bytes in {time.monotonic() - self._began:.0f} s")
+            raise TimeoutError(f"{self.received} bytes in {spent:.0f} s")
         return min(left, self._timeout)
 
     def count(self, received: int) -> None:

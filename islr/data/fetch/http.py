@@ -24,7 +24,9 @@ from islr.data.fetch import table
 from islr.data.fetch.connection import ExchangeClock, request
 from islr.data.fetch.failure import FetchFailure, Stopped, TransferLimits
 from islr.data.video.guard import HEAD_BYTES, container_suffix
+from islr.errors import UserError
 from islr.files import write_atomic
+from islr.untrusted.json_files import read_json
 
 USER_AGENT = f"islr-bench/{islr.__version__} (fetches the videos of a sign language data set; slow on purpose)"
 
@@ -206,9 +208,9 @@ def _no_connection(error: Exception) -> FetchFailure:
 def _resumable(partial: Path, about: Path, url: str) -> tuple[int, str]:
     """Return the bytes that may be continued and the validator they came with; 0 if none may."""
     try:
-        stored = json.loads(about.read_text(encoding="utf-8"))
+        stored: dict[str, str] = read_json(dict[str, str], about)
         have = partial.stat().st_size
-    except (OSError, ValueError):
+    except (OSError, UserError):
         return 0, ""
     if stored.get("url") != url or not stored.get("validator"):
         return 0, ""

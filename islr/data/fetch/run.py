@@ -7,6 +7,7 @@ video that several clips share is downloaded once.
 import logging
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ _GIVE_UP_AFTER = 5  # files of one host in a row without an answer, after which 
 _BACKOFF_FACTOR, _LONGEST_BACKOFF_S = 2.0, 60.0
 _SAVE_EVERY_S = 30.0
 _POLL_S = 0.2
+_SLOW_S = 30.0  # after so long a download has a thread of its own, beside those of `jobs`
+_MOST_SLOW = 4  # such downloads, in multiples of `jobs`
 _STOPPING_S = 5.0  # for threads to end after a signal
 
 
@@ -148,6 +151,7 @@ class _Run:
         self.files = ClipFiles(folder, self.work, self.table, self.ids, options.workers, options.trim, self.stop)
         self.turn = threading.Lock()
         self.unanswered: Counter[str] = Counter()  # files of a host in a row without an answer
+        self.since: dict[int, float] = {}  # thread -> when its download began
         self.done = 0
         self.fault: BaseException | None = None
 
@@ -172,16 +176,16 @@ class _Run:
         """
         self.left: list[Instance] = []
         self.todo = iter(self.instances)
-        threads = [threading.Thread(target=self._guarded, args=(task,), daemon=True) for _ in range(self.options.jobs)]
-        for thread in threads:
-            thread.start()
-        polls = 0
+        threads: list[threading.Thread] = []
+        saved = time.monotonic()
+        self._add_threads(threads, task, self.options.jobs)
         while any(thread.is_alive() for thread in threads) and not signals.received and self.fault is None:
-            threads[polls % len(threads)].join(_POLL_S / len(threads))
+            next(thread for thread in threads if thread.is_alive() or thread is threads[-1]).join(_POLL_S)
             self.progress(self.done, len(self.instances))
-            polls += 1
-            if polls % round(_SAVE_EVERY_S * len(threads) / _POLL_S) == 0:
+            self._add_threads(threads, task, min(self._slow(), _MOST_SLOW * self.options.jobs) + self.options.jobs)
+            if time.monotonic() - saved > _SAVE_EVERY_S:
                 self.table.save()
+                saved = time.monotonic()
         if signals.received or self.fault is not None:
             self.stop.set()
             if task == self._all_videos:
@@ -194,6 +198,28 @@ class _Run:
             raise Interrupted(f"stopped; run the same command again to go on ({self.folder / table.TABLE})")
         self.progress(self.done, len(self.instances))
         return self.left
+
+    def _add_threads(self, threads: list[threading.Thread], task: Callable[[], None], count: int) -> None:
+        """Start threads until there are `count`."""
+        while len(threads) < count:
+            threads.append(threading.Thread(target=self._guarded, args=(task,), daemon=True))
+            threads[-1].start()
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Count the block as this thread's download."""
+        with self.turn:
+            self.since[threading.get_ident()] = time.monotonic()
+        try:
+            yield
+        finally:
+            with self.turn:
+                del self.since[threading.get_ident()]
+
+    def _slow(self) -> int:
+        """Return how many downloads take so long that others should not have to wait for them."""
+        with self.turn:
+            return sum(time.monotonic() - since > _SLOW_S for since in self.since.values())
 
     def _guarded(self, task: Callable[[], None]) -> None:
         try:
@@ -259,10 +285,11 @@ class _Run:
         if whole.is_file():
             return
         video.attempts += 1
-        if video.youtube:
-            download_youtube(video.youtube, whole, limits, self.stop, self.command, self.options.cookies, self.lock)
-        else:
-            download(video.url, whole, limits, self.stop)
+        with self._timed():
+            if video.youtube:
+                download_youtube(video.youtube, whole, limits, self.stop, self.command, self.options.cookies, self.lock)
+            else:
+                download(video.url, whole, limits, self.stop)
 
     def _try_again(self, host: str, video: _Video, failure: FetchFailure) -> bool:
         """Return a video to the schedule if another attempt in this run makes sense."""

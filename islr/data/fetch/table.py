@@ -17,6 +17,7 @@ from typing import Any
 
 from islr.errors import UserError
 from islr.files import write_atomic
+from islr.untrusted.json_files import parse_json
 
 TABLE = "fetch.csv"
 
@@ -200,11 +201,11 @@ def _row(cells: Mapping[str | None, Any]) -> FetchedClip:
 
 def _read_journal(path: Path) -> list[FetchedClip]:
     """Read the rows of a journal, but for a last line that a kill has cut short."""
-    rows = []
+    rows: list[FetchedClip] = []
     if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_bytes().splitlines():
             try:
-                rows.append(FetchedClip(**json.loads(line)))
-            except (json.JSONDecodeError, TypeError):
+                rows.append(parse_json(FetchedClip, line, str(path)))
+            except UserError:
                 break
     return rows

@@ -18,7 +18,7 @@ class DataConfig(Config):
         description="share of each manifest in training: 0 = by corpus size, 1 = equal",
     )
     backend: Literal["pyav", "decord", "torchcodec"] = "pyav"
-    workers: int = Field(0, ge=0, description="worker processes, one thread each; 0 = none, and no deadline")
+    workers: int = Field(0, ge=0, le=1024, description="worker processes, one thread each; 0 = none, and no deadline")
     deadline_s: float = Field(60.0, gt=0, description="seconds to decode one clip; then its worker is killed")
     short_side: int | None = Field(None, ge=16, description="shrink frames to this shorter side, in pixels")
     cache: Literal["none", "memory"] = Field("none", description="memory = decode every clip once, at the start")

@@ -23,13 +23,15 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import pydantic
 
 from islr.data.poses.pose import Pose
 from islr.data.video.guard import DecodeError
 from islr.errors import UserError
+from islr.untrusted.json_files import Count, Facts, Number, check_facts, parse_json, read_json
 
 ABOUT = "pack.json"
 
@@ -66,6 +68,59 @@ class Origin:
     sha256: str
     start: float | None
     end: float | None
+
+
+class _Loose(pydantic.BaseModel, extra="allow"):
+    """A description of which only some keys are used."""
+
+
+class _Origin(pydantic.BaseModel, extra="forbid"):
+    bytes: Count
+    sha256: Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
+    start: Number | None
+    end: Number | None
+
+
+class _PackedPose(_Loose):
+    frames: Count
+    fps: Number
+    width: Count
+    height: Count
+    bytes: Count
+    crc: Count
+
+
+class _RecordFacts(_Loose):
+    """A packed clip, or one that could not be decoded (`failed`)."""
+
+    id: str
+    failed: str = ""
+    width: Count = 0
+    height: Count = 0
+    fps: Number = 0.0
+    original: Annotated[list[Count], pydantic.Field(min_length=2, max_length=2)] = [1, 1]
+    origin: _Origin | None = None
+    pose: _PackedPose | None = None
+
+
+class _IndexEntry(_Loose):
+    offset: Count
+    length: Count
+    frames: Count
+    facts: _RecordFacts
+
+
+class _ShardIndex(_Loose):
+    bytes: Count
+    sha256: str
+    records: list[_IndexEntry]
+
+
+class _About(_Loose):
+    short_side: Count
+    codec: str
+    quality: Count
+    decoder: str
 
 
 def is_packed(path: str | Path) -> bool:
@@ -133,16 +188,34 @@ class Record:
         if magic != RECORD_MAGIC:
             raise DecodeError("damaged", where, "no clip begins there")
         self._pictures = HEAD.size + text + count * TABLE.itemsize
+        self._within(self._pictures)
         facts = self._read(HEAD.size, self._pictures)
         if zlib.crc32(facts) != crc:
             raise DecodeError("damaged", where, "its description fails its checksum")
-        self.facts: dict[str, Any] = json.loads(facts[:text])
+        self.facts = self._described(facts[:text], count)
         self.table = np.frombuffer(facts, TABLE, count, text)
         self.ends = self._pictures + np.cumsum(self.table["bytes"], dtype=np.int64)
         self._pose = int(self.ends[-1]) if count else self._pictures
-        self.length = self._pose + self.facts.get("pose", {"bytes": 0})["bytes"]
+        pose = self.facts.get("pose")
+        self.length = self._pose + (pose["bytes"] if pose else 0)
+        self._within(self.length)
         if length is not None and length != self.length:
             raise DecodeError("damaged", where, f"{self.length} bytes where the manifest says {length}")
+
+    def _within(self, length: int) -> None:
+        """Refuse a record that declares more bytes than its shard has, before they are allocated."""
+        held = os.fstat(self._descriptor).st_size - self._offset
+        if length > held:
+            raise DecodeError("truncated", self._where, f"{length - held} bytes are missing")
+
+    def _described(self, text: bytes, pictures: int) -> dict[str, Any]:
+        try:
+            facts = check_facts(_RecordFacts, parse_json(Facts, text, "its description"), "its description")
+        except UserError as error:
+            raise DecodeError("damaged", self._where, str(error)) from error
+        if pictures and not {"width", "height", "fps"} <= facts.keys():
+            raise DecodeError("damaged", self._where, "its description lacks the size or rate of its pictures")
+        return facts
 
     def _read(self, start: int, stop: int) -> bytes:
         if stop <= len(self._begin):
@@ -185,13 +258,10 @@ def read_about(folder: Path) -> dict[str, Any]:
         UserError: It is absent, cannot be read, or is of another version.
     """
     path = folder / ABOUT
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); the pack is not whole, make it again") from error
-    if not isinstance(about, dict) or about.get("version") != VERSION:
+    about = _whole_json(path)
+    if about.get("version") != VERSION:
         raise UserError(f"{path}: not the description of a pack of version {VERSION}")
-    return about
+    return check_facts(_About, about, str(path))
 
 
 def read_index(shard: Path) -> dict[str, Any]:
@@ -201,9 +271,12 @@ def read_index(shard: Path) -> dict[str, Any]:
         UserError: It is absent or cannot be read.
     """
     path = index_of(shard)
+    return check_facts(_ShardIndex, _whole_json(path), str(path))
+
+
+def _whole_json(path: Path) -> dict[str, Any]:
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content: dict[str, Any] = read_json(Facts, path)
+        return content
+    except (UserError, FileNotFoundError) as error:
         raise UserError(f"{path}: cannot be read ({error}); the pack is not whole, make it again") from error
-    assert isinstance(index, dict)
-    return index

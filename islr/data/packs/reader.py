@@ -15,12 +15,13 @@ import numpy as np
 from islr.data.manifest import OK, Clip, Manifest
 from islr.data.packs.format import SHARD_MAGIC, Origin, Record, index_of, is_packed, locate, read_about, read_index
 from islr.data.poses.matching import pose_of_clip
-from islr.data.poses.pose import POINTS, Pose, read_pose
+from islr.data.poses.pose import MAX_POSE_BYTES, POINTS, Pose, read_pose
 from islr.data.video.backends import BACKEND_PACKAGES
 from islr.data.video.decode import shrink
 from islr.data.video.guard import MAX_FRAME_PIXELS, DecodeError, check_output, check_path
 from islr.errors import UserError
 
+_NUMBERS_PER_POINT = 4  # x, y, depth and confidence
 _OPEN_SHARDS = 32  # file handles kept per process
 
 
@@ -99,8 +100,16 @@ class PackReader:
             DecodeError: The clip has no pose, or it cannot be read.
         """
         record = self._record(path, clip_id)
-        values = np.frombuffer(zlib.decompress(record.pose_block()), "<f4").astype(np.float32)
-        facts = record.facts["pose"]
+        block, facts = record.pose_block(), record.facts["pose"]
+        expected = facts["frames"] * POINTS * _NUMBERS_PER_POINT * 4
+        unpacker = zlib.decompressobj()
+        try:
+            content = unpacker.decompress(block, min(expected, MAX_POSE_BYTES) + 1)
+        except zlib.error as error:
+            raise DecodeError("damaged", path, f"the pose of clip {clip_id} does not inflate ({error})") from error
+        if len(content) != expected:
+            raise DecodeError("damaged", path, f"the pose of clip {clip_id} is not of {facts['frames']} frames")
+        values = np.frombuffer(content, "<f4").astype(np.float32)
         keypoints, confidences = np.split(values, [facts["frames"] * POINTS * 3])
         shape = (facts["frames"], POINTS)
         return Pose(

@@ -33,7 +33,7 @@ from typing import Any
 import cv2
 
 from islr.data.manifest import CORRUPT, OK, Clip, Manifest
-from islr.data.packs.format import ABOUT, VERSION, Origin, is_packed, pack_record, reference
+from islr.data.packs.format import ABOUT, VERSION, Origin, is_packed, pack_record, read_about, reference
 from islr.data.packs.reader import backend_version, clip_pose
 from islr.data.packs.shards import Shards, entries, failed_kind
 from islr.data.video.decode import decode, probe_video
@@ -243,7 +243,7 @@ def _claim(out: Path, about: dict[str, Any]) -> None:
     """
     path = out / ABOUT
     if path.is_file():
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_about(out)
         other = [key for key in about if stored.get(key) != about[key]]
         if other:
             raise UserError(

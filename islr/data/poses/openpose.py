@@ -1,6 +1,5 @@
 """The reader of OpenPose's json: people, each with body, face and hands as flat lists x, y, confidence."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from islr.data.poses.pose import HAND_POINTS, LEFT_HAND, POINTS, RIGHT_HAND, Pose, VideoFacts, canonical, frame_rows
-from islr.errors import UserError, one_line
+from islr.errors import UserError
+from islr.untrusted.json_files import Plain, read_json
 
 # OpenPose's BODY_25 (its documentation, "Pose Output Format") by canonical body point. Its neck and mid-hip have no
 # counterpart, its big toes are the nearest to MediaPipe's foot tips. Its hands are numbered as MediaPipe's.
@@ -130,6 +130,6 @@ def _frame_number(name: str, path: Path) -> int:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as json ({one_line(error)})") from None
+        return read_json(Plain, path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None

@@ -4,14 +4,17 @@ A pickle is a program. The only names it may use here are those that numpy write
 stand for the small classes below, which check their arguments. Everything else in the file must be plain Python values.
 """
 
-import io
 import math
 import pickle
+import struct
 from typing import Any
 
 import numpy as np
 
+from islr.untrusted.pickle_files import BoundedUnpickler
+
 _KINDS = ("f", "i", "u", "b")  # numbers; no objects, no structures
+_MOST_DIMENSIONS = 8
 
 
 class _Dtype:
@@ -19,7 +22,8 @@ class _Dtype:
 
     def __init__(self, code: Any, *_: Any) -> None:
         if not isinstance(code, str) or code[:1] not in _KINDS or not code[1:].isdecimal():
-            raise pickle.UnpicklingError(f"an array of {code!r}; only numbers are read")
+            shown = repr(code[:20]) if isinstance(code, str) else type(code).__name__
+            raise pickle.UnpicklingError(f"an array of {shown}; only numbers are read")
         self.code, self.order = code, "="
 
     def __setstate__(self, state: Any) -> None:
@@ -57,12 +61,16 @@ def _frombuffer(content: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> _A
 def _values(content: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     if not isinstance(content, bytes | bytearray) or not isinstance(dtype, _Dtype) or order not in ("C", "F"):
         raise pickle.UnpicklingError("an array's content is not plain bytes of numbers")
-    if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape):
+    if (
+        not isinstance(shape, tuple)
+        or len(shape) > _MOST_DIMENSIONS
+        or not all(isinstance(n, int) and n >= 0 for n in shape)
+    ):
         raise pickle.UnpicklingError("an array has an impossible shape")
     kind = dtype.numpy()
     if math.prod(shape) * kind.itemsize != len(content):
         raise pickle.UnpicklingError("an array's shape does not fit its content")
-    return np.frombuffer(bytes(content), kind).reshape(shape, order=order)
+    return np.frombuffer(content, kind).reshape(shape, order=order)
 
 
 _ALLOWED: dict[tuple[str, str], Any] = {("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype}
@@ -71,7 +79,7 @@ for _core in ("numpy.core", "numpy._core"):  # the name before and since numpy 2
     _ALLOWED[f"{_core}.numeric", "_frombuffer"] = _frombuffer
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(BoundedUnpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _ALLOWED[module, name]
@@ -86,10 +94,16 @@ def load_arrays(content: bytes) -> dict[str, np.ndarray]:
         ValueError: The content is anything else, or names anything but arrays; none of its code has run.
     """
     try:
-        stored = _Unpickler(io.BytesIO(content)).load()
+        stored = _Unpickler(content).load()
     except (
         *(pickle.UnpicklingError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError),
-        *(OverflowError, MemoryError, RecursionError),  # other errors of a forged stream of opcodes
+        *(
+            OverflowError,
+            MemoryError,
+            RecursionError,
+            struct.error,
+            UnicodeError,
+        ),  # other errors of a forged stream of opcodes
     ) as error:
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from None
     if not isinstance(stored, dict):

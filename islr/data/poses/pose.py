@@ -5,7 +5,6 @@ left. A missing point has confidence 0, and its coordinates have no meaning.
 """
 
 import itertools
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from islr.errors import UserError
 from islr.files import write_atomic_with
+from islr.untrusted.npz_files import DamagedArrays, read_arrays
 
 POINTS, BODY_POINTS, HAND_POINTS = 75, 33, 21
 BODY, LEFT_HAND, RIGHT_HAND = slice(0, 33), slice(33, 54), slice(54, 75)
@@ -24,6 +24,7 @@ LONGEST_FILLED_GAP = 5  # frames; a hand tracker loses a fast hand for about thi
 FILLED_CONFIDENCE = 0.5
 PALMS_PER_SHOULDER_WIDTH = 3.0  # shoulders are about three palm lengths apart
 _SMALLEST_SCALE = 1e-6
+MAX_POSE_BYTES = 1 << 30  # of a clip's arrays: more than a week at 25 frames a second
 _KEYS = ("keypoints", "confidences", "fps", "width", "height")
 PARTS = {"body": BODY, "left hand": LEFT_HAND, "right hand": RIGHT_HAND}
 _SAME_TIME_S = 1e-4  # as in decoding: containers round times
@@ -160,25 +161,24 @@ def read_pose(path: str | Path) -> Pose:
         UserError: The file is missing, is not such an npz, or holds values that are not finite.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path}: a pose is a plain file, not a folder, a device or a pipe")
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            missing = [key for key in _KEYS if key not in stored]
-            if missing:
-                raise UserError(f"{path}: not a canonical pose file, '{missing[0]}' is missing")
-            keypoints = stored["keypoints"].astype(np.float32)
-            confidences = stored["confidences"].astype(np.float32)
-            fps, width, height = float(stored["fps"]), int(stored["width"]), int(stored["height"])
-            start = float(stored["start"]) if "start" in stored else 0.0
-            made_by = str(stored["made_by"]) if "made_by" in stored else ""
+        stored = read_arrays(path, (*_KEYS, "start", "made_by"), MAX_POSE_BYTES)
     except FileNotFoundError:
         raise UserError(f"{path}: no such pose file") from None
-    except UserError:
-        raise
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except DamagedArrays as error:
+        raise UserError(f"{path}: cannot be read as a pose file ({error.reason})") from error
+    missing = [key for key in _KEYS if key not in stored]
+    if missing:
+        raise UserError(f"{path}: not a canonical pose file, '{missing[0]}' is missing")
+    try:
+        keypoints = stored["keypoints"].astype(np.float32)
+        confidences = stored["confidences"].astype(np.float32)
+        fps, width, height = float(stored["fps"]), int(stored["width"]), int(stored["height"])
+        start = float(stored["start"]) if "start" in stored else 0.0
+        made_by = str(stored["made_by"]) if "made_by" in stored else ""
+    except (ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{path}: cannot be read as a pose file ({error})") from error
-    if keypoints.shape != (len(keypoints), POINTS, 3) or confidences.shape != keypoints.shape[:2]:
+    if keypoints.ndim != 3 or keypoints.shape[1:] != (POINTS, 3) or confidences.shape != keypoints.shape[:2]:
         raise UserError(
             f"{path}: keypoints are [T, {POINTS}, 3] and confidences [T, {POINTS}],"
             f" not {list(keypoints.shape)} and {list(confidences.shape)}"
@@ -195,9 +195,8 @@ def read_pose(path: str | Path) -> Pose:
 def program_of(path: Path) -> str:
     """Return the program that made a pose file, as the file says; "" if it does not, or cannot be read."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return str(stored["made_by"]) if "made_by" in stored else ""
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, AttributeError):
+        return str(read_arrays(path, ("made_by",)).get("made_by", ""))
+    except (OSError, UserError):
         return ""
 
 

@@ -14,12 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from islr.config import Config
 from islr.data.manifest import CORRUPT, MISSING, OK
 from islr.data.video.decode import measure
 from islr.data.video.guard import DecodeError, check_path
 from islr.errors import UserError
 from islr.files import file_sha256, walk, write_atomic
 from islr.processes.pool import in_workers
+from islr.untrusted.json_files import Count, Number, read_json
 
 VIDEO_SUFFIXES = frozenset(
     (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".swf", ".mpg", ".mpeg", ".ts", ".ogv", ".wmv")
@@ -168,6 +170,26 @@ def scan(
     return [done[index] for index in range(len(jobs))]
 
 
+class _StoredFile(Config):
+    """What a file holds, as the cache keeps it."""
+
+    status: str
+    frames: Count
+    fps: Number
+    width: Count
+    height: Count
+    counts: dict[str, Count]
+    bytes: Count
+
+
+class _Stored(Config):
+    """The cache's file."""
+
+    version: int
+    content: dict[str, _StoredFile]
+    stamps: dict[str, tuple[Count, int, str]]
+
+
 class _Cache:
     """Earlier results by the hash of the file's bytes.
 
@@ -181,10 +203,11 @@ class _Cache:
         self.changed, self.saved_at = False, time.monotonic()
         if path is not None and path.is_file():
             try:
-                stored = json.loads(path.read_text(encoding="utf-8"))
-                if stored["version"] == _VERSION:
-                    self.content, self.stamps = dict(stored["content"]), dict(stored["stamps"])
-            except (ValueError, KeyError, TypeError):
+                stored: _Stored = read_json(_Stored, path)
+                if stored.version == _VERSION:
+                    self.content = {sha: entry.model_dump() for sha, entry in stored.content.items()}
+                    self.stamps = {name: list(stamp) for name, stamp in stored.stamps.items()}
+            except UserError:
                 pass  # an unreadable cache is written anew
         self.sizes = {entry["bytes"] for entry in self.content.values()}
 

@@ -14,7 +14,6 @@ different label order is the commonest cause of irreproducible scores.
 import csv
 import logging
 import time
-import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +31,7 @@ from islr.evaluation.scoring import NOT_COMPARABLE, labelled_rows, write_scores
 from islr.files import file_sha256
 from islr.training.distributed.world import World
 from islr.training.run_folder import run_folder
+from islr.untrusted.npz_files import read_arrays
 
 logger = logging.getLogger(__name__)
 NOT_STATED = "not stated"
@@ -177,20 +177,14 @@ def _read_wide(path: Path) -> tuple[list[str], list[str], NDArray[np.float64]]:
 
 
 def _read_npz(path: Path) -> tuple[list[str], list[str], NDArray[np.float64]]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            given = [key for key in ("probabilities", "logits") if key in file.files]
-            absent = [key for key in _ARRAYS if key not in file.files]
-            if absent or len(given) != 1:
-                what = f"'{absent[0]}'" if absent else "exactly one of 'probabilities' and 'logits'"
-                raise UserError(f"{path}: needs {what}; it holds {', '.join(file.files) or 'nothing'}")
-            named = {key: file[key] for key in _ARRAYS}
-            table = np.asarray(file[given[0]])
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path}: not an npz of plain arrays ({one_line(error)})") from error
-    ids, classes = (_texts(path, key, named[key]) for key in _ARRAYS)
+    arrays = read_arrays(path)
+    given = [key for key in ("probabilities", "logits") if key in arrays]
+    absent = [key for key in _ARRAYS if key not in arrays]
+    if absent or len(given) != 1:
+        what = f"'{absent[0]}'" if absent else "exactly one of 'probabilities' and 'logits'"
+        raise UserError(f"{path}: needs {what}; it holds {', '.join(arrays) or 'nothing'}")
+    table = arrays[given[0]]
+    ids, classes = (_texts(path, key, arrays[key]) for key in _ARRAYS)
     if table.shape != (len(ids), len(classes)) or table.dtype.kind != "f":
         raise UserError(
             f"{path}: '{given[0]}' is {table.dtype} {list(table.shape)}, not floating point "

@@ -14,6 +14,7 @@ import struct
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from islr.errors import UserError
+from islr.untrusted.pickle_files import BoundedUnpickler, check_keys
 
 MAX_PICKLE = 64 << 20  # bytes of opcodes; a checkpoint with optimiser state has a few megabytes
 MAX_TENSORS = 64 << 30  # bytes of all tensors: ten times the largest public video encoder with its optimiser
@@ -40,6 +42,9 @@ _OPCODES = {
     *("APPEND", "APPENDS", "SETITEM", "SETITEMS", "NONE", "NEWTRUE", "NEWFALSE"),
     *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING"),
 }
+_MOST_DIMENSIONS = 16  # of a tensor
+_MOST_VIEWS = 8  # bytes of all tensors per byte of storage; tied weights share one
+_DEEPEST_MODULE, _MOST_PARTS = 64, 100_000  # of a module, whose parts may be shared
 _ZIP_START = b"PK\x03\x04"
 _LOCAL_HEADER, _LOCAL_LENGTHS = 30, 26  # bytes of a zip entry's own header, and where in it two lengths are
 _LEGACY_LENGTH = 8  # bytes before a storage that repeat its length
@@ -80,6 +85,11 @@ class _Module:
 class _Mapping(dict):
     """An OrderedDict, whose attributes (`_metadata` of a state dict) do not matter here."""
 
+    def __init__(self, pairs: Any = ()) -> None:
+        items = list(pairs.items()) if isinstance(pairs, dict) else [tuple(pair) for pair in pairs]
+        check_keys(key for key, _ in items)
+        super().__init__(items)
+
     def __setstate__(self, state: Any) -> None:
         pass
 
@@ -93,6 +103,8 @@ class _Namespace:
 
 def _rebuild(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Tensor:
     numbers = isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride)
+    if numbers and len(size) > _MOST_DIMENSIONS:
+        raise Refused(f"a tensor of {len(size)} dimensions")
     if not isinstance(storage, _Storage) or not numbers or not all(_is_count(n) for n in (offset, *size, *stride)):
         raise Refused("a tensor is not declared by a storage, an offset, a shape and strides")
     reach = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
@@ -130,19 +142,25 @@ _KNOWN: dict[str, Any] = {
 _DTYPES = {"float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"}
 
 
-class _Inert(pickle.Unpickler):
+class _Inert(BoundedUnpickler):
     """Runs a pickle with stand-ins for everything it may name, and refuses it when it names anything else."""
 
     def __init__(self, content: bytes, classes: Collection[str]) -> None:
-        super().__init__(io.BytesIO(content))
+        super().__init__(content)
         self.classes = classes  # of modules, beside torch's own where there are any
         self.storages: dict[str, int] = {}  # key -> bytes
+        self.viewed = 0  # bytes of all tensors, which may share storages
         self.content: Any = None
+
+    def _rebuilt(self, *arguments: Any) -> _Tensor:
+        tensor = _rebuild(*arguments)
+        self.viewed += math.prod(tensor.size) * tensor.storage.dtype.itemsize
+        return tensor
 
     def find_class(self, module: str, name: str) -> Any:
         whole = f"{module}.{name}"
         if whole in _KNOWN:
-            return _KNOWN[whole]
+            return self._rebuilt if _KNOWN[whole] is _rebuild else _KNOWN[whole]
         if self.classes and (whole in self.classes or module.startswith("torch.nn.modules.")):
             return _Module
         if module == "torch" and name in _DTYPES:
@@ -203,7 +221,7 @@ def read_modules(path: Path, classes: Collection[str]) -> dict[str, Tensor]:
         raise UserError(f"{path}: holds a {type(content).__name__.strip('_').lower()}, not a pickled module")
     state = {}
     with _said_of(path), path.open("rb") as file:
-        for name, tensor in _flattened(content, ""):
+        for name, tensor in islice(_flattened(content, ""), _MOST_PARTS):
             start, length = places[tensor.storage.key]
             file.seek(start)
             values = torch.frombuffer(bytearray(file.read(length)), dtype=tensor.storage.dtype)
@@ -212,6 +230,8 @@ def read_modules(path: Path, classes: Collection[str]) -> dict[str, Tensor]:
 
 
 def _flattened(module: _Module, prefix: str) -> Iterator[tuple[str, _Tensor]]:
+    if prefix.count(".") > _DEEPEST_MODULE:
+        raise Refused(f"its modules are nested more than {_DEEPEST_MODULE} deep")
     for kind in ("_parameters", "_buffers", "_modules"):
         for name, part in module.parts.get(kind, {}).items():
             if isinstance(part, _Module):
@@ -309,4 +329,6 @@ def _inspect(file: Any, classes: Collection[str]) -> _Inert:
     file.seek(start)
     machine = _Inert(file.read(end - start), classes)
     machine.content = machine.load()
+    if machine.viewed > _MOST_VIEWS * sum(machine.storages.values()):
+        raise Refused(f"its tensors show the bytes of their storages more than {_MOST_VIEWS} times over")
     return machine

@@ -5,22 +5,29 @@ safetensors files, folders of them as Hugging Face writes them, and `torch.save`
 """
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pydantic
 import torch
 from torch import Tensor
 
 from islr.errors import UserError
 from islr.files import file_sha256
 from islr.models.public.pickles import check_torch_file, is_zip
-from islr.models.weights import is_pickle, read_metadata, read_tensors
+from islr.models.weights import is_pickle, read_metadata, read_tensors, refuse_no_weights
+from islr.untrusted.json_files import read_json
 
 State = dict[str, Tensor]
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"  # names in a Hugging Face folder
 _PLAIN = (str, int, float, bool, type(None))  # what may lie between tensors: step counts, names
+
+
+class ShardedWeights(pydantic.BaseModel):
+    """Hugging Face's index of a folder: the file of each tensor."""
+
+    weight_map: dict[str, str]
 
 
 class PublicFile(NamedTuple):
@@ -47,6 +54,9 @@ class PublicFile(NamedTuple):
         entry = next((name for name in entries if isinstance(self.content.get(name), Mapping)), None)
         found = self.content if entry is None else self.content[entry]
         where = f"{self.path}" if entry is None else f"{self.path}, entry {entry}"
+        unnamed = [name for name in found if not isinstance(name, str)]
+        if unnamed:
+            raise UserError(f"{where}: {unnamed[0]!r} is no name of a tensor; a state dict's keys are text")
         state = {name: value for name, value in found.items() if isinstance(value, Tensor)}
         if not state:
             raise UserError(f"{where}: no tensors here; it has {', '.join(map(str, list(found)[:10])) or 'nothing'}")
@@ -66,15 +76,13 @@ def open_public(path: str | Path) -> PublicFile:
     path = Path(path)
     if path.is_dir():
         return _open_folder(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such weights file")
+    refuse_no_weights(path)
     content: Mapping[str, Any]
     metadata: dict[str, str] = {}
     if is_pickle(path):
         content = _load_torch(path)
     else:
         content, metadata = read_tensors(path), read_metadata(path)
-        _check_types(content, str(path))
     return PublicFile(path, file_sha256(path), content, metadata)
 
 
@@ -105,20 +113,11 @@ def _open_folder(folder: Path) -> PublicFile:
         if not (folder / SINGLE).is_file():
             raise UserError(f"{folder}: neither {SINGLE} nor {INDEX} is in this folder; name the weights file")
         return open_public(folder / SINGLE)
-    try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index}: not an index of safetensors files ({error})") from error
+    found: ShardedWeights = read_json(ShardedWeights, index)
+    shards = sorted(set(found.weight_map.values()))
     content: dict[str, Any] = {}
     for shard in shards:
-        if not isinstance(shard, str) or Path(shard).name != shard:
+        if Path(shard).name != shard:
             raise UserError(f"{index}: names {shard!r}, which is no file of this folder")
         content |= read_tensors(folder / shard)
-    _check_types(content, str(folder))
     return PublicFile(folder, file_sha256(index), content, {})
-
-
-def _check_types(state: Mapping[str, Tensor], where: str) -> None:
-    for name, value in state.items():
-        if value.is_complex():
-            raise UserError(f"{where}: '{name}' is {value.dtype}; weights are floating point or integer")

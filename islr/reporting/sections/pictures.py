@@ -1,7 +1,5 @@
 """Pictures of recipes: input, masked input, target and prediction."""
 
-import zipfile
-
 import cv2
 import numpy as np
 
@@ -10,6 +8,7 @@ from islr.reporting.document.blocks import Block, Notice, Picture, Section
 from islr.reporting.findings.grid import cell_label, regime_order
 from islr.reporting.gather import Gathered
 from islr.reporting.run_files import ReportedRun
+from islr.untrusted.npz_files import read_arrays
 
 _TILE = 112  # height in pixels of one picture of a recipe; smaller ones are enlarged by whole factors
 
@@ -40,9 +39,8 @@ def section(gathered: Gathered) -> Section | None:
     ):
         assert run.pictures is not None
         try:
-            with np.load(run.pictures, allow_pickle=False) as panels:
-                rows = tuple((name, _strip(panels[name])) for name in panels.files)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            rows = tuple((name, _strip(panel)) for name, panel in read_arrays(run.pictures).items())
+        except (OSError, ValueError) as error:
             blocks.append(Notice(f"The pictures of {run.label} cannot be read ({error}).", "warning"))
             continue
         title = cell_label(run.place) if run.place else run.name
@@ -66,7 +64,7 @@ def _strip(panel: np.ndarray) -> bytes:
     """Pictures uint8 [N, H, W, 3] side by side as one WebP, enlarged by a whole factor when small."""
     if panel.ndim == 3:
         panel = panel[None]
-    if panel.ndim != 4 or panel.shape[-1] != 3 or panel.dtype != np.uint8:
+    if panel.ndim != 4 or panel.shape[-1] != 3 or panel.dtype != np.uint8 or not panel.size:
         raise ValueError(f"a panel is uint8 [N, H, W, 3], this one is {panel.dtype} {list(panel.shape)}")
     panel = panel[:_MOST_PICTURES]
     factor = max(1, round(_TILE / panel.shape[1]))

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -28,9 +29,15 @@ class World:
     """
 
     def __init__(self, device: str = "auto") -> None:
-        self.rank = int(os.environ.get("RANK", 0))
-        self.size = int(os.environ.get("WORLD_SIZE", 1))
-        local = int(os.environ.get("LOCAL_RANK", 0))
+        self.rank, self.size, local = _number("RANK", 0), _number("WORLD_SIZE", 1), _number("LOCAL_RANK", 0)
+        if not 0 <= self.rank < self.size:
+            raise UserError(
+                f"the environment says RANK={self.rank} and WORLD_SIZE={self.size}; start several processes with "
+                "torchrun, or unset both"
+            )
+        lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT") if self.size > 1 and not os.environ.get(name)]
+        if lacking:
+            raise UserError(f"the environment says WORLD_SIZE={self.size} and lacks {lacking[0]}; start with torchrun")
         if device == "cuda" and not torch.cuda.is_available():
             raise UserError("run.device is cuda and no CUDA device is visible; use run.device=cpu or auto")
         on_gpu = device != "cpu" and torch.cuda.is_available()
@@ -101,7 +108,7 @@ class World:
                 timeout=timedelta(seconds=timeout_s + _GRACE_S),
             )
             return Heartbeat(distributed.PrefixStore("heartbeat", store), self.rank, self.size, timeout_s)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise RunFailed(
                 f"the {self.size} processes did not find each other within {timeout_s:g} s (run.timeout_s): "
                 f"{one_line(error)}"
@@ -139,6 +146,13 @@ class World:
         """Wait for all ranks."""
         if self.size > 1:
             distributed.barrier()
+
+
+def _number(variable: str, default: int) -> int:
+    text = os.environ.get(variable, str(default))
+    if not re.fullmatch(r"[0-9]{1,6}", text):
+        raise UserError(f"the environment variable {variable} is {text!r}, not a whole number")
+    return int(text)
 
 
 def device_name(device: torch.device) -> str:

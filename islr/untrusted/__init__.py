@@ -1,0 +1,1 @@
+"""Readers of files that others wrote or that are damaged: whatever their bytes can do is an error with a name."""
