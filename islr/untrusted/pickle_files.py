@@ -27,10 +27,14 @@ def check_keys(keys: Iterable[Any]) -> None:
             raise pickle.UnpicklingError(f"a {type(key).__name__} is the key of a mapping or the member of a set")
 
 
-class BoundedUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]  # the one in Python can be watched
+# The interpreter in Python can be watched, that in C cannot; its stubs hide what it is made of.
+_Interpreter: Any = pickle._Unpickler
+
+
+class BoundedUnpickler(_Interpreter):
     """Python's own interpreter; a subclass says in `find_class` what a pickle may name."""
 
-    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar[dict[int, Any]] = dict(_Interpreter.dispatch)
 
     def __init__(self, content: bytes) -> None:
         super().__init__(io.BytesIO(content))
