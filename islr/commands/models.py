@@ -10,14 +10,14 @@ import typer
 
 from islr.errors import UserError
 
-weights_app = typer.Typer(no_args_is_help=True, help="Move weights in and out.")
+weights_app = typer.Typer(no_args_is_help=True, help="Import, inspect and export weights.")
 
 
 def models_command(
-    pattern: Annotated[str, typer.Argument(help="shell pattern")] = "*",
+    pattern: Annotated[str, typer.Argument(help="shell pattern of names, as 'mvit*'")] = "*",
     as_json: Annotated[bool, typer.Option("--json", help="print json instead of a table")] = False,
 ) -> None:
-    """List the encoders: input, parameters, multiply-accumulates of one clip, what can be imported, whose they are."""
+    """List the encoders: input, parameters, multiply-accumulates per clip, importable layouts, source."""
     from islr.models import list_models
     from islr.models.describe import describe
     from islr.progress import ProgressBar
@@ -37,7 +37,7 @@ def models_command(
 
 
 def _print_models(found: list[Any]) -> None:
-    """A table on a terminal, whose last columns are cut to its width; one tab-separated line each elsewhere."""
+    """Return a table on a terminal, its last columns cut to the width, and tab-separated lines elsewhere."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -73,12 +73,12 @@ def _print_models(found: list[Any]) -> None:
 @weights_app.command("import")
 def weights_import(
     source: Annotated[str, typer.Argument(metavar="SRC", help="a file, a folder, timm:NAME or hf-hub:OWNER/NAME")],
-    arch: Annotated[str, typer.Option(help="name of the encoder (islr models)")],
+    arch: Annotated[str, typer.Option(help="encoder to import into (islr models)")],
     out: Annotated[Path, typer.Option(help="safetensors file to write")],
-    layout: Annotated[str | None, typer.Option("--from", help="layout of the file; default: found out")] = None,
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="of the encoder")] = None,
+    layout: Annotated[str | None, typer.Option("--from", help="layout of the file; default: detected from its keys")] = None,
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="arguments of the encoder")] = None,
 ) -> None:
-    """Public weights -> an encoder of ours, strictly: every tensor is taken, or known to have no place."""
+    """Import public weights into an encoder, strictly: each tensor is used, or listed as one that has no counterpart."""
     from islr.config_files import read_overrides
     from islr.environment import commit
     from islr.models.public.importing import import_weights, open_source, report, write_imported
@@ -98,7 +98,7 @@ def weights_show(
     file: Annotated[str, typer.Argument(help="a weights file, ours or foreign, or a folder of shards")],
     as_json: Annotated[bool, typer.Option("--json", help="print json instead of lines")] = False,
 ) -> None:
-    """What is in a weights file: metadata, tensors, types, parameters; of a foreign file the layouts it is of."""
+    """Show a weights file: metadata, tensors, types, parameters; for a foreign file, the layouts that fit."""
     from islr.models.public.importing import summarise
     from islr.models.public.reader import open_public
 
@@ -118,7 +118,7 @@ def weights_export(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="a finished run folder")],
     directory: Annotated[Path, typer.Argument(help="folder to write to")],
 ) -> None:
-    """Copy a run's weights with their metadata as readable json beside them, and a model card, README.md."""
+    """Export a run's weights, with their metadata as json and a model card (README.md) beside them."""
     from islr.files import write_atomic
     from islr.models.weights import read_metadata
     from islr.reporting.model_card import model_card
