@@ -75,8 +75,12 @@ def weights_import(
     source: Annotated[str, typer.Argument(metavar="SRC", help="a file, a folder, timm:NAME or hf-hub:OWNER/NAME")],
     arch: Annotated[str, typer.Option(help="encoder to import into (islr models)")],
     out: Annotated[Path, typer.Option(help="safetensors file to write")],
-    layout: Annotated[str | None, typer.Option("--from", help="layout of the file; default: detected from its keys")] = None,
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="arguments of the encoder")] = None,
+    layout: Annotated[
+        str | None, typer.Option("--from", help="layout of the file; default: detected from its keys")
+    ] = None,
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="arguments of the encoder")
+    ] = None,
 ) -> None:
     """Import public weights into an encoder, strictly: each tensor is used, or listed as one that has no counterpart."""
     from islr.config_files import read_overrides

@@ -141,7 +141,10 @@ def test_all_means_over_classes_are_behind_a_fold(runs: Path) -> None:
     tables = [block for block in section(runs, "accuracy").blocks if isinstance(block, ReportTable)]
     main, classes = tables[0], next(t for t in tables if t.name.startswith("classes-"))
     assert classes.folded
-    assert [c.name for c in main.columns if c.interval] == ["Top-1, %", "Top-5, %", "Top-10, %", "Top-1 per class, %"]
+    assert [c.name for c in main.columns if c.interval] == [
+        *("Top-1, %", "Top-5, %", "Top-10, %"),
+        *("MRR, %", "DCG, %", "Top-1 per class, %"),
+    ]
     row = dict(zip((c.name for c in classes.columns), classes.rows[0], strict=True))
     assert row["Top-10 per class, %"].low is not None
     assert (row["Classes"].raw, row["Without a clip"].raw) == (12, 0)

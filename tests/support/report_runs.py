@@ -53,7 +53,7 @@ def provenance(row: str, **changes: Any) -> Provenance:
         "clips_present": 240,
         "clips_expected": 240,
         "selection_set": "val (120 clips)",
-        "views": "1x1 uniform",
+        "views": "1x1 whole",
         "decoder": "pyav 14.2.0",
         "encoder": encoder,
         "pretraining": [stage(recipe) for recipe in recipes],

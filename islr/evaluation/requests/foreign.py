@@ -82,10 +82,10 @@ def evaluate_predictions(
     manifest = Manifest.load(manifest_path)
     rows = labelled_rows(manifest, split, cluster)
     predictions = read_foreign(path, rows)
-    if not predictions.exact:
-        logger.warning("%s gives no rank beyond %d: mrr and dcg are unknown", path, predictions.known_ranks)
     if not allow_partial:
         _refuse_missing(path, predictions, rows, split)
+    if not predictions.exact:
+        logger.warning("%s gives no rank beyond %d: mrr and dcg are unknown", path, predictions.known_ranks)
     world = World("cpu")
     config = ForeignConfig(
         name=name or path.stem,
