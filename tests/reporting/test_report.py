@@ -160,6 +160,8 @@ def test_downloads_hold_the_numbers_unrounded(runs: Path, page: str) -> None:
     found = next(row for row in rows if row["Model"] == "maskfeat")
     assert float(found["Top-1, %"]) == record.value
     assert float(found["Top-1, % low"]) == record.ci_low
+    gain = next(r for r in load_results(runs / "finetune" / "maskfeat" / "result.json") if r.metric == "dcg")
+    assert (float(found["DCG, %"]), float(found["DCG, % high"])) == (gain.value, gain.ci_high)
     tables = re.findall(r"<table", page)
     assert len(downloads) == len(tables) + 2  # and records.csv, provenance.csv
     known = {row["provenance"]: row for row in csv.DictReader(io.StringIO(downloads["provenance.csv"]))}
