@@ -82,7 +82,7 @@ def weights_import(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="arguments of the encoder")
     ] = None,
 ) -> None:
-    """Import public weights into an encoder, strictly: each tensor is used, or listed as one that has no counterpart."""
+    """Import public weights into an encoder, strictly: each tensor is used, or listed as having no counterpart."""
     from islr.config_files import read_overrides
     from islr.environment import commit
     from islr.models.public.importing import import_weights, open_source, report, write_imported
