@@ -19,17 +19,14 @@ def models_command(
 ) -> None:
     """List the encoders: input, parameters, multiply-accumulates per clip, importable layouts, source."""
     from islr.models import list_models
-    from islr.models.describe import describe
+    from islr.models.description_cache import cached_descriptions
     from islr.progress import ProgressBar
 
     names = list_models(pattern)
     if not names:
         raise UserError(f"no model matches '{pattern}'; known: {', '.join(list_models())}")
-    found = []
     with ProgressBar("counting", len(names), enabled=len(names) > 1) as bar:
-        for name in names:
-            found.append(describe(name))
-            bar.callback(len(found), len(names))
+        found = cached_descriptions(names, bar.callback)
     if as_json:
         print(json.dumps([one.to_dict() for one in found], indent=1))
     else:

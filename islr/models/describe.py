@@ -4,13 +4,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from islr import plugins
-from islr.models import create_model, parameters_of
-from islr.models.encoder import Encoder
+from islr.models import Encoder, create_model, parameters_of
 from islr.models.front_end import CHANNELS
 from islr.models.layouts import layouts_of
 
@@ -56,20 +54,9 @@ def describe(name: str, **arguments: Any) -> Description:
         UserError: As `create_model`.
     """
     with torch.device("meta"):
-        encoder = create_model(name, **arguments).eval().requires_grad_(False)
+        encoder = create_model(name, **arguments).eval().requires_grad_(False).to("meta")
+        macs = _count_macs(encoder)
     spec = encoder.input_spec
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        # Which fused attention kernels the counter knows, and which one a processor picks, differs between versions of
-        # torch: uncounted attention was a quarter of MViTv2-S. Matrix products are counted in all of them.
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-            encoder.to_empty(device="cpu")
-            clip = torch.empty(1, *spec.clip_shape)
-            with FlopCounterMode(display=False) as counter:
-                encoder(clip)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
     return Description(
         name=name,
         modality=spec.modality,
@@ -78,7 +65,7 @@ def describe(name: str, **arguments: Any) -> Description:
         inputs=_inputs(name, encoder),
         parameters=sum(parameter.numel() for parameter in encoder.parameters()),
         blocks=len(encoder.layer_dims),
-        macs=counter.get_total_flops() // 2,
+        macs=macs,
         layouts=tuple(layouts_of(name)),
         source=encoder.source + (f" ({origin})" if (origin := plugins.origin_of("encoder", name)) else ""),
     )
@@ -90,3 +77,17 @@ def _inputs(name: str, encoder: Encoder) -> tuple[str, ...]:
         return ()
     others = CHANNELS if "input" in parameters_of(name) else ()
     return tuple(dict.fromkeys((encoder.input, *others)))
+
+
+def _count_macs(encoder: Encoder) -> int:
+    """Count the multiply-accumulates of one clip; the encoder and the default device are `meta`."""
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        # Which fused attention kernels the counter knows, and which one a processor picks, differs between versions of
+        # torch: uncounted attention was a quarter of MViTv2-S. Matrix products are counted in all of them.
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            encoder(torch.empty(1, *encoder.input_spec.clip_shape))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+    return counter.get_total_flops() // 2

@@ -19,7 +19,7 @@ from islr.evaluation.classifier import save_classifier
 from islr.evaluation.results import save_results
 from islr.files import file_sha256
 from islr.models import MODELS, Classifier, create_model, list_models
-from islr.models.describe import describe
+from islr.models.describe import Description, describe
 from islr.models.encoder import interpolate_positions
 from islr.models.layouts import LAYOUTS, Layout
 from islr.models.layouts.slowfast import to_slowfast_name
@@ -80,7 +80,8 @@ def mvit_narrow(
 
 
 @pytest.fixture(autouse=True)
-def registries(monkeypatch: pytest.MonkeyPatch) -> None:
+def registries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setitem(LAYOUTS, PUBLIC.name, PUBLIC)
     monkeypatch.setitem(MODELS, "mvit_narrow", mvit_narrow)
     monkeypatch.setitem(MODELS, "placed_poses", PlacedPoses)
@@ -104,6 +105,13 @@ def _save(state: dict[str, Tensor], path: Path) -> Path:
 
 def _import(source: Path | str, out: Path, *more: str, arch: str = "placed_poses") -> int:
     return run(["weights", "import", str(source), "--arch", arch, "--out", str(out), *more])
+
+
+def _rows(command: list[str], capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    capsys.readouterr()
+    assert run([*command, "--json"]) == 0
+    found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+    return found
 
 
 def _same(state: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -262,8 +270,7 @@ def test_show_tells_of_any_weights_file(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_models_are_described_by_what_they_compute(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["models", "pose*", "--json"]) == 0
-    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    rows = {row["name"]: row for row in _rows(["models", "pose*"], capsys)}
     assert set(rows) == set(list_models("pose*"))
     encoder = create_model("pose_transformer_tiny")
     row = rows["pose_transformer_tiny"]
@@ -282,11 +289,40 @@ def test_models_are_described_by_what_they_compute(capsys: pytest.CaptureFixture
     assert line.split("\t")[:2] == ["pose_transformer_tiny", f"{frames} poses"]
 
 
-@pytest.mark.parametrize("name", list_models("*_tiny"))
-def test_every_encoder_can_be_described(name: str) -> None:
-    found = describe(name)
-    assert found.macs > found.parameters / 100
-    assert found.parameters == sum(p.numel() for p in create_model(name).parameters())
+def test_encoders_of_this_package_are_counted_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[str] = []
+
+    def counting(name: str) -> Description:
+        counted.append(name)
+        return describe(name)
+
+    def shown(*names: str) -> dict[str, Any]:
+        counted.clear()
+        rows = [row for name in names for row in _rows(["models", name], capsys)]
+        return {row["name"]: row for row in rows}
+
+    monkeypatch.setattr("islr.models.description_cache.describe", counting)
+    names = ("vit_tiny", "mvit_narrow")
+    first = shown(*names)
+    assert counted == list(names)
+    assert shown(*names) == first
+    assert counted == ["mvit_narrow"], "which this package does not define"
+    monkeypatch.delitem(LAYOUTS, PUBLIC.name)
+    assert shown("pose_transformer_tiny", "vit_tiny")["pose_transformer_tiny"]["layouts"] == []
+    monkeypatch.setitem(LAYOUTS, PUBLIC.name, PUBLIC)
+    assert shown("pose_transformer_tiny")["pose_transformer_tiny"]["layouts"] == ["dotted"]
+    assert counted == []
+
+    monkeypatch.setattr("islr.models.description_cache.libraries", lambda: {"torch": "another"})
+    assert shown("vit_tiny") == {"vit_tiny": first["vit_tiny"]}
+    assert counted == ["vit_tiny"]
+    (tmp_path / "cache" / "islr" / "encoders.json").write_text('{"definition": ')
+    assert shown("vit_tiny") == {"vit_tiny": first["vit_tiny"]}
+    assert counted == ["vit_tiny"]
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    assert shown("vit_tiny") == {"vit_tiny": first["vit_tiny"]}
 
 
 @pytest.mark.parametrize(
