@@ -210,6 +210,8 @@ def build_recipe(config: PretrainConfig, manifest: Manifest) -> Recipe:
         bare = [clip.clip_id for clip in manifest.select() if not clip.pose]
         if bare:
             raise UserError(f"{config.encoder.name} needs poses and {len(bare)} clips have none ({bare[0]}, ...)")
+    elif bare := [clip.clip_id for clip in manifest.select() if not clip.has_video]:
+        raise UserError(f"{config.encoder.name} needs videos and {len(bare)} clips have a pose alone ({bare[0]}, ...)")
     classes = {"num_classes": len(manifest.classes)} if recipe.needs_labels else {}
     build: Callable[..., Recipe] = recipe  # each constructor names its own encoder and options
     return build(encoder, config.recipe, **classes)

@@ -266,4 +266,5 @@ class RowProber:
             libraries=libraries(),
             device=device_name(self.device),
             wall_time_s=time.monotonic() - self.started,
+            poses=data.manifest.notes.get("poses_made_by", {}),
         )

@@ -129,7 +129,8 @@ def _corpus(corpus: str, summary: str, /, **inputs: Any) -> None:
     Args:
         corpus: A name in `islr.data.corpora.registry.CORPORA`, whose function is called.
         summary: The command's help.
-        inputs: The function's arguments, as types with a `typer.Option`; one that may be None may be left out.
+        inputs: The function's arguments, as types with a `typer.Option`; one that may be None may be left out. They
+            replace common inputs of their name; None = the corpus has no such input.
     """
     common = {
         "videos": Annotated[Path, typer.Option(help="folder of videos; files are found at any depth by their name")],
@@ -151,7 +152,7 @@ def _corpus(corpus: str, summary: str, /, **inputs: Any) -> None:
         manifest.save(chosen["out"])
         _print_audit(manifest)
 
-    types = inputs | common
+    types = {key: kind for key, kind in (inputs | {k: v for k, v in common.items() if k not in inputs}).items() if kind}
     command.__annotations__ = types
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
@@ -226,6 +227,18 @@ _corpus(
     "Write the manifest of YouTube videos, such as YouTube-ASL. Videos: whole unlabelled videos <id>.mp4.",
     ids=_input(Path, "a text file of ids, one a line"),
     name=_input(str | None, "name of the corpus in the manifest; default: youtube-asl"),
+)
+_corpus(
+    "asl-signs",
+    "Write the manifest of asl-signs, landmarks without videos. Participants are held out, or lists say the splits.",
+    csv=_input(Path, "train.csv: path, participant_id, sequence_id, sign"),
+    poses=_input(Path, "folder of <sequence_id>.npz, at any depth, made by `islr data poses convert`"),
+    classes=_input(Path | None, "sign_to_prediction_index_map.json, the numbers of the classes"),
+    split_lists=_input(list[Path] | None, "train.txt, val.txt, test.txt of sequence ids" + _EACH, "--split-list"),
+    val_signers=_input(list[str] | None, "participant held out for validation" + _EACH, "--val-signer"),
+    test_signers=_input(list[str] | None, "participant held out for the test" + _EACH, "--test-signer"),
+    videos=None,
+    workers=None,
 )
 
 

@@ -6,6 +6,7 @@ users obtain themselves, gives each video the class of its sign's form instead.
 
 import csv
 import importlib
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from islr.files import file_sha256
 _ID_COLUMNS = ("video_id", "video id", "clip_id", "id", "video", "file", "filename", "path")
 _CLASS_COLUMNS = ("class", "class_label", "class label", "form", "label", "gloss")
 _READINGS = ("original", "same_form", "revised")
+_MOST_UNUSED, _FEW = 10, 1000  # a typing error in a class number must not create millions of classes
 _HEADER_ROWS = 5  # spreadsheets open with a title line or two
 
 
@@ -69,6 +71,10 @@ def read_labels(files: str | Path | Sequence[str | Path], names: str | Path | No
         return Labels(classes, {video: index[str(label)] for video, label in label_of.items()}, sources)
     if len(numbered) != len(label_of):
         raise UserError(f"{paths[0]}: some classes are numbers and some are names")
+    if max(numbered) >= _MOST_UNUSED * len(set(numbered)) + _FEW:
+        raise UserError(
+            f"{paths[0]}: class {max(numbered)} is far beyond the {len(set(numbered))} in use; count from 0"
+        )
     if names is None:
         classes = tuple(str(number) for number in range(max(numbered) + 1))
     else:
@@ -273,7 +279,11 @@ def _from_table(rows: list[list[str]], path: Path) -> list[tuple[str, str | int]
         if video is not None and label is not None:
             wide = [row for row in rows[below:] if len(row) > max(video, label)]
             pairs = [(row[video].strip(), row[label].strip()) for row in wide]
-            return [(Path(name).stem, text) for name, text in pairs if name and text]
+            pairs = [(Path(name).stem, text) for name, text in pairs if name and text]
+            numbers = [text.removesuffix(".0") for _, text in pairs]  # spreadsheets write whole numbers as 3.0
+            if pairs and all(number.isdecimal() for number in numbers):
+                return [(name, int(number)) for (name, _), number in zip(pairs, numbers, strict=True)]
+            return [(name, unicodedata.normalize("NFC", text)) for name, text in pairs]
     raise UserError(f"{path}: a label file has columns video_id and class, or lines `path class-number`")
 
 

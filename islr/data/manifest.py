@@ -46,9 +46,9 @@ Box = tuple[float, float, float, float]
 class Clip:
     """One clip of a corpus.
 
-    `path` and `pose` are relative to the manifest's root; a clip of a corpus without videos has a pose and no path.
-    `start` and `end` are seconds in the file (None = the file's own start or end); `box` is x0, y0, x1, y1 in pixels of
-    the upright file; `frames` counts the decoded frames of the time range, and `frames`, `fps`, `width` and `height`
+    `path` and `pose` are relative to the manifest's root, and equal in a corpus without videos. `start` and `end` are
+    seconds in the file (None = the file's own start or end); `box` is x0, y0, x1, y1 in pixels of the upright file;
+    `frames` counts the decoded frames of the time range, and `frames`, `fps`, `width` and `height`
     are measured by decoding. `first_frame` is the number of the range's first frame in its file, and `file_frames`
     counts the file's frames (None = the clip is the whole file). `code` is the clip's entry in a published lexicon.
     """
@@ -74,6 +74,11 @@ class Clip:
     code: str = ""
     first_frame: int | None = None
     file_frames: int | None = None
+
+    @property
+    def has_video(self) -> bool:
+        """Whether the clip has pictures, and not a pose alone."""
+        return not self.path.endswith(".npz")
 
 
 @dataclass(frozen=True)
@@ -217,7 +222,7 @@ class Manifest:
         return self.replace(rest), self.replace(held)
 
     def path_of(self, clip: Clip) -> Path:
-        """Return the clip's video file; the root itself for a clip that has only a pose."""
+        """Return the clip's video file, or its pose in a corpus without videos."""
         return self.root / clip.path
 
     def pose_of(self, clip: Clip) -> Path | None:
@@ -285,7 +290,7 @@ def fault_of(clip: Clip) -> str:
     """
     if not clip.clip_id.strip():
         return "'clip_id' is empty"
-    if not clip.path.strip() and not clip.pose:
+    if not clip.path.strip():
         return "'path' is empty"
     if _UNWRITABLE.search("".join([getattr(clip, name) for name in _TEXTS])):
         name = next(name for name in _TEXTS if _UNWRITABLE.search(getattr(clip, name)))

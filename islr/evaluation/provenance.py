@@ -51,6 +51,7 @@ def provenance_now(
         device=device_name(world.device),
         wall_time_s=time.monotonic() - started,
         cluster=cluster or "",
+        poses=manifest.notes.get("poses_made_by", {}),
         **model,
     )
 

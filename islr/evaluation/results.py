@@ -51,6 +51,7 @@ class Provenance(Config):
         epoch_chosen: Epoch whose weights were scored; None where no epoch was chosen.
         epochs_trained: Epoch after which training ended, by its schedule or by `patience`; None likewise.
         cluster: Unit that intervals and tests draw: "signer", or empty for single clips.
+        poses: Program that made the corpus's poses -> clips; of interest to pose encoders, and empty without poses.
         unreadable: Use ("train", "select", "test") -> clips that were listed as present and could not be read, each
             with its reason; a use without any is left out.
         parents: Models that were fused, each with its row name, encoder, views, weight and hashes; empty for one
@@ -80,6 +81,7 @@ class Provenance(Config):
     epoch_chosen: float | None = None
     epochs_trained: float | None = None
     cluster: Literal["", "signer"] = ""
+    poses: dict[str, int] = pydantic.Field(default_factory=dict)
     unreadable: dict[str, list[str]] = pydantic.Field(default_factory=dict)
     parents: list[dict[str, str]] = pydantic.Field(default_factory=list)
 

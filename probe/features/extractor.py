@@ -44,6 +44,8 @@ class FeatureExtractor:
             "decoder": decoder_name(clips, config.data.backend),
             "short_side": config.data.short_side,
         }
+        if made_by := clips.notes.get("poses_made_by"):
+            self._common["poses"] = made_by
         self._sampled = {"sampling": config.sampling.model_dump(), **self._common}
 
     @property

@@ -200,7 +200,7 @@ def test_wrong_lists_are_one_line(tmp_path: Path, videos: Path) -> None:
 
 
 def test_all_are_listed_by_name() -> None:
-    expected = "wlasl folder openasl kinetics asl-citizen msasl autsl lsa64 slovo youtube-asl"
+    expected = "wlasl folder openasl kinetics asl-citizen msasl autsl lsa64 slovo youtube-asl asl-signs"
     assert sorted(CORPORA) == sorted(expected.split())
 
 

@@ -64,7 +64,7 @@ def audit(manifest: Manifest, *, poses: bool = True, content: bool = True) -> di
 
 def _without_lost_files(manifest: Manifest) -> tuple[Manifest, list[str]]:
     """Return the manifest as its files are now, and the clips whose file has gone since it was made."""
-    files = {clip.path for clip in manifest if clip.status == OK and clip.path}
+    files = {clip.path for clip in manifest if clip.status == OK}
     lost = {
         path for path in files if not (manifest.root / (locate(Path(path))[0] if is_packed(path) else path)).is_file()
     }

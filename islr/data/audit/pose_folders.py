@@ -27,7 +27,7 @@ def manifest_of_poses(folder: str | Path) -> Manifest:
     if not found:
         raise UserError(f"{folder}: holds no pose files (.npz)")
     places = [path.relative_to(folder) for path in sorted(found)]
-    clips = [Clip(place.with_suffix("").as_posix(), "", pose=place.as_posix()) for place in places]
+    clips = [Clip(place.with_suffix("").as_posix(), place.as_posix(), pose=place.as_posix()) for place in places]
     return Manifest(folder.name, tuple(clips), folder)
 
 
