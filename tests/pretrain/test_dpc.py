@@ -196,3 +196,43 @@ def test_clips_need_no_videos(tmp_path: Path) -> None:
         smallest_config("dpc", tmp_path / "manifest.csv", tmp_path / "run", optim={"epochs": 1, "warmup_epochs": 0})
     )
     assert any(name.endswith("running_mean") for name in load_file(tmp_path / "run" / ENCODER))
+
+
+def slow_repeated(clip: Tensor, predicted: int) -> tuple[float, float]:
+    """Accuracies of the last window moved by the mean change of the other clips, one window at a time."""
+    windows = clip[:, -predicted - 1 :].flatten(2)
+    found, found_in_clip = [], []
+    for mine in range(len(clip)):
+        others = [other for other in range(len(clip)) if other != mine]
+        for step in range(predicted):
+            change = torch.stack([windows[other, step + 1] - windows[other, 0] for other in others]).mean(dim=0)
+            guess = windows[mine, 0] + change
+            distances = {
+                (c, s): float((guess - windows[c, s + 1]).norm()) for c in range(len(clip)) for s in range(predicted)
+            }
+            found.append(min(distances, key=distances.__getitem__) == (mine, step))
+            own = {s: distances[mine, s] for s in range(predicted)}
+            found_in_clip.append(min(own, key=own.__getitem__) == step)
+    return sum(found) / len(found), sum(found_in_clip) / len(found_in_clip)
+
+
+def test_a_repeated_window_scores_as_in_a_slow_loop() -> None:
+    recipe = small_recipe()
+    torch.manual_seed(3)
+    clip = torch.randn(4, 1, 4, 75, 3) + 0.2 * torch.randn(4, 5, 4, 75, 3) + torch.arange(5.0).view(1, 5, 1, 1, 1) / 90
+    found = recipe.trivial({"clip": clip})
+    expected = slow_repeated(clip, 3)
+    assert (found["repeated_accuracy"].item(), found["repeated_accuracy_in_clip"].item()) == pytest.approx(expected)
+    assert 1 / 12 < expected[0] < 1
+    assert (found["chance"].item(), found["chance_in_clip"].item()) == pytest.approx((1 / 12, 1 / 3))
+
+
+@pytest.mark.parametrize(("augment", "alike"), [("clip", True), ("window", False)])
+def test_windows_share_their_map_or_have_their_own(augment: str, alike: bool) -> None:
+    source = MovingHand(0)
+    source._pose.keypoints[:] = source._pose.keypoints[:1]  # at rest: only the map makes windows differ
+    recipe = small_recipe(augment=augment, pose={"crop": (1.0, 1.0), "jitter": 0, "drop_hand": 0, "warp": 0})
+    view = DPC.views(recipe.config, recipe.encoder.input_spec)
+    clip = view(source, np.random.default_rng(0))["clip"]  # type: ignore[arg-type]
+    assert torch.allclose(clip[0], clip[1], atol=1e-5) == alike
+    assert torch.allclose(clip[0, 0], clip[0, -1], atol=1e-5)

@@ -1,5 +1,6 @@
 """SVT: its views, its teacher, what it learns, and what a run leaves."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 from islr.errors import UserError
 from islr.models import create_model
 from islr.models.timesformer import TimeSformer
+from islr.models.weights import read_metadata
 from islr.training.checkpoint import latest_checkpoint
 from islr.training.optim import (
     OptimConfig,
@@ -297,6 +299,8 @@ def test_it_learns_without_collapse() -> None:
 def test_a_run_leaves_the_teacher(mini_corpus: Path, tmp_path: Path) -> None:
     run_pretrain(smallest_config("svt", mini_corpus / "manifest.csv", tmp_path / "run", health={"looks": 0}))
     saved, exported = latest_checkpoint(tmp_path / "run"), load_file(tmp_path / "run" / ENCODER)
+    (stage,) = json.loads(read_metadata(tmp_path / "run" / ENCODER)["pretraining"])
+    assert stage["pretext"].startswith(("learned", "not learned: "))
     assert saved is not None
     assert saved["module"]["centre.value"].abs().max() > 0
     assert all(torch.equal(value, saved["module"][f"teacher.encoder.{name}"]) for name, value in exported.items())

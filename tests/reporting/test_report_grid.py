@@ -85,6 +85,22 @@ def test_the_page_shows_methods_by_regimes(runs: Path, tmp_path: Path) -> None:
     assert "## The grid" in plain
 
 
+def test_a_score_is_marked_where_the_pretext_task_was_not_learned(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs, tmp_path / "runs")
+    path = tmp_path / "runs" / "maskfeat-generic-0" / "result.json"
+    failed = "not learned: loss 0.2 is not below 0.1 of zero everywhere"
+    records = []
+    for record in load_results(path):
+        (stage,) = record.provenance.pretraining
+        told = record.provenance.model_copy(update={"pretraining": [stage | {"pretext": failed}]})
+        records.append(record.model_copy(update={"provenance": told}))
+    save_results(path, records)
+    table = build_report([tmp_path / "runs"], tmp_path / "r.md").read_text(encoding="utf-8").partition("## The grid")[2]
+    assert f"† Pretext task not learned: maskfeat · generic ({failed})." in table
+    (row,) = [line for line in table.splitlines() if line.startswith("| maskfeat") and "†" in line]
+    assert row.count("†") == 1
+
+
 def test_runs_on_other_clips_are_named_and_left_out(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs, tmp_path / "runs")
     path = tmp_path / "runs" / "supervised-sign-1" / "predictions.csv"
