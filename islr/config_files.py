@@ -15,6 +15,7 @@ from islr.errors import UserError, one_line
 SWEEPS = "sweeps"  # folder of files that `wandb sweep` reads
 BASE_KEY = "base"
 _DEEPEST, _LONGEST_CHAIN = 60, 32  # groups inside groups, and `base:` files
+_UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # no file name or text file can hold them
 _MOST_NODES = 100_000  # values of a file once its aliases are written out
 # YAML 1.1, which PyYAML speaks, reads `1e-4` as text; people who write learning rates mean a number.
 _FLOAT = re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
@@ -83,8 +84,9 @@ def _check_size(root: yaml.Node) -> None:
         if sizes[id(node)] > _MOST_NODES:
             problem = f"aliases make more than {_MOST_NODES:,} values"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-        if isinstance(node.value, str) and "\0" in node.value:
-            raise yaml.constructor.ConstructorError(None, None, "a NUL character", node.start_mark)
+        if isinstance(node.value, str) and _UNWRITABLE.search(node.value):
+            problem = "a NUL or half a character"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         return sizes[id(node)]
 
     size(root, 0)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from islr.data.manifest import Clip, Manifest
 from islr.errors import UserError
 from islr.files import write_atomic
+from islr.untrusted.json_files import refuse_special
 
 LISTED = 5
 _FIXED = ("clip_id", "signer", "source", "label", "class")
@@ -176,11 +177,12 @@ def read_predictions(path: str | Path, manifest: Manifest | None = None) -> Pred
             a cell is bad.
     """
     try:
+        refuse_special(Path(path))
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             columns = list(reader.fieldnames or [])
             rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as CSV ({error})") from error
     for needed in ("clip_id", "rank1", *(() if manifest else ("class",))):
         if needed not in columns:
@@ -203,6 +205,8 @@ def read_predictions(path: str | Path, manifest: Manifest | None = None) -> Pred
         raise UserError(f"{path}: clip {repeated} occurs more than once")
     ranks = np.array([p[8] for p in parsed], np.int64)
     stated = all((row.get("true_rank") or "").strip() for row in rows)
+    if any(abs(number) > _MOST for p in parsed for number in (p[3], p[8])):
+        raise UserError(f"{path}: a label or a true_rank is beyond {_MOST:,}")
     return Predictions(
         ids,
         tuple(p[1] for p in parsed),
@@ -217,6 +221,7 @@ def read_predictions(path: str | Path, manifest: Manifest | None = None) -> Pred
     )
 
 
+_MOST = 10**9  # classes that any corpus has
 _ParsedRow = tuple[str, str, str, int, str, tuple[str, ...], list[float], float, int]
 
 

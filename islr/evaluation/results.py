@@ -194,6 +194,8 @@ def load_results(path: str | Path) -> list[Result]:
         raise UserError(f"{path}: not a results file (it needs version, provenance and results)")
     if content["version"] != FILE_VERSION:
         raise UserError(f"{path}: results file version {content['version']}; this release reads {FILE_VERSION}")
+    if not content["results"]:
+        raise UserError(f"{path}: holds no result; make it again")
     try:
         provenance = Provenance.model_validate(content["provenance"])
         return [Result.model_validate({**row, "provenance": provenance}) for row in content["results"]]

@@ -1,23 +1,25 @@
 """Reading of one run folder or one corpus folder: no videos, no weights and no GPU are needed."""
 
-import json
 import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pydantic
 from safetensors import SafetensorError, safe_open
 
 from islr.config_files import parse_yaml
 from islr.data.audit.corpus import audit
 from islr.data.manifest import Manifest
-from islr.errors import UserError
+from islr.errors import UserError, one_line
 from islr.evaluation.predictions import Predictions, read_predictions
 from islr.evaluation.pretext import Trivial, from_json
 from islr.evaluation.results import Result, encoder_label, load_results
 from islr.files import slug
+from islr.reporting.file_schemas import AuditFacts, ProbeDetails, RecipeFacts, RunConfigFacts
 from islr.training.tracking import read_metrics
+from islr.untrusted.json_files import Facts, check_facts, parse_json, read_json
 
 TASKS = ("pretrain", "finetune", "evaluate", "probe")
 
@@ -80,12 +82,12 @@ class ReportedRun:
     @cached_property
     def details(self) -> dict[str, Any]:
         """details.json of a probing run: what was covered and how the splits were made; empty when absent."""
-        return _json(self.folder / "details.json")
+        return _facts(self.folder / "details.json", ProbeDetails, [])
 
     @property
     def trivial_predictors(self) -> dict[str, Trivial]:
         """Logged name of each trivial predictor of the recipe -> what it is."""
-        return from_json(_json(self.folder / "recipe.json").get("predictors", {}))
+        return from_json(_facts(self.folder / "recipe.json", RecipeFacts, []).get("predictors", {}))
 
     @property
     def recipe(self) -> str:
@@ -151,24 +153,25 @@ def is_results(name: str) -> bool:
 def read_run(folder: Path, label: str, files: set[str]) -> ReportedRun | None:
     """Read the run in a folder; None when its config.yaml is not that of a run.
 
-    A folder with results and no configuration is a later evaluation of the run in its parent folder.
+    A folder with results and no configuration is a later evaluation of the run in its parent folder. Where a file is
+    broken, the run has no results and `problem` says why.
     """
-    problems = []
-    config: Any = {"task": "evaluate"}
-    if "config.yaml" in files:
-        try:
-            config = parse_yaml((folder / "config.yaml").read_text(encoding="utf-8"), "config.yaml")
-        except (UserError, OSError, UnicodeDecodeError) as error:
-            problems.append(str(error))
-            config = {}
-        if not problems and (not isinstance(config, dict) or config.get("task") not in TASKS):
-            return None
+    problems: list[str] = []
+    config = _config(folder, problems) if "config.yaml" in files else {"task": "evaluate"}
+    if config is None:
+        return None
     results: list[Result] = []
     for name in sorted(filter(is_results, files)):
         try:
             results += load_results(folder / name)
         except UserError as error:
             problems.append(str(error).replace(str(folder) + os.sep, ""))
+    env = _facts(folder / "env.json", None, problems)
+    weights = _weights_metadata(folder / "encoder.safetensors", problems)
+    for name, model in (("recipe.json", RecipeFacts), ("details.json", ProbeDetails)):
+        _facts(folder / name, model, problems)
+    if problems:
+        results = []
     task = str(config.get("task", "unknown"))
     metrics = tuple(read_metrics(folder / "metrics.jsonl"))
     if "error.txt" in files:
@@ -182,41 +185,62 @@ def read_run(folder: Path, label: str, files: set[str]) -> ReportedRun | None:
         label,
         task,
         config,
-        _json(folder / "env.json"),
+        env,
         metrics,
         tuple(results),
-        _weights_metadata(folder / "encoder.safetensors"),
+        weights,
         "; ".join(problems),
     )
 
 
 def read_corpus(folder: Path, label: str) -> ReportedCorpus:
+    problems: list[str] = []
+    about = _facts(folder / "manifest.json", None, problems)
     if (folder / "audit.json").exists():
-        found = _json(folder / "audit.json")
-        problem = "" if found else "audit.json cannot be read"
-        return ReportedCorpus(folder, label, found, _json(folder / "manifest.json"), problem)
-    problem, found = "", {}
+        found = _facts(folder / "audit.json", AuditFacts, problems)
+        return ReportedCorpus(folder, label, found, about, "; ".join(problems))
+    found = {}
     if (folder / "manifest.csv").is_file():
         try:
             found = audit(Manifest.load(folder / "manifest.csv"), poses=False, content=False)
         except UserError as error:
-            problem = str(error).replace(str(folder) + os.sep, "")
-    return ReportedCorpus(folder, label, found, _json(folder / "manifest.json"), problem, counted=bool(found))
+            problems = [str(error).replace(str(folder) + os.sep, "")]
+    return ReportedCorpus(folder, label, found, about, "; ".join(problems), counted=bool(found))
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file; empty when it is absent or broken (a report shows what there is)."""
+def _config(folder: Path, problems: list[str]) -> dict[str, Any] | None:
+    """Return the configuration of a run, empty where it is broken; None where it is of something else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = parse_yaml((folder / "config.yaml").read_text(encoding="utf-8"), "config.yaml")
+        if not isinstance(config, dict) or config.get("task") not in TASKS:
+            return None
+        return check_facts(RunConfigFacts, config, "config.yaml")
+    except (UserError, OSError, ValueError, TypeError) as error:
+        problems.append(str(error))
         return {}
-    return content if isinstance(content, dict) else {}
 
 
-def _weights_metadata(path: Path) -> dict[str, str]:
+def _facts(path: Path, model: type[pydantic.BaseModel] | None, problems: list[str]) -> dict[str, Any]:
+    """Return the mapping in a json file, checked by a model; empty when it is absent, or broken: `problems` say how."""
+    try:
+        facts: dict[str, Any] = read_json(Facts, path)
+        return facts if model is None else check_facts(model, facts, str(path))
+    except FileNotFoundError:
+        return {}
+    except UserError as error:
+        problems.append(str(error).replace(str(path.parent) + os.sep, ""))
+        return {}
+
+
+def _weights_metadata(path: Path, problems: list[str]) -> dict[str, str]:
     """Read the metadata of a safetensors file without its weights, nor torch; empty when there is none."""
     try:
         with safe_open(path, framework="np") as file:
-            return dict(file.metadata() or {})
-    except (OSError, SafetensorError):
+            facts = dict(file.metadata() or {})
+        parse_json(list[dict[str, str]], facts.get("pretraining", "[]"), f"{path.name}: metadata 'pretraining'")
+    except FileNotFoundError:
         return {}
+    except (OSError, SafetensorError, UserError) as error:
+        problems.append(f"{path.name}: {one_line(error)}")
+        return {}
+    return facts

@@ -91,6 +91,7 @@ class _Forked:
 
 def _child(execute: Execute, arguments: list[str], log: Path, parent: int) -> None:
     """Run a command line in a forked process: output goes to the log, and the process ends with its parent."""
+    os.setsid()  # Ctrl-C reaches the launcher alone, which asks every stage once to save and end
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     end_with_parent(parent, signal.SIGTERM)  # it saves and ends
@@ -160,7 +161,7 @@ class _Started:
         return self.process.wait()
 
     def stop(self) -> None:
-        os.killpg(self.process.pid, signal.SIGTERM)
+        self.process.terminate()  # torchrun passes it on to its processes
 
 
 class Slurm:

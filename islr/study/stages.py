@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from islr.errors import DONE, INTERRUPTED, Interrupted, UserError
+from islr.evaluation.results import load_results
 from islr.processes.signals import StopSignal
 from islr.study.launchers import Launcher, StageJob
 
 LOST = ("failed", "skipped")  # states of stages without a result
+_RESULT = "result.json"
 _MOST_LAUNCHES = 100  # of a stage that keeps being interrupted, by a cluster's time limit for instance
 
 
@@ -41,6 +43,22 @@ class Stage:
     after: tuple[str, ...] = ()
     cost: float = 1.0
     settle: "Callable[[frozenset[str]], Stage] | None" = None
+
+    def check_result(self) -> None:
+        """Refuse a file under the name of the result that is empty or broken: it would count as done.
+
+        Raises:
+            UserError: Says what to delete.
+        """
+        if not self.done.exists():
+            return
+        try:
+            if self.done.name == _RESULT:
+                load_results(self.done)
+            elif not self.done.stat().st_size:
+                raise UserError(f"{self.done} is empty")
+        except UserError as error:
+            raise UserError(f"{error}; delete it to run {self.name} again") from error
 
 
 @dataclass(frozen=True)
@@ -77,10 +95,12 @@ def run_stages(
         report: Called with one line when a stage ends.
 
     Raises:
-        UserError: Stages need each other in a circle, or a name that does not exist.
+        UserError: Stages need each other in a circle, or a name that does not exist; or a result is broken.
         Interrupted: A stop signal came; the running stages have saved and ended.
     """
     _check(stages)
+    for stage in stages:
+        stage.check_result()
     logs.mkdir(parents=True, exist_ok=True)
     return _StageRunner(stages, launcher, logs, at_once, report).run()
 

@@ -12,7 +12,7 @@ import pydantic
 from islr.errors import UserError
 from islr.files import write_atomic
 from islr.training.wandb_run import WandbRun
-from islr.untrusted.json_files import Count, check_facts, parse_json
+from islr.untrusted.json_files import Count, Number, check_facts, parse_json
 
 METRICS = "metrics.jsonl"
 
@@ -88,10 +88,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 class _Row(pydantic.BaseModel, extra="allow"):
     """What every row of metrics has; its other values are numbers, finite or not."""
 
-    __pydantic_extra__: dict[str, float | bool | str | None]
+    __pydantic_extra__: dict[str, float | bool]
     kind: str
     step: Count
-    epoch: float = 0.0
+    epoch: Number = 0.0
 
 
 class Throughput:

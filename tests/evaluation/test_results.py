@@ -84,7 +84,8 @@ def test_a_file_holds_one_provenance(tmp_path: Path) -> None:
         ("{", "not valid json"),
         ("[]", "not a results file"),
         ('{"version": 9, "provenance": {}, "results": []}', "version 9"),
-        ('{"version": 1, "provenance": {}, "results": []}', "protocol"),
+        ('{"version": 1, "provenance": {}, "results": []}', "holds no result"),
+        ('{"version": 1, "provenance": {}, "results": [{}]}', "protocol"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, text: str | None, words: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from islr.errors import Interrupted, UserError
+from islr.processes.signals import StopSignal
 from islr.study.launchers import Processes
 from islr.study.stages import Stage, run_stages
 
@@ -84,3 +85,54 @@ def test_a_stage_that_waits_for_all_makes_do_with_what_there_is(tmp_path: Path) 
         assert outcomes[0].stage.done.name == made
         assert outcomes[0].stage.done.exists()
     assert [outcome.state for outcome in outcomes] == ["done", "already done", "done"]
+
+
+def _save_slowly(arguments: list[str]) -> int:
+    """A stage whose steps take a second and a half, and which saves where it is told to stop."""
+    path = Path(arguments[1])
+    with StopSignal() as stop:
+        path.with_suffix(".began").touch()
+        while not stop.received:
+            time.sleep(0.02)
+        time.sleep(1.5)
+        path.with_suffix(".saved").touch()
+    return 75
+
+
+def test_ctrl_c_reaches_a_stage_once_and_it_saves(tmp_path: Path) -> None:
+    launcher = os.fork()
+    if launcher == 0:
+        os.setsid()
+        try:
+            run_stages([_stage(tmp_path, "slow")], Processes(_save_slowly), tmp_path / "logs", 1, lambda line: None)
+        except Interrupted:
+            os._exit(75)
+        os._exit(1)
+    while not (tmp_path / "slow.began").exists():
+        time.sleep(0.02)
+    os.killpg(launcher, signal.SIGINT)  # as a terminal does
+    _, status = os.waitpid(launcher, 0)
+    assert os.waitstatus_to_exitcode(status) == 75
+    assert (tmp_path / "slow.saved").exists()
+
+
+def test_one_request_may_come_as_several_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with StopSignal() as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.received
+        assert not ended
+        monkeypatch.setattr("islr.processes.signals._SAME_REQUEST_S", 0.0)
+        signal.raise_signal(signal.SIGTERM)
+    assert ended == [128 + signal.SIGTERM]
+
+
+def test_an_emptied_result_is_not_a_result(tmp_path: Path) -> None:
+    done = tmp_path / "result.json"
+    stage = Stage("a", ("write", str(done)), done)
+    for content in ("", "{}", '{"version": 1, "provenance": {}, "results": []}'):
+        done.write_text(content)
+        with pytest.raises(UserError, match=r"result\.json.*delete it to run a again"):
+            run_stages([stage], Processes(_execute), tmp_path / "logs", 1)

@@ -27,7 +27,8 @@ TEXTS = {
     "whole number": ("!!int x", "a value that does not fit its YAML tag"),
     "number": ("!!float {}", "not valid YAML|does not fit its YAML tag"),
     "date": ("!!timestamp x", "a value that does not fit its YAML tag"),
-    "NUL": (r'run: {out: "a\0b"}', "a NUL character"),
+    "NUL": (r'run: {out: "a\0b"}', "a NUL or half a character"),
+    "half a character": (r'name: "\ud83e"', "a NUL or half a character"),
     "no date": ("2026-13-45", "a value that does not fit its YAML tag"),
 }
 

@@ -84,7 +84,7 @@ class ClipPictures:
 def _manifests(config: dict[str, object]) -> list[str]:
     data = config.get("data")
     named = data.get("manifest") if isinstance(data, dict) else None
-    return [named] if isinstance(named, str) else [str(path) for path in named or ()]
+    return [named] if isinstance(named, str) else [str(path) for path in named] if isinstance(named, list) else []
 
 
 def _sign(manifest: Manifest, clip: Clip) -> str:

@@ -1,6 +1,7 @@
 """Lineage of each model: corpus, pre-training, fine-tuning, score."""
 
 import json
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -78,18 +79,15 @@ def _steps(p: Provenance) -> list[tuple[str, str, str]]:
 
 def _clips_of_stage(stage: dict[str, str]) -> str:
     words = f"on {stage.get('manifest', '?')}, {clips_words(stage.get('clips', '?'))} clips"
-    if int(stage.get("left_out", "0")):
+    if stage.get("left_out", "0") != "0":
         words += f", {stage['left_out']} left out because they choose or score models"
     return f"{words}, transductive: includes clips that score it" if stage.get("transductive") else words
 
 
 def clips_words(n: str) -> str:
-    return text.count(int(n)) if n.isdigit() else n
+    return text.count(int(n)) if re.fullmatch(r"[0-9]{1,15}", n) else n
 
 
 def _stages(run: ReportedRun) -> list[dict[str, str]]:
-    try:
-        stages = json.loads(run.weights.get("pretraining", "[]"))
-    except ValueError:
-        return []
-    return [stage for stage in stages if isinstance(stage, dict)]
+    stages: list[dict[str, str]] = json.loads(run.weights.get("pretraining", "[]"))
+    return stages

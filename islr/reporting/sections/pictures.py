@@ -20,6 +20,7 @@ LOSSLESS = 101  # quality of WebP; above 100 means lossless
 
 
 PHOTO = 85  # quality of WebP
+_WEBP_SIDE = 16383  # pixels that the format has room for
 
 
 def section(gathered: Gathered) -> Section | None:
@@ -82,6 +83,8 @@ def _strip(panel: np.ndarray) -> bytes:
 
 def webp(picture: np.ndarray, quality: int) -> bytes:
     """A BGR or BGRA picture as WebP, which keeps pages small and every current browser shows."""
+    if max(picture.shape[:2]) > _WEBP_SIDE:
+        raise ValueError(f"a picture of {picture.shape[1]} x {picture.shape[0]} pixels is too large for a page")
     ok, encoded = cv2.imencode(".webp", picture, [cv2.IMWRITE_WEBP_QUALITY, quality])
     assert ok
     return encoded.tobytes()

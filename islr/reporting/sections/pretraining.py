@@ -80,12 +80,13 @@ def _features(runs: Sequence[ReportedRun]) -> list[Block]:
     blocks: list[Block] = []
     rows = []
     for run in runs:
-        evaluations = [row for row in run.metrics if row.get("kind") == "val" and "feature_rank" in row]
+        needed = {"feature_rank", "feature_spread"}
+        evaluations = [row for row in run.metrics if row["kind"] == "val" and needed <= row.keys()]
         if len(evaluations) < 2:
             continue
         first, last = evaluations[0], evaluations[-1]
         if any(one.get("collapsed") for one in evaluations):
-            epoch = next(one["epoch"] for one in evaluations if one.get("collapsed"))
+            epoch = next(one.get("epoch", 0.0) for one in evaluations if one.get("collapsed"))
             blocks.append(Notice(f"{run.name}: the features had collapsed at epoch {epoch:g}.", "warning"))
         waits = run.rows("train", "data_wait")[1]
         votes = [f"{text.percent(one['knn_top1'])} %" if "knn_top1" in one else "" for one in (first, last)]
