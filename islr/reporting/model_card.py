@@ -1,12 +1,14 @@
 """The model card beside exported weights: architecture, training, results, intended use."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pydantic
+
 from islr.evaluation.results import Result, load_results
-from islr.models.weights import read_metadata
+from islr.models.weights import arguments_in, read_metadata, stages_in
 from islr.reporting.document import text
+from islr.untrusted.json_files import parse_json
 
 FACTS = (("recipe", "recipe"), ("config_hash", "configuration"), ("seed", "seed"), ("commit", "code"))
 
@@ -31,39 +33,57 @@ def model_card(run_folder: Path, files: Sequence[Path]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+class _Spec(pydantic.BaseModel, extra="allow"):
+    """What a card says of an encoder's input."""
+
+    modality: str
+    frames: int
+    size: int = 0
+    channels: str = ""
+    mean: list[float] = []
+    std: list[float] = []
+
+
+def _spec(facts: Mapping[str, str]) -> _Spec:
+    found: _Spec = parse_json(_Spec, facts.get("input_spec", "{}"), "metadata 'input_spec'")
+    return found
+
+
 def _architecture(facts: Mapping[str, str], files: Sequence[Path]) -> str:
-    spec = json.loads(facts["input_spec"])
-    arguments = json.loads(facts["arguments"])
+    spec = _spec(facts)
+    arguments = arguments_in(facts, files[-1])
     built = ", ".join(f"{key}={value!r}" for key, value in sorted(arguments.items()))
     lines = [
         "## Model",
         "",
         f"- Files: {', '.join(f'`{file.name}`' for file in files)}; their metadata is beside them as json.",
-        f"- Architecture: `create_model({facts['architecture']!r}{f', {built}' if built else ''})`.",
+        f"- Architecture: `create_model({facts.get('architecture', '')!r}{f', {built}' if built else ''})`.",
     ]
-    if spec["modality"] == "video":
+    if spec.modality == "video":
         lines.append(
-            f"- Input: {spec['frames']} frames of {spec['size']} x {spec['size']} pixels, {spec['channels'].upper()}, "
-            f"scaled to 0..1, then mean {spec['mean']} and standard deviation {spec['std']} per channel."
+            f"- Input: {spec.frames} frames of {spec.size} x {spec.size} pixels, {spec.channels.upper()}, "
+            f"scaled to 0..1, then mean {spec.mean} and standard deviation {spec.std} per channel."
         )
     else:
-        lines.append(f"- Input: {spec['frames']} poses of 75 points (x, y, detected), normalised by this project.")
+        lines.append(f"- Input: {spec.frames} poses of 75 points (x, y, detected), normalised by this project.")
     if "classes" in facts:
-        lines.append(f"- Output: scores of {len(json.loads(facts['classes'])):,} classes, listed in the metadata.")
+        classes: list[str] = parse_json(list[str], facts["classes"], "metadata 'classes'")
+        lines.append(f"- Output: scores of {len(classes):,} classes, listed in the metadata.")
     return "\n".join(lines)
 
 
 def _training(facts: Mapping[str, str], results: Sequence[Result]) -> str:
     lines = ["## Training", ""]
-    stages = json.loads(facts.get("pretraining", "[]"))
+    stages = stages_in(facts, "the weights")
     lines += [
         f"{number}. {stage.get('recipe', '?')} on {stage.get('manifest', '?')}: {stage.get('clips', '?')} clips, "
         f"fingerprint `{stage.get('fingerprint', '')}`"
         for number, stage in enumerate(stages, 1)
     ] or ["No pre-training: random initialisation."]
     if "source" in facts:
-        source = json.loads(facts["source"])
-        lines += ["", f"Imported from `{source['file']}` (sha256 `{source['sha256']}`), {source['project']}."]
+        source: dict[str, str] = parse_json(dict[str, str], facts["source"], "metadata 'source'")
+        file, sha, project = (source.get(key, "?") for key in ("file", "sha256", "project"))
+        lines += ["", f"Imported from `{file}` (sha256 `{sha}`), {project}."]
     shown = dict(facts)
     if results:
         record = results[0].provenance
@@ -96,7 +116,7 @@ def _scores(results: Sequence[Result]) -> str:
 
 
 def _use(facts: Mapping[str, str], results: Sequence[Result]) -> str:
-    spec = json.loads(facts["input_spec"])
+    spec = _spec(facts)
     whole = "a whole clip of one sign" if "classes" in facts else "a clip"
     lines = [
         "## Use and limits",
@@ -106,7 +126,7 @@ def _use(facts: Mapping[str, str], results: Sequence[Result]) -> str:
         "",
         "- The results hold for signers, cameras and signs like those of the corpora above; others were not measured.",
         "- It distinguishes left from right unless its configuration has `flip`."
-        if spec["modality"] == "video"
+        if spec.modality == "video"
         else "- It depends on the pose estimator: in frames without detected hands it cannot see the sign.",
         "- The terms of the corpora it was trained on apply to it; check them before passing it on.",
     ]
