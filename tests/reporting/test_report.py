@@ -326,9 +326,9 @@ def test_broken_files_are_named_and_break_nothing(tmp_path: Path, runs: Path) ->
     read = words(build_report([root], tmp_path / "report.html").read_text())
     assert "The predictions of finetune/maskfeat were left out" in read
     assert "not compared: no predictions.csv of maskfeat" in read
-    assert "result.json: not a JSON file" in read
+    assert "result.json: not valid json" in read
     assert "The pictures of pretrain/maskfeat cannot be read" in read
-    assert "audit.json cannot be read" in read
+    assert "audit.json: not valid json" in read
     assert "The sample sheet of corpus cannot be read" in read
     assert "config.yaml: line 1: not valid YAML" in read
 

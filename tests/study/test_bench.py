@@ -117,7 +117,9 @@ def test_the_plan_counts_clips_and_time(tree: dict[str, Any]) -> None:
     assert "2 of 3 stages" in lines[-1]  # both fine-tunings
     folder = grid.runs[pretrain.name]
     folder.mkdir(parents=True)
-    (folder / "metrics.jsonl").write_text('{"kind": "train", "clips_per_s": 9.0}\n{"kind": "tr')  # cut short by a kill
+    (folder / "metrics.jsonl").write_text(
+        '{"kind": "train", "step": 1, "clips_per_s": 9.0}\n{"kind": "tr'
+    )  # cut short by a kill
     assert any(re.search("18 clips +2 s$", line) for line in plan(config, grid))  # measured beats declared
     tree["corpora"]["more"]["synth"]["sings"] = 4
     with pytest.raises(UserError, match="no option of islr synth: sings"):
