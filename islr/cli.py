@@ -3,6 +3,7 @@
 It imports inside its commands, so that `--help` answers at once.
 """
 
+import fnmatch
 import importlib
 import json
 import sys
@@ -19,6 +20,7 @@ from islr.commands.data import data_app
 from islr.commands.evaluation import evaluate_command, finetune_command, report_command
 from islr.commands.models import models_command, weights_app
 from islr.commands.synth import synth_command
+from islr.config_files import TASKS, read_task, read_tree, shipped_configs, title_of
 from islr.errors import DONE, FAILED, INTERRUPTED, WRONG_INPUT, Interrupted, ProcessLost, RunFailed, UserError
 from islr.logs import of_other_rank, print_anywhere, show_logs
 
@@ -28,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # importing rich takes longer than everything else that `--help` needs
-    context_settings={"max_content_width": 120},
+    context_settings={"max_content_width": 120, "help_option_names": ["-h", "--help"]},
     help="Pre-train, fine-tune, probe and report on encoders for isolated sign language recognition.",
 )
 config_app = typer.Typer(no_args_is_help=True, help="Inspect configurations.")
@@ -143,7 +145,6 @@ def check(
 def _subject(where: str, overrides: list[str]) -> Any:
     """Return what the checks need of a configuration, by its task."""
     from islr.config import validate
-    from islr.config_files import read_tree
 
     tree = read_tree(where, overrides)
     if tree.get("task") == "pretrain":
@@ -159,22 +160,24 @@ def _subject(where: str, overrides: list[str]) -> Any:
 
 def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
     """Pre-train an encoder. On several GPUs: torchrun --nproc-per-node N -m pretrain CONFIG."""
-    from islr.config import load_config
+    tree = read_task("pretrain", config, overrides or [])
+    from islr.config import validate
     from pretrain.run import ENCODER, PretrainConfig, run_pretrain
 
-    resolved = load_config(PretrainConfig, config, overrides or [])
+    resolved = validate(PretrainConfig, tree, config)
     run_pretrain(resolved)
     print_once(Path(resolved.run.out) / ENCODER)
 
 
 def probe(config: ConfigFile, overrides: Overrides = None) -> None:
     """Probe frozen encoders for phonological features."""
-    from islr.config import load_config
+    tree = read_task("probe", config, overrides or [])
+    from islr.config import validate
     from probe.config import ProbeConfig
     from probe.run import run_probe
     from probe.tables import render
 
-    print(render(run_probe(load_config(ProbeConfig, config, overrides or []))))
+    print(render(run_probe(validate(ProbeConfig, tree, config))))
 
 
 def bench(
@@ -185,13 +188,14 @@ def bench(
     ] = False,
 ) -> None:
     """Run a grid of recipes x data regimes x seeds and report on it. The same command continues a stopped grid."""
-    from islr.config import load_config
+    tree = read_task("bench", config, overrides or [])
+    from islr.config import validate
     from islr.study.bench import plan as plan_of
     from islr.study.bench import run_bench
     from islr.study.config import GridConfig
     from islr.study.expand import expand
 
-    grid = load_config(GridConfig, config, overrides or [])
+    grid = validate(GridConfig, tree, config)
     if plan:
         print("\n".join(plan_of(grid, expand(grid, schema_of))))
         return
@@ -243,15 +247,26 @@ def config_schema(
     print(json.dumps(schema_of(task).model_json_schema(), indent=1))
 
 
+@config_app.command("list")
+def config_list(
+    pattern: Annotated[str, typer.Argument(help="shell pattern of names, as 'smoke/*' or '*maskfeat*'")] = "*",
+) -> None:
+    """List the shipped configurations by name, with what each is for."""
+    found = {name: title_of(file) for name, file in shipped_configs().items() if fnmatch.fnmatch(name, pattern)}
+    if not found:
+        raise UserError(f"no shipped configuration is called '{pattern}'; `islr config list` lists all")
+    width = max(map(len, found))
+    print("\n".join(f"{name:{width}}  {title}" for name, title in found.items()))
+
+
 @config_app.command("show")
 def config_show(config: ConfigFile, overrides: Overrides = None) -> None:
     """Print a configuration with its base files, overrides and defaults resolved."""
     from islr.config import dump_yaml, validate
-    from islr.config_files import read_tree
 
     tree = read_tree(config, overrides or [])
     task = tree.get("task")
-    if task not in ("pretrain", "finetune", "probe", "bench"):
+    if task not in TASKS:
         raise UserError(f"{config}: key 'task' must be pretrain, finetune, probe or bench, not {task!r}")
     print(dump_yaml(validate(schema_of(task), tree, config)), end="")
 

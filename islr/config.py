@@ -117,7 +117,12 @@ def _explain(schema: type[Config], error: pydantic.ValidationError, tree: Mappin
     if first["type"] == "extra_forbidden":
         names = sorted({name for group in groups[-1:] for name in group.model_fields})
         near = difflib.get_close_matches(parts[-1], names, n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"known keys here: {', '.join(names)}"
+        deeper = [] if near else sorted(_paths_to(schema, parts[-1], tree))
+        hint = (
+            f"did you mean '{' or '.join(near or deeper)}'?"
+            if near or deeper
+            else f"known keys here: {', '.join(names)}"
+        )
         return f"unknown key '{key}'; {hint}"
     if first["type"] == "missing":
         return f"key '{key}' is required and not set"
@@ -133,6 +138,17 @@ def _models_in(annotation: Any) -> Iterator[type[Config]]:
     elif get_origin(annotation) in (Union, types.UnionType, Annotated, list, tuple, dict):
         for inner in get_args(annotation):
             yield from _models_in(inner)
+
+
+def _paths_to(schema: type[Config], leaf: str, tree: Any, above: str = "") -> Iterator[str]:
+    """Yield the full names of the keys that are called `leaf` inside the groups of a configuration."""
+    for name, field in schema.model_fields.items():
+        if name == leaf and above:
+            yield above + name
+        part = tree.get(name) if isinstance(tree, Mapping) else None
+        choices = [marker for marker in field.metadata if isinstance(marker, ChosenByName)]
+        for inner in [choice.of(part) for choice in choices if part] or _models_in(field.annotation):
+            yield from _paths_to(inner, leaf, part, f"{above}{name}.")
 
 
 def _groups_along(schema: type[Config], parts: Sequence[str], tree: Any) -> Iterator[type[Config]]:

@@ -12,6 +12,7 @@ import yaml
 
 from islr.errors import UserError, one_line
 
+TASKS = ("pretrain", "finetune", "probe", "bench")
 SWEEPS = "sweeps"  # folder of files that `wandb sweep` reads
 BASE_KEY = "base"
 _DEEPEST, _LONGEST_CHAIN = 60, 32  # groups inside groups, and `base:` files
@@ -118,6 +119,30 @@ def shipped_configs() -> dict[str, Path]:
             files = [file for file in sorted(root.rglob("*.yaml")) if file.parent.name != SWEEPS]
             return {file.relative_to(root).as_posix(): file for file in files}
     return {}
+
+
+def title_of(path: Path) -> str:
+    """Return what a config file is for: the first sentence of the comment that it begins with."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#") or re.match(r"#\s*(Command|Hardware|Data|Batch|Departs)", line):
+            break
+        lines.append(line.removeprefix("#").strip())
+    return re.split(r"(?<=[^.A-Z][.]) ", " ".join(lines))[0].removesuffix(".")
+
+
+def read_task(task: str, path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """As `read_tree`, for a command that runs one task; it is refused before anything slow is imported.
+
+    Raises:
+        UserError: As `read_tree`, and the configuration is one of another task.
+    """
+    tree = read_tree(path, overrides)
+    given = tree.get("task", task)
+    if given != task:
+        other = f"; `islr {given} {path}` runs it" if given in TASKS else ""
+        raise UserError(f"{path}: a configuration of task {given!r}, not {task!r}{other}")
+    return tree
 
 
 def read_tree(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import yaml
 from support.tiny_runs import FINETUNE, PRETRAIN, write_config
 
 from islr.cli import run
+from islr.config_files import shipped_configs
 from islr.data.manifest import Manifest
 from islr.evaluation.results import load_results
 from islr.models.weights import read_metadata
@@ -208,6 +209,22 @@ def test_schema_and_resolved_config(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["config", "show", "smoke/maskfeat.yaml", "optim.lr=3e-4"]) == 0
     shown: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
     assert shown["optim"]["lr"] == 0.0003
+
+
+def test_every_shipped_configuration_is_listed_with_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["config", "list"]) == 0
+    listed = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert listed.keys() == shipped_configs().keys()
+    assert listed["smoke/dpc.yaml"] == "SL-DPC of a tiny ST-GCN on the embedded corpus's exact poses"
+    assert run(["config", "list", "smoke/*dpc*"]) == 0
+    assert capsys.readouterr().out.split()[0] == "smoke/dpc.yaml"
+    assert run(["config", "list", "nothing*"]) == 2
+
+
+@pytest.mark.parametrize("task", ["finetune", "probe", "bench"])
+def test_a_configuration_of_another_task_names_its_command(task: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([task, "smoke/dpc.yaml"]) == 2
+    assert f"'pretrain', not '{task}'; `islr pretrain smoke/dpc.yaml` runs it" in _error(capsys)
 
 
 def test_works_outside_the_checkout(

@@ -75,6 +75,7 @@ def test_config_is_frozen(tmp_path: Path) -> None:
     ("override", "message"),
     [
         ("optim.epoch=3", "unknown key 'optim.epoch'; did you mean 'epochs'?"),
+        ("lr=0.5", "unknown key 'lr'; did you mean 'optim.lr'?"),
         ("recipe.mask_ration=0.5", "unknown key 'recipe.mask_ration'"),
         ("recipe.name=maskfeet", "maskfeat"),
         ("optim.lr=fast", "optim.lr: .*number.*'fast'"),

@@ -7,15 +7,17 @@ from typing import Annotated, Any, Literal
 import typer
 
 from islr.commands.arguments import ConfigFile, Overrides, print_once
+from islr.config_files import read_task
 
 
 def finetune_command(config: ConfigFile, overrides: Overrides = None) -> None:
     """Fine-tune an encoder, select on val, and score test once."""
-    from islr.config import load_config
+    tree = read_task("finetune", config, overrides or [])
+    from islr.config import validate
     from islr.evaluation.finetune import run_finetune
     from islr.evaluation.finetune_config import FinetuneConfig
 
-    resolved = load_config(FinetuneConfig, config, overrides or [])
+    resolved = validate(FinetuneConfig, tree, config)
     _print_results(run_finetune(resolved))
 
 
