@@ -58,6 +58,10 @@ def poses_extract(
     videos: Annotated[Path, typer.Argument(help="manifest.csv, or a folder of videos")],
     out: Annotated[Path, typer.Argument(help="folder to write <clip>.npz and outcomes.csv to")],
     python: Annotated[Path | None, typer.Option(help="interpreter of an environment with MediaPipe")] = None,
+    complexity: Annotated[int, typer.Option(min=0, max=2, help="of the body's model; 0 and 2 need --model")] = 1,
+    model: Annotated[
+        Path | None, typer.Option(help="pose_landmark_lite.tflite or pose_landmark_heavy.tflite, for complexity 0 or 2")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="processes; each keeps about two cores busy")] = 1,
     overwrite: Annotated[bool, typer.Option(help="extract clips again that are already extracted")] = False,
 ) -> None:
@@ -72,7 +76,16 @@ def poses_extract(
         raise UserError("no environment with MediaPipe was given; make one as above and pass --python")
     corpus = Manifest.load(videos) if videos.suffix.lower() == ".csv" else videos
     with ProgressBar("extracting poses", 0) as bar:
-        folder = extract(corpus, out, python=python, workers=workers, overwrite=overwrite, progress=bar.callback)
+        folder = extract(
+            corpus,
+            out,
+            python=python,
+            complexity=complexity,
+            model=model,
+            workers=workers,
+            overwrite=overwrite,
+            progress=bar.callback,
+        )
     _print_outcomes(folder)
 
 

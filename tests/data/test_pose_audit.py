@@ -193,7 +193,7 @@ def test_poses_are_guarded_as_clips_are(tmp_path: Path, odd: str) -> None:
     with pytest.raises(DecodeError, match=reason):
         clip_pose(manifest, manifest.clips[0])
     if odd == "pipe":
-        with pytest.raises(UserError, match="a plain file"):
+        with pytest.raises(UserError, match="not a regular file"):
             read_pose(root / "a.npz")
 
 

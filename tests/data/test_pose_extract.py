@@ -21,6 +21,7 @@ from islr.data.poses.folder import PoseFolder
 from islr.data.poses.pose import LEFT_HAND, RIGHT_HAND, read_pose
 from islr.data.video.decode import VideoInfo
 from islr.errors import UserError
+from islr.files import file_sha256
 
 STAND_IN = """
 import os, sys, time
@@ -30,7 +31,10 @@ print("a message on standard output that must not end up in the answer")
 
 class Holistic:
     def __init__(self, static_image_mode, model_complexity):
-        assert (static_image_mode, model_complexity) == (False, 1)
+        folder = os.path.join(os.path.dirname(__file__), "modules", "pose_landmark")
+        models = os.listdir(folder) if os.path.isdir(folder) else []
+        names = {0: ["pose_landmark_lite.tflite"], 1: [], 2: ["pose_landmark_heavy.tflite"]}
+        assert (static_image_mode, models) == (False, names[model_complexity])
         self.frames = 0
     def __enter__(self):
         return self
@@ -178,6 +182,27 @@ def test_wrong_environments_are_one_line(python: Path, tmp_path: Path, monkeypat
     (python.parent / "mediapipe.py").write_text("raise ImportError('no such thing')")
     with pytest.raises(UserError, match=r"no working MediaPipe \(ImportError: no such thing\); run `.*pip install"):
         check_environment(python)
+
+
+def test_other_complexities_take_their_model_by_path(python: Path, videos: Path, tmp_path: Path) -> None:
+    model = tmp_path / "downloaded.tflite"
+    model.write_bytes(b"heavy")
+    (videos / "broken.mp4").unlink()
+    extract(videos, tmp_path / "out", python=python, complexity=2, model=model)
+    made_by = f"mediapipe {VERSION} holistic, complexity 2, model sha256 {file_sha256(model)[:12]}"
+    assert read_pose(tmp_path / "out" / "a.npz").made_by == made_by
+    extract(videos, tmp_path / "out", python=python, complexity=2, model=model, overwrite=True)  # it is there by now
+    model.write_bytes(b"other")
+    again = extract(videos, tmp_path / "other", python=python, complexity=2, model=model)
+    assert "is another model than" in again.rows["a"].detail
+    for complexity, given, message in (
+        (2, None, "needs its model, pose_landmark_heavy.tflite"),
+        (0, tmp_path / "absent", "needs its model, pose_landmark_lite.tflite"),
+        (1, model, "the model of 1 is inside MediaPipe"),
+        (3, None, "--complexity is 0, 1 or 2"),
+    ):
+        with pytest.raises(UserError, match=message):
+            extract(videos, tmp_path / "out", python=python, complexity=complexity, model=given)
 
 
 def test_names_that_would_be_one_file_are_refused(python: Path, videos: Path, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import subprocess
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO
@@ -27,9 +27,11 @@ from islr.data.video.decode import VideoInfo, decode, probe_video
 from islr.data.video.guard import DecodeError
 from islr.data.video.scan import find_videos
 from islr.errors import UserError
+from islr.files import file_sha256
 
 VERSION = "0.10.21"  # the last releases with the models inside the package; later ones download theirs
 MADE_BY = f"mediapipe {VERSION} holistic"
+MODELS = {0: "pose_landmark_lite.tflite", 1: "", 2: "pose_landmark_heavy.tflite"}  # by complexity; 1 is in the package
 HOW_TO = f"""\
 MediaPipe needs an environment of its own (Python 3.9 to 3.12; it cannot share one with this suite):
 
@@ -92,6 +94,8 @@ def extract(
     out: str | Path,
     *,
     python: str | Path,
+    complexity: int = 1,
+    model: str | Path | None = None,
     workers: int = 1,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -102,6 +106,9 @@ def extract(
         videos: A manifest (its readable clips, each over its time range) or a folder of videos.
         out: The folder to write; a second run adds what is missing and retries what failed.
         python: Interpreter of an environment with MediaPipe.
+        complexity: Of the body's model: 0, 1 or 2.
+        model: The model's file (see MODELS) for complexity 0 and 2; it is copied into the environment of MediaPipe, as
+            MediaPipe's own download would do.
         workers: Processes; each uses about two cores.
         overwrite: Also estimate poses that exist already.
         progress: Called with (clips done, clips in all).
@@ -109,20 +116,21 @@ def extract(
     Raises:
         UserError: The environment or the input cannot be used.
     """
+    options, made_by = _settings(complexity, model)
     check_environment(python)
     jobs = _jobs(videos)
     folder = PoseFolder(out)
     todo = [job for job in jobs if overwrite or not folder.has(job.clip_id)]
     done = len(jobs) - len(todo)
     idle: SimpleQueue[HolisticProcess] = SimpleQueue()
-    extractors = [HolisticProcess(python) for _ in range(min(workers, len(todo)))]
+    extractors = [HolisticProcess(python, options) for _ in range(min(workers, len(todo)))]
     for extractor in extractors:
         idle.put(extractor)
 
     def run(job: _PoseJob) -> Pose:
         extractor = idle.get()
         try:
-            return _pose_of(job, extractor)
+            return replace(_pose_of(job, extractor), made_by=made_by)
         finally:
             idle.put(extractor)
 
@@ -132,9 +140,9 @@ def extract(
         for future in as_completed(futures):
             job = futures.pop(future)
             try:
-                folder.put(job.clip_id, future.result(), source=job.path.name, made_by=MADE_BY)
+                folder.put(job.clip_id, future.result(), source=job.path.name, made_by=made_by)
             except (DecodeError, ExtractorError, UserError) as error:
-                folder.fail(job.clip_id, _reason(error), source=job.path.name, made_by=MADE_BY)
+                folder.fail(job.clip_id, _reason(error), source=job.path.name, made_by=made_by)
             done += 1
             if progress is not None:
                 progress(done, len(jobs))
@@ -144,6 +152,27 @@ def extract(
             extractor.stop()
         folder.save()
     return folder
+
+
+def _settings(complexity: int, model: str | Path | None) -> tuple[list[str], str]:
+    """Return the script's options, and the program that poses are recorded to be made by.
+
+    Raises:
+        UserError: The complexity does not exist, or its model is missing or not needed.
+    """
+    if complexity not in MODELS:
+        raise UserError(f"--complexity is 0, 1 or 2, not {complexity}")
+    if complexity == 1:
+        if model is not None:
+            raise UserError("--model is for --complexity 0 and 2; the model of 1 is inside MediaPipe")
+        return [], MADE_BY
+    name = MODELS[complexity]
+    if model is None or not Path(model).is_file():
+        raise UserError(
+            f"--complexity {complexity} needs its model, {name}, which MediaPipe lacks: give its path as --model"
+        )
+    made_by = f"{MADE_BY}, complexity {complexity}, model sha256 {file_sha256(model)[:12]}"
+    return [f"--complexity={complexity}", f"--model={Path(model).resolve()}", f"--name={name}"], made_by
 
 
 def _jobs(videos: Manifest | str | Path) -> list[_PoseJob]:
@@ -179,14 +208,16 @@ def _pose_of(job: _PoseJob, extractor: "HolisticProcess") -> Pose:
     step = max(1, _CHUNK_BYTES // (info.width * info.height * 3))
     chunks = [(first, min(first + step, info.frames)) for first in range(0, info.frames, step)]
     found = extractor.find(info, (frames(*chunk) for chunk in chunks))
-    return Pose(found[:, :, :3], found[:, :, 3], info.fps, info.width, info.height, job.start or 0.0, MADE_BY)
+    return Pose(found[:, :, :3], found[:, :, 3], info.fps, info.width, info.height, job.start or 0.0)
 
 
 class HolisticProcess:
     """A process of MediaPipe Holistic, started on first use and again after a crash."""
 
-    def __init__(self, python: str | Path, start_s: float = _START_S, frame_s: float = _FRAME_S) -> None:
-        self._python, self._start_s, self._frame_s = python, start_s, frame_s
+    def __init__(
+        self, python: str | Path, options: Sequence[str] = (), start_s: float = _START_S, frame_s: float = _FRAME_S
+    ) -> None:
+        self._command, self._start_s, self._frame_s = _command(python, *options), start_s, frame_s
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
 
@@ -238,7 +269,7 @@ class HolisticProcess:
         if self._process is None:
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop(), with its process
             self._process = subprocess.Popen(
-                _command(self._python), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors
             )
         return self._process
 

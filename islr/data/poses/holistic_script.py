@@ -11,6 +11,7 @@ standard input; a line of json {"bytes"} and float32 [T, 75, 4] (x, y, z, confid
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -28,14 +29,29 @@ def main() -> None:
         legacy = hasattr(mediapipe, "solutions")
         answers.write(json.dumps({"mediapipe": mediapipe.__version__, "holistic": legacy}).encode() + b"\n")
         return
+    options = dict(word[2:].split("=", 1) for word in sys.argv[1:] if "=" in word)
+    if "model" in options:
+        _place(options["model"], Path(mediapipe.__file__).parent / "modules" / "pose_landmark" / options["name"])
+    complexity = int(options.get("complexity", "1"))
     while line := sys.stdin.buffer.readline():
-        # A new tracker for every clip, so that clips do not influence each other. Complexity 1 is the only one whose
-        # models are inside the package.
-        with mediapipe.solutions.holistic.Holistic(static_image_mode=False, model_complexity=1) as tracker:
+        # A new tracker for every clip, so that clips do not influence each other.
+        with mediapipe.solutions.holistic.Holistic(static_image_mode=False, model_complexity=complexity) as tracker:
             points = _clip(tracker, json.loads(line), sys.stdin.buffer).tobytes()
         answers.write(json.dumps({"bytes": len(points)}).encode() + b"\n")
         answers.write(points)
         answers.flush()
+
+
+def _place(model: str, place: Path) -> None:
+    """Put a model where MediaPipe looks for it; its own download would write the same file."""
+    content = Path(model).read_bytes()
+    if place.exists() and place.read_bytes() != content:
+        sys.exit(f"{place} is another model than {model}; move it away")
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = place.with_name(f"{place.name}.{os.getpid()}.partial")
+        partial.write_bytes(content)
+        partial.replace(place)
 
 
 def _clip(tracker: Any, clip: dict[str, int], frames: BinaryIO) -> np.ndarray:
