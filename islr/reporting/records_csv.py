@@ -1,11 +1,10 @@
 """All records of a report as CSV, each with its whole provenance."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 
 from islr.evaluation.results import Provenance, Result
+from islr.reporting.document.csv_text import csv_text
 from islr.reporting.gather import Gathered
 from islr.reporting.run_files import ReportedRun
 
@@ -21,7 +20,7 @@ def records_csv(gathered: Gathered) -> str:
     rows = [[*_HEAD, *keys, *Provenance.model_fields]]
     for run in gathered.runs:
         rows += [[*_values(run, record, keys), *_fields(record.provenance)] for record in run.results]
-    return _csv(rows)
+    return csv_text(rows)
 
 
 def compact_csv(gathered: Gathered) -> dict[str, str]:
@@ -47,7 +46,7 @@ def compact_csv(gathered: Gathered) -> dict[str, str]:
             records.append([*_values(run, record, keys), numbers[id(p)]])
     sources = [["provenance", *Provenance.model_fields]]
     sources += [[str(number), *_fields(p)] for number, p in enumerate(known, start=1)]
-    return {"records": _csv(records), "provenance": _csv(sources)}
+    return {"records": csv_text(records), "provenance": csv_text(sources)}
 
 
 def _group_keys(gathered: Gathered) -> list[str]:
@@ -71,9 +70,3 @@ def _values(run: ReportedRun, record: Result, keys: Sequence[str]) -> list[str]:
 def _fields(p: Provenance) -> list[str]:
     content = p.model_dump(mode="json")
     return [json.dumps(value) if isinstance(value, list | dict) else str(value) for value in content.values()]
-
-
-def _csv(rows: Sequence[Sequence[str]]) -> str:
-    out = io.StringIO(newline="")
-    csv.writer(out, lineterminator="\n").writerows(rows)
-    return out.getvalue()

@@ -158,10 +158,10 @@ def test_downloads_hold_the_numbers_unrounded(runs: Path, page: str) -> None:
     rows = list(csv.DictReader(io.StringIO(downloads["accuracy-synthetic-signs-test-split.csv"])))
     record = next(r for r in load_results(runs / "finetune" / "maskfeat" / "result.json") if r.metric == "top1")
     found = next(row for row in rows if row["Model"] == "maskfeat")
-    assert float(found["Top-1, %"]) == record.value
-    assert float(found["Top-1, % low"]) == record.ci_low
+    assert float(found["Top-1, fraction"]) == record.value
+    assert float(found["Top-1, fraction low"]) == record.ci_low
     gain = next(r for r in load_results(runs / "finetune" / "maskfeat" / "result.json") if r.metric == "dcg")
-    assert (float(found["DCG, %"]), float(found["DCG, % high"])) == (gain.value, gain.ci_high)
+    assert (float(found["DCG, fraction"]), float(found["DCG, fraction high"])) == (gain.value, gain.ci_high)
     tables = re.findall(r"<table", page)
     assert len(downloads) == len(tables) + 2  # and records.csv, provenance.csv
     known = {row["provenance"]: row for row in csv.DictReader(io.StringIO(downloads["provenance.csv"]))}

@@ -51,6 +51,17 @@ def test_csv_has_every_record_with_its_provenance(runs: Path, tmp_path: Path) ->
     assert {row["feature"] for row in rows} >= set(FEATURES)
 
 
+def test_no_cell_of_a_csv_runs_as_a_formula(runs: Path, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    shutil.copytree(runs, root)
+    path = root / "finetune" / "maskfeat" / "result.json"
+    path.write_text(path.read_text().replace('"name": "maskfeat"', '"name": "=HYPERLINK(1)"'))
+    rows = list(csv.reader(build_report([root], tmp_path / "r.csv").open()))
+    assert any("'=HYPERLINK(1)" in row for row in rows)
+    cells = [cell for row in rows for cell in row if cell.startswith(("=", "@", "+", "-"))]
+    assert all(float(cell) < 0 for cell in cells), "numbers stay numbers"
+
+
 def test_the_same_folders_give_the_same_bytes(runs: Path, tmp_path: Path) -> None:
     first, second = (build_report([runs], tmp_path / name).read_bytes() for name in ("a.html", "b.html"))
     assert first == second

@@ -3,10 +3,10 @@
 The sections are built once; `html`, `markdown`, `latex` and `csv` renderers each show what their format can.
 """
 
-import csv
-import io
 from dataclasses import dataclass
 from typing import Literal
+
+from islr.reporting.document.csv_text import csv_text
 
 _BROAD = 9  # columns
 
@@ -95,24 +95,19 @@ class ReportTable:
         return len(self.columns) > _BROAD
 
     def csv(self) -> str:
-        """The table as CSV, numbers unrounded and in the units of the records (fractions)."""
-        out = io.StringIO(newline="")
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(
-            [
-                name
-                for c in self.columns
-                for name in ([c.name, f"{c.name} low", f"{c.name} high"] if c.interval else [c.name])
-            ]
-        )
+        """The table as CSV, numbers unrounded; what the page shows in % and points are fractions and called so."""
+        lines: list[list[object]] = [[]]
+        for column in self.columns:
+            name = column.name.replace(", %", " %").replace(", points", " %").replace(" %", ", fraction")
+            lines[0] += [name, f"{name} low", f"{name} high"] if column.interval else [name]
         for row in self.rows:
             values: list[object] = []
             for column, cell in zip(self.columns, row, strict=True):
                 values.append(cell.text if cell.raw is None else cell.raw)
                 if column.interval:
                     values += ["" if bound is None else bound for bound in (cell.low, cell.high)]
-            writer.writerow(values)
-        return out.getvalue()
+            lines.append(values)
+        return csv_text(lines)
 
 
 @dataclass(frozen=True)
