@@ -101,6 +101,8 @@ def judge(predictors: Mapping[str, Trivial], logged: Mapping[str, float]) -> Ver
 
 
 def _collapse(logged: Mapping[str, float]) -> str:
+    if logged.get("collapsed"):
+        return "the features of all clips are nearly the same"
     perplexity = next((logged[name] for name in _PERPLEXITIES if name in logged), None)
     if perplexity is not None and perplexity < COLLAPSED_PERPLEXITY:
         return f"nearly all visual tokens are the same (perplexity {perplexity:.2f})"
@@ -118,13 +120,18 @@ def _collapse(logged: Mapping[str, float]) -> str:
 
 
 def end_values(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the mean of each training value over the end of a run, of the rows of its `metrics.jsonl`."""
+    """Return the mean of each training value over the end of a run, of the rows of its `metrics.jsonl`.
+
+    `collapsed` is that of the last evaluation of the features.
+    """
     values: dict[str, list[float]] = {}
     for row in rows:
         if row.get("kind") == "train":
             for name, value in row.items():
                 if isinstance(value, int | float) and math.isfinite(value):
                     values.setdefault(name, []).append(float(value))
+        elif "collapsed" in row:
+            values["collapsed"] = [float(row["collapsed"])]
     ends = {name: series[-max(1, round(len(series) * END)) :] for name, series in values.items()}
     return {name: sum(last) / len(last) for name, last in ends.items()}
 

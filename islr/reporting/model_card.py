@@ -77,7 +77,7 @@ def _training(facts: Mapping[str, str], results: Sequence[Result]) -> str:
     stages = stages_in(facts, "the weights")
     lines += [
         f"{number}. {stage.get('recipe', '?')} on {stage.get('manifest', '?')}: {stage.get('clips', '?')} clips, "
-        f"fingerprint `{stage.get('fingerprint', '')}`"
+        f"fingerprint `{stage.get('fingerprint', '')}`" + (f"; task {stage['pretext']}" if stage.get("pretext") else "")
         for number, stage in enumerate(stages, 1)
     ] or ["No pre-training: random initialisation."]
     if "source" in facts:

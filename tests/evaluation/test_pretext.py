@@ -45,6 +45,15 @@ def test_the_end_is_the_last_tenth_of_what_was_logged() -> None:
     assert "name" not in end_values(rows)
 
 
+def test_features_collapsed_at_the_end_count_and_earlier_ones_do_not() -> None:
+    looks = [{"kind": "val", "step": step, "collapsed": collapsed} for step, collapsed in ((0, 1.0), (9, 0.0))]
+    rows = [{"kind": "train", "loss": 1.0, "line": 2.0}, *looks]
+    predictors = {"line": Trivial("lines")}
+    assert str(judge(predictors, end_values(rows))) == "learned"
+    late = judge(predictors, end_values([*rows, {"kind": "val", "step": 10, "collapsed": 1.0}]))
+    assert str(late) == "not learned: the features of all clips are nearly the same"
+
+
 def test_predictors_are_the_same_after_a_file() -> None:
     predictors = {"line": LINE, "chance": CHANCE}
     assert from_json(json.loads(json.dumps(to_json(predictors)))) == predictors

@@ -337,14 +337,21 @@ def test_exported_weights_have_a_model_card(tmp_path: Path, capsys: pytest.Captu
     folder, out = tmp_path / "run", tmp_path / "out"
     folder.mkdir()
     encoder = create_model("placed_poses", frames=10)
-    stages = [{"recipe": "posemae", "manifest": "synth", "fingerprint": "c" * 64, "clips": "960"}]
+    stages = [{"recipe": "posemae", "manifest": "synth", "fingerprint": "c" * 64, "clips": "960", "pretext": "learned"}]
     facts = {"name": "PoseMAE", "recipe": "posemae", "pretraining": json.dumps(stages), "config_hash": "1" * 64}
     export_encoder(encoder, folder / "encoder.safetensors", facts | {"seed": "7", "commit": "2" * 40})
     assert run(["weights", "export", str(folder), str(out)]) == 0
     card = (out / "README.md").read_text()
     assert card.startswith("# PoseMAE\n")
     assert re.search(r"`create_model\('placed_poses', .*frames=10.*\)`", card)
-    for fact in ("1. posemae on synth: 960 clips", "1" * 64, "seed: `7`", "2" * 40, "needs a classifier trained on it"):
+    for fact in (
+        "1. posemae on synth: 960 clips",
+        "1" * 64,
+        "seed: `7`",
+        "2" * 40,
+        "needs a classifier trained on it",
+        "; task learned",
+    ):
         assert fact in card
     assert "## Results" not in card
     assert load_file(out / "encoder.safetensors").keys() == encoder.state_dict().keys()
