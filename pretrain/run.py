@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -125,16 +125,17 @@ def _train(
         evaluate=_monitor(config, exposure.monitored(), batches, run),
         evaluate_start=True,
     )
-    failed = trainer.train().failed
+    state = trainer.train()
     world.at("hashing the training clips")
     digests = world.gather(digest_clips(exposure.corpora(manifest), world.rank, world.size))
     world.at("writing the encoder")
     if world.main:
         verdict = judge(recipe.trivial_predictors, end_values(read_metrics(run.folder / METRICS)))
         logger.log(logging.WARNING if verdict.reasons else logging.INFO, "%s: pretext task %s", config.name, verdict)
-        facts = _facts(config, exposure, manifest, unreadable_clips(failed, store.manifest), str(verdict))
+        ended = {"pretext": str(verdict), "updates": str(state.step)}
+        facts = _facts(config, exposure, manifest, unreadable_clips(state.failed, store.manifest), ended)
         facts["exposure"] = exposure_text(_clips_seen(config, manifest, digests_text(digests)))
-        _export(recipe, facts, batches, run, failed)
+        _export(recipe, facts, batches, run, state.failed)
     world.barrier()
 
 
@@ -228,7 +229,7 @@ def _clips_seen(config: PretrainConfig, manifest: Manifest, digests: str) -> lis
 
 
 def _facts(
-    config: PretrainConfig, exposure: Exposure, manifest: Manifest, unreadable: list[str], pretext: str
+    config: PretrainConfig, exposure: Exposure, manifest: Manifest, unreadable: list[str], ended: Mapping[str, str]
 ) -> dict[str, str]:
     """Return the metadata of the exported encoder: how it was pre-trained, earlier stages included."""
     stages: list[Stage] = []
@@ -244,7 +245,7 @@ def _facts(
         "left_out": str(len(exposure.training_clips()) - len(manifest)),
         "transductive": "declared" if config.transductive else "",
         "needs_labels": "yes" if find_recipe(config.recipe.name).needs_labels else "no",
-        "pretext": pretext,
+        **ended,
     }
     return {
         "name": config.name,

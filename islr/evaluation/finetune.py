@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from islr.data.views.views import View, refuse_other_modality, train_view
 from islr.errors import UserError
 from islr.evaluation.classifier import CLASSIFIER, load_classifier, save_classifier, trained_signers, training_facts
 from islr.evaluation.finetune_config import HELD_OUT, FinetuneConfig
+from islr.evaluation.metrics import last_epoch_result
 from islr.evaluation.predictions import Predictions
 from islr.evaluation.provenance import label_fingerprint, provenance
 from islr.evaluation.results import Result, as_table, load_results
@@ -33,10 +35,11 @@ from islr.evaluation.scoring import (
     score,
     write_scores,
 )
+from islr.evaluation.trials import Trained, best_trial
 from islr.models.weights import build_encoder, exposure_in, read_metadata
 from islr.training.classification import Classification, ClassificationConfig, check_batch_parts, effective_weights
 from islr.training.distributed.world import World
-from islr.training.engine import Selection, State, Trainer, train_batches
+from islr.training.engine import Selection, Trainer, train_batches
 from islr.training.harness import Run, open_run, prepare
 from islr.training.optim import OptimConfig, parameter_groups
 from islr.training.wandb_run import WandbRun
@@ -79,19 +82,13 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
     with open_run(config, world, stores, RESULT, uses=uses, labels=True) as run:
         if run is None:
             return load_results(Path(config.run.out) / RESULT)
-        trained = _train(config, clips.manifest, task, batches, selection, run)
+        fresh = partial(task_of, config, clips.train, config.classification)
+        train_one = partial(_train, manifest=clips.manifest, batches=batches, selection=selection)
+        trained = best_trial(config, run, fresh, train_one) if config.trials else train_one(config, task=task, run=run)
         world.barrier()
         results = _test(config, clips, run, trained, started)
         world.barrier()
         return results
-
-
-class Trained(NamedTuple):
-    """The end of a training: its state, the length of its epochs, and the clips that could not be read, by use."""
-
-    state: State
-    steps_per_epoch: int
-    unreadable: dict[str, list[str]]
 
 
 def _train(
@@ -129,7 +126,7 @@ def _train(
         warn_unreadable(state.unread, selection.manifest, "selection", config.name)
     failed = {"train": (state.failed, batches.store.manifest), "select": (state.unread, selection.manifest)}
     named = {use: unreadable_clips(*rows) for use, rows in failed.items() if rows[0]}
-    return Trained(state, batches.steps_per_epoch, named)
+    return Trained(task, state, batches.steps_per_epoch, named, run.folder)
 
 
 def _score(config: FinetuneConfig, classifier: Any, store: ClipStore, views: ViewsConfig, run: Run) -> Scores:
@@ -170,13 +167,17 @@ def _test(config: FinetuneConfig, clips: Clips, run: Run, trained: Trained, star
     )
     steps = trained.steps_per_epoch
     epochs = {"epoch_chosen": trained.state.best_step / steps, "epochs_trained": trained.state.step / steps}
+    last = scores
+    if trained.state.best_step != trained.state.step:
+        last = _score(config, trained.task.classifier, store, views, run)
     unreadable = trained.unreadable | note_unread(scores, store.manifest, "test", config.name)
-    record = record.model_copy(update=epochs | {"unreadable": unreadable})
+    record = record.model_copy(update=epochs | {"unreadable": unreadable, "trials": list(trained.trials)})
     if not run.world.main:
         return []
     predictions = ranked(scores, store.manifest)
     signers = trained_signers(weights, clips.manifest)
-    results = write_scores(run.folder, predictions, config.name, clips.manifest, "test", record, signers)
+    further = [last_epoch_result(ranked(last, store.manifest), config.name, record)]
+    results = write_scores(run.folder, predictions, config.name, clips.manifest, "test", record, signers, further)
     if run.wandb_run is not None:
         log_results(run.wandb_run, results, predictions)
     return results

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from islr.config import load_config, refuse_idle
+from islr.config import Config, load_config, refuse_idle
 from islr.data.loading.config import DataConfig
 from islr.data.views.poses import PoseAugmentConfig
 from islr.data.views.views import AugmentConfig
@@ -19,6 +19,18 @@ from islr.training.optim import OptimConfig
 from islr.training.run_config import RunConfig
 
 HELD_OUT = "train_held_out"
+
+
+class TrialConfig(Config):
+    """Values of the optimiser that one trial has in place of the configured ones."""
+
+    lr: float | None = Field(None, gt=0)
+    layer_decay: float | None = Field(None, gt=0, le=1)
+    weight_decay: float | None = Field(None, ge=0)
+
+    def values(self) -> dict[str, float]:
+        """Return the values that it changes."""
+        return self.model_dump(exclude_none=True)
 
 
 class FinetuneConfig(TrainingConfig):
@@ -47,6 +59,9 @@ class FinetuneConfig(TrainingConfig):
         description="with class_balance loss: 0 = equal weights, towards 1 = inverse class counts",
     )
     optim: OptimConfig
+    trials: tuple[TrialConfig, ...] = Field(
+        (), description="trainings with other values of optim; the best on the selection clips is scored"
+    )
     patience: int | None = Field(
         None,
         ge=1,
@@ -80,8 +95,16 @@ class FinetuneConfig(TrainingConfig):
         refuse_idle(self, "balance_beta", self.class_balance == "loss", "class_balance: loss")
         if self.video.windows > 1 and self.class_balance == "sampling":
             raise ValueError("video.windows repeats long clips and class_balance: sampling mixes classes; use one")
+        if not all(trial.values() for trial in self.trials) or len(set(self.trials)) < len(self.trials):
+            raise ValueError("each of trials changes a value of optim, in another way than the others")
+        self.tried()
         refuse_idle(self, "held_out", self.select_on == HELD_OUT, f"select_on: {HELD_OUT}")
         return self
+
+    def tried(self) -> list["FinetuneConfig"]:
+        """Return the configuration of each trial."""
+        optims = [OptimConfig.model_validate(self.optim.model_dump() | trial.values()) for trial in self.trials]
+        return [self.model_copy(update={"optim": optim, "trials": ()}) for optim in optims]
 
     def scored_views(self, text: str | None = None) -> ViewsConfig:
         """Return the views in which clips are scored: `CxS`, or the configured ones."""

@@ -26,6 +26,7 @@ from islr.evaluation.predictions import Predictions
 from islr.evaluation.results import Provenance, Result
 
 TOP_KS = (1, 5, 10)
+LAST_EPOCH = "top1_last_epoch"
 SEEN_KEY = "signer_in_training"
 GAINS: dict[str, Callable[[NDArray[np.int64]], NDArray[np.float64]]] = {
     "mrr": lambda ranks: 1 / ranks,
@@ -159,6 +160,13 @@ def accuracy_results(
         *score.by_exposure(trained_signers),
         *score.facts(),
     ]
+
+
+def last_epoch_result(predictions: Predictions, name: str, provenance: Provenance) -> Result:
+    """Return top-1 of the weights of the last epoch, as most papers report it: nothing was chosen on any clip."""
+    clusters = signer_clusters(predictions) if provenance.cluster == "signer" else None
+    score = bootstrap(hits(predictions, 1), clusters=clusters)
+    return score.record(name, LAST_EPOCH, len(predictions), provenance)
 
 
 class _Scorer:

@@ -50,6 +50,8 @@ class Provenance(Config):
         wall_time_s: Wall time of the run that made the numbers, in seconds.
         epoch_chosen: Epoch whose weights were scored; None where no epoch was chosen.
         epochs_trained: Epoch after which training ended, by its schedule or by `patience`; None likewise.
+        trials: Trainings that were compared on the selection set, one of them chosen: the values of the optimiser, the
+            score, and whether it was chosen; empty for one training without choice.
         cluster: Unit that intervals and tests draw: "signer", or empty for single clips.
         poses: Program that made the corpus's poses -> clips; of interest to pose encoders, and empty without poses.
         unreadable: Use ("train", "select", "test") -> clips that were listed as present and could not be read, each
@@ -80,6 +82,7 @@ class Provenance(Config):
     wall_time_s: float = pydantic.Field(ge=0)
     epoch_chosen: float | None = None
     epochs_trained: float | None = None
+    trials: list[dict[str, str]] = pydantic.Field(default_factory=list)
     cluster: Literal["", "signer"] = ""
     poses: dict[str, int] = pydantic.Field(default_factory=dict)
     unreadable: dict[str, list[str]] = pydantic.Field(default_factory=dict)
@@ -92,6 +95,11 @@ class Provenance(Config):
         if self.selection_set and self.selection_set == self.split == "test":
             raise ValueError("selection_set is the scored test split; select on val or on a held-out part of train")
         return self
+
+    @property
+    def trained(self) -> int:
+        """Return how many trainings its weights were chosen from."""
+        return len(self.trials) or 1
 
     @property
     def complete(self) -> bool:

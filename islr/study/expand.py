@@ -227,7 +227,12 @@ class _Expansion:
         folder = self.out / "runs" / stage.replace(" ", "-")
         arguments = (task, config, *overrides, override("run.out", str(folder)))
         manifests, splits = content["data"]["manifest"], content.get("splits", ["train"])
-        clips = content["optim"]["epochs"] * sum(self._count(path, split) for path in manifests for split in splits)
+        trials = len(content.get("trials", ())) or 1
+        clips = (
+            trials
+            * content["optim"]["epochs"]
+            * sum(self._count(path, split) for path in manifests for split in splits)
+        )
         self.grid.stages.append(Stage(stage, arguments, folder / done, tuple(needs), cost=max(clips, 1.0)))
         self.grid.runs[stage], self.grid.clips[stage] = folder, clips
         self.grid.kinds[stage] = (config, content["encoder"]["name"])

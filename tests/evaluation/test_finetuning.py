@@ -119,6 +119,52 @@ class TestPatience:
         assert (results[0].provenance.epoch_chosen, results[0].provenance.epochs_trained) == (2, 4)
 
 
+def test_trials_are_chosen_on_selection_clips_and_recorded(
+    mini_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rates; the second is better on the selection clips, and best after its first epoch."""
+    values = iter([0.2, 0.1, 0.6, 0.5, 0.6, 0.5])
+    scored: list[dict[str, Tensor]] = []
+
+    def numbers(*args: Any) -> dict[str, float]:
+        return {"loss": 1.0, "top1": (value := next(values)), "score": value}
+
+    def looked(classifier: nn.Module, *args: Any, **options: Any) -> Scores:
+        scored.append({name: value.detach().clone() for name, value in classifier.named_parameters()})
+        return score(classifier, *args, **options)
+
+    monkeypatch.setattr(finetune, "_selection_numbers", numbers)
+    monkeypatch.setattr(finetune, "score", looked)
+    optim = FINETUNE["optim"] | {"epochs": 2, "warmup_epochs": 0, "ema": None, "layer_decay": 1.0}
+    trials = [{"lr": 1e-4}, {"lr": 1e-3, "layer_decay": 1.0}]
+    results = run_finetune(_config(tmp_path, mini_corpus, "tried", optim=optim | {"layer_decay": 0.9}, trials=trials))
+    record = results[0].provenance
+    assert record.trained == 2
+    assert record.trials == [
+        {"lr": "0.0001", "selection_score": "0.2000", "chosen": "no"},
+        {"lr": "0.001", "layer_decay": "1", "selection_score": "0.6000", "chosen": "yes"},
+    ]
+    assert (record.epoch_chosen, record.epochs_trained) == (1, 2)
+    last = latest_checkpoint(tmp_path / "tried" / "trial-2")
+    assert last is not None
+    assert all(torch.equal(value, last["module"][f"classifier.{name}"]) for name, value in scored[-1].items())
+    run_finetune(_config(tmp_path, mini_corpus, "alone", optim=optim))
+    tried, alone = (load_file(tmp_path / name / "classifier.safetensors") for name in ("tried", "alone"))
+    assert all(
+        torch.equal(value, alone[name]) for name, value in tried.items()
+    )  # a trial is the run that it stands for
+    assert [result.metric for result in results].count("top1_last_epoch") == 1
+    assert (tmp_path / "tried" / "metrics.jsonl").read_bytes() == (
+        tmp_path / "tried" / "trial-2" / "metrics.jsonl"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("trials", [[{}], [{"lr": 1e-3}, {"lr": 1e-3}]])
+def test_trials_that_try_nothing_are_refused(mini_corpus: Path, tmp_path: Path, trials: list[dict[str, float]]) -> None:
+    with pytest.raises(UserError, match="each of trials changes a value of optim"):
+        _config(tmp_path, mini_corpus, "idle", trials=trials)
+
+
 def test_averaged_weights_are_what_is_judged_kept_and_scored(
     mini_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ METRICS = {
     "top1": "Top-1",
     "top5": "Top-5",
     "top10": "Top-10",
+    "top1_last_epoch": "Last epoch, top-1",
     "top1_per_class": "Top-1 per class",
     "top5_per_class": "Top-5 per class",
     "top10_per_class": "Top-10 per class",

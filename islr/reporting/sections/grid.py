@@ -84,6 +84,7 @@ def _accuracy(scored: ScoredSet, cells: GridCells) -> list[Block]:
     )
     blocks.append(ReportTable(f"grid-{slug(scored.title)}", f"Top-1 on {scored.title}", columns, body, note, "grid"))
     blocks += _gains(scored, lines, [regime for regime in regimes if regime != SCRATCH], compared)
+    blocks += _updates(scored, lines, regimes)
     alone = [cell_label(place) for place, cell in cells.items() if len(cell.rows) == 1]
     if alone and len(alone) < len(cells):
         blocks.append(Notice(f"One seed only: {text.enumerate_words(alone)}."))
@@ -178,6 +179,33 @@ def _gains(scored: ScoredSet, lines: Sequence[GridLine], regimes: Sequence[str],
     )
     name, title = f"gains-{slug(scored.title)}", f"What pre-training adds to scratch on {scored.title}"
     return [ReportTable(name, title, tuple(columns), tuple(rows), note, "grid")]
+
+
+def _updates(scored: ScoredSet, lines: Sequence[GridLine], regimes: Sequence[str]) -> list[Block]:
+    """Return the table of what each cell's training cost: updates of pre-training, epochs of fine-tuning, trials."""
+    rows = []
+    for line in lines:
+        cells = [TableCell(line.name, series=line.series, chip=True)]
+        for regime in regimes:
+            cell = line.cells.get(regime)
+            cells.append(ABSENT if cell is None else _effort(cell))
+        rows.append(tuple(cells))
+    columns = (Column("Method"), *(Column(text.regime_name(regime)) for regime in regimes))
+    note = (
+        "Optimiser updates of pre-training over all stages, then epochs of fine-tuning and the trials among which the "
+        "selection clips chose. Cells of unlike updates differ in more than their data."
+    )
+    name, title = f"grid-updates-{slug(scored.title)}", f"Training behind each cell on {scored.title}"
+    return [ReportTable(name, title, columns, tuple(rows), note)]
+
+
+def _effort(cell: GridCell) -> TableCell:
+    record = cell.rows[0].provenance
+    known = all("updates" in stage for stage in record.pretraining)
+    updates = sum(int(stage["updates"]) for stage in record.pretraining) if known else None
+    epochs = "?" if record.epochs_trained is None else f"{record.epochs_trained:g}"
+    shown = f"{'?' if updates is None else text.count(updates)} updates, {epochs} epochs x {record.trained}"
+    return TableCell(shown, updates, muted=cell.random)
 
 
 def _seed_by_seed(scored: ScoredSet, cells: GridCells) -> ReportTable:

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from islr.evaluation.metrics import GAINS, TOP_KS
+from islr.evaluation.metrics import GAINS, LAST_EPOCH, TOP_KS
+from islr.evaluation.results import Provenance
 from islr.files import slug
 from islr.reporting.document import figures, text
 from islr.reporting.document.blocks import (
@@ -112,10 +113,11 @@ def _bars(scored: ScoredSet) -> Chart:
 
 def _table(scored: ScoredSet, folded: bool) -> ReportTable:
     metrics = [m for m in ("top1", "top5", "top10", *GAINS) if any(m in row.overall for row in scored.rows)]
+    metrics += [LAST_EPOCH] if any(LAST_EPOCH in row.overall for row in scored.rows) else []
     metrics += ["top1_per_class"] if any("top1_per_class" in row.overall for row in scored.rows) else []
     columns = [Column("Model")]
     columns += [interval_column(f"{text.metric_name(m)}, %") for m in metrics]
-    columns += [number_column("Clips"), number_column("Seed"), Column("Encoder")]
+    columns += [number_column("Clips"), number_column("Seed"), number_column("Trials"), Column("Encoder")]
     rows = []
     for row in scored.ranked:
         p, versus = row.provenance, scored.of(row)
@@ -127,17 +129,31 @@ def _table(scored: ScoredSet, folded: bool) -> ReportTable:
             cells.append(result_cell(row.overall.get(metric), mark))
         cells.append(TableCell(clips, raw=f"{p.clips_present}/{p.clips_expected}"))
         cells.append(TableCell(str(p.seed), raw=p.seed) if p.encoder else ABSENT)
+        cells.append(TableCell(str(p.trained), p.trained, title=_tried(p)) if p.encoder else ABSENT)
         cells.append(TableCell(p.encoder or "not stated"))
         rows.append(tuple(cells))
     methods = sorted({row.top1.ci_method for row in scored.ranked if row.top1.ci_method})
     note = f"Intervals: {'; '.join(methods)}." if methods else "No intervals."
     if "top5" not in metrics and scored.chance is not None and round(1 / scored.chance) <= 5:
         note += " With five classes or fewer top-5 is not defined: it would be 100 % for any model."
+    if LAST_EPOCH in metrics:
+        note += (
+            " Last epoch: the weights at the end of training, beside those of the epoch chosen on the selection clips."
+        )
     note += " Ties count against the model. Top-k is what retrieval papers call Rec@k."
     if any(gain in metrics and gain not in row.overall for row in scored.rows for gain in GAINS):
         note += " MRR and DCG are unknown (–) for records without the rank of the true sign of every clip."
     name, title = f"accuracy-{slug(scored.title)}", f"Accuracy on {scored.title}"
     return ReportTable(name, title, tuple(columns), tuple(rows), note, folded=folded)
+
+
+def _tried(record: Provenance) -> str:
+    """Describe the trials of a row."""
+    parts = []
+    for trial in record.trials:
+        values = ", ".join(f"{key} {value}" for key, value in trial.items() if key not in ("selection_score", "chosen"))
+        parts.append(f"{values}: {trial['selection_score']}{' (chosen)' if trial['chosen'] == 'yes' else ''}")
+    return "; ".join(parts)
 
 
 def _per_class(scored: ScoredSet) -> list[Block]:
