@@ -278,7 +278,7 @@ def schema_of(task: str) -> Any:
 
         return PretrainConfig
     if task == "finetune":
-        from islr.evaluation.finetune_config import FinetuneConfig
+        from islr.evaluation.finetuning.config import FinetuneConfig
 
         return FinetuneConfig
     if task == "bench":

@@ -12,7 +12,7 @@ from islr.data.manifest import Manifest
 from islr.data.views.views import train_view
 from islr.evaluation.classifier import save_classifier
 from islr.evaluation.finetune import classifier_facts, clips_of, groups_of, task_of
-from islr.evaluation.finetune_config import FinetuneConfig
+from islr.evaluation.finetuning.config import FinetuneConfig
 from islr.models import Classifier
 from islr.models.weights import build_encoder
 from islr.training.classification import Classification, ClassificationConfig

@@ -15,7 +15,7 @@ def finetune_command(config: ConfigFile, overrides: Overrides = None) -> None:
     tree = read_task("finetune", config, overrides or [])
     from islr.config import validate
     from islr.evaluation.finetune import run_finetune
-    from islr.evaluation.finetune_config import FinetuneConfig
+    from islr.evaluation.finetuning.config import FinetuneConfig
 
     resolved = validate(FinetuneConfig, tree, config)
     _print_results(run_finetune(resolved))

@@ -20,7 +20,8 @@ from islr.data.views.input_spec import InputSpec
 from islr.data.views.views import View, refuse_other_modality, train_view
 from islr.errors import UserError
 from islr.evaluation.classifier import CLASSIFIER, load_classifier, save_classifier, trained_signers, training_facts
-from islr.evaluation.finetune_config import HELD_OUT, FinetuneConfig
+from islr.evaluation.finetuning.config import HELD_OUT, FinetuneConfig
+from islr.evaluation.finetuning.trials import Trained, best_trial
 from islr.evaluation.metrics import last_epoch_result
 from islr.evaluation.predictions import Predictions
 from islr.evaluation.provenance import label_fingerprint, provenance
@@ -35,7 +36,6 @@ from islr.evaluation.scoring import (
     score,
     write_scores,
 )
-from islr.evaluation.trials import Trained, best_trial
 from islr.models.weights import build_encoder, exposure_in, read_metadata
 from islr.training.classification import Classification, ClassificationConfig, check_batch_parts, effective_weights
 from islr.training.distributed.world import World

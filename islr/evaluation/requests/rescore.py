@@ -15,7 +15,7 @@ from islr.errors import UserError
 from islr.evaluation.calibration import fit_temperature, with_temperature
 from islr.evaluation.classifier import CLASSIFIER, load_classifier, trained_signers
 from islr.evaluation.finetune import check_test_unseen, selection_sets
-from islr.evaluation.finetune_config import FinetuneConfig
+from islr.evaluation.finetuning.config import FinetuneConfig
 from islr.evaluation.intervals import Interval
 from islr.evaluation.provenance import provenance
 from islr.evaluation.results import Provenance, Result

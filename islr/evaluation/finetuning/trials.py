@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from islr.evaluation.classifier import CLASSIFIER
-from islr.evaluation.finetune_config import FinetuneConfig
+from islr.evaluation.finetuning.config import FinetuneConfig
 from islr.files import write_atomic
 from islr.training.classification import Classification
 from islr.training.engine import State
