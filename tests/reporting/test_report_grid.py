@@ -200,7 +200,7 @@ def test_curves_are_drawn_for_each_method_with_scratch(grid: Path, tmp_path: Pat
 def test_all_tables_go_into_a_folder(grid: Path, tmp_path: Path) -> None:
     out = build_report([grid], tmp_path / "tables")
     rows = list(csv.DictReader((out / "grid-synthetic-signs-test-split.csv").open()))
-    assert float(rows[0]["scratch, % low"]) < float(rows[0]["scratch, %"]) < 1
+    assert float(rows[0]["scratch, fraction low"]) < float(rows[0]["scratch, fraction"]) < 1
     assert {"records.csv", "provenance.csv", "grid-pairs-synthetic-signs-test-split.csv"} <= {
         path.name for path in out.iterdir()
     }
