@@ -9,10 +9,10 @@ import torch
 
 from islr.data.loading.batches import TrainBatches, eval_batches, sample_rng
 from islr.data.loading.config import DataConfig
-from islr.data.loading.mixing import load_manifests
+from islr.data.loading.mixing import join_manifests, load_manifests
 from islr.data.loading.order import epoch_order
 from islr.data.loading.store import ClipStore
-from islr.data.manifest import Manifest
+from islr.data.manifest import Clip, Manifest
 from islr.data.views.poses import PoseAugmentConfig
 from islr.data.views.source import ClipSource
 from islr.data.views.views import AugmentConfig, eval_view, multi_view, train_view
@@ -148,3 +148,10 @@ def test_mixed_manifests_share_nothing_they_should_not(mini_corpus: Path, tmp_pa
     assert len(mixed) == 2 * len(manifest)
     assert {clip.label for clip in mixed} == {None}
     assert all(mixed.path_of(clip).is_file() for clip in mixed)
+
+
+def test_mixing_poses_of_several_programs_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clip = Clip("a", "a.mp4")
+    parts = [Manifest(name, (clip,), tmp_path, notes={"poses_made_by": {name: 1}}) for name in ("one", "two")]
+    assert join_manifests(parts).notes["poses_made_by"] == {"one": 1, "two": 1}
+    assert "the poses of one and two were made by several programs: one (1 clips), two (1 clips)" in caplog.text

@@ -138,7 +138,9 @@ def _places(folder: Path, ignore: Sequence[str], outcomes: dict[str, str]) -> li
             elif fault:
                 outcomes[shown(place.as_posix())] = f"left out: {fault}"
             elif clip_ids.setdefault(clip_id, place) != place:
-                raise UserError(f"{folder}: {clip_ids[clip_id]} and {place} differ only in their suffix; rename one")
+                raise UserError(
+                    f"{folder}: {clip_ids[clip_id]} and {place} differ only in their suffix; rename one, or --ignore it"
+                )
             else:
                 places.append(place)
     if not places:

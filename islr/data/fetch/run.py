@@ -29,7 +29,7 @@ from islr.errors import Interrupted, UserError
 from islr.processes.lock import locked
 from islr.processes.signals import StopSignal
 
-_LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _WORK = ".fetch"
 _LONGEST_WAIT_S = 300.0  # hosts that ask for more are left to the next run
 _GIVE_UP_AFTER = 5  # files of one host in a row without an answer, after which the host counts as down
@@ -107,7 +107,7 @@ def fetch(
     """
     instances, glosses, left_out = read_instances(json)
     for line in left_out:
-        _LOG.warning("left out: %s", line)
+        logger.warning("left out: %s", line)
     if subset is not None:
         if not 0 < subset <= len(glosses):
             raise UserError(f"subset {subset}: {json} has {len(glosses)} glosses")

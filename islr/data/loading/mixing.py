@@ -1,6 +1,8 @@
 """Several manifests joined into one mixed corpus."""
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +10,8 @@ from pathlib import Path
 from islr.data.loading.store import ClipStore
 from islr.data.manifest import Manifest
 from islr.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def load_manifests(paths: Sequence[str]) -> Manifest:
@@ -51,7 +55,12 @@ def join_manifests(parts: Sequence[Manifest]) -> Manifest:
                 )
             )
     sources = {f"{part.name}/{name}": sha for part in parts for name, sha in part.sources.items()}
-    return Manifest("+".join(names), tuple(clips), root, parts[0].classes if same else (), sources)
+    made = sum((Counter(part.notes.get("poses_made_by", {})) for part in parts), Counter[str]())
+    if len(made) > 1:
+        counts = ", ".join(f"{program} ({count} clips)" for program, count in made.most_common())
+        logger.warning("the poses of %s were made by several programs: %s", " and ".join(names), counts)
+    notes = {"poses_made_by": dict(made.most_common())} if made else {}
+    return Manifest("+".join(names), tuple(clips), root, parts[0].classes if same else (), sources, notes)
 
 
 def corpora_of(store: ClipStore) -> tuple[list[str], list[int]]:

@@ -29,7 +29,7 @@ def accepts_openpose(path: Path) -> bool:
     """Return whether a path is a folder of per-frame files, or one json with the frames of a clip."""
     if path.is_dir():
         return next(path.glob("*_keypoints.json"), None) is not None
-    if path.suffix.lower() != ".json" or path.name.endswith("_keypoints.json"):
+    if path.suffix.lower() != ".json" or path.name.endswith("_keypoints.json") or not path.is_file():
         return False
     with path.open("rb") as file:
         return b'"people"' in file.read(_HEAD_BYTES)
