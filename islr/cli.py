@@ -21,7 +21,18 @@ from islr.commands.evaluation import evaluate_command, finetune_command, report_
 from islr.commands.models import models_command, weights_app
 from islr.commands.synth import synth_command
 from islr.config_files import TASKS, read_task, read_tree, shipped_configs, title_of
-from islr.errors import DONE, FAILED, INTERRUPTED, WRONG_INPUT, Interrupted, ProcessLost, RunFailed, UserError
+from islr.errors import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    WRONG_INPUT,
+    Interrupted,
+    ProcessLost,
+    RunFailed,
+    UserError,
+    one_line,
+    out_of_memory,
+)
 from islr.logs import of_other_rank, print_anywhere, show_logs
 
 app = typer.Typer(
@@ -71,9 +82,9 @@ def run(arguments: list[str], debug: bool = False) -> int:
         return _fail(str(error), FAILED, debug, everywhere=True)
     except (RunFailed, OSError) as error:
         return _fail(str(error), FAILED, debug)
-    except MemoryError as error:
-        return _fail(f"not enough memory ({error or 'the system gives no more'})", FAILED, debug)
     except Exception as error:
+        if out_of_memory(error):
+            return _fail(f"not enough memory ({one_line(error)})", FAILED, debug)
         traceback.print_exc()
         return _fail(f"this is a bug in islr, not a mistake in your input: {error}", FAILED, False)
 

@@ -19,6 +19,12 @@ class Interrupted(Exception):
     """Work that a signal stopped after it saved its state. The command exits with 75, and continues when run again."""
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Return whether the machine or its GPU has no memory left, which torch says by errors of its own."""
+    torch_says = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or torch_says
+
+
 def one_line(error: Exception, longest: int = 200) -> str:
     """Return the message of another library's exception as one line of at most `longest` characters."""
     return " ".join(str(error).split())[:longest] or type(error).__name__

@@ -112,7 +112,7 @@ class _Expansion:
         several = len(self.config.methods[method].seeds or self.config.seeds) > 1
         name = f"{method}{part} · {regime}" + (f" · seed {seed}" if several else "")
         tags = {"method": method, "regime": regime}
-        return [override("name", name), f"tags={json.dumps(tags)}"]
+        return [override("name", name), f"tags={json.dumps(tags, ensure_ascii=False)}"]
 
     def _corpus(self, name: str, corpus: CorpusConfig) -> tuple[Path, str, tuple[str, ...]]:
         """Return the manifest, the key of its content, and the stage that renders it, if any."""

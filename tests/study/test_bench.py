@@ -13,7 +13,7 @@ from support.tiny_runs import FINETUNE, PRETRAIN
 
 from islr.cli import run, schema_of
 from islr.config import validate
-from islr.config_files import read_tree
+from islr.config_files import read_overrides, read_tree
 from islr.errors import RunFailed, UserError
 from islr.evaluation.results import load_results
 from islr.study.bench import plan, run_bench
@@ -76,6 +76,15 @@ def test_equal_stages_are_made_once_and_changed_ones_again(tree: dict[str, Any])
     assert len(names & {stage.name for stage in grid_of(tree)[1].stages}) == 3  # random and the two pre-trainings stay
     tree["methods"]["maskfeat"] |= {"finetune_overrides": [], "pretrain_overrides": ["recipe.mask_ratio=0.5"]}
     assert len(names & {stage.name for stage in grid_of(tree)[1].stages}) == 1
+
+
+def test_names_reach_the_runs_as_they_are_written(tree: dict[str, Any]) -> None:
+    tree["methods"] = {"mask 🤟 #1": tree["methods"].pop("maskfeat")}
+    _, grid = grid_of(tree)
+    for stage in grid.stages:
+        given = read_overrides([text for text in stage.arguments if text.startswith(("tags=", "name="))])
+        assert given["tags"]["method"] == "mask 🤟 #1"
+        assert given["name"].startswith("mask 🤟 #1 · ")
 
 
 def test_files_that_runs_start_from_are_part_of_what_they_are(tree: dict[str, Any], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from support.paths import CHECKOUT
 from support.tiny_runs import PRETRAIN
 
+from islr import cli
 from islr.config import validate
 from islr.config_files import parse_yaml, read_overrides, read_tree
 from islr.errors import UserError
@@ -98,3 +99,14 @@ def test_a_lone_rank_hears_why_and_an_ascii_terminal_shows_what_it_can() -> None
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert done.stderr.startswith("islr: config file n?one.yaml does not exist")
+
+
+def test_too_little_memory_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")):
+
+        def fail(error: Exception = error, **_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(cli, "app", fail)
+        assert cli.run([]) == 1
+        assert capsys.readouterr().err.startswith("islr: not enough memory (")
