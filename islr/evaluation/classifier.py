@@ -4,15 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 from islr.config import Config
 from islr.data.manifest import Manifest
-from islr.errors import UserError
+from islr.errors import UserError, one_line
 from islr.files import write_atomic
-from islr.models import Classifier, create_model
+from islr.models import Classifier
 from islr.models.encoder import HeadNorm
-from islr.models.weights import arguments_in, read_metadata, refuse_retired, serialise
+from islr.models.weights import arguments_in, read_metadata, read_tensors, rebuild, refuse_retired, serialise
 from islr.untrusted.json_files import parse_json
 
 CLASSIFIER = "classifier.safetensors"
@@ -51,12 +49,17 @@ def load_classifier(path: Path) -> tuple[Classifier, tuple[str, ...]]:
     if "classes" not in facts or "architecture" not in facts:
         raise UserError(f"{path}: not a classifier written by a fine-tuning run")
     classes = tuple(parse_json(list[str], facts["classes"], f"{path}: metadata 'classes'"))
-    encoder = create_model(facts["architecture"], **arguments_in(facts, path))
+    encoder = rebuild(facts["architecture"], arguments_in(facts, path), path)
     norm: HeadNorm = "batch" if facts.get("head_norm") == "batch" else "layer"
     classifier = Classifier(encoder, len(classes), norm=norm)
-    state = load_file(path)
+    state = read_tensors(path)
     refuse_retired(classifier, state, path)
-    classifier.load_state_dict(state)
+    try:
+        classifier.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: its tensors are not those of the classifier it describes ({one_line(error)})"
+        ) from error
     return classifier, classes
 
 

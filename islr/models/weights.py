@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from islr.config import Config
-from islr.errors import UserError
+from islr.errors import UserError, one_line
 from islr.files import write_atomic
 from islr.models import create_model
 from islr.models.encoder import Encoder, EncoderConfig
@@ -92,9 +92,24 @@ def load_encoder(path: str | Path, **overrides: Any) -> Encoder:
         raise UserError(
             f"{path} was trained with input={trained}, not input={wanted}; weights do not change their input"
         )
-    encoder = create_model(metadata["architecture"], **(stored | overrides))
+    encoder = rebuild(metadata["architecture"], stored | overrides, path)
     load_weights(encoder, path)
     return encoder
+
+
+def rebuild(architecture: str, arguments: Mapping[str, Any], where: object) -> Encoder:
+    """Build the encoder that a file's metadata describes.
+
+    Raises:
+        UserError: The description builds none.
+    """
+    try:
+        return create_model(architecture, **arguments)
+    except UserError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, AssertionError, RuntimeError) as error:
+        # Arguments come from anybody, and encoders check those that people write into configurations.
+        raise UserError(f"{where}: its metadata builds no {architecture} ({one_line(error)})") from error
 
 
 def build_encoder(config: EncoderConfig, **overrides: Any) -> Encoder:

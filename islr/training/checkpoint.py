@@ -8,12 +8,14 @@ import hashlib
 import io
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from islr.errors import UserError
+from islr.errors import UserError, one_line
 from islr.files import write_atomic
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -64,6 +66,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises several types here; all mean that the content is not plain weights
         raise UserError(f"checkpoint {path} holds something else than weights and plain values; refused") from error
     return state
+
+
+@contextmanager
+def restoring(folder: Path) -> Iterator[None]:
+    """Name the folder where a checkpoint's content does not fit the run that is restored within.
+
+    Raises:
+        UserError: Says what does not fit.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(f"the checkpoint in {folder} does not fit this run: {one_line(error)}") from error
 
 
 def latest_checkpoint(folder: Path) -> dict[str, Any] | None:

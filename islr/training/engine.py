@@ -28,7 +28,7 @@ from islr.models.encoder import running_statistics
 from islr.models.weights import refuse_retired
 from islr.processes.signals import StopSignal
 from islr.progress import ProgressBar
-from islr.training.checkpoint import latest_checkpoint, save_checkpoint
+from islr.training.checkpoint import latest_checkpoint, restoring, save_checkpoint
 from islr.training.determinism import seed_step
 from islr.training.distributed.collectives import synchronise_batch_norms
 from islr.training.distributed.world import World
@@ -343,12 +343,13 @@ class Trainer:
                 f"the checkpoint in {self.run.folder} is of other clips or labels than the manifest's; restore the "
                 "manifest, or choose another run folder"
             )
-        refuse_retired(self.module, saved["module"], self.run.folder)
-        self.module.load_state_dict(saved["module"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(saved["average"])
-        self.state = State(**saved["state"])
+        refuse_retired(self.module, saved.get("module", {}), self.run.folder)
+        with restoring(self.run.folder):
+            self.module.load_state_dict(saved["module"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            if self.average is not None:
+                self.average.load_state_dict(saved["average"])
+            self.state = State(**saved["state"])
 
     def _wrap(self) -> nn.Module:
         """Return the module as it is called: compiled where the run says so, averaging gradients over ranks."""

@@ -23,8 +23,10 @@ from islr.data.poses.pickles import load_arrays
 from islr.data.poses.pose import POINTS, Pose, read_pose, write_pose
 from islr.data.video.guard import DecodeError
 from islr.errors import UserError
+from islr.evaluation.classifier import load_classifier
 from islr.models.public.reader import open_public
-from islr.models.weights import arguments_in, read_tensors, stages_in
+from islr.models.weights import arguments_in, load_encoder, read_tensors, stages_in
+from islr.training.checkpoint import restoring
 from islr.training.tracking import read_metrics
 from islr.untrusted.npz_files import DamagedArrays, read_arrays
 
@@ -181,6 +183,27 @@ def test_weights_are_named_tensors_of_numbers(tmp_path: Path) -> None:
         file.truncate(1 << 34)
     with pytest.raises(UserError, match="are on the disk"):
         open_public(tmp_path / "sparse.safetensors")
+
+
+def test_weights_whose_metadata_builds_nothing_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    for arguments in ({"frames": "many"}, {"frames": 4, "size": -3}, {"size": [1]}):
+        facts = {"architecture": "mvit_tiny", "arguments": json.dumps(arguments), "classes": '["a"]'}
+        save_file({"a": torch.zeros(4)}, path, metadata=facts)
+        for load in (load_encoder, load_classifier):
+            with pytest.raises(UserError, match=r"w\.safetensors|mvit_tiny|size=-3"):
+                load(path)
+    save_file({"a": torch.zeros(4)}, path, metadata=facts | {"arguments": '{"frames": 4, "size": 32}'})
+    with pytest.raises(UserError, match="not those of the classifier it describes"):
+        load_classifier(path)
+
+
+def test_a_checkpoint_of_something_else_does_not_fit(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"the checkpoint in .* does not fit this run: 'optimizer'"),
+        restoring(tmp_path),
+    ):
+        {"module": {}}["optimizer"]
 
 
 BAD_JSON = {
