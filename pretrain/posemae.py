@@ -63,7 +63,6 @@ class PoseMAEConfig(RecipeConfig):
     mask_ratio: float = Field(0.75, gt=0, lt=1)
     guidance: float = Field(1.0, ge=0, description="motion: weight of motion against chance in choosing tokens to mask")
     tube_frames: int = Field(8, ge=2, description="tube: fewest frames in a row for which a part is hidden")
-    residual: bool = Field(False, description="predict what the straight lines between visible frames leave")
     motion_stride: int = Field(2, ge=1, description="frames between the two ends of a motion")
     motion_weight: float = Field(1.0, ge=0, description="weight of the motion loss; 0 = points only")
     beta: float = Field(0.1, gt=0, description="error at which the loss turns from squared to absolute")
@@ -112,11 +111,6 @@ def line_predictions(parts: list[PartPoints], mask: Tensor, stride: int) -> list
         motion[:, :-stride] = points[:, stride:] - points[:, :-stride]
         predictions.append(torch.stack([points, motion], dim=3))
     return predictions
-
-
-def _zero(module: nn.Module) -> None:
-    for parameter in module.parameters(recurse=False):
-        nn.init.zeros_(parameter)
 
 
 def _check_tubes(config: PoseMAEConfig, frames: int) -> None:
@@ -200,8 +194,6 @@ class PoseMAE(Recipe):
         self.heads = nn.ModuleList(nn.Linear(dim, 2 * 2 * points) for points in PART_POINTS)
         for module in (self.to_decoder, self.decoder, self.heads):
             module.apply(init_linear)
-        if config.residual:
-            self.heads.apply(_zero)  # to begin with the lines themselves
         nn.init.normal_(self.mask_token, std=FAN_IN_POSITION_STD)
         nn.init.normal_(self.part_embed, std=FAN_IN_POSITION_STD)
 
@@ -273,14 +265,10 @@ class PoseMAE(Recipe):
         tokens = self.mask_token.to(encoded.dtype).expand(*hidden.shape, -1)  # [B, N, D]
         tokens = tokens.scatter(1, visible[..., None].expand_as(encoded), encoded) + places
         tokens = self.decoder(tokens).unflatten(1, mask.shape[1:])  # [B, T, P, D]
-        outputs = [
+        return [
             head(tokens[:, :, index]).unflatten(-1, (points, 2, 2))
             for index, (head, points) in enumerate(zip(self.heads, PART_POINTS, strict=True))
         ]
-        if not self.config.residual:
-            return outputs
-        lines = line_predictions(part_points(clip), mask, self.config.motion_stride)
-        return [line + output.float() for line, output in zip(lines, outputs, strict=True)]
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> dict[str, np.ndarray]:

@@ -318,13 +318,3 @@ def test_neighbouring_moments_are_alike_before_any_training() -> None:
         likeness = torch.nn.functional.cosine_similarity(positions[:-1], positions[1:])
         assert (likeness > torch.nn.functional.cosine_similarity(positions[:-8], positions[8:]).mean()).all()
     assert not {"positions", "encoder.positions"} & set(recipe.state_dict())
-
-
-def test_a_residual_begins_with_the_lines() -> None:
-    recipe = small_recipe(residual=True)
-    batch = small_batch(recipe)
-    out = recipe(batch)
-    assert out["points"].item() == pytest.approx(out["line_points"].item())
-    assert out["motion"].item() == pytest.approx(out["line_motion"].item())
-    out["loss"].backward()
-    assert all(head.weight.grad.abs().max() > 0 for head in recipe.heads)
