@@ -95,7 +95,7 @@ class RowProber:
         if "random-init" in requested:
             first = {source.architecture: source for source in reversed(self.sources) if not source.external}
             plan += [(self.config.random_inits, partial(self.random_row, source)) for source in first.values()]
-        if "pixel" in requested:
+        if "pixel" in requested and any(clip.has_video for clip in self.data.clips):
             view = controls.pixel_view()
             plan.append((1, partial(self.view_row, "pixels", "pixel", view, controls.PIXEL_RANK)))
         if "pose" in requested and any(clip.pose for clip in self.data.clips):

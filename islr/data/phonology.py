@@ -135,7 +135,7 @@ def read_asl_lex(path: str | Path, columns: Columns = ASL_LEX) -> Lexicon:
     """
     path = Path(path)
     rows = _read_rows(path)
-    if columns is ASL_LEX and columns.code not in rows[0]:
+    if columns.code == ASL_LEX.code and columns.code not in rows[0]:
         columns = columns.model_copy(update={"code": None})
     required = [
         columns.entry,

@@ -108,7 +108,7 @@ def pose_of(footage: Footage) -> Pose:
     confidences = np.ones(keypoints.shape[:2], dtype=np.float32)
     if not footage.legs:
         confidences[:, _LEGS] = 0.0
-    return Pose(keypoints, confidences, float(footage.fps), shot.size, shot.size)
+    return Pose(keypoints, confidences, float(footage.fps), shot.size, shot.size, made_by="islr synth, exact")
 
 
 def encode(footage: Footage) -> tuple[bytes, int]:

@@ -253,3 +253,11 @@ def test_code_comes_before_any_spelling(tmp_path: Path) -> None:
     assert join(manifest, bare).coverage["joined_by"] == "gloss"
     with pytest.raises(UserError, match="has no column of codes"):
         join(manifest, bare, by="code")
+
+
+def test_table_in_asl_lex_columns_may_lack_codes(tmp_path: Path) -> None:
+    (tmp_path / "lexicon.csv").write_text("EntryID,LemmaID,Handshape\ndog,dog,1\n")
+    columns = ASL_LEX.model_copy(update={"features": {"Handshape": "Handshape"}})  # as a configuration holds it
+    assert read_asl_lex(tmp_path / "lexicon.csv", columns).entries[0].code == ""
+    with pytest.raises(UserError, match="no column 'Number'"):
+        read_asl_lex(tmp_path / "lexicon.csv", columns.model_copy(update={"code": "Number"}))
