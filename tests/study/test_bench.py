@@ -98,7 +98,7 @@ def test_files_that_runs_start_from_are_part_of_what_they_are(tree: dict[str, An
     assert len(first & {stage.name for stage in grid_of(tree)[1].stages}) == 1  # the random start alone
 
 
-@pytest.mark.parametrize("name", ["small", "sign_aware", "wlasl100", "paper"])
+@pytest.mark.parametrize("name", ["small", "sign_aware", "front_end", "wlasl100", "paper"])
 def test_shipped_grids_expand(name: str, mini_corpus: Path, tmp_path: Path) -> None:
     tokenizer = tmp_path / "tokenizer.safetensors"
     tokenizer.write_bytes(b"words")
