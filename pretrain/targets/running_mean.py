@@ -10,7 +10,7 @@ MOMENTUM = 0.99  # per step: the mean is that of the last hundred
 
 
 class RunningMean(nn.Module):
-    """Mean target of each place of a clip, zero where none was noted.
+    """Mean target of each place of a clip, zero where none was noted; with several ranks, of the first one's clips.
 
     Args:
         places: N, such as the tokens of a clip.
