@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from support.undrawn import undrawn
 
 from islr.data.corpora.published import from_kinetics
 from islr.data.manifest import Manifest
@@ -19,7 +20,8 @@ OPTIONS = SynthOptions(kind="actions", signs=2, signers=3, reps=1, size=48, val_
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    return write_corpus(tmp_path_factory.mktemp("actions"), OPTIONS)
+    with undrawn("kinds.actions"):
+        return write_corpus(tmp_path_factory.mktemp("actions"), OPTIONS)
 
 
 STILL = Style()

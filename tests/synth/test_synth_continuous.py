@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from support.undrawn import undrawn
 
 from islr.data.corpora.published import from_openasl
 from islr.data.manifest import Manifest
@@ -20,7 +21,8 @@ OPTIONS = SynthOptions(
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    return write_corpus(tmp_path_factory.mktemp("continuous"), OPTIONS)
+    with undrawn("kinds.continuous"):
+        return write_corpus(tmp_path_factory.mktemp("continuous"), OPTIONS)
 
 
 def test_clips_are_long_and_carry_no_label(corpus: Manifest) -> None:
@@ -71,6 +73,7 @@ def test_what_is_signed_when_is_what_the_hands_do() -> None:
     signs = (sign for sign in built_in_lexicon(48) if sign.sign_type == "OneHanded")
     held = tuple(dataclasses.replace(sign, second_minor_location="NA", **change) for sign in signs)
     footage = ContinuousSigning(OPTIONS, held).film(Take(0, 0, 0))
+    assert next(footage.pictures).std() > 10
     wrist = footage.shot.points[:, 54] - footage.shot.points[:, 0]
     speed = np.linalg.norm(np.diff(wrist, axis=0), axis=1)
     inside = np.zeros(len(speed), dtype=bool)

