@@ -167,9 +167,8 @@ def test_packs_and_files_mix_and_keep_their_names(source: Manifest, packed: Mani
     assert "; pyav" in name
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_bytes_do_not_depend_on_workers(source: Manifest, packed: Manifest, tmp_path: Path, workers: int) -> None:
-    pack_manifest(source, tmp_path, SMALL, workers=workers)
+def test_bytes_do_not_depend_on_workers(source: Manifest, packed: Manifest, tmp_path: Path) -> None:
+    pack_manifest(source, tmp_path, SMALL, workers=3)  # `test_command` has one
     assert files_of(tmp_path) == files_of(packed.root)
 
 
@@ -198,7 +197,7 @@ def test_killed_at_any_moment_it_goes_on_and_ends_with_the_same_bytes(tmp_path: 
     command = [sys.executable, "-m", "islr", "data", "pack", str(manifest.root / "manifest.csv"), str(out)]
     command += ["--short-side", "120", "--shard-mb", "1", "--max-bad", "0.05", "--workers", "1"]
     reached = 0
-    for _ in range(3):
+    for _ in range(2):
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
         # Killed as soon as a few more clips are written, wherever that is.
         while process.poll() is None and sum(path.stat().st_size for path in out.glob("*.pack")) < reached + 300_000:
@@ -211,19 +210,19 @@ def test_killed_at_any_moment_it_goes_on_and_ends_with_the_same_bytes(tmp_path: 
         reached = sum(path.stat().st_size for path in out.glob("*.pack"))
     calls: list[int] = []
     pack_manifest(manifest, out, options, workers=0, progress=lambda done, total: calls.append(done))
-    assert calls[0] > 3  # what was written is not packed again
+    assert calls[0] > 2  # what was written is not packed again
     assert files_of(out) == expected
 
 
 def test_a_shard_cut_anywhere_is_completed(tmp_path: Path) -> None:
-    manifest = big_corpus(tmp_path / "source", 8)
+    manifest = big_corpus(tmp_path / "source", 6)
     options = PackOptions(short_side=120, shard_mb=4, max_bad=0.2)
     pack_manifest(manifest, tmp_path / "out", options, workers=0)
     expected = files_of(tmp_path / "out")
     shard = tmp_path / "out" / "clips-00000.pack"
     whole = shard.read_bytes()
     last = read_index(shard)["records"][-1]["offset"]
-    for keep in (0, 3, 8, 20, 30_000, last + 7, len(whole) - 1, len(whole)):
+    for keep in (0, 8, 30_000, last + 7, len(whole) - 1):
         shard.write_bytes(whole[:keep] + b"left over")
         shard.with_suffix(".json").unlink()
         pack_manifest(manifest, tmp_path / "out", options, workers=0)

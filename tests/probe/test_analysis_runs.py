@@ -15,6 +15,7 @@ from islr.data.manifest import Clip, Manifest
 from islr.data.phonology import FEATURES
 from islr.data.views.input_spec import InputSpec
 from islr.errors import UserError
+from islr.evaluation.results import Result
 from islr.reporting import build_report
 from probe.analyses import ANALYSES
 from probe.analyses.context import by_group
@@ -94,9 +95,10 @@ def test_wrong_settings_are_named(analyses: Any, message: str) -> None:
     assert not validate(ProbeConfig, base, "study").analyses.run
 
 
-@pytest.fixture
-def study(tmp_path: Path) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A manifest, a lexicon and files of features; no video is needed."""
+    folder = tmp_path_factory.mktemp("analyses")
     targets = corpus()
     header = "EntryID,LemmaID," + ",".join(f"{name}.2.0" for name in FEATURES)
     lines = [header]
@@ -107,21 +109,25 @@ def study(tmp_path: Path) -> dict[str, Any]:
         levels |= {name: targets.classes[name][labels[first]] for name, labels in targets.features.items()}
         levels["Movement"] = f"m{i // 2}"  # not probed; keeps signs apart
         lines.append(f"w{i},w{i}," + ",".join(levels.values()))
-    (tmp_path / "lexicon.csv").write_text("\n".join(lines) + "\n")
+    (folder / "lexicon.csv").write_text("\n".join(lines) + "\n")
     clips = [
         Clip(clip_id, f"{clip_id}.mp4", gloss=f"w{s}", label=int(s), signer=signer, split="train")
         for clip_id, s, signer in zip(targets.clip_ids.tolist(), sign, targets.signers.tolist(), strict=True)
     ]
-    Manifest("m", tuple(clips), tmp_path, tuple(f"w{i}" for i in range(SIGNS))).save(tmp_path / "manifest.csv")
+    Manifest("m", tuple(clips), folder, tuple(f"w{i}" for i in range(SIGNS))).save(folder / "manifest.csv")
     x = planted(targets)
     order = np.random.default_rng(0).permutation(len(x))
     layers = {"layer.0": np.random.default_rng(1).normal(size=x.shape), "layer.1": x}
-    np.savez(tmp_path / "good.npz", clip_ids=targets.clip_ids, **layers)
-    np.savez(tmp_path / "mixed.npz", clip_ids=targets.clip_ids[order], **{k: v[order] for k, v in layers.items()})
+    np.savez(folder / "good.npz", clip_ids=targets.clip_ids, **layers)
+    np.savez(folder / "mixed.npz", clip_ids=targets.clip_ids[order], **{k: v[order] for k, v in layers.items()})
+    return folder
+
+
+def study_of(folder: Path, out: Path) -> dict[str, Any]:
     return {
-        "encoders": [str(tmp_path / "good.npz")],
-        "data": {"manifest": str(tmp_path / "manifest.csv")},
-        "lexicon": str(tmp_path / "lexicon.csv"),
+        "encoders": [str(folder / "good.npz")],
+        "data": {"manifest": str(folder / "manifest.csv")},
+        "lexicon": str(folder / "lexicon.csv"),
         "features": list(CLASSES),
         "splits": ["unseen_sign"],
         "folds": 3,
@@ -129,13 +135,27 @@ def study(tmp_path: Path) -> dict[str, Any]:
         "controls": ["majority"],
         "analyses": {"run": list(ANALYSES), "orders": 1, "few_shot_draws": 1},
         "draws": 100,
-        "run": {"out": str(tmp_path / "run")},
+        "run": {"out": str(out)},
     }
 
 
-def test_a_run_records_prints_and_reports_its_analyses(study: dict[str, Any], tmp_path: Path) -> None:
-    config = validate(ProbeConfig, study, "study")
-    results = run_probe(config, lambda done, total: None)
+@pytest.fixture
+def study(folder: Path, tmp_path: Path) -> dict[str, Any]:
+    """The study of `folder`, with a run folder of its own."""
+    return study_of(folder, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def finished(folder: Path) -> tuple[dict[str, Any], list[Result]]:
+    """The study, run whole with all analyses."""
+    study = study_of(folder, folder / "run")
+    return study, run_probe(validate(ProbeConfig, study, "study"), quiet)
+
+
+def test_a_run_records_prints_and_reports_its_analyses(
+    finished: tuple[dict[str, Any], list[Result]], folder: Path, tmp_path: Path
+) -> None:
+    study, results = finished
     found = [r for r in results if "analysis" in r.group]
     # Features made elsewhere have no tokens, so no attentive probe.
     assert {r.group["analysis"] for r in found} == set(ANALYSES) - {"attentive"}
@@ -158,7 +178,7 @@ def test_a_run_records_prints_and_reports_its_analyses(study: dict[str, Any], tm
     plain = run_probe(validate(ProbeConfig, study | {"analyses": [], "run": {"out": str(tmp_path / "b")}}, "s"), quiet)
     own = [(r.metric, r.group, r.value) for r in results if "analysis" not in r.group]
     assert own == [(r.metric, r.group, r.value) for r in plain]
-    page = build_report([tmp_path / "run"], tmp_path / "report.html").read_text()
+    page = build_report([folder / "run"], tmp_path / "report.html").read_text()
     assert "Beyond the linear probe" in page
     assert "Erasing one feature, reading the others: good, m" in page
     assert "Beyond" not in build_report([tmp_path / "b"], tmp_path / "plain.html").read_text()
@@ -181,12 +201,15 @@ def quiet(done: int, total: int) -> None:
     assert 0 < done <= total
 
 
-def test_the_order_of_rows_changes_nothing(study: dict[str, Any], tmp_path: Path) -> None:
-    tables = []
-    for name in ("good", "mixed"):
-        changes = {"encoders": [str(tmp_path / f"{name}.npz")], "run": {"out": str(tmp_path / name)}}
-        results = run_probe(validate(ProbeConfig, study | changes, "study"), quiet)
-        tables.append([(r.metric, r.group, r.value, r.ci_low) for r in results if "analysis" in r.group])
+def test_the_order_of_rows_changes_nothing(
+    study: dict[str, Any], folder: Path, finished: tuple[dict[str, Any], list[Result]]
+) -> None:
+    mixed = run_probe(validate(ProbeConfig, study | {"encoders": [str(folder / "mixed.npz")]}, "study"), quiet)
+    tables = [
+        [(r.metric, r.group, r.value, r.ci_low) for r in results if "analysis" in r.group]
+        for results in (finished[1], mixed)
+    ]
+    assert tables[0]
     assert tables[0] == tables[1]
 
 

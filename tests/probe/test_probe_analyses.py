@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from support.probe_signs import (
     CLASSES,
+    FEW_CHOICES,
+    SHORT,
     SIGNERS,
     SIGNS,
     TRAINED,
@@ -102,8 +104,9 @@ def test_absent_clips_are_read_nowhere(analysis: str) -> None:
     present = np.random.default_rng(6).random(len(targets)) > 0.15
     clean = planted(targets)
     spoilt = np.where(present[:, None], clean, 1e6).astype(np.float32)
-    one = ANALYSES[analysis](replace(context_of(clean, present=present), tokens=lambda: tokens_of(clean)))
-    made = context_of(spoilt, present=present)
+    quick: dict[str, Any] = {"present": present, "config": SHORT, "fit": FEW_CHOICES}
+    one = ANALYSES[analysis](replace(context_of(clean, **quick), tokens=lambda: tokens_of(clean)))
+    made = context_of(spoilt, **quick)
     layers = [np.where(present[:, None], made.layers[0], -1e6).astype(np.float32), spoilt]
 
     def spoilt_tokens() -> Tokens:
@@ -122,7 +125,7 @@ def test_absent_clips_are_read_nowhere(analysis: str) -> None:
 def test_choices_and_fits_never_see_the_test_clips(analysis: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other labels on the test signs of a fold leave the predictions for them as they were."""
     targets = corpus()
-    base = context_of(planted(targets, noise=2.0), targets)
+    base = context_of(planted(targets, noise=2.0), targets, config=SHORT, fit=FEW_CHOICES)
     seen: list[np.ndarray] = []
     score = BootstrapDraws.series
 

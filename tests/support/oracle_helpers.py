@@ -7,7 +7,8 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,15 @@ def state_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def random_input(seed: int, shape: list[int]) -> Tensor:
     """Standard normal float32 from numpy's frozen legacy stream."""
     return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape).astype(np.float32))
+
+
+@contextmanager
+def uninitialised() -> Iterator[None]:
+    """Modules that are built inside the block are not initialised: all their parameters will be filled."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("kaiming_uniform_", "normal_", "trunc_normal_", "uniform_", "xavier_uniform_"):
+            patch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
+        yield
 
 
 def fill_parameters(parameters: dict[str, Tensor], seed: int) -> None:

@@ -22,6 +22,14 @@ SETTINGS = AnalysesConfig(
     few_shot_draws=2,
     attentive=AttentiveConfig(heads=2, lrs=(0.01, 0.03), weight_decays=(0.01,), epochs=12, batch_size=32),
 )
+# Few choices and short training, for what must hold exactly however well a probe is fitted.
+FEW_CHOICES = FIT.model_copy(update={"inverse_penalties": (1e-2, 1e-1)})
+SHORT = SETTINGS.model_copy(
+    update={
+        "few_shot_draws": 1,
+        "attentive": AttentiveConfig(heads=2, lrs=(0.01, 0.03), weight_decays=(0.01,), epochs=3, batch_size=64),
+    }
+)
 TRAINED = ("knn", "attentive", "weighted_sum", "few_shot", "erasure")
 CLASSES = {"Handshape": 3, "MajorLocation": 2}
 
@@ -70,6 +78,7 @@ def context_of(x: np.ndarray, targets: Targets | None = None, **changes: Any) ->
     split = unseen_sign(targets, 3, 0.25, 0)
     present = changes.pop("present", np.ones(len(targets), dtype=bool))
     rng = np.random.default_rng(4)
+    fit = changes.pop("fit", FIT)
     layers = changes.pop("layers", [rng.normal(size=x.shape).astype("f4"), x])
     return AnalysisContext(
         layers=layers,
@@ -78,8 +87,8 @@ def context_of(x: np.ndarray, targets: Targets | None = None, **changes: Any) ->
         lexicon=changes.pop("lexicon", targets.features),
         split=split,
         bootstrap=BootstrapDraws(targets, split, 100, 0),
-        linear=run_split(layers, present, targets, split, FIT),
-        fit=FIT,
+        linear=run_split(layers, present, targets, split, fit),
+        fit=fit,
         config=changes.pop("config", SETTINGS),
         tokens=lambda: tokens_of(x),
         **changes,
