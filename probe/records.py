@@ -35,7 +35,7 @@ class ResultRow:
         control: "" for an encoder, else the name of the control.
         provenance: Where its numbers come from.
         predictions: Split name -> predictions of each seed.
-        floor: Name of the random-init row of the same architecture, to compare with; "" for none.
+        floor: Name of the random-init row of the same form of encoder, to compare with; "" for none.
         blocks: Number of the block behind each probed layer; None = all of them, in order.
         findings: Findings of the analyses, for each seed.
     """
@@ -54,7 +54,7 @@ class ResultRow:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Identifier of the row: random initialisations of two architectures share a name."""
+        """Identifier of the row: random initialisations of two encoders share a name."""
         return self.name, self.provenance.encoder
 
 

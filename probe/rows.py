@@ -93,7 +93,7 @@ class RowProber:
         requested = self.config.controls
         plan: list[tuple[int, MakeRow]] = [(1, partial(self.encoder_row, source)) for source in self.sources]
         if "random-init" in requested:
-            first = {source.architecture: source for source in reversed(self.sources) if not source.external}
+            first = {source.label: source for source in reversed(self.sources) if not source.external}
             plan += [(self.config.random_inits, partial(self.random_row, source)) for source in first.values()]
         if "pixel" in requested and any(clip.has_video for clip in self.data.clips):
             view = controls.pixel_view()
@@ -118,14 +118,14 @@ class RowProber:
         return ResultRow(source.name, "", provenance, predictions, floor, inputs.blocks, findings)
 
     def random_row(self, source: EncoderSource) -> ResultRow:
-        """Probe the architecture of an encoder with random weights, several seeds to a row."""
+        """Probe the form of an encoder (architecture and arguments) with random weights, several seeds to a row."""
         predictions: dict[str, list[ProbePredictions]] = {name: [] for name in self.data.splits}
         hashes, present = [], 0
         findings: tuple[list[Finding], ...] = ()
         for seed in range(self.config.random_inits):
             load = partial(controls.random_encoder, source.architecture, source.arguments, seed)
             hashes.append(controls.weights_sha256(load()))
-            name = f"random-{source.architecture}-{seed}"
+            name = f"random-{source.label}-{seed}"
             inputs = self._encoded(name, load, hashes[-1], source.facts["input_spec"])
             present = self.data.count(inputs.features.clip_ids)
             of_seed = self.predictions(inputs)

@@ -16,7 +16,7 @@ from islr.training.run_folder import run_folder
 from islr.training.wandb_run import WandbRun
 from probe.config import ProbeConfig
 from probe.data import ProbeData
-from probe.features.encoders import find_encoders, refuse_label_trained, refuse_mixed_arguments
+from probe.features.encoders import find_encoders, refuse_label_trained
 from probe.records import Recorder, ResultRow, details
 from probe.rows import RowProber
 from probe.splits import save
@@ -48,8 +48,6 @@ def run_probe(config: ProbeConfig, progress: Progress | None = None) -> list[Res
     sources = find_encoders(config.encoders)
     if config.label_trained == "refuse":
         refuse_label_trained(sources)
-    if "random-init" in config.controls:
-        refuse_mixed_arguments(sources)
     with run_folder(config, config.run.out, world) as folder, StopSignal() as stop:
         if (folder / RESULT).is_file():
             return _read_results(folder)

@@ -20,6 +20,8 @@ from islr.untrusted.json_files import Plain, read_json
 FILE_VERSION = 1
 # Rounding in a JSON round trip or in a mean may move a bound past the value by this much.
 _ROUNDING = 1e-9
+# Arguments that make another network of an architecture -> their usual value, which labels leave out.
+LABELLED_ARGUMENTS = {"input": "rgb", "widen_in": "mlp"}
 
 
 class Provenance(Config):
@@ -173,9 +175,10 @@ def save_results(path: str | Path, results: Sequence[Result]) -> None:
 
 
 def encoder_label(facts: Mapping[str, str]) -> str:
-    """Return what tables call an encoder, from its file's metadata: the architecture, and its input if not `rgb`."""
-    taken = json.loads(facts.get("arguments", "{}")).get("input", "rgb")
-    return facts["architecture"] + ("" if taken == "rgb" else f", {taken}")
+    """Return what tables call an encoder, from its file's metadata: the architecture, and its form where unusual."""
+    taken = json.loads(facts.get("arguments", "{}"))
+    unusual = {name: taken[name] for name, usual in LABELLED_ARGUMENTS.items() if taken.get(name, usual) != usual}
+    return ", ".join([facts["architecture"], *(v if k == "input" else f"{k}={v}" for k, v in unusual.items())])
 
 
 def as_table(results: Sequence[Result]) -> tuple[list[str], list[list[Any]]]:

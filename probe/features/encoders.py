@@ -1,12 +1,12 @@
 """The encoders and feature files that a probing run names, before any of them is loaded."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from islr.errors import UserError
-from islr.evaluation.results import encoder_label
+from islr.evaluation.results import LABELLED_ARGUMENTS, encoder_label
 from islr.files import file_sha256
 from islr.models import Encoder
 from islr.models.weights import arguments_in, load_encoder, read_metadata, stages_in
@@ -36,12 +36,14 @@ class EncoderSource:
         path: Its file.
         sha256: Hash of that file.
         facts: Metadata beside the weights; empty for a feature file.
+        mark: Arguments in which it differs from the run's other encoders of its architecture, for its label.
     """
 
     name: str
     path: Path
     sha256: str
     facts: dict[str, str]
+    mark: str = ""
 
     @property
     def external(self) -> bool:
@@ -55,13 +57,18 @@ class EncoderSource:
 
     @property
     def label(self) -> str:
-        """The encoder as tables call it."""
-        return "features" if self.external else encoder_label(self.facts)
+        """The encoder as tables call it; of one run, equal labels are equal forms."""
+        return "features" if self.external else encoder_label(self.facts) + self.mark
 
     @property
     def arguments(self) -> dict[str, Any]:
         """Arguments that build the architecture."""
         return arguments_in(self.facts, self.path)
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """Its arguments but drop path, which does nothing in a frozen encoder."""
+        return {name: value for name, value in self.arguments.items() if name != "drop_path"}
 
     @property
     def stages(self) -> list[dict[str, str]]:
@@ -91,7 +98,7 @@ def find_encoders(paths: Sequence[str]) -> list[EncoderSource]:
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"two encoders are called '{name}'; rename one's file or the run's name")
-    return sources
+    return mark_forms(sources)
 
 
 def _find_encoder(path: Path) -> EncoderSource:
@@ -126,22 +133,16 @@ def refuse_label_trained(sources: Sequence[EncoderSource]) -> None:
         )
 
 
-def refuse_mixed_arguments(sources: Sequence[EncoderSource]) -> None:
-    """Refuse encoders for which no single random initialisation is a fair control.
-
-    Raises:
-        UserError: Two encoders of one architecture were built with different arguments. Drop path is exempt: it
-            does nothing in a frozen encoder.
-    """
-    first: dict[str, tuple[str, dict[str, Any]]] = {}
+def mark_forms(sources: Sequence[EncoderSource]) -> list[EncoderSource]:
+    """Return the sources, their labels telling apart encoders of one architecture that are built differently."""
+    forms: dict[str, list[dict[str, Any]]] = {}
     for source in sources:
-        if source.external:
-            continue
-        form = {name: value for name, value in source.arguments.items() if name != "drop_path"}
-        name, known = first.setdefault(source.architecture, (source.name, form))
-        if form != known:
-            raise UserError(
-                f"{name} and {source.name} are both {source.architecture} built with different arguments, so one random"
-                " initialisation cannot be the control of both; probe them in two runs, or leave random-init out of"
-                " controls"
-            )
+        if not source.external:
+            forms.setdefault(source.architecture, []).append(source.form)
+
+    def mark(source: EncoderSource) -> str:
+        mine, others = source.form, forms[source.architecture]
+        names = {name for form in others for name in form if form.get(name) != mine.get(name)}
+        return "".join(f", {name}={mine.get(name)}" for name in sorted(names - {*LABELLED_ARGUMENTS}))
+
+    return [source if source.external else replace(source, mark=mark(source)) for source in sources]

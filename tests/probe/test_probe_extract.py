@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,17 @@ from safetensors.numpy import save_file
 from islr.config import validate
 from islr.data.loading.config import DataConfig
 from islr.data.loading.store import ClipStore
-from islr.data.manifest import Manifest
+from islr.data.manifest import Clip, Manifest
 from islr.errors import UserError
 from islr.evaluation.results import Result
 from islr.models import create_model, to_input
 from islr.models.weights import export_encoder
 from probe import controls
 from probe.config import ProbeConfig
-from probe.features.encoders import EncoderSource, refuse_label_trained, refuse_mixed_arguments
+from probe.features.encoders import EncoderSource, mark_forms, refuse_label_trained
 from probe.features.features import Features, encode
 from probe.features.files import cache_key, cached, is_features_file, read_features
+from probe.rows import RowProber
 from probe.run import run_probe
 
 SMALL = {"frames": 4, "size": 32}
@@ -277,11 +279,31 @@ def test_encoders_that_saw_sign_labels_are_refused_when_asked() -> None:
     assert [stage["recipe"] for stage in tuned.stages] == ["fine-tuning"]
 
 
-def test_one_random_start_must_fit_every_encoder_of_an_architecture() -> None:
-    def source(name: str, stride: int, drop_path: float = 0.0) -> EncoderSource:
-        arguments = {"frames": 8, "last_stride": stride, "drop_path": drop_path}
+def test_two_forms_of_an_architecture_have_a_random_row_each(tmp_path: Path) -> None:
+    def source(name: str, **changed: Any) -> EncoderSource:
+        arguments = {"frames": 8, "last_stride": 1, "drop_path": 0.0} | changed
         return EncoderSource(name, Path(name), "", {"architecture": "mvit_tiny", "arguments": json.dumps(arguments)})
 
-    refuse_mixed_arguments([source("a", 1), source("b", 1, drop_path=0.1)])
-    with pytest.raises(UserError, match="a and b are both mvit_tiny built with different arguments"):
-        refuse_mixed_arguments([source("a", 1), source("b", 2)])
+    def labels(*sources: EncoderSource) -> list[str]:
+        return [one.label for one in mark_forms(sources)]
+
+    assert labels(source("a"), source("b", drop_path=0.1)) == ["mvit_tiny", "mvit_tiny"]
+    assert labels(source("a", input="rgb+change"), source("b")) == ["mvit_tiny, rgb+change", "mvit_tiny"]
+    found = mark_forms([source("a"), source("b", last_stride=2), source("c"), source("d", widen_in="attention")])
+    assert [one.label.removeprefix("mvit_tiny, ") for one in found] == [
+        "last_stride=1",
+        "last_stride=2",
+        "last_stride=1",
+        "widen_in=attention, last_stride=1",
+    ]
+    clips = Manifest("clips", (Clip("c", "x"),), tmp_path)
+    config = {
+        "data": {"manifest": "x"},
+        "lexicon": "x",
+        "run": {"out": "x"},
+        "controls": "random-init",
+        "random_inits": 2,
+    }
+    run = validate(ProbeConfig, config, "test")
+    prober = RowProber(run, SimpleNamespace(clips=clips), found, tmp_path, torch.device("cpu"), lambda: None)  # type: ignore[arg-type]
+    assert [weight for weight, _ in prober.planned()] == [1, 1, 1, 1, 2, 2, 2]
