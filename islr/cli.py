@@ -195,7 +195,7 @@ def bench(
     config: ConfigFile,
     overrides: Overrides = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="print the stages with their state and cost, without running them")
+        bool, typer.Option("--plan", help="check every stage, and print it with its state and cost")
     ] = False,
 ) -> None:
     """Run a grid of recipes x data regimes x seeds and report on it. The same command continues a stopped grid."""
@@ -205,13 +205,32 @@ def bench(
     from islr.study.bench import run_bench
     from islr.study.config import GridConfig
     from islr.study.expand import expand
+    from islr.study.preflight import refuse_grid
 
     grid = validate(GridConfig, tree, config)
     if plan:
-        print("\n".join(plan_of(grid, expand(grid, schema_of))))
+        expanded = expand(grid, schema_of)
+        refuse_grid(grid, expanded, check_stage)
+        print("\n".join(plan_of(grid, expanded)))
         return
     _preload()
-    run_bench(grid, schema_of, run)  # `islr report` prints where the report is
+    run_bench(grid, schema_of, check_stage, run)  # `islr report` prints where the report is
+
+
+def check_stage(config: Any, ranks: int) -> None:
+    """Refuse a stage of a grid that could not run on so many ranks, whatever its task."""
+    if config.task == "pretrain":
+        from pretrain.run import check_pretrain
+
+        check_pretrain(config, ranks)
+    elif config.task == "finetune":
+        from islr.evaluation.finetune import check_finetune
+
+        check_finetune(config, ranks)
+    else:
+        from probe.data import ProbeData
+
+        ProbeData.load(config)
 
 
 def perf(

@@ -3,7 +3,8 @@
 import json
 import logging
 from collections.abc import Callable, Collection, Mapping
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from islr import plugins
 from islr.config import ChosenByName, config_hash
 from islr.data.audit.clip_digests import digest_clips, digests_text
-from islr.data.loading.batches import TrainBatches
+from islr.data.loading.batches import TrainBatches, check_cut
 from islr.data.loading.config import DataConfig
 from islr.data.loading.loader import pin_threads
 from islr.data.loading.store import ClipStore
@@ -29,7 +30,7 @@ from islr.models.weights import ClipsSeen, Stage, build_encoder, exposure_in, ex
 from islr.training.classification import check_batch_parts
 from islr.training.distributed.world import World
 from islr.training.engine import Evaluate, Trainer, to_device, train_batches
-from islr.training.harness import Run, TrainingConfig, open_run, prepare
+from islr.training.harness import Run, TrainingConfig, open_run, prepare, without_values
 from islr.training.optim import OptimConfig
 from islr.training.run_config import RunConfig
 from islr.training.tracking import METRICS, read_metrics
@@ -79,14 +80,21 @@ class PretrainConfig(TrainingConfig):
         return self
 
 
-def run_pretrain(config: PretrainConfig) -> None:
-    """Train the recipe's encoder and leave `encoder.safetensors` in the run folder; resumes; skips finished runs.
+class Prepared(NamedTuple):
+    """What a pre-training run trains, on which clips and batches."""
+
+    exposure: Exposure
+    manifest: Manifest
+    recipe: Recipe
+    batches: TrainBatches
+
+
+def prepare_pretrain(config: PretrainConfig, world: World) -> Prepared:
+    """Return what a run needs before its first step; its folder is not touched.
 
     Raises:
-        UserError: The configuration does not fit the data or the encoder.
-        Interrupted: Stopped by a signal, state saved.
+        UserError: The configuration does not fit the data, the encoder or the number of ranks.
     """
-    world = prepare(config)
     exposure = exposure_of(config)
     manifest = clips_to_see(config, exposure)
     note = find_recipe(config.recipe.name).check_clips(config.recipe, manifest)
@@ -104,6 +112,36 @@ def run_pretrain(config: PretrainConfig) -> None:
     for remark in (batches.corpus_shares(), video.describe(store.manifest.clips, spec.frames)):
         if remark:
             logger.info("%s: %s", config.name, remark)
+    return Prepared(exposure, manifest, recipe, batches)
+
+
+def check_pretrain(config: PretrainConfig, ranks: int) -> None:
+    """Refuse what a run of so many ranks would refuse before its first step; networks get no values.
+
+    Where a teacher's file does not exist yet, the recipe is not built.
+
+    Raises:
+        UserError: As `prepare_pretrain`.
+    """
+    teachers = find_recipe(config.recipe.name).teachers(config.recipe)
+    if not all(Path(file).is_file() for file in teachers):
+        clips_to_see(config, exposure_of(config))
+        check_cut(config.optim.batch_size, ranks, config.optim.accumulate)
+        return
+    with without_values():
+        prepare_pretrain(config, World.planned(ranks))
+
+
+def run_pretrain(config: PretrainConfig) -> None:
+    """Train the recipe's encoder and leave `encoder.safetensors` in the run folder; resumes; skips finished runs.
+
+    Raises:
+        UserError: The configuration does not fit the data or the encoder.
+        Interrupted: Stopped by a signal, state saved.
+    """
+    world = prepare(config)
+    exposure, manifest, recipe, batches = prepare_pretrain(config, world)
+    store = batches.store
     uses, labels = {"train": store.manifest}, recipe.needs_labels
     with open_run(config, world, {"decoding": store}, ENCODER, uses=uses, labels=labels) as run:
         if run is not None:

@@ -40,7 +40,7 @@ from islr.models.weights import build_encoder, exposure_in, read_metadata
 from islr.training.classification import Classification, ClassificationConfig, check_batch_parts, effective_weights
 from islr.training.distributed.world import World
 from islr.training.engine import Selection, Trainer, train_batches
-from islr.training.harness import Run, open_run, prepare
+from islr.training.harness import Run, open_run, prepare, without_values
 from islr.training.optim import OptimConfig, parameter_groups
 from islr.training.wandb_run import WandbRun
 
@@ -59,6 +59,41 @@ class Clips(NamedTuple):
     left_out: list[str]
 
 
+class Prepared(NamedTuple):
+    """What a fine-tuning run trains, on which batches, and the clips that choose its epoch."""
+
+    clips: Clips
+    task: Classification
+    batches: TrainBatches
+    selection: ClipStore
+
+
+def prepare_finetune(config: FinetuneConfig, world: World) -> Prepared:
+    """Return what a run needs before its first step; its folder is not touched.
+
+    Raises:
+        UserError: The configuration does not fit the data or the number of ranks, or the test set is incomplete.
+    """
+    clips = clips_of(config)
+    task = task_of(config, clips.train, config.classification)
+    train, selection = ClipStore(clips.train, config.data), ClipStore(clips.selection, config.data)
+    view = train_view(task.encoder.input_spec, config.video, config.pose, config.classification.repeats)
+    batches = batches_of(config, train, view, task.encoder.input_spec, world)
+    check_batch_parts(config.classification, batches.part_size)
+    config.scored_views()
+    return Prepared(clips, task, batches, selection)
+
+
+def check_finetune(config: FinetuneConfig, ranks: int) -> None:
+    """Refuse what a run of so many ranks would refuse before its first step; networks get no values.
+
+    Raises:
+        UserError: As `prepare_finetune`.
+    """
+    with without_values():
+        prepare_finetune(config, World.planned(ranks))
+
+
 def run_finetune(config: FinetuneConfig) -> list[Result]:
     """Train, choose the epoch on the selection set, score the test split once; resumes; skips finished runs.
 
@@ -71,12 +106,8 @@ def run_finetune(config: FinetuneConfig) -> list[Result]:
     """
     started = time.monotonic()
     world = prepare(config)
-    clips = clips_of(config)
-    task = task_of(config, clips.train, config.classification)
-    train, selection = ClipStore(clips.train, config.data), ClipStore(clips.selection, config.data)
-    view = train_view(task.encoder.input_spec, config.video, config.pose, config.classification.repeats)
-    batches = batches_of(config, train, view, task.encoder.input_spec, world)
-    check_batch_parts(config.classification, batches.part_size)
+    clips, task, batches, selection = prepare_finetune(config, world)
+    train = batches.store
     uses = {"train": train.manifest, "select": selection.manifest, "test": clips.test.select()}
     stores = {"decoding train": train, "decoding select": selection}
     with open_run(config, world, stores, RESULT, uses=uses, labels=True) as run:

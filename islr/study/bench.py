@@ -3,16 +3,20 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from islr.data.manifest import Manifest
 from islr.errors import RunFailed
 from islr.progress import duration
 from islr.study.config import GridConfig
 from islr.study.cost import rates_of, seconds, summary
 from islr.study.expand import Grid, Schema, expand
 from islr.study.launchers import Execute, Launcher, Processes, Slurm, Torchrun
+from islr.study.preflight import Check, refuse_grid
 from islr.study.stages import LOST, run_stages
 
 
-def run_bench(config: GridConfig, schema: Schema, execute: Execute, say: Callable[[str], None] = print) -> Path:
+def run_bench(
+    config: GridConfig, schema: Schema, check: Check, execute: Execute, say: Callable[[str], None] = print
+) -> Path:
     """Run every stage that is not done yet and render the report; continue where an earlier launch stopped.
 
     A failed stage does not stop others: the report shows what has finished, and the error names what failed.
@@ -20,6 +24,7 @@ def run_bench(config: GridConfig, schema: Schema, execute: Execute, say: Callabl
     Args:
         config: The grid.
         schema: Task -> configuration class.
+        check: See `refuse_grid`.
         execute: Runs one command line of this program.
         say: Called with one line at a time.
 
@@ -27,11 +32,13 @@ def run_bench(config: GridConfig, schema: Schema, execute: Execute, say: Callabl
         The report.
 
     Raises:
+        UserError: The grid could not run to its end; nothing was begun.
         RunFailed: Stages failed; the report exists, the message names them.
         Interrupted: A signal came; launched again, the grid goes on.
     """
     out = Path(config.out)
     grid = expand(config, schema)
+    refuse_grid(config, grid, check)
     say("\n".join(plan(config, grid)))
     outcomes = run_stages(grid.stages, launcher_of(config, execute), out / "logs", config.backend.at_once, say)
     report = out / "report.html"
@@ -56,6 +63,7 @@ def plan(config: GridConfig, grid: Grid) -> list[str]:
         f"{config.name}: {len(config.methods)} methods, {len(config.regimes)} regimes, {len(grid.cells)} cells, "
         f"{len(grid.stages)} stages, {len(done)} of them done; in {config.out}"
     ]
+    lines += _incomplete(config)
     for stage in grid.stages:
         clips = grid.clips.get(stage.name, 0)
         size = f"{clips:>9,.0f} clips" if clips else ""
@@ -65,6 +73,18 @@ def plan(config: GridConfig, grid: Grid) -> list[str]:
     left = [stage for stage in grid.stages if stage not in done]
     lines.append(f"  {summary(left, grid, rates, config.backend.at_once)}")
     return lines
+
+
+def _incomplete(config: GridConfig) -> list[str]:
+    """Return a line about test clips of the target that are missing; none where all are there or not rendered yet."""
+    path = config.corpora[config.target].manifest
+    if path is None:
+        return []
+    manifest = Manifest.load(path)
+    present, expected = len(manifest.select("test")), len(manifest.select("test", status=None))
+    if present == expected:
+        return []
+    return [f"  {present} of {expected} test clips of {manifest.name} are readable: scores say so (allow_partial)"]
 
 
 def launcher_of(config: GridConfig, execute: Execute) -> Launcher:

@@ -96,6 +96,7 @@ class GridConfig(Config):
     out: str = Field(description="folder of the grid; a second launch continues there")
     corpora: dict[str, CorpusConfig] = Field(min_length=1)
     target: str = Field(description="name of the corpus for fine-tuning, scoring and probing")
+    allow_partial: bool = Field(False, description="score the target's test set with clips missing, as n/expected")
     regimes: dict[str, RegimeConfig] = Field(min_length=1)
     methods: dict[str, MethodConfig] = Field(min_length=1)
     seeds: tuple[Seed, ...] = Field((0,), min_length=1)

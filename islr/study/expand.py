@@ -18,7 +18,6 @@ import islr
 from islr.config import Config, validate
 from islr.config_files import override, read_tree
 from islr.data.manifest import Manifest
-from islr.errors import UserError
 from islr.files import file_sha256
 from islr.study.config import SYNTH_OPTIONS, CorpusConfig, GridConfig, MethodConfig, RegimeConfig
 from islr.study.stages import Stage
@@ -59,6 +58,9 @@ class Grid:
         clips: Stage -> clips it trains on, over all epochs; 0 where it trains nothing.
         kinds: Training stage -> config file and encoder: stages of a kind train at the same rate.
         declared: Kind -> clips a second in training, where a method says so.
+        configs: Stage -> its resolved configuration, for training and probing stages.
+        parents: Training stage -> the pre-training stage whose encoder it starts from.
+        problems: Why it cannot run as it is: files that a stage reads, no stage makes, and that do not exist.
     """
 
     stages: list[Stage] = field(default_factory=list)
@@ -67,17 +69,20 @@ class Grid:
     clips: dict[str, float] = field(default_factory=dict)
     kinds: dict[str, tuple[str, str]] = field(default_factory=dict)
     declared: dict[tuple[str, str], float] = field(default_factory=dict)
+    configs: dict[str, Config] = field(default_factory=dict)
+    parents: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
 
 
 def expand(config: GridConfig, schema: Schema) -> Grid:
-    """Turn a grid into stages; every configuration is validated before anything runs.
+    """Turn a grid into stages; every configuration is validated, and files that do not exist are listed in `problems`.
 
     Args:
         config: The grid.
         schema: Task -> configuration class.
 
     Raises:
-        UserError: A configuration of a cell is wrong, or a corpus does not exist.
+        UserError: A configuration of a cell is wrong.
     """
     return _Expansion(config, schema).grid
 
@@ -119,7 +124,9 @@ class _Expansion:
         if corpus.manifest is not None:
             path = Path(corpus.manifest)
             if not path.is_file():
-                raise UserError(f"corpora.{name}: {path} does not exist")
+                self.grid.problems.append(f"corpora.{name}: {path} does not exist")
+                self.counts[str(path)] = Counter()
+                return path, "", ()
             return path, file_sha256(path), ()
         assert corpus.synth is not None
         plain = SynthOptions()
@@ -145,6 +152,7 @@ class _Expansion:
         manifest, corpus_key, renders = self.corpora[self.config.target]
         overrides = [
             *method.finetune_overrides,
+            *(["allow_partial=true"] if self.config.allow_partial else []),
             *self._labels(name, regime, seed),
             override("data.manifest", str(manifest)),
             f"run.seed={seed}",
@@ -153,6 +161,7 @@ class _Expansion:
         needs = (*renders, *([parent] if parent else []))
         title, inputs = f"{name}-{regime}-s{seed}", (corpus_key, self.keys.get(parent, ""))
         stage, _ = self._run("finetune", method.finetune, overrides, title, inputs, needs, "result.json")
+        self._starts(stage, parent)
         self._declare(stage, method.clips_per_s.get("finetune"))
         self.grid.cells.append(GridCell(name, regime, seed, stage))
 
@@ -184,8 +193,13 @@ class _Expansion:
         title = f"{name}-{'-then-'.join('+'.join(stage) for stage in stages)}-s{seed}"
         overrides = [*method.pretrain_overrides, *overrides, *labels]
         stage, folder = self._run("pretrain", method.pretrain, overrides, title, inputs, needs, ENCODER)
+        self._starts(stage, parent)
         self._declare(stage, method.clips_per_s.get("pretrain"))
         return stage, str(folder / ENCODER)
+
+    def _starts(self, stage: str, parent: str) -> None:
+        if parent:
+            self.grid.parents[stage] = parent
 
     def _learning_from(
         self, corpora: tuple[str, ...], regime: RegimeConfig, seed: int
@@ -234,7 +248,7 @@ class _Expansion:
             * sum(self._count(path, split) for path in manifests for split in splits)
         )
         self.grid.stages.append(Stage(stage, arguments, folder / done, tuple(needs), cost=max(clips, 1.0)))
-        self.grid.runs[stage], self.grid.clips[stage] = folder, clips
+        self.grid.runs[stage], self.grid.clips[stage], self.grid.configs[stage] = folder, clips, tree
         self.grid.kinds[stage] = (config, content["encoder"]["name"])
         self.names[key], self.keys[stage] = stage, key
         self.made.add(folder / done)
@@ -244,10 +258,8 @@ class _Expansion:
         """Return hashes of the files that a run starts from and no stage makes: public weights, a tokenizer."""
         files = [content["encoder"]["weights"], content.get("recipe", {}).get("tokenizer")]
         given = [Path(file) for file in files if file and Path(file) not in self.made]
-        for file in given:
-            if not file.is_file():
-                raise UserError(f"{config}: {file} does not exist")
-        return [file_sha256(file) for file in given]
+        self.grid.problems += [f"{config}: {file} does not exist" for file in given if not file.is_file()]
+        return [file_sha256(file) for file in given if file.is_file()]
 
     def _declare(self, stage: str, rate: float | None) -> None:
         if rate is not None:
@@ -263,12 +275,17 @@ class _Expansion:
         """Add one run over all encoders; where some failed, over the others, in a folder of its own."""
         manifest, corpus_key, renders = self.corpora[self.config.target]
         lexicon = Path(self.config.lexicon or manifest.with_name("lexicon.csv"))
+        if not renders and not lexicon.is_file():
+            self.grid.problems.append(f"lexicon: {lexicon} does not exist")
         fixed = [
             *self.config.probe_overrides,
             override("data.manifest", str(manifest)),
             override("lexicon", str(lexicon)),
         ]
         tree = validate(self.schema("probe"), read_tree(config, [*fixed, "run.out=unset"]), config)
+        labelled = [name for name, method in self.config.methods.items() if method.labelled and method.pretrain]
+        if getattr(tree, "label_trained", "") == "refuse" and labelled:
+            self.grid.problems.append(f"{config}: label_trained=refuse, and {', '.join(labelled)} learn sign labels")
         table = file_sha256(lexicon) if self.config.lexicon and lexicon.is_file() else ""
 
         def over(lost: frozenset[str]) -> Stage:
@@ -283,7 +300,11 @@ class _Expansion:
 
         whole = over(frozenset())
         self.grid.stages.append(whole)
-        self.grid.runs[whole.name], self.grid.clips[whole.name] = whole.done.parent, 0.0
+        self.grid.runs[whole.name], self.grid.clips[whole.name], self.grid.configs[whole.name] = (
+            whole.done.parent,
+            0.0,
+            tree,
+        )
 
 
 def _that_matters(content: dict[str, Any]) -> dict[str, Any]:

@@ -74,8 +74,9 @@ class Classification(nn.Module):
         self.config = config
         self.classifier = Classifier(encoder, num_classes, config.dropout, config.head_init_scale, config.head_norm)
         self.register_buffer("class_weights", class_weights, persistent=False)
-        self._mixup = MixUp(alpha=config.mixup, num_classes=num_classes) if config.mixup else None
-        self._cutmix = CutMix(alpha=config.cutmix, num_classes=num_classes) if config.cutmix else None
+        with torch.device("cpu"):  # they check alpha's value, which a network without values (meta) has none of
+            self._mixup = MixUp(alpha=config.mixup, num_classes=num_classes) if config.mixup else None
+            self._cutmix = CutMix(alpha=config.cutmix, num_classes=num_classes) if config.cutmix else None
 
     @property
     def encoder(self) -> Encoder:

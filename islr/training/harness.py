@@ -1,5 +1,6 @@
 """The run harness shared by pre-training and fine-tuning: process, ranks, run folder, decoded clips, W&B run."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,6 +62,14 @@ def prepare(config: TrainingConfig) -> World:
     prepare_process(config.run.threads)
     torch.manual_seed(config.run.seed)
     return world
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Build networks without values in the block: all that is checked of them is checked, and nothing is drawn."""
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*meta parameter.*")  # weights of a file go nowhere
+        yield
 
 
 @contextmanager

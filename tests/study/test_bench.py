@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import yaml
 from support.process_groups import background, run_command
+from support.stand_in import stand_in
 from support.tiny_runs import FINETUNE, PRETRAIN
 
-from islr.cli import run, schema_of
+from islr.cli import check_stage, run, schema_of
 from islr.config import validate
 from islr.config_files import read_overrides, read_tree
 from islr.errors import RunFailed, UserError
@@ -20,6 +21,8 @@ from islr.study.bench import plan, run_bench
 from islr.study.config import GridConfig
 from islr.study.expand import Grid, expand
 from islr.study.launchers import Torchrun, command_line
+from islr.study.preflight import refuse_grid
+from pretrain.bevt import BEVT
 
 
 @pytest.fixture
@@ -90,27 +93,72 @@ def test_names_reach_the_runs_as_they_are_written(tree: dict[str, Any]) -> None:
 def test_files_that_runs_start_from_are_part_of_what_they_are(tree: dict[str, Any], tmp_path: Path) -> None:
     weights = tmp_path / "public.safetensors"
     tree["methods"]["maskfeat"]["pretrain_overrides"] = [f"encoder.weights={weights}"]
-    with pytest.raises(UserError, match=r"public\.safetensors does not exist"):
-        grid_of(tree)
+    assert grid_of(tree)[1].problems == [f"{tmp_path / 'pretrain.yaml'}: {weights} does not exist"] * 2
     weights.write_bytes(b"one")
     first = {stage.name for stage in grid_of(tree)[1].stages}
     weights.write_bytes(b"two")
     assert len(first & {stage.name for stage in grid_of(tree)[1].stages}) == 1  # the random start alone
 
 
-@pytest.mark.parametrize("name", ["small", "sign_aware", "front_end", "wlasl100", "paper"])
-def test_shipped_grids_expand(name: str, mini_corpus: Path, tmp_path: Path) -> None:
-    tokenizer = tmp_path / "tokenizer.safetensors"
-    tokenizer.write_bytes(b"words")
-    tree = read_tree(f"bench/{name}.yaml", [f"out={tmp_path / 'grid'}"])
-    for corpus in tree["corpora"].values():
-        corpus |= {"manifest": str(mini_corpus / "manifest.csv")} if "manifest" in corpus else {}
-    if name == "paper":
+def stood_in(name: str, folder: Path, lost: int = 0) -> dict[str, Any]:
+    """A shipped grid on stand-ins of its corpora and other files."""
+    tree = read_tree(f"bench/{name}.yaml", [f"out={folder / 'grid'}"])
+    tree["corpora"] = {
+        corpus: {"manifest": str(stand_in(folder / corpus, lost if corpus == tree["target"] else 0))}
+        for corpus in tree["corpora"]
+    }
+    tree["lexicon"] = str(folder / tree["target"] / "lexicon.csv")
+    tree["seeds"] = [0]  # nothing that is checked depends on the seed
+    tree["methods"] = {
+        name: {key: value for key, value in method.items() if key != "seeds"}
+        for name, method in tree["methods"].items()
+    }
+    if "bevt" in tree["methods"] and "tokenizer" not in tree["methods"]["bevt"]:
+        tokenizer = BEVT.smallest(folder)["recipe"]["tokenizer"]
         tree["methods"]["bevt"]["pretrain_overrides"] = [f"recipe.tokenizer={tokenizer}"]
-    config, grid = grid_of(tree)
+    return tree
+
+
+@pytest.mark.parametrize("name", ["small", "sign_aware", "front_end", "wlasl100", "paper"])
+def test_every_stage_of_a_shipped_grid_would_run(name: str, tmp_path: Path) -> None:
+    config, grid = grid_of(stood_in(name, tmp_path))
+    refuse_grid(config, grid, check_stage)
     assert {cell.method for cell in grid.cells} == set(config.methods)
     encoders = {grid.kinds[cell.stage][1] for cell in grid.cells if cell.regime == "scratch"}
     assert {grid.kinds[cell.stage][1] for cell in grid.cells} == encoders  # every encoder has its random start
+
+
+def test_all_that_keeps_a_grid_from_its_end_is_said_at_once(
+    tree: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree["corpora"] = {"target": {"manifest": str(stand_in(tmp_path / "target", lost=3))}}
+    tree["corpora"] |= {name: {"manifest": f"{name}.csv"} for name in ("web", "films")}
+    tree["regimes"]["generic"] = {"stages": [["web"]]}
+    tree |= {"probe": "smoke/probe.yaml", "lexicon": "absent.csv"}
+    tree["backend"] = {"kind": "torchrun", "processes": 4}  # the fine-tuning takes 6 clips
+    tree["methods"]["other"] = tree["methods"]["maskfeat"] | {"regimes": ["generic"]}
+    tree["methods"]["other"]["pretrain_overrides"] = ["encoder.name=vit_tiny", "encoder.arguments.size=64"]
+    tree["methods"]["other"]["finetune_overrides"] = ["optim.batch_size=8"]
+    path = tmp_path / "grid.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    assert run(["bench", str(path), "--plan"]) == 2
+    said = capsys.readouterr().err
+    for problem in (
+        "corpora.web: web.csv does not exist",
+        "corpora.films: films.csv does not exist",
+        "lexicon: absent.csv does not exist",
+        "117 of 120 clips of split test are readable",
+        "it trains 'mvit_tiny' and starts from 'vit_tiny'",
+    ):
+        assert said.count(problem) == 1
+    assert said.count("\n") == 1
+    del tree["corpora"]["web"], tree["corpora"]["films"], tree["regimes"]["generic"], tree["methods"]["other"]
+    path.write_text(yaml.safe_dump(tree | {"probe": None, "allow_partial": True}))
+    assert run(["bench", str(path), "--plan"]) == 2
+    assert "batch_size 6 is not a multiple of 4 processes" in capsys.readouterr().err
+    assert run(["bench", str(path), "--plan", "backend.processes=2"]) == 0
+    assert "117 of 120 test clips of target are readable" in capsys.readouterr().out
+    assert not (tmp_path / "grid").exists()
 
 
 def test_the_plan_counts_clips_and_time(tree: dict[str, Any]) -> None:
@@ -157,8 +205,7 @@ def test_a_tokenizer_is_trained_on_what_its_recipe_sees_and_once(tree: dict[str,
     with pytest.raises(UserError, match="tokenizer and no pretrain"):
         grid_of(tree)
     tree["methods"]["bevt"] |= {"pretrain": "smoke/bevt.yaml", "tokenizer": None}
-    with pytest.raises(UserError, match=r"tokenizer\.safetensors does not exist"):
-        grid_of(tree)
+    assert any("tokenizer.safetensors does not exist" in problem for problem in grid_of(tree)[1].problems)
 
 
 def test_wrong_grids_are_refused_before_any_work(tree: dict[str, Any]) -> None:
@@ -173,8 +220,6 @@ def test_wrong_grids_are_refused_before_any_work(tree: dict[str, Any]) -> None:
             grid_of(tree | change)
     with pytest.raises(UserError, match=r"unknown key 'optim\.speed'"):
         grid_of(tree | {"methods": {"r": tree["methods"]["random"] | {"finetune_overrides": ["optim.speed=1"]}}})
-    with pytest.raises(UserError, match=r"absent\.csv does not exist"):
-        grid_of(tree | {"corpora": {"target": {"manifest": "absent.csv"}}})
 
 
 def test_a_grid_runs_reports_and_goes_on_after_a_kill(tree: dict[str, Any], tmp_path: Path) -> None:
@@ -191,7 +236,7 @@ def test_a_grid_runs_reports_and_goes_on_after_a_kill(tree: dict[str, Any], tmp_
     assert 1 <= len(done) < len(grid.stages)
     stamps = {stage.name: stage.done.stat().st_mtime_ns for stage in done}
     said: list[str] = []
-    report = run_bench(config, schema_of, run, said.append)
+    report = run_bench(config, schema_of, check_stage, run, said.append)
     assert all(stage.done.stat().st_mtime_ns == stamps[stage.name] for stage in done)
     assert f"{len(done)} of them done" in said[0]
     names = {load_results(stage.done)[0].name for stage in grid.stages if stage.name.startswith("finetune")}
@@ -207,7 +252,7 @@ def test_a_failed_cell_does_not_stop_others_and_slurm_s_code_path_runs(tree: dic
     tree["methods"]["maskfeat"]["pretrain_overrides"] += ["optim.batch_size=4000"]  # more than there are clips
     config, grid = grid_of(tree)
     with pytest.raises(RunFailed, match=r"1 stages failed and 1 were skipped \(pretrain maskfeat.*exit 2: islr: "):
-        run_bench(config, schema_of, run, lambda line: None)
+        run_bench(config, schema_of, lambda stage, ranks: None, run, lambda line: None)
     finished = {stage.name.split()[0] for stage in grid.stages if stage.done.exists()}
     assert finished == {"finetune"}
     assert (Path(config.out) / "report.html").is_file()

@@ -24,6 +24,18 @@ def sample_rng(seed: int, epoch: int, index: int, view: int = 0) -> np.random.Ge
     return np.random.Generator(np.random.Philox(key=[seed, STREAM], counter=[0, view, index, epoch]))
 
 
+def check_cut(batch_size: int, world: int, accumulate: int) -> None:
+    """Refuse a batch that cannot be cut into equal parts for ranks and micro-batches.
+
+    Raises:
+        UserError: Names the three numbers.
+    """
+    if batch_size % (world * accumulate):
+        raise UserError(
+            f"optim.batch_size {batch_size} is not a multiple of {world} processes x optim.accumulate {accumulate}"
+        )
+
+
 class _Views:
     """A function from (epoch, row) to the view's dict, or to the reason why there is none."""
 
@@ -84,10 +96,7 @@ class TrainBatches:
             raise UserError(
                 f"optim.batch_size is {batch_size} and the training clips are {len(store)}; use a smaller batch"
             )
-        if batch_size % (world * accumulate):
-            raise UserError(
-                f"optim.batch_size {batch_size} is not a multiple of {world} processes x optim.accumulate {accumulate}"
-            )
+        check_cut(batch_size, world, accumulate)
         self.store, self.view, self.batch_size, self.seed = store, view, batch_size, seed
         self.corpora, numbers = corpora_of(store)
         if balanced and store.config.balance:

@@ -46,6 +46,13 @@ class World:
             torch.cuda.set_device(self.device)
         self._heartbeat: Heartbeat | None = None
 
+    @classmethod
+    def planned(cls, size: int) -> "World":
+        """Return rank 0 of a run of `size` ranks that has not begun."""
+        world = cls("cpu")
+        world.rank, world.size = 0, size
+        return world
+
     @property
     def main(self) -> bool:
         """Return whether this is the rank that writes."""
