@@ -7,11 +7,13 @@ from islr.synth import SynthOptions
 from islr.synth.lexicon import write_lexicon
 from islr.synth.write import load_signs
 
-SIGNS, SIGNERS = 60, 8  # signers: five to train, one for val, two for test
+SIGNS = 60
 
 
-def stand_in(folder: Path, lost: int = 0) -> Path:
-    """Write a manifest of signs by signers with poses, and its lexicon; `lost` test clips are missing.
+def stand_in(folder: Path, lost: int = 0, signers: int = 8) -> Path:
+    """Write a manifest of 60 signs by signers with poses, and its lexicon; `lost` test clips are missing.
+
+    The last two signers are the test, the one before is val.
 
     Returns:
         The manifest's path.
@@ -21,9 +23,9 @@ def stand_in(folder: Path, lost: int = 0) -> Path:
     signs = load_signs(SynthOptions(signs=SIGNS))
     write_lexicon(folder / "lexicon.csv", signs)
     clips = []
-    for number in range(SIGNS * SIGNERS):
-        sign, signer = divmod(number, SIGNERS)
-        split = "train" if signer < SIGNERS - 3 else "val" if signer == SIGNERS - 3 else "test"
+    for number in range(SIGNS * signers):
+        sign, signer = divmod(number, signers)
+        split = "train" if signer < signers - 3 else "val" if signer == signers - 3 else "test"
         gone = split == "test" and lost > 0
         lost -= gone
         clips.append(
