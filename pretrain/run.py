@@ -80,7 +80,7 @@ class PretrainConfig(TrainingConfig):
         return self
 
 
-class Prepared(NamedTuple):
+class PreparedPretraining(NamedTuple):
     """What a pre-training run trains, on which clips and batches."""
 
     exposure: Exposure
@@ -89,7 +89,7 @@ class Prepared(NamedTuple):
     batches: TrainBatches
 
 
-def prepare_pretrain(config: PretrainConfig, world: World) -> Prepared:
+def prepare_pretrain(config: PretrainConfig, world: World) -> PreparedPretraining:
     """Return what a run needs before its first step; its folder is not touched.
 
     Raises:
@@ -112,7 +112,7 @@ def prepare_pretrain(config: PretrainConfig, world: World) -> Prepared:
     for remark in (batches.corpus_shares(), video.describe(store.manifest.clips, spec.frames)):
         if remark:
             logger.info("%s: %s", config.name, remark)
-    return Prepared(exposure, manifest, recipe, batches)
+    return PreparedPretraining(exposure, manifest, recipe, batches)
 
 
 def check_pretrain(config: PretrainConfig, ranks: int) -> None:

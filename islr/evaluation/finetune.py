@@ -59,7 +59,7 @@ class Clips(NamedTuple):
     left_out: list[str]
 
 
-class Prepared(NamedTuple):
+class PreparedFinetuning(NamedTuple):
     """What a fine-tuning run trains, on which batches, and the clips that choose its epoch."""
 
     clips: Clips
@@ -68,7 +68,7 @@ class Prepared(NamedTuple):
     selection: ClipStore
 
 
-def prepare_finetune(config: FinetuneConfig, world: World) -> Prepared:
+def prepare_finetune(config: FinetuneConfig, world: World) -> PreparedFinetuning:
     """Return what a run needs before its first step; its folder is not touched.
 
     Raises:
@@ -81,7 +81,7 @@ def prepare_finetune(config: FinetuneConfig, world: World) -> Prepared:
     batches = batches_of(config, train, view, task.encoder.input_spec, world)
     check_batch_parts(config.classification, batches.part_size)
     config.scored_views()
-    return Prepared(clips, task, batches, selection)
+    return PreparedFinetuning(clips, task, batches, selection)
 
 
 def check_finetune(config: FinetuneConfig, ranks: int) -> None:
