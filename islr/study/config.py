@@ -35,9 +35,20 @@ class CorpusConfig(Config):
         return self
 
 
+class PublicConfig(Config):
+    """Weights that others published, where a method starts in `public` regimes (`islr weights import`)."""
+
+    file: str = Field(description="the published file, or a folder of its shards")
+    arch: str = Field(description="name of the encoder (islr models)")
+    layout: str = Field(description="layout of the file (--from)")
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="hash that the file must have")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="arguments of the encoder")
+
+
 class RegimeConfig(Config):
     """One data regime: the stages of pre-training in order, each on one corpus or a mixture of several."""
 
+    public: bool = Field(False, description="start from the methods' public weights, before any stages")
     stages: tuple[tuple[str, ...], ...] = Field(
         (), description="names of corpora, stage by stage; empty: no pre-training (scratch)"
     )
@@ -58,6 +69,10 @@ class MethodConfig(Config):
     pretrain_overrides: tuple[str, ...] = ()
     finetune: str = Field(description="config of the fine-tuning")
     finetune_overrides: tuple[str, ...] = ()
+    public: PublicConfig | None = Field(
+        None,
+        description="published weights, where `public` regimes start; default: the method is in none",
+    )
     tokenizer: str | None = Field(
         None,
         description="config of the tokenizer whose visual tokens the recipe predicts; trained per stage",
@@ -131,6 +146,8 @@ class GridConfig(Config):
                     raise ValueError(f"methods.{name} names regime '{regime}'; known: {', '.join(self.regimes)}")
                 if self.regimes[regime].stages and method.pretrain is None:
                     raise ValueError(f"methods.{name} has no pretrain config for regime '{regime}'")
+                if self.regimes[regime].public and method.public is None:
+                    raise ValueError(f"methods.{name} has no public weights for regime '{regime}'")
             if method.tokenizer and method.pretrain is None:
                 raise ValueError(f"methods.{name} has a tokenizer and no pretrain config")
         return self

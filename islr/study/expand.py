@@ -18,7 +18,10 @@ import islr
 from islr.config import Config, validate
 from islr.config_files import override, read_tree
 from islr.data.manifest import Manifest
+from islr.errors import UserError
 from islr.files import file_sha256
+from islr.models import EncoderConfig
+from islr.models.layouts import layouts_of
 from islr.study.config import SYNTH_OPTIONS, CorpusConfig, GridConfig, MethodConfig, RegimeConfig
 from islr.study.stages import Stage
 from islr.synth.options import SynthOptions
@@ -60,6 +63,7 @@ class Grid:
         declared: Kind -> clips a second in training, where a method says so.
         configs: Stage -> its resolved configuration, for training and probing stages.
         parents: Training stage -> the pre-training stage whose encoder it starts from.
+        public: Import stage -> the encoder that it makes of public weights.
         problems: Why it cannot run as it is: files that a stage reads, no stage makes, and that do not exist.
     """
 
@@ -71,6 +75,7 @@ class Grid:
     declared: dict[tuple[str, str], float] = field(default_factory=dict)
     configs: dict[str, Config] = field(default_factory=dict)
     parents: dict[str, str] = field(default_factory=dict)
+    public: dict[str, EncoderConfig] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -97,8 +102,9 @@ class _Expansion:
         self.keys: dict[str, str] = {}  # stage -> key
         self.counts: dict[str, Counter[str]] = {}  # manifest -> readable clips by split
         self.corpora = {name: self._corpus(name, corpus) for name, corpus in config.corpora.items()}
+        self.imported: dict[str, str] = {}  # import stage -> the file that it leaves
         self.made: set[Path] = set()  # files that stages leave for others
-        self.encoders: dict[str, Path] = {}  # pre-training stages whose encoders are fine-tuned -> run folder
+        self.encoders: dict[str, Path] = {}  # stages whose encoders are fine-tuned -> run folder, or imported file
         for name, method in config.methods.items():
             for regime in self._regimes(method):
                 for seed in method.seeds or config.seeds:
@@ -109,13 +115,22 @@ class _Expansion:
     def _regimes(self, method: MethodConfig) -> tuple[str, ...]:
         if method.regimes is not None:
             return method.regimes
-        pretrained = bool(method.pretrain)
-        return tuple(name for name, regime in self.config.regimes.items() if bool(regime.stages) == pretrained)
+        scratch = method.pretrain is None and method.public is None
+        return tuple(
+            name
+            for name, regime in self.config.regimes.items()
+            if (not regime.stages or method.pretrain)
+            and (not regime.public or method.public)
+            and scratch != bool(regime.stages or regime.public)
+        )
+
+    def _row(self, method: str, regime: str, seed: int, part: str = "") -> str:
+        several = len(self.config.methods[method].seeds or self.config.seeds) > 1
+        return f"{method}{part} · {regime}" + (f" · seed {seed}" if several else "")
 
     def _labels(self, method: str, regime: str, seed: int, part: str = "") -> list[str]:
         """Return the overrides that label a cell in tables, or a part of its pre-training."""
-        several = len(self.config.methods[method].seeds or self.config.seeds) > 1
-        name = f"{method}{part} · {regime}" + (f" · seed {seed}" if several else "")
+        name = self._row(method, regime, seed, part)
         tags = {"method": method, "regime": regime}
         return [override("name", name), f"tags={json.dumps(tags, ensure_ascii=False)}"]
 
@@ -145,10 +160,12 @@ class _Expansion:
         parent, weights = "", ""
         seen = self.config.regimes[regime]
         stages = seen.labelled if method.labelled and seen.labelled is not None else seen.stages
+        if seen.public:
+            parent, weights = self._import(name, method, self._row(name, regime, seed))
         for count in range(1, len(stages) + 1):
             parent, weights = self._pretrain(name, method, regime, stages[:count], seed, parent, weights)
         if parent:
-            self.encoders[parent] = self.grid.runs[parent]
+            self.encoders[parent] = self.grid.runs.get(parent, Path(weights))
         manifest, corpus_key, renders = self.corpora[self.config.target]
         overrides = [
             *method.finetune_overrides,
@@ -164,6 +181,38 @@ class _Expansion:
         self._starts(stage, parent)
         self._declare(stage, method.clips_per_s.get("finetune"))
         self.grid.cells.append(GridCell(name, regime, seed, stage))
+
+    def _import(self, name: str, method: MethodConfig, row: str) -> tuple[str, str]:
+        """Add the stage that imports a method's public weights; return its name and the file it leaves.
+
+        The file is called as its row in probing: `row`, of the first cell that needs it.
+        """
+        public = method.public
+        assert public is not None
+        where, file = f"methods.{name}.public", Path(public.file)
+        if public.layout not in layouts_of(public.arch):
+            known = ", ".join(layouts_of(public.arch)) or "none"
+            raise UserError(f"{where}: layout '{public.layout}' is none of {public.arch}'s ({known})")
+        sha256 = file_sha256(file) if file.is_file() else ""
+        if not file.exists():
+            self.grid.problems.append(f"{where}: {file} does not exist")
+        elif public.sha256 and sha256 != public.sha256:
+            self.grid.problems.append(f"{where}: {file} has sha256 {sha256 or 'of a folder'}, not {public.sha256}")
+        key = _key({"public": public.model_dump(mode="json", exclude={"file"}), "sha256": sha256})
+        if key not in self.names:
+            stage = f"import {name} {key}"
+            done = self.out / "public" / f"{name}-{key}" / f"{row}.safetensors"
+            flags = ("--arch", public.arch, "--from", public.layout, "--out", str(done))
+            arguments = [override(argument, value) for argument, value in public.arguments.items()]
+            self.grid.stages.append(
+                Stage(stage, ("weights", "import", public.file, *flags, *arguments), done, cost=float("inf"))
+            )
+            self.grid.public[stage] = EncoderConfig(name=public.arch, arguments=public.arguments)
+            self.names[key], self.keys[stage] = stage, key
+            self.made.add(done)
+            self.imported[stage] = str(done)
+        stage = self.names[key]
+        return stage, self.imported[stage]
 
     def _pretrain(
         self,
@@ -190,7 +239,8 @@ class _Expansion:
             overrides.append(override("encoder.weights", weights))
             needs = [*needs, parent]
         inputs = [*inputs, self.keys.get(parent, "")]
-        title = f"{name}-{'-then-'.join('+'.join(stage) for stage in stages)}-s{seed}"
+        start = "public-then-" if parent in self.imported else ""
+        title = f"{name}-{start}{'-then-'.join('+'.join(stage) for stage in stages)}-s{seed}"
         overrides = [*method.pretrain_overrides, *overrides, *labels]
         stage, folder = self._run("pretrain", method.pretrain, overrides, title, inputs, needs, ENCODER)
         self._starts(stage, parent)

@@ -75,8 +75,8 @@ def _as_planned(grid: Grid, stage: str) -> Any:
         return config
     parent = grid.parents.get(stage)
     brought: dict[str, Any] = {}
-    if parent in grid.configs:
-        start = _as_planned(grid, parent).encoder
+    if parent is not None:
+        start = grid.public.get(parent) or _as_planned(grid, parent).encoder
         if start.name != encoder.name:
             raise UserError(f"it trains '{encoder.name}' and starts from '{start.name}' of {parent}")
         brought = dict(start.arguments)

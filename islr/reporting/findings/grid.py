@@ -9,6 +9,7 @@ import numpy as np
 from islr.evaluation.intervals import Difference, Interval, bootstrap, holm, paired_bootstrap
 from islr.evaluation.metrics import hits
 from islr.evaluation.pretext import NOT_LEARNED
+from islr.models.public.importing import PUBLIC
 from islr.reporting.document import text
 from islr.reporting.document.blocks import Series
 from islr.reporting.findings.standings import ALPHA, BETTER, WORSE, ScoredRow, ScoredSet
@@ -49,6 +50,11 @@ class GridCell:
     def random(self) -> bool:
         """Whether it had no pre-training."""
         return self.rows[0].random
+
+    @property
+    def public(self) -> bool:
+        """Whether it starts from weights that others published, whose training clips are unknown."""
+        return any(stage["recipe"] == PUBLIC for stage in self.rows[0].provenance.pretraining)
 
     @property
     def encoder(self) -> str:

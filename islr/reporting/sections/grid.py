@@ -34,6 +34,7 @@ from islr.reporting.findings.probe_standings import ProbeSet
 from islr.reporting.findings.standings import ALPHA, BETTER, WORSE, ScoredSet
 from islr.reporting.sections.probing.grid_table import phonology_blocks
 
+UNKNOWN = "‡"  # beside a score that starts from public weights
 UNLEARNED = "†"  # beside a score whose pre-training did not learn its task
 
 
@@ -90,6 +91,13 @@ def _accuracy(scored: ScoredSet, cells: GridCells) -> list[Block]:
         blocks.append(Notice(f"One seed only: {text.enumerate_words(alone)}."))
     if unlearned := [f"{cell_label(place)} ({cell.unlearned})" for place, cell in cells.items() if cell.unlearned]:
         blocks.append(Notice(f"{UNLEARNED} Pretext task not learned: {text.enumerate_words(unlearned)}.", "warning"))
+    if public := [cell_label(place) for place, cell in cells.items() if cell.public]:
+        blocks.append(
+            Notice(
+                f"{UNKNOWN} Pretraining: unknown. {text.enumerate_words(public)} start from weights that others "
+                "published; which clips those were trained on cannot be checked."
+            )
+        )
     blocks.append(_seed_by_seed(scored, cells))
     return [*blocks, *_pairs(scored, cells)]
 
@@ -115,7 +123,7 @@ def _cell(cell: GridCell | None) -> TableCell:
     if len(scores) > 1:
         title += f", {text.percent(min(scores))} to {text.percent(max(scores))} %"
     bounds = text.interval(score.low, score.high)
-    mark = cell.mark + (UNLEARNED if cell.unlearned else "")
+    mark = cell.mark + (UNLEARNED if cell.unlearned else "") + (UNKNOWN if cell.public else "")
     return TableCell(
         text.percent(score.value), score.value, score.low, score.high, bounds, title, mark, muted=cell.random
     )
