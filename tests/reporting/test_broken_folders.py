@@ -109,7 +109,7 @@ def test_the_others_are_reported(whole: Path, tmp_path: Path) -> None:
         text = (named / file).read_text(encoding="utf-8").replace("maskfeat", "mask🤟feat")
         (named / file).write_text(text, encoding="utf-8")
     (runs / "corpus" / "audit.json").write_text("[]")
-    for suffix in (".html", ".md", ".tex", ".csv"):
+    for suffix in (".html", ".md"):
         page = build_report([runs], tmp_path / f"report{suffix}").read_text(encoding="utf-8")
         assert "🤟" in page
     text = (tmp_path / "report.md").read_text(encoding="utf-8")

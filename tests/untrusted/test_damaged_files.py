@@ -30,7 +30,7 @@ from islr.training.checkpoint import restoring
 from islr.training.tracking import read_metrics
 from islr.untrusted.npz_files import DamagedArrays, read_arrays
 
-FLIPS = 300
+FLIPS = 150
 PACKED = {"width": 8, "height": 8, "fps": 25.0}
 
 

@@ -48,7 +48,7 @@ def test_harmless_aliases_are_read() -> None:
 
 
 def test_long_chains_and_deep_overrides_are_refused(tmp_path: Path) -> None:
-    for number in range(1200):
+    for number in range(40):
         (tmp_path / f"{number}.yaml").write_text(f"base: {number + 1}.yaml\n", encoding="utf-8")
     with pytest.raises(UserError, match="its base: chain has more than 32 files"):
         read_tree(tmp_path / "0.yaml")
