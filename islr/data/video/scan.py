@@ -179,6 +179,7 @@ class _StoredFile(Config):
     width: Count
     height: Count
     counts: dict[str, Count]
+    firsts: dict[str, Count]
     bytes: Count
 
 
