@@ -74,6 +74,7 @@ def test_what_was_left_out_is_recorded(mini_corpus: Path, relabelled: Path, tmp_
     options = [f"downstream=[{manifest}]", "shared_with_downstream=drop", "health.looks=0"]
     run_pretrain(load_config(PretrainConfig, path, options))
     [stage] = json.loads(read_metadata(tmp_path / "run" / ENCODER)["pretraining"])
+    assert int(stage["updates"]) > 0
     judged = sum(clip.split in ("val", "test") for clip in Manifest.load(manifest))
     assert stage["left_out"] == str(judged)
     assert int(stage["clips"]) == len(Manifest.load(relabelled).select()) - judged
