@@ -54,8 +54,8 @@ def _definition() -> str:
 
 
 def _built_in(name: str) -> bool:
-    build = MODELS.get(name)
-    return getattr(build, "family", build).__module__.startswith("islr.")
+    build = MODELS.get(name)  # a plug-in's encoder is not among them
+    return build is not None and getattr(build, "family", build).__module__.startswith("islr.")
 
 
 def _read(path: Path, definition: str) -> dict[str, Description]:
