@@ -12,6 +12,7 @@ from islr.commands.data import data_app
 from islr.data.corpora.registry import CORPORA
 from islr.data.manifest import Manifest
 from islr.data.video.decode import decode
+from islr.data.video.scan import scan
 
 # (clip id, gloss, label, split, signer, frames, status) of each clip.
 Rows = list[tuple[str, str, int | None, str, str, int | None, str]]
@@ -133,7 +134,11 @@ def test_every_corpus_has_a_command_and_is_tested_here() -> None:
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_from_the_command_line(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_the_command_line(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = lambda jobs, base, workers, **options: scan(jobs, base, workers=0, **options)  # noqa: E731
+    monkeypatch.setattr("islr.data.corpora.assemble.scan", here)  # no process for each of so many corpora
     lists, videos, poses = tmp_path / "lists", tmp_path / "videos" / "deep", tmp_path / "poses"
     for folder in (lists, videos, poses):
         folder.mkdir(parents=True)
