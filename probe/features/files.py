@@ -14,7 +14,7 @@ from safetensors.torch import save
 from islr.errors import UserError
 from islr.files import write_atomic
 from islr.untrusted.json_files import parse_json
-from islr.untrusted.npz_files import read_arrays
+from islr.untrusted.npz_files import DamagedArrays, read_arrays
 from probe.features.features import Features
 
 _CLIP_IDS, _FEATURES = "clip_ids", "features"
@@ -62,6 +62,8 @@ def read_features(path: str | Path) -> Features:
         ids, failed, arrays = _read_arrays(path)
     except KeyError:
         raise UserError(f"{path}: features need '{_CLIP_IDS}', the clip id of each row") from None
+    except DamagedArrays as error:
+        raise UserError(f"{path}: cannot be read as features ({error.reason})") from error
     except UserError:
         raise
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
