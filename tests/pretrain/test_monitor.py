@@ -74,7 +74,7 @@ def test_a_run_logs_its_looks_once(mini_corpus: Path, tmp_path: Path) -> None:
     run_pretrain(load_config(PretrainConfig, path, ["health.looks=3", "health.clips=8"]))
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     looks = [row for row in rows if row["kind"] == "val"]
-    assert [row["epoch"] for row in looks] == [0.0, 2.0, 3.0]
+    assert [row["epoch"] for row in looks] == [0.0, 1.0, 2.0]
     assert all({"feature_spread", "feature_rank", "knn_top1", "knn_chance", "collapsed"} <= set(row) for row in looks)
     assert all(0 <= row["data_wait"] <= 1 for row in rows if row["kind"] == "train")
 
