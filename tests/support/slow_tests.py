@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 SLOW = Path(__file__).resolve().parents[1] / "slow.txt"
-LONGEST_S = 0.8
+LONGEST_S = 0.35
 _TIME = re.compile(r"\s*(?P<seconds>[\d.]+)s (?:call|setup) +tests/(?P<test>[^\[\s]+)")
 
 
