@@ -64,8 +64,8 @@ def test_a_begun_run_says_what_changed(name: str, mini_corpus: Path, tmp_path: P
 
 def test_labels_do_not_bind_a_run_that_uses_none(mini_corpus: Path, tmp_path: Path) -> None:
     manifest = Manifest.load(mini_corpus / "manifest.csv")
-    bind_data(tmp_path, {"train": describe_clips(manifest, labels=False)}, begun=False)
-    bind_data(tmp_path, {"train": describe_clips(_permuted(manifest), labels=False)}, begun=True)
+    bound = bind_data(tmp_path, {"train": describe_clips(manifest, labels=False)}, begun=False)
+    assert bind_data(tmp_path, {"train": describe_clips(_permuted(manifest), labels=False)}, begun=True) == bound
 
 
 def test_a_video_of_other_length_in_bytes_is_other_data(mini_corpus: Path, tmp_path: Path) -> None:

@@ -82,8 +82,8 @@ def test_too_many_unreadable_selection_clips_stop_the_run(mini_corpus: Path, tmp
 
 
 def test_a_batch_part_that_shrank_to_one_clip_meets_batch_norms(mini_corpus: Path, tmp_path: Path) -> None:
-    manifest, _ = _broken(mini_corpus, tmp_path / "corpus", "train", 3)
-    run_finetune(
+    manifest, unread = _broken(mini_corpus, tmp_path / "corpus", "train", 3)
+    results = run_finetune(
         _config(
             FinetuneConfig,
             FINETUNE,
@@ -94,6 +94,7 @@ def test_a_batch_part_that_shrank_to_one_clip_meets_batch_norms(mini_corpus: Pat
             optim=FINETUNE["optim"] | QUICK | {"batch_size": 6, "accumulate": 3},  # parts of two clips
         )
     )
+    assert [text.split(" ")[0] for text in results[0].provenance.unreadable["train"]] == unread
 
 
 def test_one_clip_uses_running_statistics_and_leaves_them() -> None:
