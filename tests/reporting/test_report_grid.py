@@ -92,8 +92,8 @@ def test_a_score_is_marked_where_the_pretext_task_was_not_learned(runs: Path, tm
     records = []
     for record in load_results(path):
         (stage,) = record.provenance.pretraining
-        told = record.provenance.model_copy(update={"pretraining": [stage | {"pretext": failed}]})
-        records.append(record.model_copy(update={"provenance": told}))
+        unlearned = record.provenance.model_copy(update={"pretraining": [stage | {"pretext": failed}]})
+        records.append(record.model_copy(update={"provenance": unlearned}))
     save_results(path, records)
     table = build_report([tmp_path / "runs"], tmp_path / "r.md").read_text(encoding="utf-8").partition("## The grid")[2]
     assert f"† Pretext task not learned: maskfeat · generic ({failed})." in table

@@ -88,7 +88,7 @@ def test_a_stage_that_waits_for_all_makes_do_with_what_there_is(tmp_path: Path) 
 
 
 def _save_slowly(arguments: list[str]) -> int:
-    """A stage whose steps take a second and a half, and which saves where it is told to stop."""
+    """A stage whose steps take a second and a half, and which saves on SIGTERM or SIGINT."""
     path = Path(arguments[1])
     with StopSignal() as stop:
         path.with_suffix(".began").touch()

@@ -1,4 +1,4 @@
-"""Which frames of a pose file belong to a clip: by their number where it can be told, else by their time."""
+"""Which frames of a pose file belong to a clip: by number where both counts agree, else by time."""
 
 from islr.data.manifest import Clip
 from islr.data.poses.pose import Pose

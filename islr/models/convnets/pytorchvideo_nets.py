@@ -298,7 +298,7 @@ def _build(
         settings: Arguments of the factory.
         narrow: Initialise as narrow networks need it.
         blocks: Blocks of each stage to keep, for networks smaller than the factory's smallest; None keeps all.
-        input: What the encoder takes; the factory is told how many channels that are.
+        input: What the encoder takes; `factory` gets its number of channels.
         arguments: Further arguments of `family`.
     """
     net = attrgetter(factory)(factories())(**settings, **_channels(family, input))
